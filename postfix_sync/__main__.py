@@ -1,0 +1,7 @@
+"""`python -m postfix_sync`, the same as the command postfix-sync."""
+
+import sys
+
+from postfix_sync.cli import main
+
+sys.exit(main())

@@ -1,0 +1,81 @@
+"""Carries out a plan, step by step. Whatever fails, or kills it, leaves a state to live with."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from postfix_sync.maps import MapDirectory
+from postfix_sync.model import RECIPIENTS, ROUTES
+from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish
+
+SESSION_GRACE = 2.0
+"""Seconds that an SMTP session gets to end its message to a list that is removed meanwhile."""
+
+QUEUE_GRACE = 10.0
+"""Seconds to wait for queued mail to removed lists; the routes that it still needs then stay."""
+
+QUEUE_POLL = 0.25
+
+
+@dataclass(frozen=True)
+class Apply:
+    """The means of one apply: where maps go, the lock's descriptor, and where to tell of it."""
+
+    directory: MapDirectory
+    lock: int
+    tell: Callable[[str], None]
+
+    async def run(self, plan: Plan) -> None:
+        """Makes all steps in order. Raises ApplyError or NotPermitted at the first that fails."""
+        owes_reload = any(isinstance(step, MakeVisible) for step in plan.steps)
+        with self.directory.staging(reload_owed=owes_reload):
+            for step in plan.steps:
+                match step:
+                    case Publish(name, table, fresh):
+                        await self.directory.publish(name, table, self.lock, fresh=fresh)
+                    case MakeVisible(reload):
+                        await self._make_visible(reload=reload)
+                    case Narrow():
+                        await self._narrow(step, _closes(plan, RECIPIENTS))
+
+    async def _make_visible(self, *, reload: bool) -> None:
+        postfix = self.directory.postfix
+        before = postfix.rewriters()
+        if not await postfix.is_running():
+            self.tell("postfix: not running, so not reloaded; it will start with these maps")
+        else:
+            if reload:
+                await postfix.reload()
+                self.tell("postfix: reloaded")
+            await postfix.turned_over(before)
+        self.directory.reloaded()
+
+    async def _narrow(self, step: Narrow, closed: bool) -> None:
+        """Takes out the routes of removed addresses but those that queued mail still needs.
+
+        `closed`: acceptance ended in this very apply, so that sessions may be under way.
+        """
+        kept = await self._needed(step.removed, closed)
+        if kept.keys() != step.removed.keys():
+            await self.directory.publish(ROUTES, {**step.wanted, **kept}, self.lock, fresh=False)
+        if kept and closed:
+            self.tell(
+                f"postfix: {len(kept)} routes of removed lists stay while mail waits for them"
+            )
+
+    async def _needed(self, removed: Mapping[str, str], closed: bool) -> dict[str, str]:
+        postfix = self.directory.postfix
+        if closed and await postfix.is_running():
+            await asyncio.sleep(SESSION_GRACE)
+        give_up = time.monotonic() + (QUEUE_GRACE if closed else 0)
+        while True:
+            queued = await postfix.queued_recipients()
+            needed = {key: hop for key, hop in removed.items() if key in queued}
+            if not needed or time.monotonic() >= give_up:
+                return needed
+            await asyncio.sleep(QUEUE_POLL)
+
+
+def _closes(plan: Plan, name: str) -> bool:
+    return bool(plan.changes[name].removed)

@@ -1,0 +1,99 @@
+"""What changes, in words: log lines for people, and the listing of a dry run. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    MAP_NAMES,
+    RECIPIENTS,
+    ROUTES,
+    Condition,
+    Diff,
+    Installed,
+    Table,
+)
+from postfix_sync.plan import MakeVisible, Plan, Publish
+from postfix_sync.tables import lists_of
+
+NAMED_AT_MOST = 5
+
+_WHY_BUILT = {
+    Condition.BROKEN: "it had no index that could be read",
+    Condition.STALE: "its index was older than its text, or a pass was interrupted",
+    Condition.SOUND: "",
+}
+
+
+def log_lines(source: str, plan: Plan, installed: Installed) -> Iterator[str]:
+    """What a plan changes, a line a kind of change; none for routes that only stay a while."""
+    recipients, domains, aliases = (plan.changes[name] for name in (RECIPIENTS, DOMAINS, ALIASES))
+    for what, added, removed in (
+        ("list", _lists(recipients.added), _lists(recipients.removed)),
+        ("domain", domains.added.keys(), domains.removed.keys()),
+        ("alias", _lists(aliases.added), _lists(aliases.removed)),
+    ):
+        if added:
+            yield f"{source}: +{_counted(what, added)}"
+        if removed:
+            yield f"{source}: -{_counted(what, removed)}"
+    moved = {key: change.new for key, change in plan.changes[ROUTES].changed.items()}
+    for next_hop in sorted(set(moved.values())):
+        names = _lists({key: hop for key, hop in moved.items() if hop == next_hop})
+        yield f"{source}: ~{_counted('list', names)} -> {next_hop}"
+    published = [step.name for step in plan.steps if isinstance(step, Publish)]
+    for name in MAP_NAMES:
+        if name in published and not plan.changes[name] and installed.maps[name].table:
+            yield f"{name}: built again: {_WHY_BUILT[installed.maps[name].condition]}"
+
+
+def _lists(table: Table) -> AbstractSet[str]:
+    """The lists of a table; its addresses, where it has only parts of lists."""
+    return lists_of(table) or table.keys()
+
+
+def _counted(what: str, names: AbstractSet[str]) -> str:
+    """`1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
+    plural = "" if len(names) == 1 else "es" if what.endswith("s") else "s"
+    named = ", ".join(sorted(names)[:NAMED_AT_MOST])
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return f"{len(names)} {what}{plural}: {named}{more}"
+
+
+def preview(plan: Plan) -> Iterator[str]:
+    """The entries that a plan changes, under the names of their maps, and what Postfix is told."""
+    published = {step.name for step in plan.steps if isinstance(step, Publish)}
+    for name in MAP_NAMES:
+        if plan.changes[name]:
+            yield name
+            yield from entries(plan.changes[name])
+        elif name in published:
+            yield name
+            yield "(built again with the same entries)"
+    if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
+        yield "postfix"
+        yield "reload"
+
+
+def entries(diff: Diff) -> Iterator[str]:
+    """A difference as `+ KEY VALUE`, `- KEY VALUE`, `~ KEY OLD -> NEW`."""
+    lines = [
+        *((key, f"+ {key} {value}") for key, value in diff.added.items()),
+        *((key, f"- {key} {value}") for key, value in diff.removed.items()),
+        *((key, f"~ {key} {old} -> {new}") for key, (old, new) in diff.changed.items()),
+    ]
+    yield from (line for _, line in sorted(lines))
+
+
+def preview_hosts(
+    path: object, old: Mapping[str, str], new: Mapping[str, str], copies: Iterable[object]
+) -> Iterator[str]:
+    """What becomes of our block of the hosts file, and of the copies of it."""
+    difference = Diff.between(old, new)
+    if difference:
+        yield str(path)
+        yield from entries(difference)
+    for copy in copies:
+        yield str(copy)
+        yield "(brought in step with the hosts file)"

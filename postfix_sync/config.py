@@ -1,0 +1,288 @@
+"""The configuration: YAML, read strictly.
+
+Every problem is reported at once, each with file, line, the key's path, what was expected, and for
+an unknown key the one that was probably meant. pydantic does the validating, PyYAML's safe loader
+the reading; keys that stand twice, which YAML forbids and PyYAML lets pass, are refused here.
+"""
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+
+from postfix_sync.errors import ConfigError, NotPermitted, quote, why
+from postfix_sync.model import Destination, Policy
+from postfix_sync.tables import check_domain, parse_destination
+
+DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _quantity(value: object, units: dict[str, float], expected: str) -> float:
+    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(units)})", str(value))
+    if not found or (not float(found[1]) and "%" not in units):
+        raise ValueError(f"expected {expected}, not {quote(str(value))}")
+    return float(found[1]) * units[found[2]]
+
+
+def _duration(value: object) -> float:
+    return _quantity(value, _SECONDS, "a duration such as 500ms, 30s, 5m or 1h")
+
+
+def _size(value: object) -> int:
+    return int(_quantity(value, {**_BYTES}, "a size such as 512MiB"))
+
+
+def _percent(value: object) -> float:
+    share = _quantity(value, {"%": 0.01}, "a part such as 50%")
+    if share > 1:
+        raise ValueError(f"expected 100% at most, not {value}")
+    return share
+
+
+def _absolute(value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError(f"expected an absolute path, not {quote(str(value))}")
+    return Path(value)
+
+
+def _address(value: object) -> str:
+    try:
+        address = ipaddress.ip_address(str(value))
+    except ValueError:
+        raise ValueError(f"expected an IP address, not {quote(str(value))}") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"expected an address that can be connected to, not {address}")
+    return str(address)
+
+
+def _next_hop(value: object) -> Destination:
+    try:
+        return parse_destination(str(value))
+    except ValueError as error:
+        raise ValueError(f"expected lmtp:[HOST]:PORT; {error}") from None
+
+
+def _off(value: object) -> object:
+    """YAML 1.1 reads an unquoted `off` as false."""
+    return "off" if value is False else value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError(f"expected letters, digits, dots, dashes, underscores, not {quote(value)}")
+    return value
+
+
+Seconds = Annotated[float, PlainValidator(_duration)]
+AbsolutePath = Annotated[Path, PlainValidator(_absolute)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Section):
+    """One Mailman, and how its maps are read."""
+
+    name: Annotated[str, AfterValidator(_name)] = ""
+    path: AbsolutePath
+    interval: Seconds = 60.0
+    domains: list[Annotated[str, AfterValidator(check_domain)]] = []
+    address: Annotated[str, PlainValidator(_address)] | None = None
+    destination: Annotated[Destination, PlainValidator(_next_hop)] | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Names the source after the directory that holds Mailman's var/data."""
+        if not self.name:
+            parts = [part for part in self.path.parts[1:] if part not in {"var", "data"}]
+            telling = re.sub(r"[^A-Za-z0-9._-]", "_", parts[-1]).lstrip("._-") if parts else ""
+            object.__setattr__(self, "name", telling or "mailman")
+
+
+class PostfixSection(_Section):
+    """The Postfix instance, and where it finds the maps."""
+
+    config_directory: AbsolutePath = Path("/etc/postfix")
+    map_directory: AbsolutePath = Path("/etc/postfix/mailman")
+    map_type: Literal["auto", "lmdb", "hash", "btree", "cdb"] = "auto"
+    reload: Literal["auto", "always", "never"] = "auto"
+
+
+class HostsSection(_Section):
+    """Where the names of destinations with a known address go."""
+
+    file: AbsolutePath = Path("/etc/hosts")
+    chroot: Literal["auto", "never"] = "auto"
+
+
+class GuardSection(_Section):
+    """What is refused although it is well-formed."""
+
+    allow_empty: bool = False
+    max_removed: Annotated[float, PlainValidator(_percent)] = 0.5
+    max_size: Annotated[int, PlainValidator(_size)] = 512 * 2**20
+
+
+class ProbeSection(_Section):
+    """How far, how often and how patiently destinations are asked whether they are up."""
+
+    level: Annotated[Literal["connect", "lhlo", "rcpt", "off"], BeforeValidator(_off)] = "rcpt"
+    interval: Seconds = 60.0
+    timeout: Seconds = 10.0
+
+
+class Config(_Section):
+    """All of it."""
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    postfix: PostfixSection = PostfixSection()
+    hosts: HostsSection = HostsSection()
+    guard: GuardSection = GuardSection()
+    probe: ProbeSection = ProbeSection()
+    state_directory: AbsolutePath = Path("/var/lib/postfix-sync")
+
+    @property
+    def source(self) -> Source:
+        """The one Mailman."""
+        return self.sources[0]
+
+    @property
+    def policy(self) -> Policy:
+        """What is accepted from the source."""
+        return Policy(
+            domains=frozenset(self.source.domains),
+            destination=self.source.destination,
+            allow_empty=self.guard.allow_empty,
+            max_removed=self.guard.max_removed,
+        )
+
+
+_SECTIONS: dict[tuple[str, ...], type[_Section]] = {
+    (): Config,
+    ("sources",): Source,
+    ("postfix",): PostfixSection,
+    ("hosts",): HostsSection,
+    ("guard",): GuardSection,
+    ("probe",): ProbeSection,
+}
+
+
+def load(path: Path) -> Config:
+    """Reads and validates the configuration.
+
+    Raises ConfigError with every problem on a line of its own, or NotPermitted.
+    """
+    document = _read(path)
+    values, lines, problems = _compose(document, path)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_problem(found, lines) for found in error.errors(include_url=False)]
+    sources = values.get("sources") if isinstance(values, dict) else None
+    if isinstance(sources, list) and len(sources) > 1:
+        problems.append((lines["sources",], "sources: more than one is not supported yet"))
+    if problems:
+        raise ConfigError(
+            "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
+            "every key with its default: config.example.yaml",
+        )
+    return config
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {why(error)}: there is no configuration to work with",
+            "one key is enough: sources: [{path: /srv/mailman_var/data}];"
+            " another file is named with -c FILE",
+        ) from None
+
+
+_Lines = dict[tuple[str | int, ...], int]
+_Problems = list[tuple[int, str]]
+
+
+def _compose(document: bytes, path: Path) -> tuple[Any, _Lines, _Problems]:
+    """The document's value, the line of each key path, and the keys that stand twice."""
+    try:
+        # yaml.SafeLoader itself, not safe_load: the node tree knows the lines.
+        loader = yaml.SafeLoader(document)
+        root = loader.get_single_node()
+        lines: _Lines = {(): 1}
+        problems = list(_walk(root, (), lines)) if root else []
+        values = loader.construct_document(root) if root else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{path}:1: not valid YAML: {said or 'nested too deeply'}") from None
+    return ({} if values is None else values), lines, problems
+
+
+def _walk(node: yaml.Node, at: tuple[str | int, ...], lines: _Lines) -> Iterator[tuple[int, str]]:
+    """Notes the line of everything below `node`; yields the keys that stand twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            lines[*at, number] = item.start_mark.line + 1
+            yield from _walk(item, (*at, number), lines)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            line, name = key.start_mark.line + 1, str(key.value)
+            if name in seen:
+                yield line, f"{_dotted((*at, name))}: stands here a second time"
+            seen.add(name)
+            lines[*at, name] = line
+            yield from _walk(value, (*at, name), lines)
+
+
+def _problem(found: Any, lines: _Lines) -> tuple[int, str]:
+    """One of pydantic's findings (a dict), as line and text."""
+    at: tuple[str | int, ...] = found["loc"]
+    known = at
+    while known not in lines:
+        known = known[:-1]
+    text = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    match found["type"]:
+        case "missing":
+            text = "missing; it is required"
+        case "extra_forbidden":
+            text = "unknown key" + _did_you_mean(at)
+        case "model_type":
+            text = "expected a mapping of keys"
+        case "too_short":
+            text = "expected one source"
+    return lines[known], f"{_dotted(at) or 'the file'}: {text}"
+
+
+def _did_you_mean(at: tuple[str | int, ...]) -> str:
+    section = _SECTIONS.get(tuple(part for part in at[:-1] if isinstance(part, str)))
+    keys = list(section.model_fields) if section else []
+    close = difflib.get_close_matches(str(at[-1]), keys, n=1)
+    return f'; did you mean "{close[0]}"?' if close else f"; known here: {', '.join(keys)}"
+
+
+def _dotted(at: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")

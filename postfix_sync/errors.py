@@ -1,0 +1,101 @@
+"""What can go wrong, in the words an operator reads, with the exit status it leads to.
+
+Every error that an operator can cause or mend is a `SyncError`: one line that says subject, place
+and what is wrong, and a hint with the command or setting that mends it. Nothing else may reach a
+user; anything else is a bug.
+"""
+
+import os
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit statuses, after sysexits(3)."""
+
+    OK = 0
+    APPLY_FAILED = 1
+    USAGE = 2
+    REFUSED = 65
+    PROBE_FAILED = 69
+    OUT_OF_REACH = 75
+    NOT_PERMITTED = 77
+    CONFIG = 78
+
+
+PRECEDENCE = (
+    Exit.CONFIG,
+    Exit.NOT_PERMITTED,
+    Exit.REFUSED,
+    Exit.APPLY_FAILED,
+    Exit.OUT_OF_REACH,
+    Exit.PROBE_FAILED,
+)
+
+
+def worst(statuses: Iterable[Exit]) -> Exit:
+    """The one exit status that tells most of several."""
+    seen = set(statuses)
+    return next((status for status in PRECEDENCE if status in seen), Exit.OK)
+
+
+class SyncError(Exception):
+    """Something an operator can understand and mend; `hint` may be empty."""
+
+    status = Exit.APPLY_FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(SyncError):
+    """The configuration, or the Postfix it points to, can't be used as it is."""
+
+    status = Exit.CONFIG
+
+
+class NotPermitted(SyncError):
+    """The system or the source denies access."""
+
+    status = Exit.NOT_PERMITTED
+
+
+class Refused(SyncError):
+    """The source's content is invalid, or a guard keeps the installed maps."""
+
+    status = Exit.REFUSED
+
+
+class HalfWritten(Refused):
+    """The source's files contradict each other, as they do while Mailman writes them."""
+
+
+class ApplyError(SyncError):
+    """Something failed while the maps or the hosts file were being changed."""
+
+    status = Exit.APPLY_FAILED
+
+
+class OutOfReach(SyncError):
+    """The source isn't there, or another pass holds the lock."""
+
+    status = Exit.OUT_OF_REACH
+
+
+class Busy(OutOfReach):
+    """Another pass holds the lock."""
+
+
+def why(error: OSError) -> str:
+    """The reason alone, "No space left on device", without the path that a message names."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def quote(text: str, limit: int = 80) -> str:
+    """Untrusted text for a message: quoted, escaped, and cut to `limit` characters."""
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:limit]
+    )
+    return f'"{escaped[:limit]}…"' if len(escaped) > limit or len(text) > limit else f'"{escaped}"'

@@ -1,0 +1,67 @@
+"""The hosts file on the disk, and the copy of it in Postfix's chroot.
+
+Debian runs lmtp(8) chrooted, where it reads $queue_directory/etc/hosts: a copy that is made when
+the service starts, and that is as old as that. It is kept in step here, whole, whenever names of
+ours are in the hosts file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from postfix_sync.hosts import Hosts, parse
+from postfix_sync.system import replace_file, staged_beside, unwritable
+
+
+@dataclass(frozen=True)
+class HostsFiles:
+    """A hosts file and its copy, None where Postfix needs none."""
+
+    path: Path
+    copy: Path | None
+
+    def read(self) -> Hosts:
+        """The hosts file, split around our block. Raises ApplyError."""
+        return parse(_content(self.path), str(self.path))
+
+    def write(self, names: Mapping[str, str]) -> bool:
+        """Makes `names` our block, and the copy follow; whether anything had to be written.
+
+        Raises ApplyError or NotPermitted; the file that failed is then as it was.
+        """
+        content = self.read().with_block(names)
+        written = _keep(self.path, content)
+        if self.copy:
+            written |= _keep(self.copy, content)
+        return written
+
+    def stale(self) -> list[Path]:
+        """The copy, if it differs from the hosts file."""
+        return [self.copy] if self.copy and _content(self.copy) != _content(self.path) else []
+
+    def discard_staged(self) -> None:
+        """Removes what a pass that was killed may have left beside the files."""
+        for path in (self.path, self.copy):
+            if path:
+                staged_beside(path.resolve()).unlink(missing_ok=True)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def _keep(path: Path, content: bytes) -> bool:
+    """Whether the file had to be written for it to hold `content`."""
+    if _content(path) == content:
+        return False
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        replace_file(path, content)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    return True

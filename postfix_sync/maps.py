@@ -1,0 +1,183 @@
+"""The map directory: what is installed in it, and how one map is published. Crash safe.
+
+Each map is a text beside its index. The text is the record of what is installed. A map is built in
+the directory .staging and checked there by reading every key back. The staged text is put into
+place last of all, so as long as it lies in .staging the map is known to be in doubt: whoever
+interrupts a pass, the next one builds that map again. The file .staging/reload says in the same way
+that a reload of Postfix is owed.
+
+hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
+a link in .staging: it is one transaction, which readers see at once, or not at all (LMDB_README).
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from postfix_sync.errors import ApplyError, SyncError
+from postfix_sync.model import (
+    INDEX_SUFFIX,
+    MAP_NAMES,
+    ROUTES,
+    Condition,
+    Installed,
+    InstalledMap,
+    Table,
+)
+from postfix_sync.plan import SEEN_AT_ONCE
+from postfix_sync.postfix import Postfix
+from postfix_sync.system import publish_file, space_hint, unwritable, write_file
+from postfix_sync.tables import parse_installed, render
+
+STAGING = ".staging"
+RELOAD_OWED = "reload"
+MAP_MODE = 0o644
+
+SAMPLE = 3
+"""Keys that are asked of an index in every pass, to see that it can be read."""
+
+
+@dataclass(frozen=True)
+class MapDirectory:
+    """The maps of one Postfix instance, all of one type."""
+
+    path: Path
+    map_type: str
+    postfix: Postfix
+
+    @property
+    def _staging(self) -> Path:
+        return self.path / STAGING
+
+    def index(self, name: str) -> Path:
+        """The index of a map."""
+        return self.path / (name + INDEX_SUFFIX[self.map_type])
+
+    async def read(self) -> Installed:
+        """What is installed, read from the disk; changes nothing."""
+        maps = {name: await self._read_map(name) for name in MAP_NAMES}
+        return Installed(
+            maps,
+            interrupted=self._staging.exists(),
+            reload_owed=(self._staging / RELOAD_OWED).exists(),
+        )
+
+    def tables(self) -> dict[str, Table | None]:
+        """The entries of each map after its text, None where they can't be known."""
+        return {name: self._table(name) for name in MAP_NAMES}
+
+    def _table(self, name: str) -> Table | None:
+        text = self.path / name
+        try:
+            return parse_installed(text.read_bytes())
+        except FileNotFoundError:
+            return None if self.index(name).exists() else {}
+        except OSError as error:
+            raise unwritable(text, error) from None
+
+    def updated(self) -> dict[str, float]:
+        """When each map was last published, in seconds since the epoch."""
+        texts = [(name, self.path / name) for name in MAP_NAMES]
+        return {name: text.stat().st_mtime for name, text in texts if text.exists()}
+
+    async def _read_map(self, name: str) -> InstalledMap:
+        text, index = self.path / name, self.index(name)
+        table = await asyncio.to_thread(self._table, name)
+        if not await self._is_readable(name, table or {}):
+            return InstalledMap(table, Condition.BROKEN)
+        in_doubt = table is None or (self._staging / name).exists()
+        if in_doubt or index.stat().st_mtime_ns < text.stat().st_mtime_ns:
+            return InstalledMap(table, Condition.STALE)
+        return InstalledMap(table, Condition.SOUND)
+
+    async def _is_readable(self, name: str, table: Table) -> bool:
+        """Whether the index is there, and answers for a few keys. Their values may be older."""
+        if not self.index(name).exists():
+            return False
+        keys = list(islice(table, SAMPLE)) or ["nobody@invalid"]
+        try:
+            await self.postfix.query(self.map_type, self.path / name, keys)
+        except SyncError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def staging(self, *, reload_owed: bool) -> Iterator[None]:
+        """The staging directory, for one apply; gone after an apply that came through."""
+        try:
+            self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._staging.mkdir(mode=0o700, exist_ok=True)
+            if reload_owed:
+                write_file(self._staging / RELOAD_OWED, b"", MAP_MODE)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        yield
+        try:
+            shutil.rmtree(self._staging)
+        except OSError as error:
+            raise unwritable(self._staging, error) from None
+
+    def reloaded(self) -> None:
+        """Postfix works with all that was published so far."""
+        (self._staging / RELOAD_OWED).unlink(missing_ok=True)
+
+    async def publish(self, name: str, table: Table, lock: int, *, fresh: bool) -> None:
+        """Installs a map. `fresh`: its index is a new file, whatever the type.
+
+        Raises ApplyError; what was installed is then still in place and whole.
+        """
+        staged, index = self._staging / name, self.index(name)
+        staged_index = staged.with_name(index.name)
+        content = await asyncio.to_thread(render, table)
+        try:
+            staged_index.unlink(missing_ok=True)
+            write_file(staged, content, MAP_MODE)
+            in_place = self.map_type in SEEN_AT_ONCE and not fresh
+            if in_place:
+                staged_index.symlink_to(Path("..") / index.name)
+            await self.postfix.build(self.map_type, staged, lock)
+            await self._check(staged, table)
+            if in_place:
+                staged_index.unlink()
+            else:
+                publish_file(staged_index, index)
+            publish_file(staged, self.path / name)
+        except OSError as error:
+            _discard(staged_index)
+            raise unwritable(self.path / name, error) from None
+        except ApplyError as error:
+            _discard(staged_index)
+            raise ApplyError(
+                f"{error.message}; the map {self.path / name} is left as it was",
+                error.hint or space_hint(self.path),
+            ) from None
+
+    async def _check(self, staged: Path, table: Table) -> None:
+        """Raises ApplyError where the index doesn't hold exactly what it was built from."""
+        held = await self.postfix.query(self.map_type, staged, list(table))
+        if held != table:
+            wrong = next(key for key in table if held.get(key) != table[key])
+            raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as written")
+
+
+def _discard(staged_index: Path) -> None:
+    """Gives back the room that a failed build took; the staged text stays, as its mark."""
+    with contextlib.suppress(OSError):
+        staged_index.unlink()
+
+
+def installed_routes(path: Path) -> Table:
+    """The routes that are installed in a map directory, none where they can't be known.
+
+    Raises NotPermitted or ApplyError where the text can't be read.
+    """
+    try:
+        return parse_installed((path / ROUTES).read_bytes()) or {}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise unwritable(path / ROUTES, error) from None

@@ -1,0 +1,207 @@
+"""The values that flow through a pass. All frozen, none of them does I/O.
+
+A `Snapshot` is what a source holds, as bytes. `MailmanTables` is what it says. `Maps` are the four
+tables that Postfix uses. A `Diff` is what separates two tables.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+Table: TypeAlias = Mapping[str, str]
+"""Entries of one map: folded key -> value."""
+
+ROUTES = "postfix_lmtp"
+RECIPIENTS = "postfix_recipients"
+DOMAINS = "postfix_domains"
+ALIASES = "postfix_vmap"
+
+MAP_NAMES = (ROUTES, RECIPIENTS, DOMAINS, ALIASES)
+"""The maps in map_directory, in the order in which mail meets a new list's entries."""
+
+INDEX_SUFFIX = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}
+"""The map types that can be built, and what postmap(1) adds to the text's name for its index."""
+
+
+@dataclass(frozen=True, order=True)
+class Destination:
+    """An LMTP next hop: a host name or an IP address, and a TCP port."""
+
+    host: str
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        """HOST:PORT, with brackets around an IPv6 address: for messages and JSON."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be looked up."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
+    @property
+    def next_hop(self) -> str:
+        """As a transport(5) entry: what Mailman's mta/postfix.py writes."""
+        return f"lmtp:[{self.host}]:{self.port}"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: where it was read, for messages, and its bytes."""
+
+    place: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one source at one moment. Mailman has no postfix_vmap without alias domains."""
+
+    lmtp: SourceFile
+    domains: SourceFile
+    vmap: SourceFile | None
+
+
+@dataclass(frozen=True)
+class MailmanTables:
+    """What one Mailman asks for: routes and aliases by address, and its mail domains."""
+
+    routes: Table
+    domains: Table
+    aliases: Table
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The four tables of map_directory, by name."""
+
+    tables: Mapping[str, Table]
+
+    def __getitem__(self, name: str) -> Table:
+        return self.tables[name]
+
+    @classmethod
+    def of(cls, tables: MailmanTables) -> "Maps":
+        """The maps that serve what a Mailman asks for."""
+        return cls(
+            {
+                ROUTES: tables.routes,
+                RECIPIENTS: dict.fromkeys(tables.routes, "OK"),
+                DOMAINS: tables.domains,
+                ALIASES: tables.aliases,
+            }
+        )
+
+
+class Change(NamedTuple):
+    """One key whose value changed."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """What turns one table into another."""
+
+    added: Table
+    removed: Table
+    changed: Mapping[str, Change]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    @classmethod
+    def between(cls, old: Table, new: Table) -> "Diff":
+        """The entries to add, remove and change."""
+        return cls(
+            added={key: new[key] for key in new.keys() - old.keys()},
+            removed={key: old[key] for key in old.keys() - new.keys()},
+            changed={
+                key: Change(old[key], new[key])
+                for key in old.keys() & new.keys()
+                if old[key] != new[key]
+            },
+        )
+
+
+class Condition(Enum):
+    """How an installed map stands, apart from its entries."""
+
+    SOUND = "sound"
+    STALE = "stale"
+    """The index may not hold what the text says: older, or left by a pass that was interrupted."""
+    BROKEN = "broken"
+    """There is no index that Postfix could read: it gets a new file, which needs a reload."""
+
+
+@dataclass(frozen=True)
+class InstalledMap:
+    """One map as it is found in map_directory. `table` is None where the text can't be read."""
+
+    table: Table | None
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What a pass finds in map_directory."""
+
+    maps: Mapping[str, InstalledMap]
+    interrupted: bool = False
+    """An earlier pass did not come to its end, and left what it was working on."""
+    reload_owed: bool = False
+    """An earlier pass published what Postfix was not yet told of."""
+
+    def table(self, name: str) -> Table:
+        """The entries of a map, none where they can't be known."""
+        return self.maps[name].table or {}
+
+    @property
+    def readable(self) -> Maps | None:
+        """All four tables, or None where one can't be known."""
+        if any(one.table is None for one in self.maps.values()):
+            return None
+        return Maps({name: self.table(name) for name in MAP_NAMES})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration says of a source's content and of the guards."""
+
+    domains: frozenset[str] = frozenset()
+    destination: Destination | None = None
+    allow_empty: bool = False
+    max_removed: float = 0.5
+
+
+PHASES = ("resolve", "connect", "greeting", "lhlo", "mail", "rcpt")
+"""What a probe goes through, in this order."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the operator should know, once; `about` tells one notice from another."""
+
+    about: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe of one destination found; `phase` is the last one that it came to."""
+
+    destination: Destination
+    up: bool
+    phase: str
+    reply: str
+    seconds: float
+    error: str = ""

@@ -1,0 +1,128 @@
+"""From what is installed and what is wanted to the ordered steps between them. Pure.
+
+The order is make before break. Routes are widened first, and Postfix is made to see them; only then
+does any map accept more mail; only when nothing accepts mail for a removed list any more, and what
+was accepted has left the queue, are its routes taken out. Every state between two steps is one that
+Postfix can live with for as long as it likes: each address that is accepted has a route.
+"""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from postfix_sync.errors import Refused
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    MAP_NAMES,
+    RECIPIENTS,
+    ROUTES,
+    Condition,
+    Diff,
+    Installed,
+    Maps,
+    Policy,
+    Table,
+)
+
+FEW_LISTS = 10
+"""So few lists may go in one pass, whatever part of all lists they are."""
+
+SEEN_AT_ONCE = frozenset({"lmdb"})
+"""Map types that every Postfix process sees change at once, rebuilt in place (LMDB_README)."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Build, check and publish one map. `fresh`: no reader can have its index open."""
+
+    name: str
+    table: Table
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class MakeVisible:
+    """Wait until no trivial-rewrite(8) works with routes from before; reload Postfix for it."""
+
+    reload: bool
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Take out the routes of removed addresses, once no accepted mail needs them."""
+
+    wanted: Table
+    removed: Table
+
+
+Step: TypeAlias = Publish | MakeVisible | Narrow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one apply, and what they change, by map."""
+
+    steps: tuple[Step, ...]
+    changes: dict[str, Diff]
+
+
+def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan:
+    """The steps from `installed` to `wanted`; none where nothing needs to be done.
+
+    `reload` is the configuration's postfix.reload: auto, always or never.
+    """
+    changes = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
+    widened = {**installed.table(ROUTES), **wanted[ROUTES]}
+    removed = changes[ROUTES].removed
+    steps: list[Step] = []
+
+    mended = [name for name in MAP_NAMES if _condition(installed, name) is Condition.BROKEN]
+    for name in mended:
+        known = installed.maps[name].table
+        steps.append(Publish(name, wanted[name] if known is None else known, fresh=True))
+
+    rerouted = widened != installed.table(ROUTES) or (
+        _condition(installed, ROUTES) is Condition.STALE
+    )
+    if rerouted:
+        steps.append(Publish(ROUTES, widened))
+    unseen = rerouted and map_type not in SEEN_AT_ONCE
+    if unseen or mended or installed.reload_owed:
+        steps.append(MakeVisible(reload=reload != "never"))
+
+    steps += [
+        Publish(name, wanted[name])
+        for name in (RECIPIENTS, ALIASES, DOMAINS)
+        if changes[name] or _condition(installed, name) is Condition.STALE
+    ]
+    if removed:
+        steps.append(Narrow(wanted[ROUTES], removed))
+    if steps and reload == "always" and not any(isinstance(step, MakeVisible) for step in steps):
+        steps.append(MakeVisible(reload=True))
+    return Plan(tuple(steps), changes)
+
+
+def _condition(installed: Installed, name: str) -> Condition:
+    return installed.maps[name].condition
+
+
+def guard(
+    source: str, installed: AbstractSet[str], wanted: AbstractSet[str], policy: Policy
+) -> None:
+    """Raises `Refused` where more lists would go than the configuration allows in one pass."""
+    gone = len(installed - wanted)
+    if installed and not wanted:
+        if not policy.allow_empty:
+            raise Refused(
+                f"{source}: names no list at all, {len(installed)} are installed;"
+                " refused, Postfix keeps the last good maps",
+                "if all lists were really removed: postfix-sync --once --force,"
+                " or set guard.allow_empty",
+            )
+    elif gone > FEW_LISTS and gone > policy.max_removed * len(installed):
+        raise Refused(
+            f"{source}: {gone} of {len(installed)} lists are gone, more than guard.max_removed"
+            f" ({policy.max_removed:.0%}) allows; refused, Postfix keeps the last good maps",
+            "if they were really removed: postfix-sync --once --force",
+        )

@@ -1,0 +1,204 @@
+"""All that is asked of Postfix, through its own commands: postconf, postmap, postfix, postqueue.
+
+Nothing here changes main.cf. Every command names the instance with `-c`, so that a second instance
+on the same host is served as well as the first.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from postfix_sync import tables
+from postfix_sync.errors import ApplyError, ConfigError, SyncError
+from postfix_sync.model import Table
+from postfix_sync.system import Completed, find_command, run
+
+PARAMETERS = (
+    "default_database_type",
+    "lmtp_host_lookup",
+    "local_recipient_maps",
+    "mydestination",
+    "queue_directory",
+    "recipient_delimiter",
+    "relay_domains",
+    "relay_recipient_maps",
+    "smtputf8_enable",
+    "transport_maps",
+    "virtual_alias_maps",
+)
+
+TURNOVER_TIMEOUT = 30.0
+"""Seconds; trivial-rewrite(8) looks every 10 s whether a table changed, and ends if so."""
+
+TURNOVER_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """One Postfix instance: its configuration directory, and what postconf(1) says of it."""
+
+    config_directory: Path
+    parameters: Mapping[str, str]
+    """main.cf's values as they take effect, $names expanded."""
+    unexpanded: Mapping[str, str]
+    """The same as they are written."""
+    map_types: frozenset[str]
+    lmtp_chrooted: bool
+
+    @property
+    def queue_directory(self) -> Path:
+        """Where the queue is, and the root of what runs chrooted."""
+        return Path(self.parameters["queue_directory"])
+
+    @property
+    def fold(self) -> tables.Fold:
+        """How postmap(1) and the lookups of this Postfix fold keys (SMTPUTF8_README)."""
+        if self.parameters["smtputf8_enable"] == "yes":
+            return tables.fold_unicode
+        return tables.fold_ascii
+
+    def _command(self, name: str, *arguments: str) -> list[str]:
+        return [find_command(name), "-c", str(self.config_directory), *arguments]
+
+    async def build(self, map_type: str, text: Path, lock: int) -> None:
+        """Compiles a text into the index beside it; the running postmap keeps `lock` held.
+
+        Raises ApplyError on any word of postmap(1): it exits 0 on lines it leaves out.
+        """
+        done = await run(
+            self._command("postmap", f"{map_type}:{text}"), keep_open=[lock], timeout=600
+        )
+        if done.status or done.stderr:
+            raise ApplyError(f"postmap {map_type}:{text}: {done.complaint}")
+
+    async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
+        """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
+        asked = "".join(f"{key}\n" for key in keys).encode()
+        done = await run(
+            self._command("postmap", "-q", "-", f"{map_type}:{text}"), stdin=asked, timeout=600
+        )
+        # Status 1 without a word means that none of the keys was found.
+        if done.status not in (0, 1) or done.stderr:
+            raise ApplyError(f"postmap -q - {map_type}:{text}: {done.complaint}")
+        pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
+        return {key: value for key, _, value in pairs}
+
+    async def is_running(self) -> bool:
+        """Whether this instance's master(8) runs."""
+        return (await run(self._command("postfix", "status"))).status == 0
+
+    async def reload(self) -> None:
+        """Makes every Postfix process start anew with the present tables. Raises ApplyError."""
+        done = await run(self._command("postfix", "reload"))
+        if done.status:
+            raise ApplyError(
+                f"postfix reload: {done.complaint}",
+                f"see what it says: postfix -c {self.config_directory} check",
+            )
+
+    def rewriters(self) -> frozenset[int]:
+        """The process ids of this instance's trivial-rewrite(8), none where Postfix is stopped."""
+        try:
+            master = (self.queue_directory / "pid/master.pid").read_text("ascii").strip()
+        except OSError:
+            return frozenset()
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, _, rest = stat.read_text("utf-8", "replace").partition(" (")
+            except OSError:
+                continue  # it ended meanwhile
+            name, _, fields = rest.rpartition(") ")
+            if name == "trivial-rewrite" and fields.split()[1] == master:
+                found.add(int(pid))
+        return frozenset(found)
+
+    async def turned_over(self, before: frozenset[int]) -> None:
+        """Waits until none of `before`, trivial-rewrite(8) processes, runs any more.
+
+        Raises ApplyError where one still does after TURNOVER_TIMEOUT seconds.
+        """
+        give_up = time.monotonic() + TURNOVER_TIMEOUT
+        while left := before & self.rewriters():
+            if time.monotonic() > give_up:
+                raise ApplyError(
+                    f"trivial-rewrite[{min(left)}]: still works with the routes from before the"
+                    f" change after {TURNOVER_TIMEOUT:g} s; the new lists are not accepted yet",
+                    f"postfix -c {self.config_directory} reload",
+                )
+            await asyncio.sleep(TURNOVER_POLL)
+
+    async def queued_recipients(self) -> frozenset[str]:
+        """The folded addresses that queued mail waits for, extensions cut off as well.
+
+        Raises ApplyError where postqueue(1) can't say.
+        """
+        done = await run(self._command("postqueue", "-j"))
+        if done.status:
+            raise ApplyError(f"postqueue -j: {done.complaint}")
+        delimiters = self.parameters["recipient_delimiter"]
+        found = set()
+        for line in done.stdout.splitlines():
+            for recipient in json.loads(line)["recipients"]:
+                address = self.fold(recipient["address"])
+                found.update(_without_extensions(address, delimiters))
+        return frozenset(found)
+
+
+def _without_extensions(address: str, delimiters: str) -> set[str]:
+    """The address, and what each recipient_delimiter in its local part would leave of it."""
+    local, at, domain = address.rpartition("@")
+    cuts = [i for i, character in enumerate(local) if i and character in delimiters]
+    return {address, *(local[:i] + at + domain for i in cuts)}
+
+
+async def inspect(config_directory: Path) -> Postfix:
+    """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
+    parameters = _settings(await _postconf(config_directory, "-x", *PARAMETERS))
+    unexpanded = _settings(await _postconf(config_directory, *PARAMETERS))
+    services = await _postconf(config_directory, "-M")
+    types = await _postconf(config_directory, "-m")
+    if missing := [name for name in PARAMETERS if name not in parameters]:
+        raise ConfigError(
+            f"{config_directory}: this Postfix does not know {', '.join(missing)}",
+            "postfix-sync needs Postfix 3.0 or later",
+        )
+    return Postfix(
+        config_directory=config_directory,
+        parameters=parameters,
+        unexpanded=unexpanded,
+        map_types=frozenset(types.split()),
+        lmtp_chrooted=_lmtp_is_chrooted(services),
+    )
+
+
+def _settings(printed: str) -> dict[str, str]:
+    """What postconf(1) prints, one `name = value` a line."""
+    lines = (line.partition("=") for line in printed.splitlines())
+    return {name.strip(): value.strip() for name, equals, value in lines if equals}
+
+
+async def _postconf(config_directory: Path, *arguments: str) -> str:
+    argv = [find_command("postconf"), "-c", str(config_directory), *arguments]
+    try:
+        done: Completed = await run(argv)
+    except SyncError as error:
+        raise ConfigError(error.message, error.hint) from None
+    if done.status:
+        raise ConfigError(
+            f"{config_directory}: no Postfix configuration can be read here: {done.complaint}",
+            "set postfix.config_directory to the directory that has main.cf",
+        )
+    return done.stdout
+
+
+def _lmtp_is_chrooted(services: str) -> bool:
+    """Whether master(5)'s lmtp service runs chrooted; its line is name type private unpriv chroot.
+
+    "-" is taken for "n", Postfix's default since 3.0.
+    """
+    fields = (line.split() for line in services.splitlines())
+    return any(field[:2] == ["lmtp", "unix"] and field[4] == "y" for field in fields)

@@ -1,0 +1,211 @@
+"""A source on this host: Mailman's data directory, as a volume or a plain directory.
+
+The files are opened without following links and without waiting (a FIFO would hold up a pass for
+ever), must be regular and bounded in size, and are taken only when all of them were quiet while
+they were read: Mailman renames three files, one after the other.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import pwd
+import stat
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why
+from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Snapshot, SourceFile
+
+QUIET = 0.2
+"""Seconds without a change after which a set of files counts as complete."""
+
+SETTLE_AT_MOST = 2.0
+"""Seconds after which changes count although they go on."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between looks at whether the watched directory is still the same one."""
+
+ARRIVAL_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Mailman's data directory on this host."""
+
+    directory: Path
+    max_size: int
+
+    async def fetch(self) -> Snapshot:
+        """The files, whole, once they are quiet.
+
+        Raises:
+            OutOfReach: the directory or a file is not there, or does not come to rest.
+            NotPermitted: this process may not read them.
+            Refused: a file isn't a regular one, or is too large.
+        """
+        give_up = time.monotonic() + SETTLE_AT_MOST
+        while True:
+            before = self._state()
+            if _is_quiet(before) or time.monotonic() > give_up:
+                snapshot = await asyncio.to_thread(self._read)
+                if self._state() == before:
+                    return snapshot
+                if time.monotonic() > give_up:
+                    raise OutOfReach(
+                        f"{self.directory}: the files change faster than they can be read;"
+                        " the last good maps stay",
+                        "see what writes there: fuser -v " + str(self.directory / ROUTES),
+                    )
+            await asyncio.sleep(QUIET / 2)
+
+    def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells a file from its next version: inode, time of change (ns), size."""
+        return tuple(self._stat(name) for name in (ROUTES, DOMAINS, ALIASES))
+
+    def _stat(self, name: str) -> tuple[int, int, int] | None:
+        try:
+            found = os.lstat(self.directory / name)
+        except OSError:
+            return None  # reading the file says what is wrong with it
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _read(self) -> Snapshot:
+        return Snapshot(
+            lmtp=self._file(ROUTES),
+            domains=self._file(DOMAINS),
+            vmap=self._file(ALIASES) if self._stat(ALIASES) else None,
+        )
+
+    def _file(self, name: str) -> SourceFile:
+        path = self.directory / name
+        try:
+            descriptor = os.open(path, ARRIVAL_FLAGS)
+        except OSError as error:
+            raise self._unreadable(path, error) from None
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise _not_regular(path, _kind(found.st_mode))
+            if not found.st_mode & 0o444:
+                raise not_permitted(path)  # root could, but whoever took the bits meant it
+            if found.st_size > self.max_size:
+                raise _too_large(path, found.st_size, self.max_size)
+            try:
+                content = file.read(self.max_size + 1)
+            except OSError as error:
+                raise self._unreadable(path, error) from None
+        if len(content) > self.max_size:
+            raise _too_large(path, len(content), self.max_size)
+        return SourceFile(str(path), content)
+
+    def _unreadable(self, path: Path, error: OSError) -> SyncError:
+        if error.errno == errno.ELOOP:
+            return _not_regular(path, "a symbolic link")
+        if error.errno == errno.ENXIO:
+            return _not_regular(path, "a socket or a device")
+        if isinstance(error, PermissionError):
+            return not_permitted(path)
+        message = f"{path}: {why(error)}; the last good maps stay"
+        if isinstance(error, FileNotFoundError) and self.directory.is_dir():
+            return OutOfReach(
+                message,
+                "Mailman writes it when a list is created, or now: mailman aliases"
+                " (in its container: docker exec CONTAINER mailman aliases)",
+            )
+        return OutOfReach(message, "is the volume mounted, and is it the source's path?")
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields when something in the directory changed, after it settled; never ends.
+
+        A watch goes deaf when its directory is removed, also when it comes back: it is armed anew
+        then. What happened before a watch was armed, it did not see: so each one that is armed
+        counts as a change. Where events do not arrive at all (NFS), nothing else is yielded;
+        whoever listens looks at intervals too.
+        """
+        from watchfiles import awatch  # noqa: PLC0415 - only the daemon watches
+
+        while True:
+            watched = _identity(self.directory)
+            if watched is None:
+                await asyncio.sleep(LOOK_AGAIN)
+                continue
+            news = True
+            with contextlib.suppress(OSError):  # it may vanish while the watch is being armed
+                async for changed in awatch(
+                    self.directory,
+                    watch_filter=None,
+                    step=round(QUIET * 1000),
+                    debounce=round(SETTLE_AT_MOST * 1000),
+                    rust_timeout=round(LOOK_AGAIN * 1000),
+                    yield_on_timeout=True,
+                    recursive=False,
+                ):
+                    if changed or news:
+                        news = False
+                        yield
+                    if _identity(self.directory) != watched:
+                        break
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
+
+
+def _is_quiet(state: tuple[tuple[int, int, int] | None, ...]) -> bool:
+    newest = max((found[1] for found in state if found), default=0)
+    return time.time_ns() - newest > QUIET * 1e9
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a device"
+
+
+def _not_regular(path: Path, kind: str) -> Refused:
+    return Refused(
+        f"{path}: is {kind}, not a regular file; refused, Postfix keeps the last good maps",
+        f"Mailman writes a regular file there: see ls -l {path.parent}",
+    )
+
+
+def _too_large(path: Path, size: int, limit: int) -> Refused:
+    return Refused(
+        f"{path}: has {size} bytes, more than guard.max_size ({limit}) allows; refused, Postfix"
+        " keeps the last good maps",
+        "raise guard.max_size if Mailman really has so many lists",
+    )
+
+
+def not_permitted(path: Path) -> NotPermitted:
+    """Names what denies access: the file, or the first directory above it that does."""
+    blocking = next(
+        (parent for parent in reversed(path.parents) if not os.access(parent, os.X_OK)), path
+    )
+    asking = f"user {_user_name(os.geteuid())}"
+    try:
+        found = blocking.stat()
+        owner = f"owner {_user_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
+    except OSError:
+        owner = "owner unknown"
+    needed = "x" if blocking != path else "r"
+    return NotPermitted(
+        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay",
+        f"run postfix-sync as root, or let its user in: setfacl -m u:USER:{needed} {blocking}",
+    )
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return str(uid)

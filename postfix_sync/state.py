@@ -1,0 +1,223 @@
+"""status.json: what the last passes and probes found, for `postfix-sync status` and for monitoring.
+
+The file is the only memory: a daemon and a `--once` beside it both add to what they find there. It
+is replaced at once, never half written, and only under the lock. A file that can't be read is
+started anew: it holds nothing that the next pass doesn't find out again.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+from postfix_sync import __version__
+from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why
+from postfix_sync.model import RECIPIENTS, ROUTES, ProbeResult
+from postfix_sync.sync import LOCK_NAME, Report
+from postfix_sync.system import lock, replace_file, unwritable
+from postfix_sync.tables import destinations_of, lists_of
+
+STATUS_NAME = "status.json"
+
+
+class ErrorStatus(TypedDict):
+    """An error as its message and the hint to mend it."""
+
+    message: str
+    hint: str
+
+
+class SourceStatus(TypedDict):
+    """How a source stands: ok, stale (out of reach), refused, or failed."""
+
+    state: str
+    lists: int
+    entries: int
+    last_success: str | None
+    last_change: str | None
+    error: ErrorStatus | None
+
+
+class MapStatus(TypedDict):
+    """One installed map."""
+
+    type: str
+    entries: int
+    updated: str
+
+
+class DestinationStatus(TypedDict):
+    """What the last probe of a destination found, and since when it is up or down."""
+
+    up: bool
+    since: str
+    phase: str
+    reply: str
+    seconds: float
+    error: str
+
+
+class Status(TypedDict):
+    """The whole file."""
+
+    version: str
+    updated: str
+    sources: dict[str, SourceStatus]
+    maps: dict[str, MapStatus]
+    destinations: dict[str, DestinationStatus]
+
+
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def after_pass(old: Status, source: str, report: Report, now: float) -> Status:
+    """The status after a pass. Pure."""
+    before = old["sources"].get(source) or _unknown_source()
+    error = next((one for one in report.errors if one.status is report.status), None)
+    found = SourceStatus(
+        state=_state(error),
+        lists=before["lists"],
+        entries=before["entries"],
+        last_success=before["last_success"] if error else iso(now),
+        last_change=iso(now) if report.changed else before["last_change"],
+        error=ErrorStatus(message=error.message, hint=error.hint) if error else None,
+    )
+    status = Status(
+        version=__version__,
+        updated=iso(now),
+        sources={source: found},
+        maps=old["maps"],
+        destinations=old["destinations"],
+    )
+    if report.installed:
+        recipients = report.installed[RECIPIENTS]
+        found["lists"], found["entries"] = len(lists_of(recipients)), len(recipients)
+        known = {one.endpoint for one in destinations_of(report.installed[ROUTES])}
+        status["destinations"] = {
+            endpoint: one for endpoint, one in old["destinations"].items() if endpoint in known
+        }
+        status["maps"] = {
+            name: MapStatus(type=report.map_type, entries=len(table), updated=iso(updated))
+            for name, table in report.installed.tables.items()
+            if (updated := report.updated.get(name))
+        }
+    return status
+
+
+def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Status:
+    """The status after probes. Pure."""
+    destinations = dict(old["destinations"])
+    for result in results:
+        endpoint = result.destination.endpoint
+        before = destinations.get(endpoint)
+        same = before is not None and before["up"] == result.up
+        destinations[endpoint] = DestinationStatus(
+            up=result.up,
+            since=before["since"] if before and same else iso(now),
+            phase=result.phase,
+            reply=result.reply,
+            seconds=result.seconds,
+            error=result.error,
+        )
+    return touched(Status(**{**old, "destinations": destinations}), now)
+
+
+def touched(old: Status, now: float) -> Status:
+    """The same status, as of now. Pure."""
+    return Status(**{**old, "version": __version__, "updated": iso(now)})
+
+
+def _unknown_source() -> SourceStatus:
+    return SourceStatus(
+        state="failed", lists=0, entries=0, last_success=None, last_change=None, error=None
+    )
+
+
+def _state(error: SyncError | None) -> str:
+    match error:
+        case None:
+            return "ok"
+        case OutOfReach():
+            return "stale"
+        case Refused():
+            return "refused"
+        case _:
+            return "failed"
+
+
+@dataclass(frozen=True)
+class StatusFile:
+    """status.json in the state directory."""
+
+    directory: Path
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.directory / STATUS_NAME
+
+    async def update(self, change: Callable[[Status], Status]) -> Status:
+        """Puts what `change` makes of the status into its place; returns it.
+
+        Raises ApplyError, NotPermitted, or OutOfReach where another pass holds the lock too long.
+        """
+        async with lock(self.directory / LOCK_NAME):
+            status = change(self._read_or_new())
+            try:
+                replace_file(self.path, json.dumps(status, indent=2).encode() + b"\n")
+            except OSError as error:
+                raise unwritable(self.path, error) from None
+            return status
+
+    def _read_or_new(self) -> Status:
+        try:
+            return self.read()
+        except SyncError:
+            return Status(version=__version__, updated="", sources={}, maps={}, destinations={})
+
+    def read(self) -> Status:
+        """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
+        try:
+            status: Status = json.loads(self.path.read_bytes())
+            if not status.keys() >= Status.__required_keys__:
+                raise ValueError("keys are missing")
+        except PermissionError as error:
+            raise NotPermitted(f"{self.path}: {why(error)}", "run it as root") from None
+        except OSError as error:
+            raise OutOfReach(
+                f"{self.path}: {why(error)}: no pass has been made yet",
+                "make one: postfix-sync --once",
+            ) from None
+        except (ValueError, AttributeError) as error:
+            raise OutOfReach(
+                f"{self.path}: is no status file: {error}", "make a pass: postfix-sync --once"
+            ) from None
+        return status
+
+
+def render(status: Status) -> str:
+    """The status for people, 80 columns wide where names allow it."""
+    lines = [f"postfix-sync {status['version']}, as of {status['updated']}", ""]
+    for name, source in status["sources"].items():
+        lines.append(
+            f"source {name}: {source['state']}, {source['lists']} lists,"
+            f" {source['entries']} addresses"
+        )
+        lines.append(f"  last success {source['last_success'] or 'never'}")
+        lines.append(f"  last change  {source['last_change'] or 'never'}")
+        if source["error"]:
+            lines.append(f"  {source['error']['message']}")
+            lines += [f"  hint: {source['error']['hint']}"] if source["error"]["hint"] else []
+    lines += [""] if status["maps"] else []
+    for name, one in status["maps"].items():
+        lines.append(f"map {name:<18} {one['type']:<5} {one['entries']:>8}  {one['updated']}")
+    lines += [""] if status["destinations"] else []
+    for endpoint, found in status["destinations"].items():
+        state = "up" if found["up"] else "DOWN"
+        lines.append(f"destination {endpoint}: {state} since {found['since']}")
+        lines.append(f"  {found['phase']}: {found['error'] or found['reply']}")
+    return "\n".join(lines)

@@ -1,0 +1,249 @@
+"""The only place that runs commands, replaces files and takes the lock.
+
+Commands run without a shell, in a clean environment, under a timeout. What they print is kept in
+memory files instead of pipes: a child that a command leaves behind (`postfix reload` starts a
+postsuper) must not hold up a reader, and a full disk must not swallow an error message.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from postfix_sync.errors import ApplyError, Busy, ConfigError, NotPermitted, SyncError, why
+
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+"""cron's PATH lacks the sbin directories, where Postfix lives."""
+
+COMMAND_TIMEOUT = 120.0
+LOCK_TIMEOUT = 30.0
+LOCK_POLL = 0.05
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended, and what it printed."""
+
+    command: str
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """What it said of its failure, on one line."""
+        said = "; ".join(line.strip() for line in self.stderr.splitlines() if line.strip())
+        return said or f"exit status {self.status}"
+
+
+def find_command(name: str) -> str:
+    """The absolute path of a command; raises ConfigError where there is none."""
+    path = shutil.which(name, path=SEARCH_PATH)
+    if not path:
+        raise ConfigError(
+            f"{name}: no such command in {SEARCH_PATH}",
+            "install Postfix on this host: postfix-sync runs beside it, not in the container",
+        )
+    return path
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    timeout: float = COMMAND_TIMEOUT,
+    keep_open: Sequence[int] = (),
+) -> Completed:
+    """Runs a command to its end; `keep_open` are file descriptors that it inherits.
+
+    Raises ApplyError where it can't be started, or takes longer than `timeout` seconds; it is
+    killed then.
+    """
+    command = " ".join(argv[:2] if len(argv) > 1 and argv[1][:1] != "-" else argv[:1])
+    with _memory_file(stdin) as given, _memory_file() as printed, _memory_file() as complained:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=given,
+                stdout=printed,
+                stderr=complained,
+                env={"PATH": SEARCH_PATH, "LC_ALL": "C"},
+                pass_fds=keep_open,
+            )
+        except OSError as error:
+            raise ApplyError(f"{command}: can't be started: {why(error)}") from None
+        try:
+            async with asyncio.timeout(timeout):
+                status = await process.wait()
+        except TimeoutError:
+            raise ApplyError(f"{command}: not done after {timeout:g} s; killed") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return Completed(command, status, _text(printed), _text(complained))
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes = b"") -> Iterator[int]:
+    descriptor = os.memfd_create("postfix-sync", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _text(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    parts, offset = [], 0
+    while offset < size and (part := os.pread(descriptor, size - offset, offset)):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts).decode("utf-8", "backslashreplace")
+
+
+@contextlib.asynccontextmanager
+async def lock(path: Path, *, create: bool = True) -> AsyncIterator[int]:
+    """Holds an exclusive flock(2) on `path`; yields its descriptor, -1 where there is no file.
+
+    A command that inherits the descriptor keeps the lock while it runs, also when this process is
+    killed: the next pass then doesn't meet a postmap that is still writing.
+
+    Raises Busy where another pass still holds it after LOCK_TIMEOUT seconds.
+    """
+    descriptor = _open_lock(path, create=create)
+    if descriptor < 0:
+        yield descriptor
+        return
+    try:
+        give_up = time.monotonic() + LOCK_TIMEOUT
+        while not _try_lock(descriptor):
+            if time.monotonic() > give_up:
+                raise Busy(
+                    f"{path}: another pass has held the lock for {LOCK_TIMEOUT:g} s;"
+                    " nothing was done",
+                    f"see who: fuser -v {path}",
+                )
+            await asyncio.sleep(LOCK_POLL)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, *, create: bool) -> int:
+    try:
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not create:
+            return -1
+        raise unwritable(path, error) from None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_file(path: Path, content: bytes, mode: int) -> None:
+    """Writes a file in place and waits until it is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with open(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def publish_file(staged: Path, path: Path) -> None:
+    """Renames `staged` to `path`, both on the disk before and after. Raises OSError."""
+    _sync(staged)
+    staged.rename(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Gives a file new content at once, its owner, mode and labels kept; creates it 0644.
+
+    A link is followed. A file that is itself a mount, as /etc/hosts is in a container, can't be
+    renamed onto (EBUSY), nor a file be made beside it where the rest is read-only (EROFS): it is
+    written in place. Raises OSError.
+    """
+    path = path.resolve()
+    staged = staged_beside(path)
+    try:
+        write_file(staged, content, 0o644)
+        if path.exists():
+            kept = path.stat()
+            os.chown(staged, kept.st_uid, kept.st_gid)
+            shutil.copystat(path, staged)
+            os.utime(staged)
+        publish_file(staged, path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        if error.errno not in (errno.EBUSY, errno.EROFS):
+            raise
+        _overwrite(path, content)
+
+
+def staged_beside(path: Path) -> Path:
+    """Where `replace_file` builds; a pass that is killed there leaves this file behind."""
+    return path.with_name(f".{path.name}.postfix-sync")
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """Changes a file in place from the first byte that differs on."""
+    old = path.read_bytes()
+    pairs = enumerate(zip(old, content, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(content)))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        view, offset = memoryview(content)[same:], same
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view, offset = view[written:], offset + written
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> SyncError:
+    """What to tell of a file that can't be written; what was there before still is."""
+    message = f"{path}: {why(error)}; what is installed is left as it is"
+    if isinstance(error, PermissionError):
+        return NotPermitted(message, "postfix-sync changes Postfix's maps: run it as root")
+    return ApplyError(message, space_hint(path))
+
+
+def space_hint(path: Path) -> str:
+    """How much room there is, for whoever has to make some."""
+    while not path.exists():
+        path = path.parent
+    room = os.statvfs(path)
+    if os.ST_RDONLY & room.f_flag:
+        return f"the file system of {path} is read-only; see: findmnt -T {path}"
+    free = room.f_bavail * room.f_frsize // 1024
+    return f"{free} KiB are free there (df -h {path}); the next pass tries again"

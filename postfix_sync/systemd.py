@@ -1,0 +1,35 @@
+"""sd_notify(3): what a service manager that asks for it is told."""
+
+import contextlib
+import os
+import socket
+import time
+
+
+def notify(*assignments: str) -> None:
+    """Sends assignments such as READY=1 to $NOTIFY_SOCKET; does nothing without one."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    # A service manager that went away must not take the daemon with it.
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
+    ):
+        channel.connect(address)
+        channel.sendall("\n".join(assignments).encode())
+
+
+def reloading() -> None:
+    """Tells that the configuration is being read again (systemd wants the time with it)."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between signs of life, half of what systemd waits for; None if it doesn't wait."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    meant_for = os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    if not microseconds.isdecimal() or not int(microseconds) or meant_for != str(os.getpid()):
+        return None
+    return int(microseconds) / 2e6

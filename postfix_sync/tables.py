@@ -1,0 +1,367 @@
+"""Mailman's text, in both of its formats, to tables and back. Pure.
+
+Mailman (its mta/postfix.py) writes three files: postfix_lmtp with nine addresses a list, each with
+its LMTP next hop; postfix_domains; and postfix_vmap where a domain has an alias_domain. Keys are
+plain, or (transport_file_type: regex) one of a few fixed regular expressions, which are turned back
+into the plain keys that they stand for.
+
+The source is not trusted: whatever isn't exactly of that shape refuses the file with its line.
+Every function here either returns a table or raises `Refused`, for any bytes at all.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from postfix_sync.errors import HalfWritten, Refused, quote
+from postfix_sync.model import Destination, MailmanTables, Policy, Snapshot, SourceFile, Table
+
+SUBADDRESSES = (
+    "bounces",
+    "confirm",
+    "join",
+    "leave",
+    "owner",
+    "request",
+    "subscribe",
+    "unsubscribe",
+)
+"""What Mailman's mta/aliases.py adds to a list's name, besides the name itself."""
+
+ADDRESSES_PER_LIST = 1 + len(SUBADDRESSES)
+
+MAX_LINE = 2048
+"""Bytes; Postfix's own line_length_limit. An address has 320 at most."""
+
+Fold: TypeAlias = Callable[[str], str]
+
+
+def fold_unicode(key: str) -> str:
+    """A key as postmap(1) stores it under smtputf8_enable = yes: full Unicode case folding."""
+    return key.casefold()
+
+
+def fold_ascii(key: str) -> str:
+    """A key as postmap(1) stores it under smtputf8_enable = no: only ASCII letters are folded."""
+    return key.encode().lower().decode()
+
+
+# RFC 5321 dot-atoms, widened by RFC 6531 to all of UTF-8 but controls, blanks and invisible marks.
+_NON_ASCII = (
+    "\u00a1-\u167f\u1681-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\u2fff"
+    "\u3001-\ud7ff\uf900-\ufdcf\ufdf0-\ufefe\uff00-\uffef\U00010000-\U000effff"
+)
+_ATOM = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{_NON_ASCII}]+"
+_LABEL = rf"[A-Za-z0-9_{_NON_ASCII}](?:[A-Za-z0-9_\-{_NON_ASCII}]{{0,61}}[A-Za-z0-9_{_NON_ASCII}])?"
+_LOCAL_PART = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+# Postfix's valid_hostname() takes the underscore too, which container names often have.
+_HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
+_NEXT_HOP = re.compile(r"lmtp:\[(?P<host>[^\[\]]*)\]:(?P<port>[0-9]{1,5})")
+
+_REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
+_ANY_EXTENSION = r"(\+.*)?@"
+_ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
+
+
+def check_domain(text: str) -> str:
+    """`text`, if it is a mail domain; raises ValueError, saying what is wrong."""
+    if not text:
+        raise ValueError("the domain is missing")
+    if not _DOMAIN.fullmatch(text) or len(text.encode()) > 255:
+        raise ValueError(f"{quote(text)} is no mail domain")
+    return text
+
+
+def check_address(text: str) -> str:
+    """`text`, if it is a full address; raises ValueError, saying what is wrong."""
+    local, at, domain = text.rpartition("@")
+    if not at:
+        raise ValueError(f"{quote(text)} is no full address (local-part@domain)")
+    # postmap(1) takes a line that begins with "#" for a comment.
+    if not _LOCAL_PART.fullmatch(local) or local.startswith("#"):
+        raise ValueError(f"{quote(local)} is no local part of a list address")
+    check_domain(domain)
+    return text
+
+
+def parse_destination(text: str) -> Destination:
+    """`lmtp:[HOST]:PORT` as Mailman writes it; raises ValueError, saying what is wrong."""
+    found = _NEXT_HOP.fullmatch(text)
+    if not found:
+        raise ValueError(f"{quote(text)} is no next hop of the form lmtp:[HOST]:PORT")
+    host, port = found["host"], int(found["port"])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} in {quote(text)} is not between 1 and 65535")
+    return Destination(check_host(host), port)
+
+
+def check_host(host: str) -> str:
+    """A host name or IP address, in lower case; raises ValueError, saying what is wrong."""
+    if not host:
+        raise ValueError("the next hop names no host (lmtp:[]:PORT)")
+    if any(blank in host for blank in " \t,"):
+        raise ValueError(f"the next hop names more than one host in one bracket: {quote(host)}")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if address.is_unspecified:
+            raise ValueError(f"{host} is an address to listen on, not one to connect to")
+        if address.is_multicast or "%" in host:
+            raise ValueError(f"{quote(host)} is no address of one host")
+        return str(address)
+    numeric = host.rpartition(".")[2].isdecimal()
+    if not _HOST_NAME.fullmatch(host) or numeric or len(host) > 255:
+        raise ValueError(f"{quote(host)} is neither a host name nor an IP address")
+    return host.lower()
+
+
+def _plain_key(text: str) -> str:
+    """The address or domain that one of Mailman's regular expressions stands for."""
+    found = _REGEX_KEY.fullmatch(text)
+    body = found["body"] if found else ""
+    if _ANY_EXTENSION in body:
+        local, _, domain = body.partition(_ANY_EXTENSION)
+        if not local.endswith(("-bounces", "-confirm")):
+            raise ValueError(f"{quote(text)}: only -bounces and -confirm take any extension")
+        body = f"{local}@{domain}"
+    if not body or not _ESCAPED_DOTS_ONLY.fullmatch(body):
+        raise ValueError(f"{quote(text)} is no regular expression that Mailman writes")
+    return body.replace("\\.", ".")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One entry as it stands in a file: a key, not yet folded, and the rest of the line."""
+
+    number: int
+    key: str
+    value: str
+    regex: bool
+
+
+def _refuse(file: SourceFile, number: int, problem: str) -> Refused:
+    return Refused(
+        f"{file.place}:{number}: {problem}; the file is refused, Postfix keeps the last good maps",
+        "if Mailman wrote this, let it write the file again: mailman aliases",
+    )
+
+
+def _entries(file: SourceFile) -> Iterator[_Line]:
+    """The entries of a file in order, each checked for what no line of Mailman's may have."""
+    if file.content and not file.content.endswith(b"\n"):
+        raise _refuse(file, file.content.count(b"\n") + 1, "the last line has no end: cut short")
+    for number, raw in enumerate(file.content[:-1].split(b"\n"), start=1):
+        try:
+            line = _decode(raw)
+            if not line.strip(" ") or line.startswith("#"):
+                continue
+            if line[0] in " \t":
+                raise ValueError("begins with a blank, so it would continue the line before it")
+            key, *rest = re.split(r"[ \t]+", line.rstrip(" "), maxsplit=1)
+            if not rest:
+                raise ValueError(f"{quote(line)} is not a key, blanks and a value")
+        except ValueError as error:
+            raise _refuse(file, number, str(error)) from None
+        yield _Line(number, key, rest[0], regex=key.startswith("/^"))
+
+
+def _decode(raw: bytes) -> str:
+    """One line as text; raises ValueError for what Mailman, writing UTF-8 text, never writes."""
+    if len(raw) > MAX_LINE:
+        raise ValueError(f"the line has {len(raw)} bytes, {MAX_LINE} at most are allowed")
+    if b"\r" in raw:
+        raise ValueError("has a carriage return (CRLF line ends?)")
+    if b"\0" in raw:
+        raise ValueError("has a NUL byte")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("begins with a byte order mark")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1} is not valid UTF-8") from None
+
+
+def _parse(
+    file: SourceFile,
+    fold: Fold,
+    check_key: Callable[[str], str],
+    read_value: Callable[[str], str],
+) -> dict[str, str]:
+    """A file's table: one format throughout, keys checked and folded, values read."""
+    table: dict[str, str] = {}
+    regex: bool | None = None
+    for line in _entries(file):
+        if regex is None:
+            regex = line.regex
+        try:
+            if line.regex != regex:
+                raise ValueError("plain keys and regular expressions in one file")
+            key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
+            value = read_value(line.value)
+            # A key may stand twice: the lists ants and ants-owner share ants-owner@.
+            if table.setdefault(key, value) != value:
+                raise ValueError(f"{quote(key)} stands here a second time, with another value")
+        except ValueError as error:
+            raise _refuse(file, line.number, str(error)) from None
+    return table
+
+
+def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_lmtp: address -> next hop. Raises `Refused`."""
+    check = _confined(check_address, fold, policy)
+    if policy.destination:
+        next_hop = policy.destination.next_hop
+        return _parse(file, fold, check, lambda _: next_hop)
+    return _parse(file, fold, check, lambda text: parse_destination(text).next_hop)
+
+
+def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_domains: domain -> the mail host of its lists. Raises `Refused`."""
+    check = _confined(check_domain, fold, policy)
+    return _parse(file, fold, check, lambda text: fold(check_domain(text)))
+
+
+def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
+    check = _confined(check_address, fold, policy)
+    return _parse(file, fold, check, lambda text: fold(check(text)))
+
+
+def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
+    """`check`, and the domain is one that the source may name."""
+    allowed = frozenset(fold(domain) for domain in policy.domains)
+
+    def check_confined(text: str) -> str:
+        domain = check(text).rpartition("@")[2]
+        if allowed and fold(domain) not in allowed:
+            raise ValueError(f"{quote(domain)} is not among the domains that this source may name")
+        return text
+
+    return check_confined
+
+
+def addresses_of(name: str) -> Iterator[str]:
+    """The nine addresses of the list whose posting address is `name`."""
+    local, _, domain = name.rpartition("@")
+    yield name
+    for subaddress in SUBADDRESSES:
+        yield f"{local}-{subaddress}@{domain}"
+
+
+def lists_of(addresses: Iterable[str]) -> frozenset[str]:
+    """The posting addresses of all lists whose nine addresses are there."""
+    known = frozenset(addresses)
+    return frozenset(name for name in known if known.issuperset(addresses_of(name)))
+
+
+def destinations_of(routes: Table) -> dict[Destination, list[str]]:
+    """The destinations of installed routes, each with its lists in order.
+
+    Routes that somebody else wrote by hand, in another form, are passed over.
+    """
+    found: dict[Destination, list[str]] = {}
+    for name in sorted(lists_of(routes)):
+        try:
+            destination = parse_destination(routes[name])
+        except ValueError:
+            continue
+        found.setdefault(destination, []).append(name)
+    return found
+
+
+def domain_of(address: str) -> str:
+    """What stands behind the @."""
+    return address.rpartition("@")[2]
+
+
+def _check_whole(file: SourceFile, table: Table) -> None:
+    """Raises `Refused` where an address belongs to no list that has all nine of its own."""
+    covered = {address for name in lists_of(table) for address in addresses_of(name)}
+    for address in table:
+        if address not in covered:
+            raise Refused(
+                f"{file.place}: {quote(address)} belongs to no list that has all its"
+                f" {ADDRESSES_PER_LIST} addresses: the file is cut short or was edited;"
+                " it is refused, Postfix keeps the last good maps",
+                "let Mailman write it again: mailman aliases",
+            )
+
+
+def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables:
+    """What the snapshot says.
+
+    Raises:
+        Refused: a file is invalid.
+        HalfWritten: the files are valid, but do not belong together.
+    """
+    routes = parse_routes(snapshot.lmtp, fold, policy)
+    domains = parse_domains(snapshot.domains, fold, policy)
+    aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
+    _check_whole(snapshot.lmtp, routes)
+    if snapshot.vmap:
+        if not snapshot.vmap.content:
+            # Mailman removes a postfix_vmap without entries. One that lost its bytes in a crash
+            # must not take every alias with it; lost lists are what the guards are for.
+            raise _refuse(snapshot.vmap, 1, "the file is empty, not even Mailman's header is there")
+        _check_whole(snapshot.vmap, aliases)
+        _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
+    _check_domains(snapshot, routes, domains)
+    return MailmanTables(routes, domains, aliases)
+
+
+def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:
+    """Mailman names exactly the domains that have lists."""
+    used = {domain_of(address) for address in routes}
+    for domain in sorted(used ^ domains.keys()):
+        has, lacks = snapshot.lmtp, snapshot.domains
+        if domain in domains:
+            has, lacks = lacks, has
+        raise _half_written(f"{has.place} has the domain {quote(domain)}, {lacks.place} has not")
+
+
+def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: Table) -> None:
+    """Mailman maps a list's addresses to the same local part in the alias_domain, routed there."""
+    for key, value in aliases.items():
+        if key.rpartition("@")[0] != value.rpartition("@")[0]:
+            raise Refused(
+                f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is no address of the"
+                " same list; the file is refused, Postfix keeps the last good maps",
+                "let Mailman write it again: mailman aliases",
+            )
+        if value not in routes:
+            raise _half_written(
+                f"{vmap.place} leads to {quote(value)}, which is not in {lmtp.place}"
+            )
+
+
+def _half_written(problem: str) -> HalfWritten:
+    return HalfWritten(
+        f"{problem}: the set is half-updated; it is refused, Postfix keeps the last good maps",
+        "if this stays, let Mailman write all of them again: mailman aliases",
+    )
+
+
+HEADER = "# Written by postfix-sync, which keeps it in step with Mailman. Edits will be lost.\n"
+
+
+def render(table: Table) -> bytes:
+    """A table as the text that is installed beside its index: sorted, one entry a line."""
+    return (HEADER + "".join(f"{key}\t{table[key]}\n" for key in sorted(table))).encode()
+
+
+def parse_installed(text: bytes) -> Table | None:
+    """The inverse of `render`; None where the text isn't one that `render` could have made."""
+    try:
+        lines = text.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        return None
+    entries = [line.split("\t") for line in lines[:-1] if not line.startswith("#")]
+    if lines[-1] or not all(len(entry) == 2 and all(entry) for entry in entries):
+        return None
+    return dict(entries)

@@ -1,0 +1,126 @@
+"""Does main.cf use the maps? Pure: from what postconf(1) says to what is missing, and its remedy.
+
+The maps do nothing until main.cf names each of them in the parameter for its role, and a hosts
+entry does nothing while lmtp(8) asks only the DNS. main.cf belongs to the operator: what is missing
+is said, with the command that mends it, and never changed from here.
+"""
+
+import shlex
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postfix_sync.errors import ConfigError
+from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS, ROUTES, Notice
+
+if TYPE_CHECKING:
+    from postfix_sync.postfix import Postfix
+
+ROLES = {
+    "transport_maps": ROUTES,
+    "relay_domains": DOMAINS,
+    "relay_recipient_maps": RECIPIENTS,
+    "local_recipient_maps": RECIPIENTS,
+    "virtual_alias_maps": ALIASES,
+}
+"""The main.cf parameter that each map is for."""
+
+
+def _items(value: str) -> list[str]:
+    return value.replace(",", " ").split()
+
+
+def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) -> str:
+    """The type that the maps are built as.
+
+    `configured` is the configuration's postfix.map_type; "auto" takes what main.cf names for our
+    maps, else lmdb where this Postfix has it, else its default_database_type.
+
+    Raises ConfigError where this Postfix can't use that type.
+    """
+    named = (
+        _named_type(item, map_directory / name)
+        for parameter, name in ROLES.items()
+        for item in _items(postfix.parameters[parameter])
+    )
+    usable = INDEX_SUFFIX.keys() & postfix.map_types
+    if configured != "auto":
+        choices = [configured]
+    else:
+        default = postfix.parameters["default_database_type"]
+        choices = [*(one for one in named if one), "lmdb", default]
+    for choice in choices:
+        if choice in usable:
+            return choice
+    raise ConfigError(
+        f"{postfix.config_directory}: this Postfix has no map type {' or '.join(choices)} that"
+        f" could be built; it has: {' '.join(sorted(postfix.map_types))}",
+        "install one (apt install postfix-lmdb), or set postfix.map_type",
+    )
+
+
+def _named_type(item: str, path: Path) -> str:
+    """The type under which an item of main.cf names the map at `path`, else nothing."""
+    map_type, colon, named = item.removeprefix("proxy:").partition(":")
+    return map_type if colon and named == str(path) else ""
+
+
+def notices(
+    postfix: "Postfix",
+    map_directory: Path,
+    map_type: str,
+    domains: AbstractSet[str],
+    *,
+    hosts_used: bool,
+) -> list[Notice]:
+    """What main.cf lacks for the maps to work. `domains` are the mail domains of all lists."""
+    parameters = postfix.parameters
+    local = domains & {item.lower() for item in _items(parameters["mydestination"])}
+    relayed = domains - local
+    needed = {"transport_maps": True, "virtual_alias_maps": True}
+    needed["relay_domains"] = not domains or not relayed <= set(_items(parameters["relay_domains"]))
+    needed["relay_recipient_maps"] = bool(relayed) or not domains
+    # An empty local_recipient_maps accepts every address, by Postfix's definition.
+    needed["local_recipient_maps"] = bool(local) and bool(parameters["local_recipient_maps"])
+    found = [
+        notice
+        for parameter, name in ROLES.items()
+        if needed[parameter]
+        for notice in _unnamed(postfix, parameter, map_directory / name, map_type)
+    ]
+    if hosts_used and "native" not in _items(parameters["lmtp_host_lookup"]):
+        found.append(
+            Notice(
+                "lmtp_host_lookup",
+                f"main.cf: lmtp_host_lookup = {parameters['lmtp_host_lookup']}: lmtp(8) does not"
+                " read the hosts file, so it will not find the destination that was entered there",
+                _remedy(postfix, "lmtp_host_lookup", "native"),
+            )
+        )
+    return found
+
+
+def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> Iterator[Notice]:
+    """A notice if `parameter` does not name the map at `path` with the type it is built as."""
+    wanted = f"{map_type}:{path}"
+    items = _items(postfix.parameters[parameter])
+    types = [one for item in items if (one := _named_type(item, path))]
+    if types and set(types) == {map_type}:
+        return
+    present = postfix.unexpanded[parameter]
+    if types:
+        mended = present.replace(f"{types[0]}:{path}", wanted)
+        problem = f"names {types[0]}:{path}, but the map is built as {map_type}"
+    else:
+        mended = f"{present}, {wanted}" if present else wanted
+        problem = f"does not name {wanted}, so Postfix does not use that map"
+    yield Notice(parameter, f"main.cf: {parameter} {problem}", _remedy(postfix, parameter, mended))
+
+
+def _remedy(postfix: "Postfix", parameter: str, value: str) -> str:
+    """The command that sets one parameter of this instance."""
+    directory = str(postfix.config_directory)
+    instance = [] if directory == "/etc/postfix" else ["-c", directory]
+    postconf = shlex.join(["postconf", *instance, "-e", f"{parameter} = {value}"])
+    return f"{postconf} && {shlex.join(['postfix', *instance, 'reload'])}"

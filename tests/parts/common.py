@@ -1,0 +1,95 @@
+"""What every real part needs: a place on the disk, a free port, patience, and a clean end."""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# A mail queue on a tmpfs takes several times as many messages as one on a disk that honours fsync.
+FAST = Path("/dev/shm")
+ROOMY = Path("/var/tmp")
+ENOUGH = 256 * 1024 * 1024
+
+INTERVAL = 0.02
+
+
+def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
+    """Call condition until it gives something true, and return that; fail with what was missing."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s (last seen: {found!r})")
+        time.sleep(INTERVAL)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port on which nobody listens at the moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def public_directory(base: Path | None = None) -> Iterator[Path]:
+    """A directory that daemons of other users can reach too (pytest's tmp_path is root's alone).
+
+    The path is short, because the sockets of Postfix are in it.  It is removed at the end, so
+    whatever runs in it has to be stopped first.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="pfs-", dir=base or _base()))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _base() -> Path:
+    try:
+        room = os.statvfs(FAST)
+    except OSError:
+        return ROOMY
+    usable = os.access(FAST, os.W_OK) and room.f_bavail * room.f_frsize >= ENOUGH
+    return FAST if usable else ROOMY
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """The processes that were started with VARIABLE=VALUE in their environment."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if wanted in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return found
+
+
+def end_processes(variable: str, value: str, timeout: float) -> None:
+    """Wait until the processes so marked are gone; kill those that outstay the timeout."""
+    try:
+        wait_for(lambda: not processes_with(variable, value), timeout, "an orderly end")
+    except TimeoutError:
+        for pid in processes_with(variable, value):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        wait_for(lambda: not processes_with(variable, value), 10, f"end of {variable}={value}")

@@ -1,0 +1,186 @@
+"""An LMTP server in Mailman's place under load: it takes mail for some addresses, and counts it.
+
+It speaks LMTP with aiosmtpd's real LMTP class, the one that Mailman itself uses, in a process of
+its own, so that it neither slows the test nor is slowed by it.  What it accepts can be changed
+while it runs, as a list is created or removed in Mailman.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from multiprocessing.connection import Connection
+from typing import Any, Self
+
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from .common import free_port
+
+LOAD_ID = "X-Load-Id"
+
+_PATIENCE = 30.0
+
+
+def base_address(recipient: str) -> str:
+    """The list that an address belongs to: folded to lower case, without its +extension."""
+    local, _, domain = recipient.lower().rpartition("@")
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message that the server said 250 to, for one recipient."""
+
+    recipient: str
+    load_id: str
+    time: float
+
+
+class LmtpSink:
+    """The server; start() and stop() it, or use it in a with statement."""
+
+    def __init__(
+        self, accept: Iterable[str] = (), *, host: str = "127.0.0.1", port: int | None = None
+    ) -> None:
+        """Prepare a server for these addresses; the port stays the same from start to start."""
+        self.host = host
+        self.port = port or free_port(host)
+        self._accept = frozenset(accept)
+        self._past: list[Delivery] = []
+        self._pipe: Connection | None = None
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server, and return when it listens."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_main, args=(theirs, self.host, self.port, self._accept), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def stop(self) -> None:
+        """Stop the server: its port refuses connections.  What it has counted is kept."""
+        if self._pipe is None or self._process is None:
+            return
+        try:
+            self._past = self.deliveries()
+        finally:
+            self._pipe.close()
+            self._pipe = None
+            self._process.join(_PATIENCE)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+            self._process.close()
+            self._process = None
+
+    def accept(self, addresses: Iterable[str]) -> None:
+        """Take mail for these addresses (with any +extension) from now on, and for no others."""
+        self._accept = frozenset(addresses)
+        if self._pipe is not None:
+            self._pipe.send(self._accept)
+            self._answer()
+
+    def deliveries(self) -> list[Delivery]:
+        """All that was delivered so far, oldest first."""
+        if self._pipe is None:
+            return list(self._past)
+        self._pipe.send(None)
+        fresh: list[Delivery] = self._answer()
+        return self._past + fresh
+
+    def load_ids(self) -> set[str]:
+        """The X-Load-Id of each message delivered."""
+        return {delivery.load_id for delivery in self.deliveries()}
+
+    def by_recipient(self) -> Counter[str]:
+        """How many messages each list was given."""
+        return Counter(base_address(delivery.recipient) for delivery in self.deliveries())
+
+    def _answer(self) -> Any:
+        assert self._pipe is not None
+        if not self._pipe.poll(_PATIENCE):
+            raise TimeoutError(f"LMTP server on {self.host}:{self.port}: its process is mute")
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"LMTP server on {self.host}:{self.port}: it has ended") from None
+
+
+class _Handler:
+    """What aiosmtpd asks for each recipient and each message."""
+
+    def __init__(self, accept: frozenset[str]) -> None:
+        self.accept = accept
+        self.deliveries: list[Delivery] = []
+
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self,
+        server: SMTP,  # noqa: ARG002
+        session: Session,  # noqa: ARG002
+        envelope: Envelope,
+        address: str,
+        options: list[str],  # noqa: ARG002
+    ) -> str:
+        if base_address(address) not in self.accept:
+            return f"550 5.1.1 <{address}>: no such list here"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(  # noqa: N802 - aiosmtpd's name
+        self,
+        server: SMTP,  # noqa: ARG002
+        session: Session,  # noqa: ARG002
+        envelope: Envelope,
+    ) -> str:
+        content = envelope.content
+        assert isinstance(content, bytes)
+        load_id = BytesHeaderParser().parsebytes(content).get(LOAD_ID, "")
+        now = time.time()
+        self.deliveries += [Delivery(address, load_id, now) for address in envelope.rcpt_tos]
+        # One reply for each recipient is what makes it LMTP.
+        return "\r\n".join("250 2.0.0 OK" for _ in envelope.rcpt_tos)
+
+
+def _main(pipe: Connection, host: str, port: int, accept: frozenset[str]) -> None:
+    asyncio.run(_serve(pipe, host, port, _Handler(accept)))
+
+
+async def _serve(pipe: Connection, host: str, port: int, handler: _Handler) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def obey() -> None:
+        try:
+            wanted = pipe.recv()
+        except EOFError:  # the test is done with us, or it is gone
+            loop.remove_reader(pipe.fileno())
+            ended.set()
+            return
+        if wanted is None:
+            pipe.send(handler.deliveries)
+        else:
+            handler.accept = wanted
+            pipe.send("ok")
+
+    server = await loop.create_server(lambda: LMTP(handler, hostname="sink"), host, port)
+    loop.add_reader(pipe.fileno(), obey)
+    pipe.send("listening")
+    await ended.wait()
+    server.close()

@@ -1,0 +1,282 @@
+"""A Postfix of a test's own: real daemons with every file of theirs under one directory.
+
+The instance is laid out as Debian lays out the machine's: the same services, chrooted alike, and a
+chroot that got its etc/ when the service was started.  It differs where a test needs it to:
+
+- smtpd listens on a free loopback port, and treats its client as a stranger (nothing is relayed
+  that the maps do not ask for), so an unknown recipient is refused as it would be in the field.
+- Its DNS knows no name (dead_end_dns; the machine's own is not asked).  What no map routes bounces
+  at once, as it does where the DNS works and the list's domain has no other mail server.
+- Senders at SENDER_DOMAIN exist: a bounce to one of them is delivered, to nowhere.  So each line
+  with status=bounced is a message that was lost, never the report about one.
+
+The directory must be reachable for user postfix: see common.public_directory.
+"""
+
+import json
+import re
+import shutil
+import smtplib
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from .common import end_processes, free_port, processes_with, wait_for
+from .dead_end_dns import DeadEndDns
+
+SENDER_DOMAIN = "sender.example"
+SENDER = f"tester@{SENDER_DOMAIN}"
+
+# How smtp(8) begins when the DNS has no such domain: what a lost message looks like in the log.
+NO_ROUTE = "Host or domain name not found"
+
+# Debian's master.cf, without the pipes to other mail systems.
+MASTER_CF = """\
+127.0.0.1:{port} inet n - y - - smtpd
+pickup     unix       n - y 60    1 pickup
+cleanup    unix       n - y -     0 cleanup
+qmgr       unix       n - n 300   1 qmgr
+tlsmgr     unix       - - y 1000? 1 tlsmgr
+rewrite    unix       - - y -     - trivial-rewrite
+bounce     unix       - - y -     0 bounce
+defer      unix       - - y -     0 bounce
+trace      unix       - - y -     0 bounce
+verify     unix       - - y -     1 verify
+flush      unix       n - y 1000? 0 flush
+proxymap   unix       - - n -     - proxymap
+proxywrite unix       - - n -     1 proxymap
+smtp       unix       - - y -     - smtp
+relay      unix       - - y -     - smtp
+showq      unix       n - y -     - showq
+error      unix       - - y -     - error
+retry      unix       - - y -     - error
+discard    unix       - - y -     - discard
+local      unix       - n n -     - local
+virtual    unix       - n n -     - virtual
+lmtp       unix       - - {chroot} - - lmtp
+anvil      unix       - - y -     1 anvil
+scache     unix       - - y -     1 scache
+postlog    unix-dgram n - n -     1 postlogd
+"""
+
+# What configure-instance.sh copies into the chroot; hosts and the DNS to ask are the test's own.
+CHROOT_FILES = ("localtime", "services", "host.conf")
+NSSWITCH_CONF = "hosts: files dns\n"
+RESOLV_CONF = "nameserver {address}\noptions timeout:1 attempts:1\n"
+
+_OUTCOME = re.compile(
+    r" postfix/(?P<daemon>[\w/-]+)\[\d+\]: (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,"
+    r"(?: orig_to=<[^>]*>,)? relay=(?P<relay>.*?), .*?dsn=(?P<dsn>[\d.]+), "
+    r"status=(?P<status>\w+) \((?P<text>.*)\)$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one recipient of one message, in one try, from a line of the log."""
+
+    daemon: str
+    queue_id: str
+    recipient: str
+    relay: str
+    dsn: str
+    status: str
+    text: str
+
+    @property
+    def refused_by_server(self) -> bool:
+        """The LMTP server said no: Postfix itself had a route, and took it."""
+        return " said: 5" in self.text
+
+
+def mailman_parameters(map_directory: Path, map_type: str) -> dict[str, str]:
+    """The parameters of main.cf that make Postfix use the four maps of postfix-sync."""
+
+    def reference(name: str) -> str:
+        return f"{map_type}:{map_directory / name}"
+
+    return {
+        "transport_maps": reference("postfix_lmtp"),
+        "relay_domains": reference("postfix_domains"),
+        "relay_recipient_maps": reference("postfix_recipients"),
+        "virtual_alias_maps": reference("postfix_vmap"),
+    }
+
+
+class PostfixInstance:
+    """A private Postfix; start() and stop() it, or use it in a with statement."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        main_cf: Mapping[str, str] | None = None,
+        hosts: Path | None = None,
+        lmtp_chroot: bool = True,
+        dns: bool = True,
+        port: int | None = None,
+    ) -> None:
+        """Write the configuration.
+
+        hosts is the file that stands in for /etc/hosts, if any.  Without dns no name server
+        answers, and every lookup is a temporary failure.
+        """
+        self.directory = directory
+        self.hosts = hosts
+        self.port = port or free_port()
+        self.config_directory = directory / "etc"
+        self.queue_directory = directory / "spool"
+        self.data_directory = directory / "data"
+        self.maillog = directory / "maillog"
+        self.chroot_hosts = self.queue_directory / "etc/hosts"
+        self._dns = DeadEndDns()
+        self._has_dns = dns
+
+        for made in (self.config_directory, self.queue_directory, self.data_directory):
+            made.mkdir(parents=True, mode=0o755)
+        shutil.chown(self.data_directory, "postfix")
+        (self.config_directory / "master.cf").write_text(
+            MASTER_CF.format(port=self.port, chroot="y" if lmtp_chroot else "n")
+        )
+        (self.config_directory / "main.cf").write_text(
+            "".join(f"{name} = {value}\n" for name, value in self._parameters(main_cf or {}))
+        )
+
+    def _parameters(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        own = {
+            "compatibility_level": "3.6",
+            "queue_directory": str(self.queue_directory),
+            "data_directory": str(self.data_directory),
+            "maillog_file": str(self.maillog),
+            "maillog_file_prefixes": str(self.directory),
+            "myhostname": "mx.postfix-sync.example",
+            "mydestination": "localhost",
+            "local_recipient_maps": "inline:{postmaster=ok}",
+            "alias_maps": "",
+            "alias_database": "",
+            "inet_interfaces": "loopback-only",
+            "inet_protocols": "all",
+            "biff": "no",
+            # A stranger's view: only what the maps name is taken.
+            "mynetworks": "",
+            "smtpd_relay_restrictions": "reject_unauth_destination",
+            "recipient_delimiter": "+",
+            "unknown_local_recipient_reject_code": "550",
+            "smtpd_peername_lookup": "no",
+            "lmtp_host_lookup": "native",
+            "virtual_mailbox_domains": SENDER_DOMAIN,
+            "virtual_mailbox_maps": "static:ok",
+            "virtual_transport": "discard:",
+            # As fast as it goes: one client is the whole world here.
+            "in_flow_delay": "0",
+            "smtpd_error_sleep_time": "0",
+            "smtpd_client_connection_count_limit": "0",
+        }
+        yield from {**own, **wanted}.items()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def command(self, program: str, *arguments: str) -> str:
+        """Run one of Postfix's programs (postfix, postqueue, postconf ...) for this instance."""
+        done = subprocess.run(
+            [f"/usr/sbin/{program}", "-c", str(self.config_directory), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(done.args)}: status {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def start(self) -> None:
+        """Set up the chroot as Debian does, start, and wait until smtpd answers."""
+        self._fill_chroot()
+        if self._has_dns:
+            self._dns.start()
+        try:
+            self.command("postfix", "start")
+            wait_for(self._greets, 15, f"220 from smtpd on port {self.port}")
+        except (RuntimeError, TimeoutError) as error:
+            self.stop()
+            raise RuntimeError(f"Postfix did not start: {error}\n{self.log}") from error
+
+    def stop(self) -> None:
+        """Stop, and wait until every process of this instance is gone; harmless when stopped."""
+        if self.running:
+            with suppress(RuntimeError):  # it may be ending just now
+                self.command("postfix", "abort")
+        end_processes("MAIL_CONFIG", str(self.config_directory), 5)
+        self._dns.stop()
+
+    def reload(self) -> None:
+        """Have the configuration and all maps read again."""
+        self.command("postfix", "reload")
+
+    @property
+    def running(self) -> bool:
+        """Some process of this instance is there."""
+        return bool(processes_with("MAIL_CONFIG", str(self.config_directory)))
+
+    def _fill_chroot(self) -> None:
+        etc = self.chroot_hosts.parent
+        etc.mkdir(exist_ok=True)
+        for name in CHROOT_FILES:
+            if (source := Path("/etc") / name).is_file():
+                shutil.copyfile(source, etc / name)
+        (etc / "nsswitch.conf").write_text(NSSWITCH_CONF)
+        (etc / "resolv.conf").write_text(RESOLV_CONF.format(address=self._dns.address))
+        if self.hosts is not None and self.hosts.is_file():
+            shutil.copyfile(self.hosts, self.chroot_hosts)
+        for path in etc.iterdir():
+            path.chmod(0o644)
+
+    def _greets(self) -> bool:
+        try:
+            with smtplib.SMTP("127.0.0.1", self.port, timeout=5):
+                return True
+        except (OSError, smtplib.SMTPException):
+            return False
+
+    def postconf(self, **parameters: str) -> None:
+        """Set parameters in main.cf (as `postconf -e` does; most need a reload to take effect)."""
+        self.command("postconf", "-e", *(f"{name}={value}" for name, value in parameters.items()))
+
+    @property
+    def log(self) -> str:
+        """All that this instance has logged."""
+        return self.maillog.read_text(errors="replace") if self.maillog.exists() else ""
+
+    @property
+    def reloads(self) -> int:
+        """How often this instance was reloaded."""
+        return self.log.count(": reload -- version ")
+
+    def outcomes(self) -> list[Outcome]:
+        """Every delivery and every failed try, oldest first."""
+        return [Outcome(**match.groupdict()) for match in _OUTCOME.finditer(self.log)]
+
+    def bounces(self) -> list[Outcome]:
+        """What was returned to its sender: for want of a route, or refused by the server."""
+        return [outcome for outcome in self.outcomes() if outcome.status == "bounced"]
+
+    def queue(self) -> list[dict[str, Any]]:
+        """The queue, as `postqueue -j` tells it."""
+        return [json.loads(line) for line in self.command("postqueue", "-j").splitlines()]
+
+    def wait_for_empty_queue(self, timeout: float = 30) -> None:
+        """Wait until every message has been delivered or returned."""
+        wait_for(lambda: not self.queue(), timeout, "an empty queue")
