@@ -1,0 +1,142 @@
+"""One postfix-sync with everything of its own: source, maps, hosts file, state, configuration.
+
+The command is run as a process, as an operator runs it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from postfix_sync import tables
+from postfix_sync.model import MAP_NAMES
+from tests.parts.mailman_files import MailmanFiles
+
+COMMAND = (sys.executable, "-m", "postfix_sync")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A directory with all of it; Postfix, where one runs, has `config_directory`."""
+
+    directory: Path
+    config_directory: Path
+    map_type: str = "lmdb"
+    source: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Whole sections of the configuration, merged over those written here."""
+    data: Path | None = None
+
+    @property
+    def files(self) -> MailmanFiles:
+        """The source."""
+        return MailmanFiles(self.data or self.directory / "data")
+
+    @property
+    def maps(self) -> Path:
+        """The map directory."""
+        return self.directory / "maps"
+
+    @property
+    def hosts(self) -> Path:
+        """The hosts file."""
+        return self.directory / "hosts"
+
+    @property
+    def state(self) -> Path:
+        """The state directory."""
+        return self.directory / "state"
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.directory / "config.yaml"
+
+    def configure(self, **sections: Any) -> None:
+        """Writes the configuration; `sections` are merged into its own."""
+        document: dict[str, Any] = {
+            "sources": [{"name": "lists", "path": str(self.files.directory), **self.source}],
+            "postfix": {
+                "config_directory": str(self.config_directory),
+                "map_directory": str(self.maps),
+                "map_type": self.map_type,
+            },
+            "hosts": {"file": str(self.hosts)},
+            "probe": {"level": "off"},
+            "state_directory": str(self.state),
+        }
+        for name, section in {**self.options, **sections}.items():
+            document[name] = (
+                {**document.get(name, {}), **section} if isinstance(section, dict) else section
+            )
+        self.config.write_text(yaml.safe_dump(document))
+
+    def start(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, **popen: Any
+    ) -> subprocess.Popen[str]:
+        """Starts the command; without arguments the daemon."""
+        if not self.config.exists():
+            self.configure()
+        return subprocess.Popen(
+            [*COMMAND, "-c", str(self.config), *arguments],
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **(environment or {})},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen},
+        )
+
+    def run(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs the command to its end."""
+        with self.start(*arguments, environment=environment) as process:
+            stdout, stderr = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def once(self, *arguments: str, expect: int = 0) -> str:
+        """One pass, which must end with `expect`; what it printed on standard error."""
+        done = self.run("--once", *arguments)
+        assert done.returncode == expect, done
+        return done.stderr
+
+    def status(self) -> dict[str, Any]:
+        """status.json."""
+        found: dict[str, Any] = json.loads((self.state / "status.json").read_text())
+        return found
+
+    def postmap(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs the real postmap on this site's Postfix configuration."""
+        return subprocess.run(
+            ["postmap", "-c", str(self.config_directory), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def lookup(self, name: str, keys: Sequence[str]) -> dict[str, str]:
+        """What the real index of a map holds for `keys`; fails on any complaint of postmap."""
+        reference = f"{self.map_type}:{self.maps / name}"
+        done = self.postmap("-q", "-", reference, stdin="".join(f"{key}\n" for key in keys))
+        assert not done.stderr, done
+        pairs = (line.partition("\t") for line in done.stdout.splitlines())
+        return {key: value for key, _, value in pairs}
+
+    def installed(self, name: str) -> dict[str, str]:
+        """A map's entries, which text and index agree on."""
+        table = tables.parse_installed((self.maps / name).read_bytes())
+        assert table is not None
+        assert self.lookup(name, list(table)) == table
+        return dict(table)
+
+    def stray(self) -> set[str]:
+        """What lies in the map directory and is no map."""
+        suffix = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}[self.map_type]
+        expected = {one for name in MAP_NAMES for one in (name, name + suffix)}
+        return {one.name for one in self.maps.iterdir()} - expected
