@@ -1,0 +1,55 @@
+"""Fixtures that most tests share.
+
+What needs root, or a tool that isn't there, is skipped by name on a desk, and fails in CI.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts.common import public_directory
+from tests.parts.postfix_instance import PostfixInstance
+from tests.parts.site import Site
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def need(condition: object, what: str) -> None:
+    """Skips the test where `condition` is false; in CI nothing is skipped."""
+    if not condition:
+        (pytest.fail if IN_CI else pytest.skip)(f"needs {what}")
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that only root can make."""
+    need(os.geteuid() == 0, "root")
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user can reach, as Postfix's own users must."""
+    need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def idle_postfix(public: Path, root: None) -> PostfixInstance:
+    """A Postfix instance that is configured, but not started."""
+    return PostfixInstance(public / "postfix")
+
+
+@pytest.fixture
+def make_site(public: Path, idle_postfix: PostfixInstance) -> Callable[..., Site]:
+    """Makes a site beside a stopped Postfix: `make_site(map_type, **Site's other fields)`."""
+
+    def make(map_type: str = "lmdb", **others: object) -> Site:
+        site = Site(public, idle_postfix.config_directory, map_type, **others)  # type: ignore[arg-type]  # Site checks them
+        site.hosts.write_bytes(b"127.0.0.1 localhost\n")
+        return site
+
+    return make
