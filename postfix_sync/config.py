@@ -72,10 +72,9 @@ def _address(value: object) -> str:
 
 
 def _next_hop(value: object) -> Destination:
-    try:
-        return parse_destination(str(value))
-    except ValueError as error:
-        raise ValueError(f"expected lmtp:[HOST]:PORT; {error}") from None
+    if not re.fullmatch(r"lmtp:\[[^\[\]]*\]:\d+", str(value)):
+        raise ValueError(f"expected a next hop lmtp:[HOST]:PORT, not {quote(str(value))}")
+    return parse_destination(str(value))
 
 
 def _off(value: object) -> object:
@@ -236,7 +235,7 @@ def _compose(document: bytes, path: Path) -> tuple[Any, _Lines, _Problems]:
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).replace(' in "<byte string>"', "")
         raise ConfigError(f"{path}:1: not valid YAML: {said or 'nested too deeply'}") from None
     return ({} if values is None else values), lines, problems
 

@@ -1,0 +1,73 @@
+# make demo   the main job before your eyes, on real parts
+# make test   every check and every test
+#
+# Both install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
+
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+
+# What the tests and the demo run for real, besides Mailman, which comes from pip.
+PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2
+MISSING = $(shell for package in $(PACKAGES); do \
+	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+		|| echo $$package; done)
+
+.PHONY: help
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo 'make test-fast   lint, types, unit tests and quick integration tests, in 30 s'
+	@echo 'make lint, make types, make format, make clean'
+
+.PHONY: packages
+packages:
+	@set -e; missing="$(MISSING)"; [ -z "$$missing" ] || { \
+		if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then \
+			echo "not root and no sudo, so without: $$missing"; exit 0; fi; \
+		echo "installing $$missing"; \
+		echo 'postfix postfix/main_mailer_type select No configuration' \
+			| $(SUDO) debconf-set-selections; \
+		$(SUDO) apt-get -q update; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get -q install -y --no-install-recommends $$missing; }
+
+$(VENV)/complete: pyproject.toml
+	$(MAKE) packages
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.PHONY: parts
+parts: packages $(VENV)/complete
+	@$(BIN)/python -c 'from tests.parts.mailman import installed; installed()'
+
+.PHONY: demo
+demo: parts
+	$(SUDO) $(BIN)/python -m tests.demo
+
+.PHONY: test
+test: parts lint types
+	$(BIN)/python -m pytest tests
+
+.PHONY: test-fast
+test-fast: $(VENV)/complete lint types
+	$(BIN)/python -m pytest -q -m 'not slow' tests/unit tests/integration
+
+.PHONY: lint
+lint: $(VENV)/complete
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/complete
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/complete
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,200 @@
+"""The configuration: each rule with the document that breaks it, and the exact message."""
+
+from pathlib import Path
+
+import pytest
+
+from postfix_sync import config
+from postfix_sync.errors import ConfigError
+from postfix_sync.model import Destination
+
+ONE = "sources: [{path: /srv/mailman_var/data}]\n"
+
+
+def load(directory: Path, text: str | bytes) -> config.Config:
+    path = directory / "config.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return config.load(path)
+
+
+def problems(directory: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(directory, text)
+    place = f"{directory}/config.yaml:"
+    lines = caught.value.message.split("\n")
+    assert all(line.startswith(place) for line in lines)
+    return [line.removeprefix(place) for line in lines]
+
+
+def test_one_key_is_enough(tmp_path: Path) -> None:
+    found = load(tmp_path, ONE)
+    assert found.source.path == Path("/srv/mailman_var/data")
+    assert found.source.name == "mailman_var"
+    assert found.source.interval == 60
+    assert found.postfix.map_directory == Path("/etc/postfix/mailman")
+    assert found.guard.max_removed == 0.5
+    assert found.guard.max_size == 512 * 2**20
+    assert found.probe.level == "rcpt"
+
+
+def test_everything(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+sources:
+  - name: lists
+    path: /m
+    interval: 500ms
+    domains: [lists.example.net]
+    address: "::1"
+    destination: lmtp:[mm]:24
+postfix: {config_directory: /p, map_directory: /p/m, map_type: cdb, reload: never}
+hosts: {file: /h, chroot: never}
+guard: {allow_empty: true, max_removed: 12.5%, max_size: 2 KiB}
+probe: {level: off, interval: 1.5m, timeout: 2h}
+state_directory: /s
+""",
+    )
+    assert found.source.interval == 0.5
+    assert found.source.address == "::1"
+    assert found.policy.destination == Destination("mm", 24)
+    assert found.policy.domains == {"lists.example.net"}
+    assert found.policy.max_removed == 0.125
+    assert found.guard.max_size == 2048
+    assert (found.probe.level, found.probe.interval, found.probe.timeout) == ("off", 90, 7200)
+
+
+def test_the_example_loads_as_it_is() -> None:
+    example = Path(__file__).parents[2] / "config.example.yaml"
+    assert config.load(example).source.path == Path("/opt/mailman/var/data")
+
+
+def test_the_example_has_every_option_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "config.example.yaml").read_text()
+    sections = (
+        config.Source,
+        config.PostfixSection,
+        config.HostsSection,
+        config.GuardSection,
+        config.ProbeSection,
+        config.Config,
+    )
+    for section in sections:
+        for key in section.model_fields:
+            assert f" {key}:" in text or f"\n{key}:" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/opt/mailman/var/data", "mailman"), ("/srv/a b/data", "a_b"), ("/var/data", "mailman")],
+)
+def test_a_source_is_named_after_its_path(tmp_path: Path, path: str, name: str) -> None:
+    assert load(tmp_path, f"sources: [{{path: {path}}}]").source.name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["1: sources: missing; it is required"]),
+        ("[]", ["1: the file: expected a mapping of keys"]),
+        ("sources:\n", ["1: sources: expected a valid list"]),
+        ("sources: []\n", ["1: sources: expected one source"]),
+        ("\n\nsources:\n  - name: x\n", ["4: sources[0].path: missing; it is required"]),
+        (
+            "sources: [\n",
+            ["2: not valid YAML: expected the node content, but found '<stream end>'"],
+        ),
+        (
+            "sources:\n\t- a\n",
+            ["2: not valid YAML: found character '\\t' that cannot start any token"],
+        ),
+        (
+            b"sources: \xff\n",
+            ["1: not valid YAML: unacceptable character #x00ff: invalid start byte, position 9"],
+        ),
+        (ONE + "souces: 1\n", ['2: souces: unknown key; did you mean "sources"?']),
+        (
+            ONE + "probe:\n  lvl: x\n",
+            ['3: probe.lvl: unknown key; did you mean "level"?'],
+        ),
+        (
+            ONE + "hosts: {zzz: x}\n",
+            ["2: hosts.zzz: unknown key; known here: file, chroot"],
+        ),
+        (ONE + "guard: 3\n", ["2: guard: expected a mapping of keys"]),
+        (ONE + "guard: {}\nguard: {}\n", ["3: guard: stands here a second time"]),
+        (
+            "sources: [{path: /m, path: /n}]",
+            ["1: sources[0].path: stands here a second time"],
+        ),
+        (
+            "sources: [{path: m}]",
+            ['1: sources[0].path: expected an absolute path, not "m"'],
+        ),
+        (
+            "sources: [{path: /m, name: a b}]",
+            ['1: sources[0].name: expected letters, digits, dots, dashes, underscores, not "a b"'],
+        ),
+        (
+            "sources: [{path: /m, interval: 60}]",
+            ['1: sources[0].interval: expected a duration such as 500ms, 30s, 5m or 1h, not "60"'],
+        ),
+        (
+            "sources: [{path: /m, address: mailman}]",
+            ['1: sources[0].address: expected an IP address, not "mailman"'],
+        ),
+        (
+            "sources: [{path: /m, address: 0.0.0.0}]",
+            ["1: sources[0].address: expected an address that can be connected to, not 0.0.0.0"],
+        ),
+        (
+            "sources: [{path: /m, destination: mm:24}]",
+            ['1: sources[0].destination: expected a next hop lmtp:[HOST]:PORT, not "mm:24"'],
+        ),
+        (
+            "sources: [{path: /m, domains: [a..b, c.d, 3]}]",
+            [
+                '1: sources[0].domains[0]: "a..b" is no mail domain',
+                "1: sources[0].domains[2]: expected a valid string",
+            ],
+        ),
+        (
+            ONE + "postfix: {map_type: regexp}",
+            ["2: postfix.map_type: expected 'auto', 'lmdb', 'hash', 'btree' or 'cdb'"],
+        ),
+        (
+            ONE + "guard: {max_removed: 101%, max_size: 5, allow_empty: maybe}",
+            [
+                "2: guard.allow_empty: expected a valid boolean",
+                "2: guard.max_removed: expected 100% at most, not 101%",
+                '2: guard.max_size: expected a size such as 512MiB, not "5"',
+            ],
+        ),
+        (
+            "sources: [{path: /m}, {path: n}]",
+            [
+                "1: sources: more than one is not supported yet",
+                '1: sources[1].path: expected an absolute path, not "n"',
+            ],
+        ),
+    ],
+)
+def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:
+    assert problems(tmp_path, text) == expected
+
+
+def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = "probe:\n  timeout: 3\nsources:\n  - pth: /m\n    address: x\nstate: 1\n"
+    assert [line.partition(": ")[0] for line in problems(tmp_path, text)] == [
+        "2",
+        "4",
+        "4",
+        "5",
+        "6",
+    ]
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file or directory") as caught:
+        config.load(tmp_path / "missing.yaml")
+    assert "one key is enough" in caught.value.hint

@@ -1,0 +1,81 @@
+"""Our block of a hosts file: everything outside it survives, whatever it is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postfix_sync.errors import ApplyError
+from postfix_sync.hosts import BEGIN, END, parse
+
+NAMES = {"mailman-test": "127.0.0.1", "mm.example.net": "::1"}
+BLOCK = BEGIN + b"\n127.0.0.1\tmailman-test\n::1\tmm.example.net\n" + END + b"\n"
+
+
+def put(content: bytes, names: dict[str, str]) -> bytes:
+    return parse(content, "/etc/hosts").with_block(names)
+
+
+def test_the_block_goes_to_the_end() -> None:
+    assert put(b"127.0.0.1 localhost\n", NAMES) == b"127.0.0.1 localhost\n" + BLOCK
+    assert put(b"", NAMES) == BLOCK
+
+
+def test_a_last_line_without_an_end_stays_as_it_is() -> None:
+    assert put(b"a\n127.0.0.1 localhost", NAMES) == b"a\n" + BLOCK + b"127.0.0.1 localhost"
+
+
+def test_the_block_is_replaced_where_it_stands() -> None:
+    content = b"1.2.3.4 a\r\n" + BLOCK + b"\n# after\n"
+    assert put(content, {"mm": "10.0.0.1"}) == (
+        b"1.2.3.4 a\r\n" + BEGIN + b"\n10.0.0.1\tmm\n" + END + b"\n\n# after\n"
+    )
+
+
+def test_what_the_file_says() -> None:
+    hosts = parse(b"127.0.0.1 localhost LOCAL # no\n#1.2.3.4 x\nbad y\n" + BLOCK, "/etc/hosts")
+    assert hosts.foreign() == {"localhost": "127.0.0.1", "local": "127.0.0.1"}
+    assert hosts.block == NAMES
+    assert hosts.lookup() == {**NAMES, **hosts.foreign()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BEGIN + b"\n",
+        END + b"\n",
+        END + b"\n" + BEGIN + b"\n",
+        BEGIN + b"\n" + BEGIN + b"\n" + END + b"\n",
+        BLOCK + BLOCK,
+    ],
+)
+def test_markers_that_enclose_no_block(content: bytes) -> None:
+    with pytest.raises(ApplyError, match="do not enclose one block"):
+        parse(content, "/etc/hosts")
+
+
+hosts_bytes = st.one_of(
+    st.binary(),
+    st.lists(
+        st.sampled_from(
+            [b"127.0.0.1 localhost\n", b"\n", b"\r\n", b"# x", b"\xff\0", b"1.2.3.4 mailman-test "]
+        )
+    ).map(b"".join),
+).filter(lambda content: b"postfix-sync" not in content)
+names = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True),
+    st.ip_addresses().map(str),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(hosts_bytes, names, names)
+def test_any_bytes_outside_the_block_survive(
+    content: bytes, first: dict[str, str], second: dict[str, str]
+) -> None:
+    once = put(content, first)
+    assert put(once, first) == once
+    hosts = parse(put(once, second), "/etc/hosts")
+    assert hosts.block == second
+    assert hosts.before + hosts.after == content
+    assert put(put(once, second), {}) == content

@@ -1,0 +1,77 @@
+"""Which module may import which: downwards only, and what is pure stays pure."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "postfix_sync"
+
+# From the top down; a module imports only from lines below its own.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"daemon"},
+    {"state"},
+    {"sync"},
+    {"apply"},
+    {"config", "hosts_files", "lmtp", "maps", "sources", "sources.volume"},
+    {"log", "postfix", "systemd", "wiring", "changes"},
+    {"hosts", "plan", "system", "tables"},
+    {"model"},
+    {"errors"},
+    {"__init__"},
+]
+PURE = {"changes", "errors", "hosts", "model", "plan", "tables", "wiring"}
+IMPURE = {"asyncio", "subprocess", "socket"}
+LIBRARIES = {
+    "aiosmtplib": "lmtp",
+    "pydantic": "config",
+    "watchfiles": "sources.volume",
+    "yaml": "config",
+}
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The dotted names that a module imports, those for type checking included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer(module: str) -> int:
+    return next(i for i, modules in enumerate(LAYERS) if module in modules)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_one_way(module: str) -> None:
+    ours = {name.removeprefix("postfix_sync.") for name in imported(MODULES[module])} & set(MODULES)
+    type_checking_only = {("wiring", "postfix")}
+    for other in ours:
+        assert layer(module) < layer(other) or (module, other) in type_checking_only
+
+
+@pytest.mark.parametrize("module", sorted(PURE))
+def test_pure_modules_do_no_input_or_output(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imported(MODULES[module])}
+    assert not roots & (IMPURE | LIBRARIES.keys())
+
+
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
+def test_each_library_is_imported_in_one_module(library: str) -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        if library in {name.partition(".")[0] for name in imported(path)}
+    }
+    assert users == {LIBRARIES[library]}

@@ -1,0 +1,303 @@
+"""Mailman's text to tables: what is accepted, what is refused, and that nothing else can happen."""
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from postfix_sync.errors import HalfWritten, Refused
+from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
+from postfix_sync.tables import (
+    MAX_LINE,
+    addresses_of,
+    check_address,
+    destinations_of,
+    fold_ascii,
+    fold_unicode,
+    lists_of,
+    parse_aliases,
+    parse_destination,
+    parse_domains,
+    parse_installed,
+    parse_routes,
+    read_tables,
+    render,
+)
+from tests.parts.mailman_files import HEADER, domains_text, lmtp_text, nine, vmap_text
+
+HOP = "lmtp:[mailman-test]:8024"
+ANY = Policy()
+
+
+def file(content: str | bytes) -> SourceFile:
+    return SourceFile("/m/postfix_lmtp", content.encode() if isinstance(content, str) else content)
+
+
+def routes(content: str | bytes, policy: Policy = ANY) -> dict[str, str]:
+    return dict(parse_routes(file(content), fold_unicode, policy))
+
+
+def snapshot(lmtp: str, domains: str, vmap: str | None = None) -> Snapshot:
+    return Snapshot(
+        SourceFile("/m/postfix_lmtp", lmtp.encode()),
+        SourceFile("/m/postfix_domains", domains.encode()),
+        SourceFile("/m/postfix_vmap", vmap.encode()) if vmap is not None else None,
+    )
+
+
+@pytest.mark.parametrize("regex", [False, True], ids=["plain", "regex"])
+def test_both_formats_say_the_same(regex: bool) -> None:
+    name = "ants.red+x@lists.example.net"
+    found = read_tables(
+        snapshot(
+            lmtp_text([name], HOP, regex=regex),
+            domains_text({"lists.example.net": "example.net"}, regex=regex),
+            vmap_text({"ants.red+x@example.net": name}, regex=regex),
+        ),
+        fold_unicode,
+        ANY,
+    )
+    assert found.routes == dict.fromkeys(nine(name), HOP)
+    assert found.domains == {"lists.example.net": "example.net"}
+    assert found.aliases == dict(zip(nine("ants.red+x@example.net"), nine(name), strict=True))
+
+
+def test_an_absent_vmap_is_an_empty_table() -> None:
+    found = read_tables(
+        snapshot(lmtp_text(["a@b.c"], HOP), domains_text({"b.c": "b.c"})), fold_unicode, ANY
+    )
+    assert found.aliases == {}
+
+
+def test_keys_are_folded_as_postmap_does() -> None:
+    text = f"Straße.ANTS@Lists.Example.NET {HOP}\n"
+    assert routes(text) == {"strasse.ants@lists.example.net": HOP}
+    assert dict(parse_routes(file(text), fold_ascii, ANY)) == {"straße.ants@lists.example.net": HOP}
+
+
+def test_a_key_may_stand_twice_with_one_value() -> None:
+    text = lmtp_text(["ants@b.c", "ants-owner@b.c"], HOP)
+    assert text.count("\nants-owner@b.c ") == 2
+    assert lists_of(routes(text)) == {"ants@b.c", "ants-owner@b.c"}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("ants@b.c", "is not a key, blanks and a value"),
+        (f" ants@b.c {HOP}", "begins with a blank"),
+        (f"\tants@b.c {HOP}", "begins with a blank"),
+        (f"ants@b.c {HOP} more", "no next hop of the form"),
+        (f"ants@b.c {HOP}\r", "carriage return"),
+        (f"an\0ts@b.c {HOP}", "NUL"),
+        (f"\ufeffants@b.c {HOP}", "byte order mark"),
+        (f"ants {HOP}", "no full address"),
+        (f"* {HOP}", "no full address"),
+        (f".b.c {HOP}", "no full address"),
+        (f"b.c {HOP}", "no full address"),
+        (f"@b.c {HOP}", "no local part"),
+        (f"ants@ {HOP}", "the domain is missing"),
+        (f"ants@.b.c {HOP}", "no mail domain"),
+        (f"ants@b..c {HOP}", "no mail domain"),
+        (f"ants@-b.c {HOP}", "no mail domain"),
+        (f"ants@[127.0.0.1] {HOP}", "no mail domain"),
+        (f".ants@b.c {HOP}", "no local part"),
+        (f"a..b@b.c {HOP}", "no local part"),
+        (f'"a b"@b.c {HOP}', "no full address"),
+        (f"a\u00a0b@b.c {HOP}", "no local part"),
+        (f"a\u202eb@b.c {HOP}", "no local part"),
+        ("ants@b.c smtp:[mailman]:8024", "no next hop of the form"),
+        ("ants@b.c lmtp:mailman:8024", "no next hop of the form"),
+        ("ants@b.c lmtp:[mailman]", "no next hop of the form"),
+        ("ants@b.c lmtp:[mailman:8024", "no next hop of the form"),
+        ("ants@b.c lmtp:[mailman]:8024, lmtp:[b]:8024", "no next hop of the form"),
+        ("ants@b.c lmtp:[]:8024", "names no host"),
+        ("ants@b.c lmtp:[a b]:8024", "more than one host"),
+        ("ants@b.c lmtp:[172.17.0.3 172.18.0.3]:8024", "more than one host"),
+        ("ants@b.c lmtp:[0.0.0.0]:8024", "an address to listen on"),
+        ("ants@b.c lmtp:[::]:8024", "an address to listen on"),
+        ("ants@b.c lmtp:[0:0:0:0:0:0:0:0]:8024", "an address to listen on"),
+        ("ants@b.c lmtp:[224.0.0.1]:8024", "no address of one host"),
+        ("ants@b.c lmtp:[::1%lo]:8024", "no address of one host"),
+        ("ants@b.c lmtp:[127.1]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[0127.0.0.1]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[12345]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[mailman.]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[-mailman]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[a..b]:8024", "neither a host name nor an IP address"),
+        (f"ants@b.c lmtp:[{'a' * 64}]:8024", "neither a host name nor an IP address"),
+        ("ants@b.c lmtp:[mailman]:0", "not between 1 and 65535"),
+        ("ants@b.c lmtp:[mailman]:65536", "not between 1 and 65535"),
+        ("ants@b.c lmtp:[mailman]:24x", "no next hop"),
+        (f"{'a' * MAX_LINE}@b.c {HOP}", f"{MAX_LINE} at most"),
+        (f"/^ants@b.c$/ {HOP}", "no regular expression that Mailman writes"),
+        (f"/^ants@b\\.c$/i {HOP}", "no regular expression that Mailman writes"),
+        (f"/^(ants|bees)@b\\.c$/ {HOP}", "no local part"),
+        (f"/^ants(\\+.*)?@b\\.c$/ {HOP}", "only -bounces and -confirm"),
+        (f"/^ants\\d@b\\.c$/ {HOP}", "no regular expression that Mailman writes"),
+        (f"/^#ants@b\\.c$/ {HOP}", "no local part"),
+    ],
+)
+def test_refused_with_line_and_reason(line: str, problem: str) -> None:
+    with pytest.raises(Refused, match=re.escape(problem)) as caught:
+        routes(f"# a comment\n\n{line}\n")
+    assert caught.value.message.startswith("/m/postfix_lmtp:3: ")
+    assert len(caught.value.message) < 400
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("host", ["mailman-test", "mailman_core_1", "MM.example.net", "a" * 63])
+def test_host_names(host: str) -> None:
+    assert parse_destination(f"lmtp:[{host}]:8024") == Destination(host.lower(), 8024)
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint"), [("127.0.0.1", "127.0.0.1:24"), ("::1", "[::1]:24"), ("m", "m:24")]
+)
+def test_destinations_round_trip(host: str, endpoint: str) -> None:
+    destination = parse_destination(f"lmtp:[{host}]:24")
+    assert parse_destination(destination.next_hop) == destination
+    assert destination.endpoint == endpoint
+    assert destination.is_name == (host == "m")
+
+
+def test_invalid_utf8_is_refused_with_its_line() -> None:
+    with pytest.raises(Refused, match=r":2: byte 2 is not valid UTF-8"):
+        routes(b"#\na\xff@b.c lmtp:[m]:1\n")
+
+
+def test_a_last_line_without_an_end_is_cut_short() -> None:
+    with pytest.raises(Refused, match=r":2: the last line has no end"):
+        routes(f"ants@b.c {HOP}\nbees@b.c lmtp:[mailman-test]:802")
+
+
+def test_two_values_for_one_key() -> None:
+    with pytest.raises(Refused, match=r':2: "ants@b.c" stands here a second time'):
+        routes(f"ants@b.c {HOP}\nANTS@b.c lmtp:[other]:8024\n")
+
+
+def test_two_formats_in_one_file() -> None:
+    with pytest.raises(Refused, match=r":2: plain keys and regular expressions in one file"):
+        routes(f"ants@b.c {HOP}\n/^bees@b\\.c$/ {HOP}\n")
+
+
+def test_what_mailman_wrote_does_not_matter_with_a_destination() -> None:
+    policy = Policy(destination=Destination("mm", 24))
+    assert routes("ants@b.c lmtp:[0.0.0.0 ::]:0\n", policy) == {"ants@b.c": "lmtp:[mm]:24"}
+
+
+def test_domains_confine_every_file() -> None:
+    policy = Policy(domains=frozenset({"B.c"}))
+    assert routes(f"ants@b.C {HOP}\n", policy)
+    for parse in (parse_routes, parse_aliases):
+        with pytest.raises(Refused, match="not among the domains"):
+            parse(file("ants@evil.example lmtp:[m]:1\n"), fold_unicode, policy)
+    with pytest.raises(Refused, match="not among the domains"):
+        parse_aliases(file("ants@b.c ants@evil.example\n"), fold_unicode, policy)
+    with pytest.raises(Refused, match="not among the domains"):
+        parse_domains(file("evil.example b.c\n"), fold_unicode, policy)
+
+
+def test_a_list_without_its_nine_addresses() -> None:
+    text = "".join(lmtp_text(["ants@b.c"], HOP).splitlines(keepends=True)[:-3])
+    with pytest.raises(Refused, match="no list that has all its 9 addresses"):
+        read_tables(snapshot(text, domains_text({"b.c": "b.c"})), fold_unicode, ANY)
+
+
+@pytest.mark.parametrize(
+    ("lists", "domains", "problem"),
+    [
+        (["ants@b.c", "ants@d.e"], {"b.c": "b.c"}, 'postfix_lmtp has the domain "d.e", '),
+        (["ants@b.c"], {"b.c": "b.c", "d.e": "d.e"}, 'postfix_domains has the domain "d.e", '),
+    ],
+)
+def test_a_half_updated_set(lists: list[str], domains: dict[str, str], problem: str) -> None:
+    with pytest.raises(HalfWritten, match=problem):
+        read_tables(snapshot(lmtp_text(lists, HOP), domains_text(domains)), fold_unicode, ANY)
+
+
+def test_an_alias_that_leads_to_no_list() -> None:
+    files = snapshot(
+        lmtp_text(["ants@b.c"], HOP),
+        domains_text({"b.c": "x.c"}),
+        vmap_text({"ants@x.c": "ants@b.c", "bees@x.c": "bees@b.c"}),
+    )
+    with pytest.raises(HalfWritten, match=r'leads to "bees.*@b.c", which is not in'):
+        read_tables(files, fold_unicode, ANY)
+
+
+def test_an_alias_that_leads_to_another_list() -> None:
+    files = snapshot(
+        lmtp_text(["ants@b.c"], HOP),
+        domains_text({"b.c": "x.c"}),
+        HEADER + "".join(f"{key} ants@b.c\n" for key in nine("bees@x.c")),
+    )
+    with pytest.raises(Refused, match="no address of the same list"):
+        read_tables(files, fold_unicode, ANY)
+
+
+def test_a_vmap_that_lost_its_bytes() -> None:
+    files = snapshot(lmtp_text(["ants@b.c"], HOP), domains_text({"b.c": "b.c"}), "")
+    with pytest.raises(Refused, match="postfix_vmap:1: the file is empty"):
+        read_tables(files, fold_unicode, ANY)
+
+
+def test_lists_whose_names_look_like_addresses_of_others() -> None:
+    names = {"a@b.c", "a-bounces@b.c", "a-bounces-owner@b.c"}
+    assert lists_of({key for name in names for key in nine(name)}) == names
+
+
+def test_destinations_pass_over_routes_of_other_kinds() -> None:
+    table = dict.fromkeys(nine("a@b.c"), "lmtp:[m]:24") | dict.fromkeys(nine("x@b.c"), "smtp:z")
+    assert destinations_of(table) == {Destination("m", 24): ["a@b.c"]}
+
+
+addresses = st.from_regex(
+    re.compile(
+        r"[a-zA-Zäß0-9!$%&'*+=?^_`{|}~/-]{1,9}(\.[a-z+=]{1,5})?@[a-zü0-9]{1,9}(\.[a-z]{2,5})?"
+    ),
+    fullmatch=True,
+)
+
+
+@given(st.dictionaries(addresses.map(fold_unicode), st.just(HOP)))
+def test_what_is_rendered_is_parsed_to_the_same(table: dict[str, str]) -> None:
+    assert parse_installed(render(table)) == table
+    assert routes(render(table)) == table
+
+
+@given(st.binary())
+@example(b"\n".join([b"a@b.c \xc2\x85"]))
+def test_any_bytes_give_a_table_or_a_refusal(content: bytes) -> None:
+    for parse in (parse_routes, parse_domains, parse_aliases):
+        try:
+            table = parse(file(content), fold_unicode, ANY)
+        except Refused:
+            continue
+        assert parse_installed(render(table)) == table
+
+
+line_parts = st.sampled_from(
+    b"ants@b.c|/^ants@b\\.c$/| |\t|\n|\r\n|#|lmtp:[m]:24|\xff|lmtp:[|]:|0|\0|\xef\xbb\xbf|"
+    b"ants-owner@b.c|@|.|*".split(b"|")
+)
+
+
+@given(st.lists(line_parts).map(b"".join))
+def test_any_mixture_of_what_the_files_are_made_of(content: bytes) -> None:
+    files = [SourceFile(name, content) for name in ("lmtp", "domains", "vmap")]
+    try:
+        found = read_tables(Snapshot(*files), fold_unicode, ANY)
+    except Refused:
+        return
+    assert all(check_address(key) for key in found.routes)
+    assert set(found.routes) == {
+        address for name in lists_of(found.routes) for address in addresses_of(name)
+    }
+
+
+@given(st.binary())
+def test_installed_text_is_a_table_or_none(content: bytes) -> None:
+    table = parse_installed(content)
+    assert table is None or parse_installed(render(table)) in (table, None)
