@@ -1,0 +1,348 @@
+"""A pass that is killed at any of its steps: Postfix lives with what is there, the next pass mends.
+
+A pass is run again and again from the same state, killed (SIGKILL) before its first event, its
+second, and so on until one comes through; kill_at/sitecustomize.py says what an event is. After
+each kill the disk is judged with the real postmap, then a pass is made with the source as it is,
+and, from the same wreck, one with the source as it was before: both must end in exactly that state.
+
+Wrecks that are alike to the byte are judged once: a pass knows nothing but the disk.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
+from tests.parts.common import wait_for
+from tests.parts.disk import tree
+from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+KILL_AT = Path(__file__).parent / "kill_at"
+
+ADDRESS = "127.0.0.9"
+FOREIGN = b"127.0.0.1 localhost\n10.1.2.3 somebody.else # kept\n"
+
+AT_ONCE = 4
+MORE_THAN_ANY_PASS = 400
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a source asks for: each list's next hop, and whole lists' names in their mail host."""
+
+    lists: Mapping[str, str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, site: Site) -> None:
+        """As Mailman writes it."""
+        files = site.files
+        files.directory.mkdir(exist_ok=True)
+        files.put(
+            ROUTES, "".join(lmtp_text([name], hop) for name, hop in sorted(self.lists.items()))
+        )
+        files.put(DOMAINS, domains_text(self.tables[DOMAINS]))
+        (files.directory / ALIASES).unlink(missing_ok=True)
+        if self.aliases:
+            files.put(ALIASES, vmap_text(self.aliases))
+
+    @property
+    def tables(self) -> dict[str, dict[str, str]]:
+        """The four maps that serve it."""
+        routes = {key: hop for name, hop in self.lists.items() for key in nine(name)}
+        hosts = {seen: known for known, seen in self.aliases.items()}
+        return {
+            ROUTES: routes,
+            RECIPIENTS: dict.fromkeys(routes, "OK"),
+            DOMAINS: {_domain(name): _domain(hosts.get(name, name)) for name in self.lists},
+            ALIASES: {
+                key: value
+                for known, seen in self.aliases.items()
+                for key, value in zip(nine(known), nine(seen), strict=True)
+            },
+        }
+
+    @property
+    def hosts(self) -> bytes:
+        """The hosts file that it needs."""
+        names = sorted({_host(hop) for hop in self.lists.values()})
+        lines = "".join(f"{ADDRESS}\t{name}\n" for name in names)
+        return FOREIGN + f"# BEGIN postfix-sync\n{lines}# END postfix-sync\n".encode()
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2]
+
+
+def _host(hop: str) -> str:
+    return hop.partition("[")[2].partition("]")[0]
+
+
+# One list goes, with its host; one stays; one moves to a host that is new; one comes, with a domain
+# and an alias domain.
+BEFORE = Wanted(
+    {
+        "goes@one.example": "lmtp:[mailman-zero]:8024",
+        "stays@one.example": "lmtp:[mailman-one]:8024",
+        "moves@one.example": "lmtp:[mailman-one]:8024",
+    }
+)
+AFTER = Wanted(
+    {
+        "stays@one.example": "lmtp:[mailman-one]:8024",
+        "moves@one.example": "lmtp:[mailman-two]:8024",
+        "comes@two.example": "lmtp:[mailman-two]:8024",
+    },
+    {"comes@lists.two.example": "comes@two.example"},
+)
+THROUGHOUT = ("stays@one.example", "moves@one.example")
+
+EVERY_KEY = {name: sorted({*BEFORE.tables[name], *AFTER.tables[name]}) for name in MAP_NAMES}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site with a Postfix configuration of its own, so that several can be used at once."""
+
+    site: Site
+    postfix: PostfixInstance
+
+    @property
+    def directory(self) -> Path:
+        """All of it."""
+        return self.site.directory
+
+    def on_disk(self) -> dict[str, tuple[object, ...]]:
+        """What a next pass can see: names, contents, and which indexes are out of date."""
+        found: dict[str, tuple[object, ...]] = {}
+        status = self.site.state / "status.json"  # it holds the time of day
+        watched = (
+            self.site.maps,
+            self.site.hosts,
+            *self.directory.glob(".*"),
+            self.site.state,
+            self.postfix.chroot_hosts.parent,
+        )
+        for path, entry in tree(*watched).items():
+            content = b"" if path == status or "status.json" in path.name else entry.content
+            found[str(path.relative_to(self.directory))] = (entry.kind, entry.mode, content)
+        for name in MAP_NAMES:
+            text = self.site.maps / name
+            index = self.site.maps / (name + INDEX_SUFFIX[self.site.map_type])
+            if text.exists() and index.exists():
+                found[f"{name} outdated"] = (
+                    index.stat().st_mtime_ns < text.stat().st_mtime_ns,
+                )
+        return found
+
+
+def _place(directory: Path, map_type: str) -> Place:
+    directory.mkdir(exist_ok=True)
+    site = Site(directory, directory / "postfix/etc", map_type, source={"address": ADDRESS})
+    postfix = PostfixInstance(
+        directory / "postfix", main_cf=mailman_parameters(site.maps, map_type)
+    )
+    postfix.chroot_hosts.parent.mkdir()
+    site.configure()
+    return Place(site, postfix)
+
+
+def _new(directory: Path, map_type: str) -> Place:
+    place = _place(directory, map_type)
+    place.site.hosts.write_bytes(FOREIGN)
+    return place
+
+
+def _copy(original: Place, directory: Path) -> Place:
+    """The same disk at another place, times and all."""
+    copy = _place(directory, original.site.map_type)
+    for path in original.directory.iterdir():
+        if path.name in {"config.yaml", "postfix"}:
+            continue
+        if path.is_dir():
+            shutil.copytree(path, directory / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, directory / path.name)
+    shutil.copytree(
+        original.postfix.chroot_hosts.parent, copy.postfix.chroot_hosts.parent, dirs_exist_ok=True
+    )
+    return copy
+
+
+def _killed_before(place: Place, event: int) -> str:
+    """Makes a pass that is killed before an event, and says which; nothing if it came through."""
+    log = place.directory.with_name(f"{place.directory.name}.log")
+    done = place.site.run(
+        "--once",
+        environment={
+            "PYTHONPATH": os.pathsep.join([str(KILL_AT), os.environ.get("PYTHONPATH", "")]),
+            "KILL_AT_ROOT": str(place.directory),
+            "KILL_AT_EVENT": str(event),
+            "KILL_AT_LOG": str(log),
+        },
+    )
+    events = log.read_text().splitlines()
+    if done.returncode == 0:
+        assert len(events) < event, done
+        return ""
+    assert done.returncode == -signal.SIGKILL, done
+    assert len(events) == event
+    return events[-1]
+
+
+def assert_serves(place: Place, throughout: Iterable[str]) -> None:
+    """Postfix can live with what is on the disk, for as long as it likes."""
+    site = place.site
+    index = {name: _lookup(site, name) for name in MAP_NAMES}
+    routes, recipients = index[ROUTES], index[RECIPIENTS]
+    for name in throughout:
+        assert set(nine(name)) <= routes.keys()
+        assert set(nine(name)) <= recipients.keys()
+        assert _domain(name) in index[DOMAINS]
+        for path in (site.maps / f"{one}{INDEX_SUFFIX[site.map_type]}" for one in MAP_NAMES):
+            assert path.exists()
+    assert recipients.keys() <= routes.keys(), "accepted without a route"
+    assert set(index[ALIASES].values()) <= routes.keys(), "an alias without a route"
+    for path in (site.hosts, place.postfix.chroot_hosts):
+        if not (path.exists() or path == site.hosts):
+            assert not routes, "no hosts file in the chroot"
+            continue
+        lines = path.read_bytes()
+        if path == site.hosts:
+            assert lines.startswith(FOREIGN)
+        missing = {_host(hop) for hop in routes.values()} - set(lines.decode().split())
+        assert not missing, f"{path} lacks {missing}"
+
+
+def _lookup(site: Site, name: str) -> dict[str, str]:
+    """Every key that is or was ever wanted, from an index that must not fail."""
+    if not (site.maps / f"{name}{INDEX_SUFFIX[site.map_type]}").exists():
+        return {}  # a first install is under way; what has to be there is asked for by name
+    return site.lookup(name, EVERY_KEY[name])
+
+
+def assert_is(place: Place, wanted: Wanted) -> None:
+    """The disk holds exactly what is wanted, and nothing of those who were killed."""
+    site = place.site
+    for name in MAP_NAMES:
+        assert site.installed(name) == wanted.tables[name], name
+        assert site.lookup(name, EVERY_KEY[name]) == wanted.tables[name], f"index of {name}"
+    assert site.stray() == set()
+    assert site.hosts.read_bytes() == wanted.hosts
+    assert place.postfix.chroot_hosts.read_bytes() == wanted.hosts
+    assert os.listdir(place.postfix.chroot_hosts.parent) == ["hosts"]
+    assert sorted(os.listdir(site.state)) == ["lock", "status.json"]
+    assert sorted(os.listdir(site.directory)) == [
+        "config.yaml", "data", "hosts", "maps", "postfix", "state",
+    ]  # fmt: skip
+
+
+def assert_next_pass_ends_in(wanted: Wanted, wreck: Place, directory: Path) -> None:
+    """A pass over a copy of the wreck, without a word."""
+    place = _copy(wreck, directory)
+    wanted.write(place.site)
+    done = place.site.run("--once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert_is(place, wanted)
+    shutil.rmtree(directory)
+
+
+@dataclass
+class Wrecks:
+    """Kills a pass over copies of `start` before each of its events, several at once."""
+
+    start: Place
+    judge: Callable[[Place, Path], None]
+    seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
+    killed: int = 0
+    failures: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def make(self) -> None:
+        """Until a pass comes through."""
+        numbers = count(1)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda _: self._work(numbers), range(AT_ONCE)))
+        assert not self.failures, "\n\n".join(self.failures)
+
+    def _work(self, numbers: Iterable[int]) -> None:
+        while not self.ended.is_set():
+            with self.lock:
+                number = next(iter(numbers))
+            assert number < MORE_THAN_ANY_PASS
+            directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
+            try:
+                self._one(number, directory)
+            except AssertionError as error:
+                self.failures.append(str(error))
+
+    def _one(self, number: int, directory: Path) -> None:
+        place = _copy(self.start, directory)
+        event = _killed_before(place, number)
+        if not event:
+            self.ended.set()
+            return
+        found = place.on_disk()
+        with self.lock:
+            self.killed += 1
+            known = found in self.seen
+            if not known:
+                self.seen.append(found)
+        if not known:
+            try:
+                self.judge(place, directory)
+            except AssertionError as error:
+                raise AssertionError(f"killed before event {event}:\n{error}") from error
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("map_type", ["hash", "lmdb", "cdb"])
+def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wanted(
+    public: Path, root: None, map_type: str
+) -> None:
+    start = _new(public / "start", map_type)
+    BEFORE.write(start.site)
+    start.site.once()
+    assert_is(start, BEFORE)
+    AFTER.write(start.site)
+
+    def judge(wreck: Place, directory: Path) -> None:
+        assert_serves(wreck, THROUGHOUT)
+        assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
+        assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
+
+    wrecks = Wrecks(start, judge)
+    wrecks.make()
+    # Hosts and chroot, five published maps, what becomes of the lock and of status.json.
+    assert wrecks.killed > 40
+    assert len(wrecks.seen) > 15
+    print(map_type, wrecks.killed, len(wrecks.seen))
+
+
+@pytest.mark.parametrize("map_type", ["hash", "lmdb"])
+def test_killed_in_the_first_install_the_next_pass_installs(
+    public: Path, root: None, map_type: str
+) -> None:
+    start = _new(public / "start", map_type)
+    AFTER.write(start.site)
+
+    def judge(wreck: Place, directory: Path) -> None:
+        assert_serves(wreck, ())
+        assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
+
+    wrecks = Wrecks(start, judge)
+    wrecks.make()
+    assert wrecks.killed > 30
+    assert len(wrecks.seen) > 15
+    print(map_type, wrecks.killed, len(wrecks.seen))

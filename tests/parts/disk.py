@@ -1,0 +1,93 @@
+"""What is on a disk, to the last detail; and disks that are too small, read-only or mounted."""
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One file or directory, with all that a write to it would change."""
+
+    kind: int
+    inode: int
+    mode: int
+    owner: int
+    group: int
+    modified: int
+    content: bytes
+
+
+def tree(*roots: Path) -> dict[Path, Entry]:
+    """Everything at and below these paths; what isn't there is left out."""
+    return {path: _entry(path) for root in roots for path in _below(root)}
+
+
+def _below(path: Path) -> Iterator[Path]:
+    if not os.path.lexists(path):
+        return
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        for child in sorted(path.iterdir()):
+            yield from _below(child)
+
+
+def _entry(path: Path) -> Entry:
+    found = path.lstat()
+    if stat.S_ISREG(found.st_mode):
+        content = path.read_bytes()
+    else:
+        content = str(path.readlink()).encode() if stat.S_ISLNK(found.st_mode) else b""
+    return Entry(
+        kind=stat.S_IFMT(found.st_mode),
+        inode=found.st_ino,
+        mode=stat.S_IMODE(found.st_mode),
+        owner=found.st_uid,
+        group=found.st_gid,
+        modified=found.st_mtime_ns,
+        content=content,
+    )
+
+
+def mount(*arguments: str) -> None:
+    """mount(8), as root."""
+    subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
+
+
+@contextmanager
+def mounted(target: Path, *arguments: str) -> Iterator[Path]:
+    """Something mounted on `target` for a while: `mounted(dir, "-t", "tmpfs", …, "tmpfs")`."""
+    mount(*arguments, str(target))
+    try:
+        yield target
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+
+@contextmanager
+def small_disk(target: Path, size: str) -> Iterator[Path]:
+    """A file system with this much room on `target`, which is made if need be."""
+    target.mkdir(parents=True, exist_ok=True)
+    with mounted(target, "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs"):
+        yield target
+
+
+def remount(target: Path, options: str) -> None:
+    """Changes a mounted file system: `size=1m`, `ro`, `rw`."""
+    mount("-o", f"remount,{options}", str(target))
+
+
+def fill(directory: Path) -> Path:
+    """Takes all the room that is left; the file to remove for it to be free again."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+    return filler
