@@ -168,7 +168,8 @@ def _entries(file: SourceFile) -> Iterator[_Line]:
                 raise ValueError(f"{quote(line)} is not a key, blanks and a value")
         except ValueError as error:
             raise _refuse(file, number, str(error)) from None
-        yield _Line(number, key, rest[0], regex=key.startswith("/^"))
+        # No address ends like this, whatever it begins with.
+        yield _Line(number, key, rest[0], regex=key.startswith("/^") and key.endswith("$/"))
 
 
 def _decode(raw: bytes) -> str:
