@@ -61,32 +61,43 @@ class Daemon:
         LOG.info("version %s, source %s", __version__, self.config.source.path)
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
-            await self._until_told(stop, reload)
+            await self._until_told(serving, stop, reload)
             serving.cancel()
             await asyncio.wait([serving])
         systemd.notify("STOPPING=1")
         LOG.info("ended; Postfix goes on with the maps as they are")
 
-    async def _until_told(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
-        """Returns when the daemon is to stop, or has a new configuration."""
+    async def _until_told(
+        self, serving: asyncio.Task[None], stop: asyncio.Event, reload: asyncio.Event
+    ) -> None:
+        """Returns when the daemon is to stop, or is to serve anew."""
         while True:
-            waiting = [asyncio.create_task(event.wait()) for event in (stop, reload)]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting:
+            told = [asyncio.create_task(event.wait()) for event in (stop, reload)]
+            await asyncio.wait([serving, *told], return_when=asyncio.FIRST_COMPLETED)
+            for task in told:
                 task.cancel()
             if stop.is_set():
                 return
-            reload.clear()
-            systemd.reloading()
-            try:
-                self.config = config.load(self.config_path)
-            except SyncError as error:
-                tell(error)
-                LOG.error("the configuration from before stays in use")
-                systemd.notify("READY=1")
-            else:
-                LOG.info("%s was read again", self.config_path)
+            if serving.done():
+                LOG.error("an unforeseen error; please report it", exc_info=serving.exception())
+                await asyncio.sleep(FIRST_RETRY)
                 return
+            reload.clear()
+            if self._reconfigured():
+                return
+
+    def _reconfigured(self) -> bool:
+        """Reads the configuration again; whether it could be used."""
+        systemd.reloading()
+        try:
+            self.config = config.load(self.config_path)
+        except SyncError as error:
+            tell(error)
+            LOG.error("the configuration from before stays in use")
+            systemd.notify("READY=1")
+            return False
+        LOG.info("%s was read again", self.config_path)
+        return True
 
     async def _serve(self) -> None:
         """All that goes on at the same time under one configuration; never ends by itself."""
@@ -101,8 +112,15 @@ class Daemon:
                 group.create_task(_every(interval, _alive))
 
     async def _watch(self) -> None:
-        async for _ in Volume(self.config.source.path, self.config.guard.max_size).changes():
-            self.look.set()
+        source = self.config.source
+        while True:
+            try:
+                async for _ in Volume(source.path, self.config.guard.max_size).changes():
+                    self.look.set()
+            except Exception as error:  # noqa: BLE001 - a library's; without events there are intervals
+                problem = f"{source.path}: can't be watched: {error}; it is looked at only"
+                self._tell_once(Notice("watch", f"{problem} every {source.interval:g} s"))
+                await asyncio.sleep(source.interval)
 
     async def _passes(self) -> None:
         failures = 0

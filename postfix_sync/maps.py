@@ -37,8 +37,10 @@ STAGING = ".staging"
 RELOAD_OWED = "reload"
 MAP_MODE = 0o644
 
-SAMPLE = 3
-"""Keys that are asked of an index in every pass, to see that it can be read."""
+SAMPLE = 1000
+"""Entries that an index is asked for in every pass, to see that it still holds them."""
+
+NO_KEY = "nobody@invalid"
 
 
 @dataclass(frozen=True)
@@ -87,23 +89,16 @@ class MapDirectory:
     async def _read_map(self, name: str) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         table = await asyncio.to_thread(self._table, name)
-        if not await self._is_readable(name, table or {}):
+        sample = _sample(table or {})
+        asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
+        try:
+            held = await self.postfix.query(self.map_type, self.path / name, asked)
+        except SyncError:
             return InstalledMap(table, Condition.BROKEN)
-        in_doubt = table is None or (self._staging / name).exists()
+        in_doubt = table is None or held != sample or (self._staging / name).exists()
         if in_doubt or index.stat().st_mtime_ns < text.stat().st_mtime_ns:
             return InstalledMap(table, Condition.STALE)
         return InstalledMap(table, Condition.SOUND)
-
-    async def _is_readable(self, name: str, table: Table) -> bool:
-        """Whether the index is there, and answers for a few keys. Their values may be older."""
-        if not self.index(name).exists():
-            return False
-        keys = list(islice(table, SAMPLE)) or ["nobody@invalid"]
-        try:
-            await self.postfix.query(self.map_type, self.path / name, keys)
-        except SyncError:
-            return False
-        return True
 
     @contextlib.contextmanager
     def staging(self, *, reload_owed: bool) -> Iterator[None]:
@@ -162,6 +157,11 @@ class MapDirectory:
         if held != table:
             wrong = next(key for key in table if held.get(key) != table[key])
             raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as written")
+
+
+def _sample(table: Table) -> Table:
+    """Some entries, spread over the table."""
+    return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
 
 
 def _discard(staged_index: Path) -> None:

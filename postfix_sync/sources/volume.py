@@ -148,6 +148,7 @@ class Volume:
                         yield
                     if _identity(self.directory) != watched:
                         break
+            await asyncio.sleep(LOOK_AGAIN)
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:

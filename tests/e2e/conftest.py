@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
+from tests.parts.postfix_instance import PostfixInstance
 
 _LINES = pytest.StashKey[list[str]]()
 _DOCUMENT = pytest.StashKey[dict[str, object]]()
@@ -21,13 +21,15 @@ Measured = Callable[[str, object, str], None]
 """Keep a figure: its name, its value for JSON, and the line that tells it."""
 
 
-def need_real_parts(map_type: str = "hash") -> None:
-    """Skips, in CI fails, where Postfix can't be run, or has no such map type."""
+def need_real_parts() -> None:
+    """Skips, in CI fails, where Postfix can't be run."""
     need(os.geteuid() == 0, "root")
-    postconf = shutil.which("postconf", path="/usr/sbin:/usr/bin")
-    need(postconf, "Postfix")
-    types = subprocess.run([str(postconf), "-m"], capture_output=True, text=True, check=True)
-    need(map_type in types.stdout.split(), f"a Postfix with {map_type} maps")
+    need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
+
+
+def need_map_type(postfix: PostfixInstance, map_type: str) -> None:
+    """Skips, in CI fails, where this Postfix has no such maps."""
+    need(map_type in postfix.command("postconf", "-m").split(), f"a Postfix with {map_type} maps")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -140,9 +140,7 @@ class Place:
             text = self.site.maps / name
             index = self.site.maps / (name + INDEX_SUFFIX[self.site.map_type])
             if text.exists() and index.exists():
-                found[f"{name} outdated"] = (
-                    index.stat().st_mtime_ns < text.stat().st_mtime_ns,
-                )
+                found[f"{name} outdated"] = (index.stat().st_mtime_ns < text.stat().st_mtime_ns,)
         return found
 
 

@@ -138,16 +138,16 @@ class RunningDaemon:
         """Have it make a pass that begins after this call, and wait for its end."""
         for _ in range(2):  # one may be under way, which began before
             seen = self.passes
-            self.signal(signal.SIGUSR1)
+            self.send(signal.SIGUSR1)
             self.wait_for_passes(seen + 1)
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 5) -> int:
         """End it as an operator does; its exit status."""
-        self.signal(number)
+        self.send(number)
         return self.process.wait(timeout)
 
     @property

@@ -1,13 +1,13 @@
 """postfix-sync as a daemon, started as systemd starts it: a process of its own that logs."""
 
-import os
 import signal
-import subprocess
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tests.parts.common import wait_for
 from tests.parts.site import Site
+
+if TYPE_CHECKING:
+    import subprocess
 
 PATIENCE = 30.0
 
@@ -18,7 +18,7 @@ class DaemonProcess:
     def __init__(self, site: Site) -> None:
         """Nothing is started yet; the site is configured if it is not."""
         self.site = site
-        self.log_file: Path = site.directory / "postfix-sync.log"
+        self.log_file = site.directory / "postfix-sync.log"
         self.exit_status: int | None = None
         self._process: subprocess.Popen[str] | None = None
 
@@ -53,7 +53,7 @@ class DaemonProcess:
             self.exit_status = process.wait(PATIENCE)
         finally:
             if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
 
     @property

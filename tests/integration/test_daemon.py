@@ -1,0 +1,453 @@
+"""The daemon, as the process that an operator starts: it applies what changes, and it goes on.
+
+A real Postfix configuration and the real postmap serve each test; Postfix itself is stopped, so
+that nothing waits for it. A pass leaves no trace in the log when it has nothing to tell: that it
+was made is seen on the socket of the service manager.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from postfix_sync.daemon import FIRST_RETRY, retry_delay
+from tests.parts.common import wait_for
+from tests.parts.daemon import RunningDaemon, obey_modes
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text, nine
+from tests.parts.postfix_instance import PostfixInstance
+from tests.parts.site import Site
+
+ANTS, BEES, CATS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats"))
+NEVER = "1h"
+"""An interval that no test sees the end of: what happens then, events have brought about."""
+
+AWAY = "No such file or directory"
+BACK = "lists: in step again"
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """One list in the source, and no interval."""
+    made = make_site("lmdb", source={"interval": NEVER})
+    made.files.write(ANTS)
+    return made
+
+
+@contextmanager
+def settled(site: Site, *arguments: str, **popen: object) -> Iterator[RunningDaemon]:
+    """A daemon that has made its first pass, and the one for the watch that it then armed."""
+    with RunningDaemon(site, *arguments, **popen) as daemon:  # type: ignore[arg-type]  # as Popen
+        daemon.wait_for_passes(1)
+        daemon.look()
+        yield daemon
+
+
+def test_a_change_is_applied_at_once_by_events(site: Site) -> None:
+    with settled(site) as daemon:
+        assert daemon.count("lists: +1 list: " + ANTS) == 1
+        began = time.monotonic()
+        site.files.write(ANTS, BEES)
+        daemon.wait_for("lists: +1 list: " + BEES)
+        assert time.monotonic() - began < 3
+        assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
+        site.files.write(BEES)
+        daemon.wait_for("lists: -1 list: " + ANTS)
+        assert site.installed("postfix_lmtp").keys() == set(nine(BEES))
+
+
+def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
+    """A write through another link to the file, as one from another host, tells the watch nothing.
+
+    That nothing else brings the change about is what the first daemon shows.
+    """
+    routes = site.files.directory / "postfix_lmtp"
+    elsewhere = site.directory / "elsewhere"
+    os.link(routes, elsewhere)
+
+    def write_unseen(*names: str) -> None:
+        with elsewhere.open("r+") as file:
+            file.write(lmtp_text(names, "lmtp:[127.0.0.1]:8024"))
+
+    with settled(site) as daemon:
+        seen = daemon.passes
+        write_unseen(ANTS, BEES)
+        with pytest.raises(AssertionError, match="pass"):
+            daemon.wait_for_passes(seen + 1, timeout=1.5)
+    site.configure(sources=[{"name": "lists", "path": str(routes.parent), "interval": "300ms"}])
+    with settled(site) as daemon:
+        write_unseen(ANTS, BEES, CATS)
+        daemon.wait_for("lists: +1 list: " + CATS, timeout=3)
+
+
+def test_one_line_for_a_change_and_none_for_a_rewrite_of_the_same(site: Site) -> None:
+    with settled(site) as daemon:
+        site.files.write(ANTS, BEES)
+        daemon.wait_for(BEES)
+        before, made = daemon.log, (site.maps / "postfix_lmtp").stat()
+        text = lmtp_text([ANTS, BEES], "lmtp:[127.0.0.1]:8024")
+        later = text.replace("10:00:00", "11:00:00")
+        assert HEADER not in later
+        seen = daemon.passes
+        site.files.put("postfix_lmtp", later)
+        daemon.wait_for_passes(seen + 1)
+        daemon.look()
+        assert daemon.log == before
+        assert daemon.count(BEES) == 1
+        assert (site.maps / "postfix_lmtp").stat() == made
+
+
+def test_sigusr1_makes_a_pass_now(site: Site) -> None:
+    """The map directory isn't watched: an index that somebody removes waits for a pass."""
+    with settled(site) as daemon:
+        (site.maps / "postfix_domains.lmdb").unlink()
+        daemon.send(signal.SIGUSR1)
+        daemon.wait_for("postfix_domains: built again", timeout=3)
+        assert site.installed("postfix_domains") == {"lists.example.net": "lists.example.net"}
+
+
+def test_sighup_takes_a_good_configuration(site: Site) -> None:
+    """Also the watch moves to where the source is now."""
+    other = MailmanFiles(site.directory / "other")
+    other.write(ANTS, BEES)
+    with settled(site) as daemon:
+        site.configure(sources=[{"name": "moved", "path": str(other.directory), "interval": NEVER}])
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for(f"{site.config} was read again")
+        daemon.wait_for("moved: +1 list: " + BEES)
+        daemon.look()
+        other.write(ANTS, BEES, CATS)
+        daemon.wait_for("moved: +1 list: " + CATS)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("sources:\n  - path: /srv\nprobes: {}\n", 3, 'probes: unknown key; did you mean "probe"?'),
+        ("sources: [\n", 2, "not valid YAML"),
+        (None, None, AWAY),
+    ],
+    ids=["unknown key", "no YAML", "no file"],
+)
+def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
+    site: Site, text: str | None, line: int | None, says: str
+) -> None:
+    with settled(site) as daemon:
+        if text is None:
+            site.config.unlink()
+        else:
+            site.config.write_text(text)
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("the configuration from before stays in use")
+        place = f"{site.config}:{line}: " if line else f"{site.config}: "
+        assert daemon.count(f"error: {place}{says}") == 1
+        site.files.write(ANTS, BEES)
+        daemon.wait_for("lists: +1 list: " + BEES)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_daemon_quickly(site: Site, number: signal.Signals) -> None:
+    with settled(site) as daemon:
+        began = time.monotonic()
+        assert daemon.stop(number) == 0
+        assert time.monotonic() - began < 1.5
+        assert daemon.messages[-1] == "ended; Postfix goes on with the maps as they are"
+
+
+def test_a_signal_ends_a_daemon_whose_source_is_away(site: Site) -> None:
+    """It waits for its next try then, and for the directory."""
+    site.files.directory.rename(site.directory / "away")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for(AWAY)
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 1.5
+
+
+@contextmanager
+def held_up_in_postmap(daemon: RunningDaemon, *lists: str) -> Iterator[None]:
+    """Gives the source these lists, and stops the first postmap that builds for as long."""
+    daemon.site.files.write(*lists)
+    postmap = wait_for(lambda: _stopped_postmap(daemon), 6, "a postmap that builds")
+    try:
+        yield
+    finally:
+        os.kill(postmap, signal.SIGCONT)
+
+
+def _stopped_postmap(daemon: RunningDaemon) -> int:
+    """The process id of a postmap that builds a map, stopped now; 0 where none was seen."""
+    give_up = time.monotonic() + 3
+    while time.monotonic() < give_up:  # without a pause: it takes some milliseconds
+        for pid, command in daemon.commands().items():
+            if command and command[0].endswith("postmap") and "-q" not in command:
+                os.kill(pid, signal.SIGSTOP)
+                return pid
+    return 0
+
+
+@pytest.mark.parametrize("map_type", ["hash", "lmdb"])
+def test_a_signal_during_an_apply_lets_it_finish(make_site: MakeSite, map_type: str) -> None:
+    """Neither a second signal hurries it; afterwards all maps are as the source has it."""
+    site = make_site(map_type, source={"interval": NEVER})
+    site.files.write(ANTS)
+    with settled(site) as daemon:
+        with held_up_in_postmap(daemon, BEES):
+            daemon.send(signal.SIGTERM)
+            daemon.send(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(0.5)
+        assert daemon.process.wait(6) == 0
+        for name in ("postfix_lmtp", "postfix_recipients"):
+            assert site.installed(name).keys() == set(nine(BEES))
+        assert not site.stray()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_change_is_told_although_a_signal_came_meanwhile(
+    site: Site, number: signal.Signals
+) -> None:
+    """What was applied is in the log and in the status, also when the daemon ends after it."""
+    with settled(site) as daemon:
+        before = site.status()["sources"]["lists"]
+        with held_up_in_postmap(daemon, ANTS, BEES):
+            daemon.send(number)
+            with pytest.raises(AssertionError, match="in the log"):
+                daemon.wait_for("ended" if number == signal.SIGTERM else "read again", timeout=0.5)
+        if number == signal.SIGHUP:
+            daemon.wait_for("read again")
+            daemon.look()
+            daemon.send(signal.SIGTERM)
+        assert daemon.process.wait(6) == 0
+        assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
+        assert daemon.count("lists: +1 list: " + BEES) == 1, daemon.log
+        assert site.status()["sources"]["lists"]["entries"] == before["entries"] + 9
+
+
+def test_a_source_that_is_away_is_one_error_and_then_in_step_again(make_site: MakeSite) -> None:
+    site = make_site("lmdb", source={"interval": "200ms"})
+    site.files.write(ANTS)
+    away = site.directory / "away"
+    with settled(site) as daemon:
+        installed = daemon.lines
+        site.files.directory.rename(away)
+        daemon.wait_for(AWAY)
+        daemon.wait_for_passes(daemon.passes + 5)
+        told = daemon.messages[len(installed) :]
+        assert [one.startswith(("error: ", "hint: ")) for one in told] == [True, True], told
+        assert str(site.files.directory / "postfix_lmtp") in told[0]
+        assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
+        away.rename(site.files.directory)
+        daemon.wait_for(BACK)
+        daemon.wait_for_passes(daemon.passes + 2)
+        assert daemon.messages[len(installed) + 2 :] == [BACK]
+
+
+def test_another_error_is_told_although_the_first_was(make_site: MakeSite) -> None:
+    site = make_site("lmdb", source={"interval": "200ms"})
+    site.files.write(ANTS)
+    with settled(site) as daemon:
+        site.files.directory.rename(site.directory / "away")
+        daemon.wait_for(AWAY)
+        site.files.write()
+        daemon.wait_for("error: lists: ")
+        assert daemon.count(BACK) == 0
+        site.files.write(ANTS)
+        daemon.wait_for(BACK)
+
+
+def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) -> None:
+    """A second after the first failure, then two, less half of it by chance: never in a loop."""
+    site.files.directory.rename(site.directory / "away")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        began = time.monotonic()
+        daemon.wait_for_passes(3)
+        assert time.monotonic() - began > (FIRST_RETRY + 2 * FIRST_RETRY) / 2 - 0.2
+        assert daemon.passes == 3
+        assert daemon.count(AWAY) == 1
+
+
+def test_a_retry_waits_twice_as_long_each_time_up_to_the_interval() -> None:
+    assert [retry_delay(n, 60.0, 1.0) for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert [retry_delay(n, 60.0, 0.0) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert retry_delay(1, 0.2, 1.0) == 0.2
+    assert retry_delay(1_000_000, 3600.0, 1.0) == 3600
+
+
+def test_a_daemon_with_nothing_to_do_does_nothing(site: Site) -> None:
+    with settled(site) as daemon:
+        seen, used = daemon.passes, daemon.seconds_of_work
+        with pytest.raises(AssertionError, match="pass"):
+            daemon.wait_for_passes(seen + 1, timeout=2)
+        assert daemon.seconds_of_work - used < 0.2
+
+
+def test_a_directory_that_may_not_be_listed_is_served_all_the_same(make_site: MakeSite) -> None:
+    """Its files can be read, but it can't be watched: then the interval is what there is."""
+    site = make_site("lmdb", source={"interval": "500ms"})
+    site.files.write(ANTS)
+    site.files.directory.chmod(0o311)
+    with RunningDaemon(site, preexec_fn=obey_modes) as daemon:
+        daemon.wait_for("lists: +1 list: " + ANTS)
+        site.files.write(ANTS, BEES)
+        daemon.wait_for("lists: +1 list: " + BEES)
+        assert daemon.seconds_of_work < 2
+        assert daemon.stop() == 0
+
+
+def test_the_state_directory_may_vanish(site: Site) -> None:
+    with settled(site) as daemon:
+        for file in site.state.iterdir():
+            file.unlink()
+        site.state.rmdir()
+        daemon.look()
+        assert site.status()["sources"]["lists"]["state"] == "ok"
+        assert daemon.count("error") == 0
+
+
+def test_the_map_directory_may_vanish(site: Site) -> None:
+    with settled(site) as daemon:
+        site.maps.rename(site.directory / "gone")
+        daemon.look()
+        assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
+        assert not site.stray()
+        assert daemon.count("error") == 0
+
+
+def test_a_map_directory_that_may_not_be_written_is_told_once_and_tried_again(site: Site) -> None:
+    """As it is for a while on a file system that is mounted anew."""
+    with settled(site, preexec_fn=obey_modes) as daemon:
+        site.maps.chmod(0o555)
+        site.files.write(ANTS, BEES)
+        daemon.wait_for(f"error: {site.maps}: Permission denied")
+        daemon.wait_for_passes(daemon.passes + 1)
+        assert daemon.count("Permission denied") == 1
+        assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
+        site.maps.chmod(0o755)
+        daemon.wait_for("lists: +1 list: " + BEES)
+        daemon.wait_for(BACK)
+        assert not site.stray()
+
+
+def test_postfix_may_be_without_its_configuration_for_a_while(site: Site) -> None:
+    """As it is while a package is being replaced."""
+    main_cf = site.config_directory / "main.cf"
+    with settled(site) as daemon:
+        main_cf.rename(main_cf.with_suffix(".away"))
+        site.files.write(ANTS, BEES)
+        daemon.wait_for(f"error: {site.config_directory}: no Postfix configuration can be read")
+        daemon.wait_for_passes(daemon.passes + 1)
+        assert daemon.count("no Postfix configuration") == 1
+        main_cf.with_suffix(".away").rename(main_cf)
+        daemon.wait_for("lists: +1 list: " + BEES)
+        daemon.wait_for(BACK)
+
+
+def test_the_lock_of_another_pass_is_waited_for(site: Site) -> None:
+    with settled(site) as daemon:
+        with held_up_in_postmap(daemon, ANTS, BEES):
+            other = site.start("--once")
+        assert other.communicate(timeout=10) == ("", "")
+        assert other.returncode == 0
+        daemon.wait_for("lists: +1 list: " + BEES)
+
+
+def test_what_main_cf_lacks_is_told_once(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site("lmdb", source={"interval": "200ms"})
+    site.files.write(ANTS)
+    idle_postfix.postconf(relay_domains=f"lmdb:{site.maps}/postfix_domains")
+    with settled(site) as daemon:
+        daemon.wait_for_passes(daemon.passes + 3)
+        told = f"warning: main.cf: transport_maps does not name lmdb:{site.maps}/postfix_lmtp"
+        assert daemon.count(told) == 1
+        remedy = f"hint: postconf -c {site.config_directory} -e 'transport_maps = lmdb:{site.maps}"
+        assert daemon.count(remedy) == 1
+        assert daemon.count("relay_domains") == 0
+
+
+def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(make_site: MakeSite) -> None:
+    with LmtpSink(nine(ANTS)) as sink:
+        probe = {"level": "rcpt", "interval": "100ms", "timeout": "2s"}
+        site = make_site("lmdb", source={"interval": NEVER}, options={"probe": probe})
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
+        endpoint = f"127.0.0.1:{sink.port}"
+
+        def probed(up: bool) -> bool:
+            found = site.status()["destinations"].get(endpoint)
+            return bool(found and found["up"] is up)
+
+        with settled(site) as daemon:
+            wait_for(lambda: probed(True), 5, "a probe of the sink")
+            assert daemon.count("destination") == 0
+            sink.stop()
+            down = f"warning: destination {endpoint}: down: connect: Connection refused"
+            daemon.wait_for(down)
+            before = site.status()["updated"]
+            wait_for(lambda: probed(False), 5, "a status with the destination down")
+            wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
+            sink.start()
+            daemon.wait_for(f"destination {endpoint}: up (rcpt: 250")
+            before = site.status()["updated"]
+            wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
+            assert daemon.count(f"destination {endpoint}") == 2, daemon.log
+            assert daemon.count("hint: does Mailman run") == 1
+
+
+def test_quiet_tells_errors_only(site: Site) -> None:
+    with settled(site, "-q") as daemon:
+        site.files.write(ANTS, BEES)
+        wait_for(lambda: len(site.installed("postfix_recipients")) == 18, 5, "both lists")
+        assert daemon.log == ""
+        site.files.directory.rename(site.directory / "away")
+        daemon.look()
+        assert [one.partition(":")[0] for one in daemon.messages] == ["error", "hint"]
+
+
+def test_verbose_tells_more_than_the_daemon_tells_anyway(site: Site) -> None:
+    with settled(site) as daemon:
+        usual = len(daemon.lines)
+    with settled(site, "-v") as daemon:
+        assert len(daemon.lines) > usual, "-v adds nothing"
+
+
+def test_every_line_of_the_text_log_has_its_time(site: Site) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    with settled(site) as daemon:
+        site.files.directory.rename(site.directory / "away")
+        daemon.wait_for(AWAY)
+        for line in daemon.lines:
+            when, program, _ = line.split(" ", 2)
+            assert before <= datetime.fromisoformat(when) <= datetime.now(UTC)
+            assert (when[-1], program) == ("Z", "postfix-sync:")
+
+
+def test_the_json_log_is_one_document_a_line(site: Site) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    with settled(site, "--log-format", "json") as daemon:
+        site.files.directory.rename(site.directory / "away")
+        daemon.wait_for(AWAY)
+        site.config.write_text("{}")
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("stays in use")
+        entries = [json.loads(line) for line in daemon.lines]
+    for entry in entries:
+        assert entry.keys() - {"hint"} == {"time", "level", "message"}
+        assert before <= datetime.fromisoformat(entry["time"]) <= datetime.now(UTC)
+        assert entry["time"].endswith("Z")
+        assert all(isinstance(value, str) and value for value in entry.values())
+    told = {(entry["level"], entry["message"]): entry.get("hint") for entry in entries}
+    assert told["info", f"lists: +1 list: {ANTS}"] is None
+    assert {level for level, _ in told} == {"info", "warning", "error"}
+    missing = f"{site.files.directory / 'postfix_lmtp'}: {AWAY}; the last good maps stay"
+    assert told["error", missing] == "is the volume mounted, and is it the source's path?"
