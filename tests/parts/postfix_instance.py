@@ -139,6 +139,13 @@ class PostfixInstance:
         for made in (self.config_directory, self.queue_directory, self.data_directory):
             made.mkdir(parents=True, mode=0o755)
         shutil.chown(self.data_directory, "postfix")
+        # postqueue reads these where Postfix is stopped; the rest is made when it is started.
+        for name in ("maildrop", "incoming", "active", "deferred", "hold"):
+            queue = self.queue_directory / name
+            queue.mkdir(mode=0o700)
+            shutil.chown(queue, "postfix")
+        shutil.chown(self.queue_directory / "maildrop", group="postdrop")
+        (self.queue_directory / "maildrop").chmod(0o730)
         (self.config_directory / "master.cf").write_text(
             MASTER_CF.format(port=self.port, chroot="y" if lmtp_chroot else "n")
         )
