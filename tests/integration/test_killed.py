@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -34,7 +34,8 @@ ADDRESS = "127.0.0.9"
 FOREIGN = b"127.0.0.1 localhost\n10.1.2.3 somebody.else # kept\n"
 
 AT_ONCE = 4
-MORE_THAN_ANY_PASS = 400
+ENOUGH_TO_SEE = 3
+MORE_THAN_ANY_PASS = 200
 
 
 @dataclass(frozen=True)
@@ -274,16 +275,18 @@ class Wrecks:
             list(pool.map(lambda _: self._work(numbers), range(AT_ONCE)))
         assert not self.failures, "\n\n".join(self.failures)
 
-    def _work(self, numbers: Iterable[int]) -> None:
+    def _work(self, numbers: Iterator[int]) -> None:
         while not self.ended.is_set():
             with self.lock:
-                number = next(iter(numbers))
-            assert number < MORE_THAN_ANY_PASS
+                number = next(numbers)
             directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
             try:
+                assert number < MORE_THAN_ANY_PASS
                 self._one(number, directory)
             except AssertionError as error:
                 self.failures.append(str(error))
+                if len(self.failures) > ENOUGH_TO_SEE:
+                    self.ended.set()
 
     def _one(self, number: int, directory: Path) -> None:
         place = _copy(self.start, directory)
@@ -305,7 +308,7 @@ class Wrecks:
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("map_type", ["hash", "lmdb", "cdb"])
+@pytest.mark.parametrize("map_type", ["hash", "lmdb"])
 def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wanted(
     public: Path, root: None, map_type: str
 ) -> None:

@@ -21,6 +21,9 @@ from tests.parts.site import Site
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
+PATIENCE = 20.0
+"""Seconds for what a daemon does soon on any machine."""
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -115,7 +118,7 @@ class RunningDaemon:
         """How many lines of the log contain this."""
         return sum(text in line for line in self.lines)
 
-    def wait_for(self, text: str, timeout: float = 6, times: int = 1) -> None:
+    def wait_for(self, text: str, timeout: float = PATIENCE, times: int = 1) -> None:
         """Wait until the log has a text (so many times)."""
         try:
             wait_for(lambda: self.count(text) >= times, timeout, f"{text!r} in the log")
@@ -127,7 +130,7 @@ class RunningDaemon:
         """How many passes it has made."""
         return sum("READY=1\nSTATUS=" in one for one in self.notify.received)
 
-    def wait_for_passes(self, number: int, timeout: float = 6) -> None:
+    def wait_for_passes(self, number: int, timeout: float = PATIENCE) -> None:
         """Wait until it has made so many passes since its start."""
         try:
             wait_for(lambda: self.passes >= number, timeout, f"pass {number}")

@@ -170,6 +170,14 @@ class Bench:
         self.sink.accept(lists)
         self.files.write(*lists, hop=self.hop)
 
+    def _wait_for_empty_queue(self) -> None:
+        try:
+            self.postfix.wait_for_empty_queue(60)
+        except TimeoutError as error:
+            some = "\n".join(str(message) for message in self.postfix.queue()[:5])
+            end = self.postfix.log[-8000:]
+            raise AssertionError(f"{error}\nqueue:\n{some}\nmaillog:\n{end}") from None
+
     def load(self, recipients: Sequence[str], *changes: Callable[[], object]) -> Run:
         """Send to all recipients, and make the changes while mail flows.
 
@@ -185,7 +193,7 @@ class Bench:
                 wait_for(lambda least=enough: len(load.sent) >= least, 60, "mail flowing")  # type: ignore[misc]
                 began.append(time.time())
                 change()
-        self.postfix.wait_for_empty_queue(60)
+        self._wait_for_empty_queue()
         accepted = {queue_id(sent) for sent in load.sent if sent.accepted}
         outcomes: list[Outcome] = []
 

@@ -29,7 +29,6 @@ PATHS: dict[str, tuple[int, int | None]] = {
     "os.symlink": (1, 2),
     "os.link": (1, 3),
     "os.chmod": (0, 2),
-    "os.chown": (0, 3),
     "os.truncate": (0, None),
 }
 ALWAYS = {"subprocess.Popen": 1, "os.kill": 0}
@@ -45,9 +44,8 @@ def _place(event: str, arguments: tuple[object, ...]) -> str:
         return ""
     path = arguments[where]
     if isinstance(path, int):
-        if event == "open":
-            return ""  # it was opened before
-        return os.readlink(f"/proc/self/fd/{path}")
+        # It was opened before; whoever changes its mode has not written to it yet.
+        return "" if event == "open" else os.readlink(f"/proc/self/fd/{path}")
     if not isinstance(path, str | bytes | os.PathLike):
         return ""
     directory = arguments[relative_to] if relative_to is not None else -1

@@ -1,0 +1,85 @@
+"""What changes, in words."""
+
+from postfix_sync.changes import log_lines, preview, preview_hosts
+from postfix_sync.model import MAP_NAMES, Condition, Installed, InstalledMap, MailmanTables, Maps
+from postfix_sync.plan import plan
+from tests.parts.mailman_files import nine
+
+
+def mailman(*names: str, hop: str = "lmtp:[m]:24", alias: str = "") -> MailmanTables:
+    routes = {address: hop for name in names for address in nine(name)}
+    domains = {name.rpartition("@")[2]: "x" for name in names}
+    pairs = zip(nine(alias), nine(names[0]), strict=True) if alias else ()
+    return MailmanTables(routes, domains, dict(pairs))
+
+
+def installed(tables: MailmanTables, condition: Condition = Condition.SOUND) -> Installed:
+    maps = Maps.of(tables)
+    return Installed({name: InstalledMap(maps[name], condition) for name in MAP_NAMES})
+
+
+def lines(old: MailmanTables, new: MailmanTables) -> list[str]:
+    before = installed(old)
+    return list(log_lines("lists", plan(before, Maps.of(new), "lmdb", "auto"), before))
+
+
+def test_a_line_for_each_kind_of_change() -> None:
+    assert lines(mailman("a@b.c"), mailman("a@b.c", "ants@b.c")) == ["lists: +1 list: ants@b.c"]
+    assert lines(mailman("a@b.c"), mailman("z@d.e")) == [
+        "lists: +1 list: z@d.e",
+        "lists: -1 list: a@b.c",
+        "lists: +1 domain: d.e",
+        "lists: -1 domain: b.c",
+    ]
+    assert lines(mailman("a@b.c"), mailman("a@b.c", alias="a@x.y")) == ["lists: +1 alias: a@x.y"]
+    assert lines(mailman("a@b.c", "d@b.c"), mailman("a@b.c", "d@b.c", hop="lmtp:[n]:24")) == [
+        "lists: ~2 lists: a@b.c, d@b.c -> lmtp:[n]:24"
+    ]
+
+
+def test_many_lists_are_counted() -> None:
+    names = [f"l{i}@b.c" for i in range(7)]
+    assert lines(mailman("a@b.c"), mailman("a@b.c", *names)) == [
+        "lists: +7 lists: l0@b.c, l1@b.c, l2@b.c, l3@b.c, l4@b.c and 2 more"
+    ]
+
+
+def test_nothing_is_said_of_nothing() -> None:
+    assert lines(mailman("a@b.c"), mailman("a@b.c")) == []
+
+
+def test_why_a_map_is_built_again() -> None:
+    same = mailman("a@b.c")
+    before = installed(same, Condition.STALE)
+    assert list(log_lines("lists", plan(before, Maps.of(same), "lmdb", "auto"), before)) == [
+        f"{name}: built again: its index was older than its text, or a pass was interrupted"
+        for name in MAP_NAMES
+        if name != "postfix_vmap"  # has nothing in it
+    ]
+
+
+def test_the_listing_of_a_dry_run() -> None:
+    old = MailmanTables({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
+    new = MailmanTables({"a@b.c": "lmtp:[m]:2", "c@b.c": "lmtp:[m]:2"}, {"b.c": "b.c"}, {})
+    assert list(preview(plan(installed(old), Maps.of(new), "hash", "auto"))) == [
+        "postfix_lmtp",
+        "~ a@b.c lmtp:[m]:1 -> lmtp:[m]:2",
+        "- b@b.c lmtp:[m]:1",
+        "+ c@b.c lmtp:[m]:2",
+        "postfix_recipients",
+        "- b@b.c OK",
+        "+ c@b.c OK",
+        "postfix",
+        "reload",
+    ]
+
+
+def test_the_listing_of_hosts() -> None:
+    assert list(preview_hosts("/etc/hosts", {"a": "::1"}, {"a": "::2", "b": "::1"}, ["/c"])) == [
+        "/etc/hosts",
+        "~ a ::1 -> ::2",
+        "+ b ::1",
+        "/c",
+        "(brought in step with the hosts file)",
+    ]
+    assert list(preview_hosts("/etc/hosts", {"a": "::1"}, {"a": "::1"}, [])) == []
