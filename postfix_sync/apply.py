@@ -12,8 +12,8 @@ from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish
 SESSION_GRACE = 2.0
 """Seconds that an SMTP session gets to end its message to a list that is removed meanwhile."""
 
-QUEUE_GRACE = 10.0
-"""Seconds to wait for queued mail to removed lists; the routes that it still needs then stay."""
+QUEUE_GRACE = 2.0
+"""Seconds more for mail to removed lists to leave the queue; routes it still needs then stay."""
 
 QUEUE_POLL = 0.25
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import shutil
 import time
@@ -42,6 +43,7 @@ class Completed:
         return said or f"exit status {self.status}"
 
 
+@functools.cache
 def find_command(name: str) -> str:
     """The absolute path of a command; raises ConfigError where there is none."""
     path = shutil.which(name, path=SEARCH_PATH)

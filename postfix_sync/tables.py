@@ -9,6 +9,7 @@ The source is not trusted: whatever isn't exactly of that shape refuses the file
 Every function here either returns a table or raises `Refused`, for any bytes at all.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -67,6 +68,8 @@ _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
 
 
+# A large file names few domains and fewer destinations, over and over.
+@functools.lru_cache(maxsize=4096)
 def check_domain(text: str) -> str:
     """`text`, if it is a mail domain; raises ValueError, saying what is wrong."""
     if not text:
@@ -88,6 +91,7 @@ def check_address(text: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_destination(text: str) -> Destination:
     """`lmtp:[HOST]:PORT` as Mailman writes it; raises ValueError, saying what is wrong."""
     found = _NEXT_HOP.fullmatch(text)

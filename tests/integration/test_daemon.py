@@ -78,10 +78,9 @@ def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
             file.write(lmtp_text(names, "lmtp:[127.0.0.1]:8024"))
 
     with settled(site) as daemon:
-        seen = daemon.passes
+        seen = daemon.rest()
         write_unseen(ANTS, BEES)
-        with pytest.raises(AssertionError, match="pass"):
-            daemon.wait_for_passes(seen + 1, timeout=1.5)
+        assert daemon.rest() == seen
     site.configure(sources=[{"name": "lists", "path": str(routes.parent), "interval": "300ms"}])
     with settled(site) as daemon:
         write_unseen(ANTS, BEES, CATS)
@@ -220,8 +219,8 @@ def test_a_change_is_told_although_a_signal_came_meanwhile(
         before = site.status()["sources"]["lists"]
         with held_up_in_postmap(daemon, ANTS, BEES):
             daemon.send(number)
-            with pytest.raises(AssertionError, match="in the log"):
-                daemon.wait_for("ended" if number == signal.SIGTERM else "read again", timeout=0.5)
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(0.3)
         if number == signal.SIGHUP:
             daemon.wait_for("read again")
             daemon.look()
@@ -285,9 +284,8 @@ def test_a_retry_waits_twice_as_long_each_time_up_to_the_interval() -> None:
 
 def test_a_daemon_with_nothing_to_do_does_nothing(site: Site) -> None:
     with settled(site) as daemon:
-        seen, used = daemon.passes, daemon.seconds_of_work
-        with pytest.raises(AssertionError, match="pass"):
-            daemon.wait_for_passes(seen + 1, timeout=2)
+        seen, used = daemon.rest(), daemon.seconds_of_work
+        assert daemon.rest() == seen
         assert daemon.seconds_of_work - used < 0.2
 
 
@@ -389,7 +387,7 @@ def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(make_site: 
 
         with settled(site) as daemon:
             wait_for(lambda: probed(True), 5, "a probe of the sink")
-            assert daemon.count("destination") == 0
+            assert daemon.count(f"destination {endpoint}") == 0
             sink.stop()
             down = f"warning: destination {endpoint}: down: connect: Connection refused"
             daemon.wait_for(down)

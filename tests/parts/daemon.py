@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -144,6 +145,19 @@ class RunningDaemon:
             self.send(signal.SIGUSR1)
             self.wait_for_passes(seen + 1)
 
+    def rest(self) -> int:
+        """Wait until it makes no more passes, longer than it takes to notice a new directory."""
+        seen, since = self.passes, time.monotonic()
+
+        def is_at_rest() -> bool:
+            nonlocal seen, since
+            if self.passes != seen:
+                seen, since = self.passes, time.monotonic()
+            return time.monotonic() - since > 1.3
+
+        wait_for(is_at_rest, PATIENCE, "a daemon at rest")
+        return seen
+
     def send(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
@@ -163,10 +177,8 @@ class RunningDaemon:
     def commands(self) -> dict[int, list[str]]:
         """The commands that it runs at the moment, by process id."""
         found = {}
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        for pid in {int(pid) for one in threads for pid in one.read_text().split()}:
-            try:
-                found[pid] = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
-            except OSError:
-                continue  # it has ended meanwhile
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with suppress(OSError):  # what ends meanwhile
+                for pid in (thread / "children").read_text().split():
+                    found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
         return found

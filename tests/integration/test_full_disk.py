@@ -1,0 +1,197 @@
+"""A disk without room, and one that can't be written: the old maps stay, and it mends itself.
+
+The disks are small tmpfs that the tests mount where the site has its maps, its state or its hosts
+file; they are unmounted whatever happens.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from tests.parts.common import public_directory
+from tests.parts.disk import fill, mounted, remount, small_disk, tree
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+MakeSite = Callable[..., Site]
+
+FEW = ("ants@lists.example.net", "bees@lists.example.net")
+MANY = (*FEW, *(f"list{number}@lists.example.net" for number in range(1500)))
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture(params=["lmdb", "hash"])
+def site(request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
+    """A site with two lists; main.cf names its maps, so a good pass says nothing."""
+    made = make_site(request.param)
+    idle_postfix.postconf(**mailman_parameters(made.maps, request.param))
+    made.files.write(*FEW)
+    return made
+
+
+def assert_few(site: Site) -> None:
+    """The old maps are there, text and index."""
+    for name in (ROUTES, RECIPIENTS):
+        assert site.installed(name).keys() == {key for one in FEW for key in nine(one)}
+    for name in MAP_NAMES:
+        site.installed(name)
+
+
+def assert_many(site: Site) -> None:
+    """The new maps are there, text and index, and nothing else."""
+    for name in (ROUTES, RECIPIENTS):
+        assert len(site.installed(name)) == 9 * len(MANY)
+    assert site.stray() == set()
+
+
+def refused(site: Site, path: Path, reason: str) -> str:
+    """A pass that fails for `reason` at or below `path`; the hint that it gives."""
+    message, hint, *rest = site.once(expect=1).splitlines()
+    assert not rest
+    assert str(path) in message
+    assert reason in message
+    assert hint.startswith("postfix-sync: hint: ")
+    return hint
+
+
+def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site) -> None:
+    with small_disk(site.maps, "512k"):
+        assert site.once() == ""
+        assert_few(site)
+        site.files.write(*MANY)
+        hint = refused(site, site.maps, "No space left on device")
+        assert "KiB are free there" in hint
+        assert str(site.maps) in hint
+        assert_few(site)
+        refused(site, site.maps, "No space left on device")
+        assert_few(site)
+        remount(site.maps, "size=64m")
+        assert site.once() == ""
+        assert_many(site)
+
+
+def test_a_disk_that_others_filled_is_waited_for(site: Site) -> None:
+    with small_disk(site.maps, "16m"):
+        assert site.once() == ""
+        filler = fill(site.maps)
+        site.files.write(*MANY)
+        before = tree(*(site.maps / name for name in MAP_NAMES))
+        hint = refused(site, site.maps, "No space left on device")
+        assert " 0 KiB are free" in hint
+        assert tree(*(site.maps / name for name in MAP_NAMES)) == before
+        assert_few(site)
+        filler.unlink()
+        assert site.once() == ""
+        assert_many(site)
+
+
+def test_a_read_only_map_directory_is_said_and_used_again_when_it_can_be_written(
+    site: Site,
+) -> None:
+    with small_disk(site.maps, "16m"):
+        assert site.once() == ""
+        before = tree(site.maps)
+        remount(site.maps, "ro")
+        assert site.once() == "", "nothing is to be written, so nothing is in the way"
+        site.files.write(*MANY)
+        hint = refused(site, site.maps, "Read-only file system")
+        assert f"findmnt -T {site.maps}" in hint
+        assert tree(site.maps) == before
+        assert_few(site)
+        remount(site.maps, "rw")
+        assert site.once() == ""
+        assert_many(site)
+
+
+def test_a_full_state_directory_stops_no_list(site: Site) -> None:
+    with small_disk(site.state, "64k"):
+        assert site.once() == ""
+        assert site.status()["sources"]["lists"]["lists"] == len(FEW)
+        filler = fill(site.state)
+        site.files.write(*MANY)
+        refused(site, site.state / "status.json", "No space left on device")
+        assert_many(site)
+        assert site.status()["sources"]["lists"]["lists"] == len(FEW)
+        filler.unlink()
+        assert site.once() == ""
+        assert site.status()["sources"]["lists"]["lists"] == len(MANY)
+        assert sorted(os.listdir(site.state)) == ["lock", "status.json"]
+
+
+def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
+    with small_disk(site.state, "64k"):
+        assert site.once() == ""
+        remount(site.state, "ro")
+        site.files.write(*MANY)
+        refused(site, site.state / "status.json", "Read-only file system")
+        assert_many(site)
+        remount(site.state, "rw")
+        assert site.once() == ""
+
+
+@pytest.fixture
+def hosts_place() -> Iterator[Path]:
+    """A directory for a hosts file of its own."""
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_hosts_file_that_can_not_be_written_holds_back_the_routes_that_need_it(
+    make_site: MakeSite, idle_postfix: PostfixInstance, hosts_place: Path, trouble: str
+) -> None:
+    hosts = hosts_place / "hosts"
+    site = make_site(
+        "hash",
+        source={"address": "127.0.0.9"},
+        options={"hosts": {"file": str(hosts), "chroot": "never"}},
+    )
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    with small_disk(hosts_place, "64k"):
+        hosts.write_bytes(b"127.0.0.1 localhost\n")
+        site.files.write(*FEW, hop="lmtp:[one]:8024")
+        assert site.once() == ""
+        before = hosts.read_bytes()
+        assert b"127.0.0.9\tone\n" in before
+        site.files.write(*FEW, hop="lmtp:[two]:8024")
+        if trouble == "full":
+            filler = fill(hosts_place)
+            refused(site, hosts, "No space left on device")
+            filler.unlink()
+        else:
+            remount(hosts_place, "ro")
+            refused(site, hosts, "Read-only file system")
+            remount(hosts_place, "rw")
+        assert hosts.read_bytes() == before
+        assert set(site.installed(ROUTES).values()) == {"lmtp:[one]:8024"}
+        assert site.once() == ""
+        assert os.listdir(hosts_place) == ["hosts"]
+        assert b"127.0.0.9\ttwo\n" in hosts.read_bytes()
+        assert set(site.installed(ROUTES).values()) == {"lmtp:[two]:8024"}
+
+
+def test_a_hosts_file_mounted_into_a_read_only_directory_is_written_in_place(
+    make_site: MakeSite, idle_postfix: PostfixInstance, hosts_place: Path
+) -> None:
+    """What /etc/hosts is in a container with a read-only root."""
+    hosts = hosts_place / "hosts"
+    site = make_site(
+        "hash",
+        source={"address": "127.0.0.9"},
+        options={"hosts": {"file": str(hosts), "chroot": "never"}},
+    )
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    site.files.write(*FEW, hop="lmtp:[one]:8024")
+    with small_disk(hosts_place, "64k"):
+        hosts.touch()
+        with mounted(hosts, "--bind", str(site.hosts)):
+            remount(hosts_place, "ro")
+            assert site.once() == ""
+            assert b"127.0.0.9\tone\n" in hosts.read_bytes()
+        assert os.listdir(hosts_place) == ["hosts"]
+    assert b"127.0.0.9\tone\n" in site.hosts.read_bytes()
