@@ -101,14 +101,21 @@ def installed(version: str = VERSION) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(venv, ignore_errors=True)
-            for command in (
-                [PYTHON, "-m", "venv", str(venv)],
-                [f"{venv}/bin/pip", "install", "--quiet", f"mailman=={version}"],
-                [PYTHON, "-m", "compileall", "-q", str(venv)],
-            ):
-                _run(command, umask=0o022)
+            _run([PYTHON, "-m", "venv", str(venv)], umask=0o022)
+            install = [f"{venv}/bin/pip", "install", "--quiet"]
+            _run([*install, "--no-deps", f"mailman=={version}"], umask=0o022)
+            _run([*install, *_requirements(venv)], umask=0o022)
+            _run([PYTHON, "-m", "compileall", "-q", str(venv)], umask=0o022)
             complete.touch()
     return venv
+
+
+def _requirements(venv: Path) -> list[str]:
+    """What Mailman needs. Python 3.13's lost nntplib lives on under another name than it says."""
+    ask = "from importlib.metadata import requires; print(*requires('mailman'), sep='\\n')"
+    lines = _run([f"{venv}/bin/python", "-c", ask]).splitlines()
+    needed = [line for line in lines if "extra ==" not in line]
+    return [f"standard-{one}" if one.startswith("nntplib") else one for one in needed]
 
 
 def _run(command: list[str], umask: int = -1) -> str:
@@ -260,9 +267,11 @@ class Mailman:
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         """The command line of a Mailman program as user list in Mailman's own namespace."""
-        enter = 'mount --bind "$0" /etc/hosts && exec setpriv "$@"'
+        # In a plain chroot, whose root is no mount, there is no propagation to switch off.
+        private = "mount --make-rprivate / 2>/dev/null"
+        enter = f'{private}; mount --bind "$0" /etc/hosts && exec setpriv "$@"'
         return [
-            *("unshare", "--mount", "--propagation", "private", "sh", "-c", enter),
+            *("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", enter),
             str(self._hosts),
             *(f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs"),
             *(f"{self._venv}/bin/python", f"{self._venv}/bin/{program}"),
