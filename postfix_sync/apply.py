@@ -42,7 +42,7 @@ class Apply:
     async def _make_visible(self, *, reload: bool) -> None:
         postfix = self.directory.postfix
         before = postfix.rewriters()
-        if not await postfix.is_running():
+        if not postfix.master:
             self.tell("postfix: not running, so not reloaded; it will start with these maps")
         else:
             if reload:
@@ -66,7 +66,7 @@ class Apply:
 
     async def _needed(self, removed: Mapping[str, str], closed: bool) -> dict[str, str]:
         postfix = self.directory.postfix
-        if closed and await postfix.is_running():
+        if closed and postfix.master:
             await asyncio.sleep(SESSION_GRACE)
         give_up = time.monotonic() + (QUEUE_GRACE if closed else 0)
         while True:

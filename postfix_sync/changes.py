@@ -35,13 +35,13 @@ def log_lines(source: str, plan: Plan, installed: Installed) -> Iterator[str]:
         ("alias", _lists(aliases.added), _lists(aliases.removed)),
     ):
         if added:
-            yield f"{source}: +{_counted(what, added)}"
+            yield f"{source}: +{_named(what, added)}"
         if removed:
-            yield f"{source}: -{_counted(what, removed)}"
+            yield f"{source}: -{_named(what, removed)}"
     moved = {key: change.new for key, change in plan.changes[ROUTES].changed.items()}
     for next_hop in sorted(set(moved.values())):
         names = _lists({key: hop for key, hop in moved.items() if hop == next_hop})
-        yield f"{source}: ~{_counted('list', names)} -> {next_hop}"
+        yield f"{source}: ~{_named('list', names)} -> {next_hop}"
     published = [step.name for step in plan.steps if isinstance(step, Publish)]
     for name in MAP_NAMES:
         if name in published and not plan.changes[name] and installed.maps[name].table:
@@ -53,12 +53,17 @@ def _lists(table: Table) -> AbstractSet[str]:
     return lists_of(table) or table.keys()
 
 
-def _counted(what: str, names: AbstractSet[str]) -> str:
+def _named(what: str, names: AbstractSet[str]) -> str:
     """`1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
-    plural = "" if len(names) == 1 else "es" if what.endswith("s") else "s"
     named = ", ".join(sorted(names)[:NAMED_AT_MOST])
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
-    return f"{len(names)} {what}{plural}: {named}{more}"
+    return f"{counted(len(names), what)}: {named}{more}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 list`, `2 lists`, `3 aliases`."""
+    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
+    return f"{number} {what}{plural}"
 
 
 def preview(plan: Plan) -> Iterator[str]:

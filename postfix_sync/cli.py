@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(error)
         return int(error.status)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        LOG.error("interrupted; what is installed is whole, the next pass goes on from there")
+        LOG.error("interrupted")
         return int(Exit.OUT_OF_REACH)
 
 
@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "probe", parents=[_common()], help="ask Mailman's LMTP port whether it takes mail"
     )
     probing.add_argument("destinations", nargs="*", type=_endpoint, metavar="HOST[:PORT]")
-    probing.add_argument("--rcpt", metavar="ADDRESS", help="the list address to ask for")
+    probing.add_argument(
+        "--rcpt", type=_address, metavar="ADDRESS", help="the list address to ask for"
+    )
     probing.add_argument("--level", choices=("connect", "lhlo", "rcpt"), help="how far to go")
     probing.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -99,7 +101,7 @@ def _endpoint(text: str) -> Destination:
     """HOST, HOST:PORT, [ADDRESS]:PORT, or an IPv6 address without a port."""
     from postfix_sync.tables import parse_destination  # noqa: PLC0415
 
-    if text.startswith("["):
+    if text.startswith("[") and "]" in text:
         host, _, port = text[1:].partition("]")
         port = port.removeprefix(":")
     elif text.count(":") == 1:
@@ -108,6 +110,16 @@ def _endpoint(text: str) -> Destination:
         host, port = text, ""
     try:
         return parse_destination(f"lmtp:[{host}]:{port or LMTP_PORT}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _address(text: str) -> str:
+    """A full address."""
+    from postfix_sync.tables import check_address  # noqa: PLC0415
+
+    try:
+        return check_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -183,14 +195,15 @@ async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) 
 async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
     """Probes what the pass left installed, and notes in the status what both found."""
     from postfix_sync import lmtp, state  # noqa: PLC0415
+    from postfix_sync.sync import interrupted  # noqa: PLC0415
 
     status_file = state.StatusFile(configuration.state_directory)
     changes = [
         partial(state.after_pass, source=configuration.source.name, report=report, now=time.time())
     ]
     results: list[ProbeResult] = []
-    if report.installed and configuration.probe.level != "off":
-        section = configuration.probe
+    section = configuration.probe
+    if report.installed and section.level != "off" and not interrupted():
         asked = lmtp.targets(report.installed[ROUTES])
         results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         changes.append(partial(state.after_probes, results=results, now=time.time()))

@@ -21,7 +21,7 @@ from postfix_sync.lmtp import describe, probe_all, targets
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import RECIPIENTS, ROUTES, Destination, Notice, ProbeResult
 from postfix_sync.sources.volume import Volume
-from postfix_sync.sync import Report, make_pass
+from postfix_sync.sync import Report, interrupted, make_pass
 from postfix_sync.tables import lists_of
 
 FIRST_RETRY = 1.0
@@ -59,11 +59,13 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         loop.add_signal_handler(signal.SIGUSR1, self.look.set)
         LOG.info("version %s, source %s", __version__, self.config.source.path)
+        alive = asyncio.create_task(_tell_watchdog())
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
             await self._until_told(serving, stop, reload)
             serving.cancel()
             await asyncio.wait([serving])
+        alive.cancel()
         systemd.notify("STOPPING=1")
         LOG.info("ended; Postfix goes on with the maps as they are")
 
@@ -108,8 +110,6 @@ class Daemon:
             group.create_task(_every(HEARTBEAT, self._heartbeat))
             if self.config.probe.level != "off":
                 group.create_task(self._probes())
-            if interval := systemd.watchdog_interval():
-                group.create_task(_every(interval, _alive))
 
     async def _watch(self) -> None:
         source = self.config.source
@@ -128,6 +128,8 @@ class Daemon:
         while True:
             self.look.clear()
             report = await self._pass()
+            if interrupted():
+                raise asyncio.CancelledError
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
             self.probe.set()
             retry = [error for error in report.errors if not isinstance(error, Refused)]
@@ -143,6 +145,7 @@ class Daemon:
             LOG.exception("a pass ended in an error that it should have named; please report it")
             report = Report(errors=(SyncError(f"unexpected: {bug!r}"),))
         self.last = report
+        LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
         name = self.config.source.name
         await self._update(partial(state.after_pass, source=name, report=report, now=time.time()))
@@ -182,6 +185,7 @@ class Daemon:
     def _tell_probes(self, results: Iterable[ProbeResult]) -> None:
         """Logs which destinations went down or came up."""
         for result in results:
+            LOG.debug("%s", describe(result).message)
             was_up = self.up.get(result.destination, True)
             self.up[result.destination] = result.up
             if was_up and not result.up:
@@ -208,8 +212,12 @@ def _summary(report: Report) -> str:
     )
 
 
-async def _alive() -> None:
-    systemd.notify("WATCHDOG=1")
+async def _tell_watchdog() -> None:
+    """Shows that the event loop goes round, for as long as systemd wants to know."""
+    interval = systemd.watchdog_interval()
+    while interval:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:

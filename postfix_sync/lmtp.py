@@ -6,6 +6,7 @@ connection opens says little: Docker's proxy accepts for a container that isn't 
 """
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,9 @@ LEVELS = {"connect": "greeting", "lhlo": "lhlo", "rcpt": "rcpt"}
 """The last phase of each level."""
 
 REPLY_LENGTH = 80
+
+SESSION_BYTES = 64 * 2**10
+"""All that a server may say in one session. An honest one needs less than 2 KiB."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,24 @@ async def probe(
     `timeout` is in seconds, for each phase. `hosts` are names with known addresses, which are not
     looked up.
     """
-    from aiosmtplib import SMTPException  # noqa: PLC0415 - not loaded where nothing is probed
+    from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
     session = _Session(target, timeout)
+    error = ""
     try:
         await session.run(LEVELS[level], hosts)
-        error = ""
     except TimeoutError:
         error = f"no answer within {timeout:g} s"
+    except SMTPServerDisconnected:
+        error = session.why_lost()
     except SMTPException as failure:
-        error = quote(str(failure.args[-1] if failure.args else failure)).strip('"')
+        error = _one_line(str(failure.args[-1] if failure.args else failure))
     except OSError as failure:
         error = str(failure.strerror) if isinstance(failure, socket.gaierror) else why(failure)
     except _UnexpectedReplyError as failure:
         error = str(failure)
     finally:
-        session.close()
+        await session.close()
     return ProbeResult(
         destination=target.destination,
         up=not error,
@@ -120,17 +126,22 @@ class _Session:
         self.reply = ""
         self.began = time.monotonic()
         self._client: SMTP | None = None
+        self._relay: asyncio.Task[bool] | None = None
 
     async def run(self, last: str, hosts: Mapping[str, str]) -> None:
-        self._client = await self._greeted(await self._connected(hosts))
+        connection = await self._connected(hosts)
+        self._client = await self._greeted(connection)
         for phase, command, expected in _dialogue(last, self.target.recipient):
-            self.phase = phase or self.phase
+            self._enter(phase)
             code, text = await self._client.execute_command(command, timeout=self.timeout)
-            if phase or code != expected:
-                self.reply = _one_line(code, text)
+            self.reply = _one_line(f"{code} {text}")
             if code != expected:
-                verb = command.split()[0].decode()
-                raise _UnexpectedReplyError(f"{verb} was answered with {code}, not {expected}")
+                raise _UnexpectedReplyError(f"{_verb(command)} was answered with {code}")
+        await self._farewell()
+
+    def _enter(self, phase: str) -> None:
+        """A new phase begins, in which nothing was said yet."""
+        self.phase, self.reply = phase, ""
 
     async def _connected(self, hosts: Mapping[str, str]) -> socket.socket:
         """A connection to the first address of the destination that accepts one."""
@@ -138,7 +149,7 @@ class _Session:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.timeout):
             found = await loop.getaddrinfo(hosts.get(host, host), port, type=socket.SOCK_STREAM)
-        self.phase = "connect"
+        self._enter("connect")
         refused: OSError = OSError("no address")
         for family, kind, protocol, _, address in found:
             connection = socket.socket(family, kind, protocol)
@@ -154,25 +165,91 @@ class _Session:
         raise refused
 
     async def _greeted(self, connection: socket.socket) -> "SMTP":
-        from aiosmtplib import SMTP, SMTPConnectResponseError  # noqa: PLC0415
+        from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415
 
-        self.phase = "greeting"
-        client = SMTP(sock=connection, use_tls=False, start_tls=False, timeout=self.timeout)
+        self._enter("greeting")
+        ours, relayed = socket.socketpair()
+        self._relay = asyncio.create_task(_relay(connection, relayed))
+        client = SMTP(sock=ours, use_tls=False, start_tls=False, timeout=self.timeout)
         try:
             code, text = await client.connect()
         except SMTPConnectResponseError as error:
-            self.reply = _one_line(error.code, error.message)
+            self.reply = _one_line(f"{error.code} {error.message}")
             raise _UnexpectedReplyError(f"the greeting was {error.code}, not 220") from None
-        self.reply = _one_line(code, text)
+        except SMTPConnectError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _UnexpectedReplyError(self.why_lost()) from None
+        finally:
+            if not client.is_connected:
+                ours.close()
+        self.reply = _one_line(f"{code} {text}")
         return client
 
-    def close(self) -> None:
+    def why_lost(self) -> str:
+        """Why there is no connection any more."""
+        if self._relay and self._relay.done() and self._relay.result():
+            return f"more than {SESSION_BYTES // 1024} KiB were said: this is no LMTP server"
+        if self.phase == "greeting":
+            return "the connection was closed without a greeting: nothing is behind that port"
+        return "the connection was closed"
+
+    async def _farewell(self) -> None:
+        """RSET and QUIT. All that was to be known is known: a server may hang up on QUIT."""
+        from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
+
+        for command, expected in ((b"RSET", 250), (b"QUIT", 221)):
+            if not self._client or (command == b"RSET" and self.phase not in {"mail", "rcpt"}):
+                continue
+            try:
+                code, text = await self._client.execute_command(command, timeout=self.timeout)
+            except SMTPServerDisconnected:
+                if command == b"QUIT":
+                    return
+                raise
+            if code != expected:
+                self.reply = _one_line(f"{code} {text}")
+                raise _UnexpectedReplyError(f"{_verb(command)} was answered with {code}")
+
+    async def close(self) -> None:
         if self._client:
             self._client.close()
+        if self._relay:
+            self._relay.cancel()
+            await asyncio.wait([self._relay])
+
+
+async def _relay(server: socket.socket, client: socket.socket) -> bool:
+    """Passes on what both say until one closes; whether the server said more than SESSION_BYTES.
+
+    aiosmtplib before 5.1.1 reads without a bound; through this no server can make it.
+    """
+    loop = asyncio.get_running_loop()
+    client.setblocking(False)
+
+    async def pass_on(source: socket.socket, sink: socket.socket, limit: int) -> bool:
+        with contextlib.suppress(OSError):
+            while limit and (said := await loop.sock_recv(source, min(limit, 4096))):
+                limit -= len(said)
+                await loop.sock_sendall(sink, said)
+        return not limit
+
+    with server, client:
+        ways = [
+            asyncio.create_task(pass_on(server, client, SESSION_BYTES)),
+            asyncio.create_task(pass_on(client, server, SESSION_BYTES)),
+        ]
+        try:
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.wait(ways)
+        return any(way.result() for way in done)
 
 
 def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, int]]:
-    """Phase ("" for none of its own), command, and the code of the reply that it must have."""
+    """Phase, command, and the code of the reply that it must have."""
     reached = PHASES.index(last)
     if reached >= PHASES.index("lhlo"):
         yield "lhlo", f"LHLO {socket.gethostname() or 'localhost'}".encode(), 250
@@ -180,10 +257,12 @@ def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, in
         yield "mail", b"MAIL FROM:<>", 250
         if recipient:
             yield "rcpt", f"RCPT TO:<{recipient}>".encode(), 250
-        yield "", b"RSET", 250
-    yield "", b"QUIT", 221
 
 
-def _one_line(code: int, text: str) -> str:
-    said = " ".join(text.split())
-    return quote(f"{code} {said}", REPLY_LENGTH)[1:-1]
+def _verb(command: bytes) -> str:
+    return command.split()[0].decode()
+
+
+def _one_line(text: str) -> str:
+    """What a server said, for people: one line, escaped and cut."""
+    return quote(" ".join(text.split()), REPLY_LENGTH)[1:-1]

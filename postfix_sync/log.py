@@ -24,10 +24,9 @@ class _Text(logging.Formatter):
         lines = [*record.getMessage().split("\n"), *([f"hint: {hint}"] if hint else [])]
         if record.levelno >= logging.WARNING:
             lines[0] = f"{record.levelname.lower()}: {lines[0]}"
-        text = "\n".join(f"postfix-sync: {line}" for line in lines)
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return f"{_when(record)} {text}" if self._timed else text
+        start = f"{_when(record)} postfix-sync:" if self._timed else "postfix-sync:"
+        text = "\n".join(f"{start} {line}" for line in lines)
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 class _Json(logging.Formatter):

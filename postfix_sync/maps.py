@@ -89,6 +89,8 @@ class MapDirectory:
     async def _read_map(self, name: str) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         table = await asyncio.to_thread(self._table, name)
+        if not index.exists():  # postmap(1) would take a second to say so
+            return InstalledMap(table, Condition.BROKEN)
         sample = _sample(table or {})
         asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
         try:

@@ -4,6 +4,10 @@ The order is make before break. Routes are widened first, and Postfix is made to
 does any map accept more mail; only when nothing accepts mail for a removed list any more, and what
 was accepted has left the queue, are its routes taken out. Every state between two steps is one that
 Postfix can live with for as long as it likes: each address that is accepted has a route.
+
+A new mail domain goes in with the routes: whether it is relayed to is trivial-rewrite(8)'s answer
+as well, and the recipients still keep its mail out. It takes a reload for any map type, because
+each smtpd(8) remembers, for as long as it runs, which addresses it may not relay to.
 """
 
 from collections.abc import Set as AbstractSet
@@ -77,25 +81,25 @@ def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan
     removed = changes[ROUTES].removed
     steps: list[Step] = []
 
-    mended = [name for name in MAP_NAMES if _condition(installed, name) is Condition.BROKEN]
+    mended = [name for name in MAP_NAMES if installed.maps[name].condition is Condition.BROKEN]
     for name in mended:
         known = installed.maps[name].table
         steps.append(Publish(name, wanted[name] if known is None else known, fresh=True))
 
-    rerouted = widened != installed.table(ROUTES) or (
-        _condition(installed, ROUTES) is Condition.STALE
-    )
+    rerouted = widened != installed.table(ROUTES) or _is_stale(installed, ROUTES)
     if rerouted:
         steps.append(Publish(ROUTES, widened))
+    new_domains = bool(changes[DOMAINS].added)
+    if new_domains:
+        steps.append(Publish(DOMAINS, {**installed.table(DOMAINS), **wanted[DOMAINS]}))
     unseen = rerouted and map_type not in SEEN_AT_ONCE
-    if unseen or mended or installed.reload_owed:
+    if unseen or new_domains or mended or installed.reload_owed:
         steps.append(MakeVisible(reload=reload != "never"))
 
-    steps += [
-        Publish(name, wanted[name])
-        for name in (RECIPIENTS, ALIASES, DOMAINS)
-        if changes[name] or _condition(installed, name) is Condition.STALE
-    ]
+    for name in (RECIPIENTS, ALIASES, DOMAINS):
+        done = name == DOMAINS and new_domains and not changes[name].removed
+        if not done and (changes[name] or _is_stale(installed, name)):
+            steps.append(Publish(name, wanted[name]))
     if removed:
         steps.append(Narrow(wanted[ROUTES], removed))
     if steps and reload == "always" and not any(isinstance(step, MakeVisible) for step in steps):
@@ -103,8 +107,8 @@ def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan
     return Plan(tuple(steps), changes)
 
 
-def _condition(installed: Installed, name: str) -> Condition:
-    return installed.maps[name].condition
+def _is_stale(installed: Installed, name: str) -> bool:
+    return installed.maps[name].condition is Condition.STALE
 
 
 def guard(

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
+from types import UnionType
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from postfix_sync import __version__
+from postfix_sync.changes import counted
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why
 from postfix_sync.model import RECIPIENTS, ROUTES, ProbeResult
 from postfix_sync.sync import LOCK_NAME, Report
@@ -74,8 +76,8 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def after_pass(old: Status, source: str, report: Report, now: float) -> Status:
-    """The status after a pass. Pure."""
+def after_pass(old: Status, source: str, report: Report, probing: bool, now: float) -> Status:
+    """The status after a pass; what is not probed has no state. Pure."""
     before = old["sources"].get(source) or _unknown_source()
     error = next((one for one in report.errors if one.status is report.status), None)
     found = SourceStatus(
@@ -91,14 +93,14 @@ def after_pass(old: Status, source: str, report: Report, now: float) -> Status:
         updated=iso(now),
         sources={source: found},
         maps=old["maps"],
-        destinations=old["destinations"],
+        destinations=old["destinations"] if probing else {},
     )
     if report.installed:
         recipients = report.installed[RECIPIENTS]
         found["lists"], found["entries"] = len(lists_of(recipients)), len(recipients)
         known = {one.endpoint for one in destinations_of(report.installed[ROUTES])}
         status["destinations"] = {
-            endpoint: one for endpoint, one in old["destinations"].items() if endpoint in known
+            endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
         }
         status["maps"] = {
             name: MapStatus(type=report.map_type, entries=len(table), updated=iso(updated))
@@ -182,9 +184,9 @@ class StatusFile:
     def read(self) -> Status:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
-            status: Status = json.loads(self.path.read_bytes())
-            if not status.keys() >= Status.__required_keys__:
-                raise ValueError("keys are missing")
+            found = json.loads(self.path.read_bytes())
+            if not _fits(found, Status):
+                raise ValueError("something is missing, or of another kind")
         except PermissionError as error:
             raise NotPermitted(f"{self.path}: {why(error)}", "run it as root") from None
         except OSError as error:
@@ -192,11 +194,31 @@ class StatusFile:
                 f"{self.path}: {why(error)}: no pass has been made yet",
                 "make one: postfix-sync --once",
             ) from None
-        except (ValueError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise OutOfReach(
                 f"{self.path}: is no status file: {error}", "make a pass: postfix-sync --once"
             ) from None
+        status: Status = found
         return status
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether JSON is of a kind: a TypedDict, dict[str, kind], kind | None, or a plain type."""
+    if is_typeddict(kind):
+        kinds = get_type_hints(kind)
+        return (
+            isinstance(value, dict)
+            and kinds.keys() <= value.keys()
+            and all(_fits(value[key], kinds[key]) for key in kinds)
+        )
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(
+            _fits(one, get_args(kind)[1]) for one in value.values()
+        )
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, one) for one in get_args(kind))
+    number = kind is float and type(value) is int
+    return type(value) is kind or number
 
 
 def render(status: Status) -> str:
@@ -204,8 +226,8 @@ def render(status: Status) -> str:
     lines = [f"postfix-sync {status['version']}, as of {status['updated']}", ""]
     for name, source in status["sources"].items():
         lines.append(
-            f"source {name}: {source['state']}, {source['lists']} lists,"
-            f" {source['entries']} addresses"
+            f"source {name}: {source['state']}, {counted(source['lists'], 'list')},"
+            f" {counted(source['entries'], 'address')}"
         )
         lines.append(f"  last success {source['last_success'] or 'never'}")
         lines.append(f"  last change  {source['last_change'] or 'never'}")

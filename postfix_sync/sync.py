@@ -237,10 +237,19 @@ def _hosts_of(routes: Table) -> set[str]:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, bool]) -> bool:
-    """Awaits `work`, which goes on to its end when this is cancelled meanwhile."""
+    """Awaits `work` to its end, also when this task is cancelled meanwhile.
+
+    The task goes on then, to tell what was done; `interrupted` says that it should end.
+    """
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        raise
+        return task.result()
+
+
+def interrupted() -> bool:
+    """Whether this task was to end while it was applying a plan, and did not for that reason."""
+    task = asyncio.current_task()
+    return bool(task and task.cancelling())

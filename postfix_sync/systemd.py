@@ -12,11 +12,12 @@ def notify(*assignments: str) -> None:
     if not path.startswith(("/", "@")):
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    # A service manager that went away must not take the daemon with it.
+    # A service manager that went away, or does not listen, must not hold up the daemon.
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
     ):
+        channel.setblocking(False)
         channel.connect(address)
         channel.sendall("\n".join(assignments).encode())
 

@@ -78,9 +78,16 @@ def notices(
     parameters = postfix.parameters
     local = domains & {item.lower() for item in _items(parameters["mydestination"])}
     relayed = domains - local
-    needed = {"transport_maps": True, "virtual_alias_maps": True}
-    needed["relay_domains"] = not domains or not relayed <= set(_items(parameters["relay_domains"]))
-    needed["relay_recipient_maps"] = bool(relayed) or not domains
+    names_recipients = any(
+        _named_type(item, map_directory / RECIPIENTS)
+        for item in _items(parameters["local_recipient_maps"])
+    )
+    # As long as there is no list, it can't be told whether its domain will be a local one.
+    relaying = bool(relayed) or not (domains or names_recipients)
+    needed = {"transport_maps": True, "virtual_alias_maps": True, "relay_recipient_maps": relaying}
+    needed["relay_domains"] = relaying and not (
+        relayed and relayed <= set(_items(parameters["relay_domains"]))
+    )
     # An empty local_recipient_maps accepts every address, by Postfix's definition.
     needed["local_recipient_maps"] = bool(local) and bool(parameters["local_recipient_maps"])
     found = [

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("root")
 
 
 @pytest.fixture(params=["lmdb", "hash"])
-def site(request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
+def site(
+    request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance
+) -> Site:
     """A site with two lists; main.cf names its maps, so a good pass says nothing."""
     made = make_site(request.param)
     idle_postfix.postconf(**mailman_parameters(made.maps, request.param))

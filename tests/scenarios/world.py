@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.parts.common import wait_for
+from tests.parts.daemon import RunningDaemon
 from tests.parts.load import Sent, send
 from tests.parts.mailman import Accepted, Mailman
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
-
-from .daemon import DaemonProcess
 
 HOSTS = "127.0.0.1 localhost\n"
 PATIENCE = 30.0
@@ -49,7 +48,7 @@ class World:
             hosts=self.site.hosts,
             main_cf={**mailman_parameters(self.site.maps, map_type), **(main_cf or {})},
         )
-        self.daemon = DaemonProcess(self.site)
+        self._daemon: RunningDaemon | None = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -70,15 +69,35 @@ class World:
         Who calls this and not `with` calls stop() also when it fails.
         """
         self.mailman.start()
-        self.daemon.start()
+        self.start_daemon()
         self.postfix.start()
+
+    def start_daemon(self) -> None:
+        """Start postfix-sync, and wait for its first pass."""
+        self.site.configure()
+        self._daemon = RunningDaemon(self.site)
+        self._daemon.wait_for_passes(1, PATIENCE)
 
     def stop(self) -> None:
         """Stop what runs."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.mailman.stop)
             stack.callback(self.postfix.stop)
-            stack.callback(self.daemon.stop)
+            if self._daemon is not None:
+                stack.push(self._daemon)
+                if self._daemon.process.poll() is None:
+                    self._daemon.stop(timeout=PATIENCE)
+
+    @property
+    def has_daemon(self) -> bool:
+        """The daemon was started."""
+        return self._daemon is not None
+
+    @property
+    def daemon(self) -> RunningDaemon:
+        """The daemon, which runs from start() on."""
+        assert self._daemon is not None
+        return self._daemon
 
     def send(self, recipient: str) -> Sent:
         """Send one message by SMTP."""

@@ -69,6 +69,31 @@ def test_a_removed_list_is_refused_before_its_route_goes(map_type: str) -> None:
     assert made.steps[-1] == Narrow({"a@b.c": "lmtp:[m]:24"}, {"b@b.c": "lmtp:[m]:24"})
 
 
+@pytest.mark.parametrize("map_type", TYPES)
+def test_a_new_domain_is_made_visible_with_its_routes(map_type: str) -> None:
+    made = plan(installed(NO_MAILMAN), Maps.of(mailman(a="m")), map_type, "auto")
+    assert kinds(made) == [
+        "Publish postfix_lmtp",
+        "Publish postfix_domains",
+        "MakeVisible",
+        "Publish postfix_recipients",
+    ]
+
+
+def test_a_domain_that_goes_while_another_comes_stays_until_its_lists_are_refused() -> None:
+    old = MailmanTables({"a@b.c": "lmtp:[m]:24"}, {"b.c": "b.c"}, {})
+    new = MailmanTables({"a@d.e": "lmtp:[m]:24"}, {"d.e": "d.e"}, {})
+    made = plan(installed(old), Maps.of(new), "lmdb", "auto")
+    assert kinds(made) == [
+        "Publish postfix_lmtp",
+        "Publish postfix_domains",
+        "MakeVisible",
+        "Publish postfix_recipients",
+        "Publish postfix_domains",
+        "Narrow",
+    ]
+
+
 def test_reload_never_still_waits_until_the_routes_are_seen() -> None:
     made = plan(installed(NO_MAILMAN), Maps.of(mailman(a="m")), "hash", "never")
     assert MakeVisible(reload=False) in made.steps

@@ -90,6 +90,17 @@ def test_a_domain_in_mydestination() -> None:
     assert found(postfix(**{**local, "local_recipient_maps": ""})) == {}
 
 
+def test_no_list_yet() -> None:
+    assert "relay_domains" in found(postfix(), domains=frozenset())
+    local = {
+        **WIRED,
+        "relay_domains": "",
+        "relay_recipient_maps": "",
+        "local_recipient_maps": "$alias_maps lmdb:/etc/postfix/mailman/postfix_recipients",
+    }
+    assert found(postfix(**local), domains=frozenset()) == {}
+
+
 def test_the_hosts_file_matters_only_where_it_is_used() -> None:
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}), hosts=False) == {}
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns, native"})) == {}

@@ -1,0 +1,580 @@
+"""What a pass does to the maps, to Postfix and to the hosts file, and what it leaves alone.
+
+The maps are built with the real postmap, for each type that Postfix has; what a reload and a queue
+have to do with it is shown on a running Postfix.
+"""
+
+import os
+import shlex
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
+from tests.parts.common import free_port, wait_for
+from tests.parts.disk import Entry, mounted, tree
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.load import send
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+MakeSite = Callable[..., Site]
+
+ANTS, BEES, CATS = "ants@lists.example.net", "bees@lists.example.net", "cats@cats.example"
+TYPES = ["lmdb", "hash", "btree", "cdb"]
+HOP = "lmtp:[127.0.0.1]:8024"
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture(params=TYPES)
+def site(
+    request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance
+) -> Site:
+    """A site with two lists installed, with each type of map; a good pass says nothing."""
+    made = make_site(request.param)
+    idle_postfix.postconf(**mailman_parameters(made.maps, request.param))
+    made.files.write(ANTS, BEES)
+    assert made.once() == ""
+    return made
+
+
+def index(site: Site, name: str) -> Path:
+    """A map's index."""
+    return site.maps / f"{name}{INDEX_SUFFIX[site.map_type]}"
+
+
+def keys(*lists: str) -> set[str]:
+    """All their addresses."""
+    return {key for name in lists for key in nine(name)}
+
+
+def assert_holds(site: Site, *lists: str) -> None:
+    """All four maps are those of these lists, without aliases."""
+    assert site.installed(ROUTES) == dict.fromkeys(keys(*lists), HOP)
+    assert site.installed(RECIPIENTS) == dict.fromkeys(keys(*lists), "OK")
+    domains = {name.rpartition("@")[2] for name in lists}
+    assert site.installed(DOMAINS) == {domain: domain for domain in domains}
+    assert site.installed(ALIASES) == {}
+    assert site.stray() == set()
+
+
+def without_directory(site: Site) -> dict[Path, Entry]:
+    """All files of the maps."""
+    return tree(*(path for path in site.maps.iterdir()))
+
+
+def test_install_change_and_nothing_to_do(site: Site) -> None:
+    assert_holds(site, ANTS, BEES)
+    site.files.write(BEES, CATS)
+    assert site.once() == ""
+    assert_holds(site, BEES, CATS)
+    assert site.lookup(ROUTES, nine(ANTS)) == {}
+    assert site.lookup(RECIPIENTS, nine(ANTS)) == {}
+
+    before = tree(site.maps, site.hosts)
+    assert site.once() == ""
+    # As `mailman aliases` does: all files anew, with the same entries.
+    site.files.write(CATS, BEES)
+    assert site.once() == ""
+    assert tree(site.maps, site.hosts) == before
+
+    site.files.write(BEES, CATS, aliases={"cats@mail.example": CATS})
+    assert site.once() == ""
+    assert site.installed(ALIASES) == dict(zip(nine("cats@mail.example"), nine(CATS), strict=True))
+    assert site.installed(DOMAINS)["cats.example"] == "mail.example"
+    site.files.write(BEES, CATS)
+    assert site.once() == ""
+    assert_holds(site, BEES, CATS)
+
+
+def test_only_the_maps_that_change_are_written(site: Site) -> None:
+    before = without_directory(site)
+    site.files.write(ANTS, BEES, hop="lmtp:[127.0.0.1]:8025")
+    assert site.once() == ""
+    after = without_directory(site)
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed == {ROUTES, index(site, ROUTES).name}
+
+
+def test_owner_and_mode_do_not_depend_on_the_umask(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    for umask, map_type in ((0o077, "hash"), (0, "lmdb"), (0o077, "lmdb"), (0o777, "cdb")):
+        site = make_site(map_type)
+        site.files.write(ANTS)
+        old = os.umask(umask)
+        try:
+            site.once()
+        finally:
+            os.umask(old)
+        files = list(site.maps.iterdir())
+        assert len(files) == 8
+        for path in files:
+            found = path.stat()
+            assert stat.S_IMODE(found.st_mode) == 0o644, path
+            assert (found.st_uid, found.st_gid) == (0, 0), path
+        for path in (site.maps, site.state):
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    assert idle_postfix.config_directory.exists()
+
+
+DAMAGE: dict[str, Callable[[Site, str], None]] = {
+    "removed": lambda site, name: index(site, name).unlink(),
+    "older": lambda site, name: os.utime(index(site, name), (1, 1)),
+    "empty": lambda site, name: os.truncate(index(site, name), 0),
+    "garbage": lambda site, name: (index(site, name).write_bytes(b"no index\n" * 4096), None)[1],
+    "text removed": lambda site, name: (site.maps / name).unlink(),
+    "text garbage": lambda site, name: (
+        (site.maps / name).write_bytes(b"\xff no text\n"),
+        None,
+    )[1],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_map_is_built_again_although_no_entry_changed(
+    site: Site, damage: Callable[[Site, str], None]
+) -> None:
+    for name in (ROUTES, DOMAINS):
+        damage(site, name)
+    kept = (RECIPIENTS, ALIASES)
+    before = tree(*(site.maps / name for name in kept), *(index(site, name) for name in kept))
+    assert site.once() == ""
+    assert_holds(site, ANTS, BEES)
+    after = tree(*(site.maps / name for name in kept), *(index(site, name) for name in kept))
+    assert after == before
+
+
+def test_an_index_of_the_other_type_is_built_again(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    """Both hash and btree have .db: `hash:` can't open what btree wrote."""
+    site = make_site("hash")
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    site.files.write(ANTS, BEES)
+    assert site.once() == ""
+    assert site.postmap(f"btree:{site.maps / ROUTES}").returncode == 0
+    assert site.postmap("-q", ANTS, f"hash:{site.maps / ROUTES}").returncode != 0
+    assert site.once() == ""
+    assert_holds(site, ANTS, BEES)
+
+
+def test_an_index_that_lost_a_key_is_built_again(site: Site) -> None:
+    """What a killed in-place postmap of hash leaves: an index that answers, without keys."""
+    text = site.maps / ROUTES
+    content = text.read_bytes()
+    text.write_bytes(b"# nothing\n")
+    assert site.postmap(f"{site.map_type}:{text}").returncode == 0
+    text.write_bytes(content)
+    os.utime(text, (1, 1))
+    assert site.lookup(ROUTES, [ANTS]) == {}
+    assert site.once() == ""
+    assert_holds(site, ANTS, BEES)
+
+
+@pytest.mark.parametrize("named", TYPES)
+def test_auto_takes_the_type_that_main_cf_names(
+    make_site: MakeSite, idle_postfix: PostfixInstance, named: str
+) -> None:
+    site = make_site(named, options={"postfix": {"map_type": "auto"}})
+    idle_postfix.postconf(**mailman_parameters(site.maps, named))
+    site.files.write(ANTS)
+    assert site.once() == ""
+    assert_holds(site, ANTS)
+
+
+def test_auto_takes_lmdb_where_nothing_is_named(make_site: MakeSite) -> None:
+    site = make_site("lmdb", options={"postfix": {"map_type": "auto"}})
+    site.files.write(ANTS)
+    site.once()
+    assert_holds(site, ANTS)
+
+
+def without(idle_postfix: PostfixInstance, *missing: str) -> None:
+    """Takes map types from this Postfix, by a dynamicmaps.cf without them."""
+    plugins = Path("/etc/postfix/dynamicmaps.cf.d")
+    lines = [
+        line
+        for path in (Path("/etc/postfix/dynamicmaps.cf"), *plugins.glob("*"))
+        if path.exists()
+        for line in path.read_text().splitlines()
+        if line.split()[:1] not in [[one] for one in missing]
+    ]
+    own = idle_postfix.config_directory / "meta"
+    own.mkdir()
+    (own / "dynamicmaps.cf").write_text("".join(f"{line}\n" for line in lines))
+    idle_postfix.postconf(meta_directory=str(own))
+
+
+def test_auto_takes_the_default_where_there_is_no_lmdb(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    without(idle_postfix, "lmdb")
+    idle_postfix.postconf(default_database_type="btree")
+    site = make_site("btree", options={"postfix": {"map_type": "auto"}})
+    site.files.write(ANTS)
+    site.once()
+    assert_holds(site, ANTS)
+
+
+def test_a_type_that_postfix_lacks_is_a_matter_of_configuration(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    without(idle_postfix, "lmdb", "cdb")
+    site = make_site("cdb")
+    site.files.write(ANTS)
+    message, hint = site.once(expect=78).splitlines()
+    assert f"{idle_postfix.config_directory}: this Postfix has no map type cdb" in message
+    assert " hash " in message
+    assert "postfix.map_type" in hint
+    assert not site.maps.exists()
+
+
+def test_a_postfix_that_was_never_started_is_no_failure(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    """It has no queue directories yet; `postfix start` makes them."""
+    for name in ("maildrop", "incoming", "active", "deferred", "hold"):
+        (idle_postfix.queue_directory / name).rmdir()
+    site = make_site("hash")
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    site.files.write(ANTS, BEES)
+    assert site.once() == ""
+    site.files.write(ANTS)
+    assert site.once() == ""
+    assert_holds(site, ANTS)
+
+
+def test_a_stopped_postfix_is_said_with_v(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site("hash")
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    site.files.write(ANTS)
+    said = site.once("-v")
+    assert "postfix: not running, so not reloaded" in said
+    assert "lists: +1 list: ants@lists.example.net" in said
+
+
+@pytest.fixture
+def running(idle_postfix: PostfixInstance) -> Iterator[Callable[..., Site]]:
+    """Starts the Postfix of a site that has bees installed."""
+    sites: list[Site] = []
+
+    def start(make_site: MakeSite, map_type: str, **others: object) -> Site:
+        site = make_site(map_type, **others)
+        idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+        site.files.write(BEES)
+        assert site.once() == ""
+        idle_postfix.start()
+        sites.append(site)
+        return site
+
+    yield start
+    idle_postfix.stop()
+
+
+def rewriters(postfix: PostfixInstance) -> set[int]:
+    """This instance's trivial-rewrite processes."""
+    master = (postfix.queue_directory / "pid/master.pid").read_text().strip()
+    done = subprocess.run(
+        ["pgrep", "-P", master, "trivial-rewrit"], capture_output=True, text=True, check=False
+    )
+    return {int(line) for line in done.stdout.split()}
+
+
+@pytest.mark.parametrize(("map_type", "reloads"), [("hash", 1), ("lmdb", 0)])
+def test_one_reload_for_a_new_list_and_none_for_less(
+    make_site: MakeSite,
+    idle_postfix: PostfixInstance,
+    running: Callable[..., Site],
+    map_type: str,
+    reloads: int,
+) -> None:
+    site = running(make_site, map_type)
+    site.files.write(ANTS, BEES)
+    said = site.once("-v")
+    assert idle_postfix.reloads == reloads
+    assert ("postfix: reloaded" in said) is bool(reloads)
+    for lists in ([BEES, ANTS], [BEES]):
+        site.files.write(*lists)
+        assert site.once() == ""
+        assert idle_postfix.reloads == reloads
+    assert_holds(site, BEES)
+
+
+def test_reload_always_reloads_once_for_any_change_and_not_for_none(
+    make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
+) -> None:
+    site = running(make_site, "lmdb", options={"postfix": {"reload": "always"}})
+    for reloads, lists in ((1, [ANTS, BEES]), (1, [BEES, ANTS]), (2, [BEES])):
+        site.files.write(*lists)
+        assert site.once() == ""
+        assert idle_postfix.reloads == reloads
+
+
+def test_reload_never_accepts_only_when_trivial_rewrite_has_the_new_routes(
+    make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
+) -> None:
+    with LmtpSink([*nine(ANTS), *nine(BEES)]) as sink:
+        hop = f"lmtp:[127.0.0.1]:{sink.port}"
+        site = running(make_site, "hash", options={"postfix": {"reload": "never"}})
+        site.files.write(BEES, hop=hop)
+        assert site.once() == ""
+        assert send(idle_postfix.port, BEES).accepted
+        old = rewriters(idle_postfix)
+        assert old
+        site.files.write(ANTS, BEES, hop=hop)
+        waiting = site.start("--once")
+        try:
+            wait_for(lambda: site.lookup(ROUTES, [ANTS]), 20, "the wider routes")
+            # Routes are there; as long as the old trivial-rewrite lives, nothing is accepted.
+            while rewriters(idle_postfix) & old:
+                accepted = site.lookup(RECIPIENTS, [ANTS])
+                assert not (accepted and rewriters(idle_postfix) & old)
+                assert waiting.poll() is None
+        finally:
+            stdout, stderr = waiting.communicate(timeout=60)
+        assert (waiting.returncode, stdout, stderr) == (0, "", "")
+        assert site.installed(RECIPIENTS).keys() == keys(ANTS, BEES)
+        assert send(idle_postfix.port, ANTS).accepted
+        wait_for(lambda: len(sink.deliveries()) == 2, 20, "both messages")
+    assert idle_postfix.reloads == 0
+    assert idle_postfix.bounces() == []
+
+
+def test_routes_stay_while_mail_for_a_removed_list_waits(
+    make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
+) -> None:
+    sink = LmtpSink([*nine(ANTS), *nine(BEES)])
+    hop = f"lmtp:[127.0.0.1]:{sink.port}"
+    site = running(make_site, "lmdb")
+    site.files.write(ANTS, BEES, hop=hop)
+    assert site.once() == ""
+    assert send(idle_postfix.port, ANTS).accepted
+    wait_for(lambda: idle_postfix.outcomes(), 20, "the first try")
+    assert [one.status for one in idle_postfix.outcomes()] == ["deferred"]
+
+    site.files.write(BEES, hop=hop)
+    said = site.once("-v")
+    assert "postfix: 1 routes of removed lists stay while mail waits for them" in said
+    assert site.installed(RECIPIENTS).keys() == keys(BEES)
+    assert site.installed(ROUTES).keys() == {*keys(BEES), ANTS}
+    assert not send(idle_postfix.port, ANTS).accepted
+    assert site.once() == ""
+    assert site.installed(ROUTES).keys() == {*keys(BEES), ANTS}
+
+    with sink:
+        idle_postfix.command("postqueue", "-f")
+        wait_for(sink.deliveries, 30, "the message that waited")
+        idle_postfix.wait_for_empty_queue()
+    assert idle_postfix.bounces() == []
+    assert site.once() == ""
+    assert site.installed(ROUTES).keys() == keys(BEES)
+
+
+NAMED = "lmtp:[Mailman-Web]:8024"
+
+
+@pytest.fixture
+def addressed(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
+    """A site whose destinations get an address in the hosts file."""
+    site = make_site("lmdb", source={"address": "127.0.0.9"})
+    idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+    site.files.write(ANTS, hop=NAMED)
+    return site
+
+
+OURS = b"# BEGIN postfix-sync\n127.0.0.9\tmailman-web\n# END postfix-sync\n"
+
+
+def test_hosts_twice_is_once_and_what_is_foreign_survives(addressed: Site) -> None:
+    foreign = b"127.0.0.1\tlocalhost # \xff\r\n\n::1 x\n"
+    addressed.hosts.write_bytes(foreign)
+    os.chown(addressed.hosts, 1, 2)
+    addressed.hosts.chmod(0o640)
+    assert addressed.once() == ""
+    assert addressed.hosts.read_bytes() == foreign + OURS
+    found = addressed.hosts.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 1, 2)
+    before = tree(addressed.hosts)
+    addressed.files.write(ANTS, BEES, hop=NAMED)
+    assert addressed.once() == ""
+    assert tree(addressed.hosts) == before
+
+
+def test_hosts_a_last_line_without_an_end_survives(addressed: Site) -> None:
+    addressed.hosts.write_bytes(b"127.0.0.1 localhost\n::1 last")
+    assert addressed.once() == ""
+    assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n" + OURS + b"::1 last"
+    before = tree(addressed.hosts)
+    assert addressed.once() == ""
+    assert tree(addressed.hosts) == before
+
+
+def test_hosts_that_is_a_mount_is_changed_in_place(addressed: Site) -> None:
+    behind = addressed.directory / "behind"
+    behind.write_bytes(b"127.0.0.1 localhost\n")
+    with mounted(addressed.hosts, "--bind", str(behind)):
+        inode = addressed.hosts.stat().st_ino
+        assert addressed.once() == ""
+        assert addressed.hosts.stat().st_ino == inode
+        assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n" + OURS
+        addressed.files.write(ANTS, hop="lmtp:[b]:8024")
+        assert addressed.once() == ""
+        assert addressed.hosts.read_bytes() == (
+            b"127.0.0.1 localhost\n# BEGIN postfix-sync\n127.0.0.9\tb\n# END postfix-sync\n"
+        )
+        assert addressed.hosts.stat().st_ino == inode
+    assert behind.stat().st_ino == inode
+    assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n"
+    assert not list(addressed.directory.glob(".hosts*"))
+
+
+def test_hosts_a_name_on_a_foreign_line_is_reported_not_repeated(addressed: Site) -> None:
+    foreign = b"10.0.0.1 other MAILMAN-web\n"
+    addressed.hosts.write_bytes(foreign)
+    warning, hint = addressed.once().splitlines()
+    assert warning.startswith(f"postfix-sync: warning: {addressed.hosts}: mailman-web has")
+    assert "10.0.0.1" in warning
+    assert "127.0.0.9" in warning
+    assert "remove mailman-web from that line" in hint
+    assert addressed.hosts.read_bytes() == foreign
+    addressed.hosts.write_bytes(b"127.0.0.9 mailman-web\n")
+    assert addressed.once() == ""
+    assert addressed.hosts.read_bytes() == b"127.0.0.9 mailman-web\n"
+
+
+def test_hosts_the_copy_in_the_chroot_is_made_and_renewed(
+    addressed: Site, idle_postfix: PostfixInstance
+) -> None:
+    copy = idle_postfix.chroot_hosts
+    assert not copy.exists()
+    assert addressed.once() == ""
+    assert copy.read_bytes() == addressed.hosts.read_bytes()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o644
+    for stale in (b"old\n", b""):
+        copy.write_bytes(stale)
+        assert addressed.once() == ""
+        assert copy.read_bytes() == addressed.hosts.read_bytes()
+    addressed.hosts.write_bytes(b"::1 new\n" + addressed.hosts.read_bytes())
+    assert addressed.once() == ""
+    assert copy.read_bytes() == addressed.hosts.read_bytes()
+
+
+@pytest.mark.parametrize("case", ["chroot: never", "not chrooted", "no address"])
+def test_hosts_no_copy_where_none_is_needed(
+    addressed: Site, idle_postfix: PostfixInstance, case: str
+) -> None:
+    if case == "chroot: never":
+        addressed.configure(hosts={"chroot": "never"})
+    elif case == "not chrooted":
+        idle_postfix.command("postconf", "-F", "lmtp/unix/chroot=n")
+    else:
+        path = str(addressed.files.directory)
+        addressed.configure(sources=[{"name": "lists", "path": path}])
+    assert addressed.once() == ""
+    assert not idle_postfix.chroot_hosts.exists()
+    assert (b"mailman-web" in addressed.hosts.read_bytes()) is (case != "no address")
+
+
+def remedies(said: str) -> list[str]:
+    """The commands that the hints of warnings name."""
+    lines = said.splitlines()
+    assert len(lines) % 2 == 0
+    for warning, hint in zip(lines[::2], lines[1::2], strict=True):
+        assert warning.startswith("postfix-sync: warning: main.cf: ")
+        assert hint.startswith("postfix-sync: hint: postconf -c ")
+    return [line.removeprefix("postfix-sync: hint: ") for line in lines[1::2]]
+
+
+def obey(commands: list[str]) -> None:
+    """Runs the postconf of each; the reload after it has no Postfix to reload here."""
+    for command in commands:
+        subprocess.run(command.partition(" && ")[0], shell=True, check=True)
+
+
+SPOILT = {
+    "nothing": (
+        {},
+        {"transport_maps", "relay_domains", "relay_recipient_maps", "virtual_alias_maps"},
+    ),
+    "other maps": (
+        {
+            "transport_maps": "inline:{x.example=smtp:}",
+            "relay_domains": "y.example, z.example",
+            "relay_recipient_maps": "inline:{a@y.example=ok}",
+            "virtual_alias_maps": "inline:{b@y.example=a@y.example}",
+        },
+        {"transport_maps", "relay_domains", "relay_recipient_maps", "virtual_alias_maps"},
+    ),
+    "another type": (
+        {"transport_maps": "inline:{x.example=smtp:}, btree:MAPS/postfix_lmtp"},
+        {"transport_maps", "relay_domains", "relay_recipient_maps", "virtual_alias_maps"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("main_cf", "parameters"), SPOILT.values(), ids=SPOILT.keys())
+def test_main_cf_each_remedy_mends_its_warning(
+    make_site: MakeSite,
+    idle_postfix: PostfixInstance,
+    main_cf: dict[str, str],
+    parameters: set[str],
+) -> None:
+    site = make_site("lmdb")
+    for name, value in main_cf.items():
+        idle_postfix.postconf(**{name: value.replace("MAPS", str(site.maps))})
+    site.files.write(ANTS)
+    commands = remedies(site.once())
+    assert {shlex.split(one)[4].partition(" ")[0] for one in commands} == parameters
+    assert all(str(idle_postfix.config_directory) in one for one in commands)
+    obey(commands)
+    assert site.once() == ""
+    for name, value in main_cf.items():
+        present = idle_postfix.command("postconf", "-h", name)
+        assert value.partition(",")[0] in present, "what was there before stays"
+
+
+def test_main_cf_a_domain_in_mydestination_needs_local_recipient_maps(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site("lmdb")
+    idle_postfix.postconf(mydestination="localhost, lists.example.net")
+    site.files.write(ANTS)
+    commands = remedies(site.once())
+    assert {shlex.split(one)[4].partition(" ")[0] for one in commands} == {
+        "transport_maps", "local_recipient_maps", "virtual_alias_maps",
+    }  # fmt: skip
+    obey(commands)
+    assert site.once() == ""
+    assert "postmaster" in idle_postfix.command("postconf", "-h", "local_recipient_maps")
+
+
+def test_main_cf_a_host_name_needs_native_lookups(
+    addressed: Site, idle_postfix: PostfixInstance
+) -> None:
+    idle_postfix.postconf(lmtp_host_lookup="dns")
+    (command,) = remedies(addressed.once())
+    assert "lmtp_host_lookup = native" in command
+    obey([command])
+    assert addressed.once() == ""
+
+
+def test_main_cf_an_address_needs_no_native_lookup(
+    addressed: Site, idle_postfix: PostfixInstance
+) -> None:
+    idle_postfix.postconf(lmtp_host_lookup="dns")
+    addressed.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    assert addressed.once() == ""
+    assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n"
+
+
+def test_nothing_is_printed_where_all_is_well(site: Site) -> None:
+    done = site.run("--once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

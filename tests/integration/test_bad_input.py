@@ -1,0 +1,481 @@
+"""A source that is broken, hostile, or not to be read: refused as a whole, Postfix unaffected.
+
+Each bad set of files takes the place of a good one that is installed. It is refused with the status
+of the contract, in one line that names the file (and the line, where one is to blame) and a hint
+on a line of its own; nothing in the map directory is touched; and the good set is taken again.
+"""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from tests.parts.common import public_directory
+from tests.parts.disk import tree
+from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+pytestmark = pytest.mark.usefixtures("root")
+
+LISTS = ("ants@lists.example.net", "bees@lists.example.net", "cats@two.example.net")
+HOP = "lmtp:[127.0.0.1]:8024"
+
+GOOD = lmtp_text(LISTS, HOP)
+GOOD_DOMAINS = domains_text({name: name for name in ("lists.example.net", "two.example.net")})
+HEADER_LINES = 4
+FIRST = HEADER_LINES + 1
+"""The line on which postfix_lmtp's first entry stands."""
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Site]:
+    """A site whose main.cf names its maps, so that a good pass says nothing."""
+    with public_directory() as directory:
+        postfix = PostfixInstance(
+            directory / "postfix", main_cf=mailman_parameters(directory / "maps", "lmdb")
+        )
+        made = Site(directory, postfix.config_directory)
+        made.hosts.write_bytes(b"127.0.0.1 localhost\n")
+        yield made
+
+
+def install(site: Site, *lists: str) -> Site:
+    """Brings the site to where a test begins, whatever the test before it left."""
+    site.configure()
+    shutil.rmtree(site.files.directory, ignore_errors=True)
+    site.files.write(*lists)
+    assert site.once("--force") == ""
+    return site
+
+
+@pytest.fixture
+def site(shared: Site) -> Site:
+    """A site with the good set installed."""
+    return install(shared, *LISTS)
+
+
+def write_good(site: Site, add: str = "") -> None:
+    """The good set, with one list more where `add` names it."""
+    site.files.write(*LISTS, *([add] if add else []))
+
+
+def assert_refused(site: Site, status: int, *said: str, arguments: tuple[str, ...] = ()) -> None:
+    """A pass refuses the source with `status` and these words, and leaves everything alone."""
+    before = tree(site.maps, site.hosts)
+    done = site.run("--once", *arguments)
+    assert done.returncode == status, done
+    assert done.stdout == ""
+    message, hint, *more = done.stderr.splitlines()
+    assert not more, done.stderr
+    assert message.startswith("postfix-sync: error: ")
+    assert hint.startswith("postfix-sync: hint: ")
+    assert len(hint) > len("postfix-sync: hint: ")
+    for one in said:
+        assert one in message, one
+    assert len(message) < 700
+    assert message.isprintable(), "what a file contains is quoted escaped"
+    assert tree(site.maps, site.hosts) == before
+
+
+def assert_converges(site: Site) -> None:
+    """The good set, grown by a list, is taken."""
+    write_good(site, add="dogs@two.example.net")
+    assert site.once() == ""
+    expected = {key for name in (*LISTS, "dogs@two.example.net") for key in nine(name)}
+    assert site.installed(ROUTES).keys() == expected
+    assert site.installed(RECIPIENTS).keys() == expected
+    assert site.stray() == set()
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A file that is not acceptable; `line` is the one to blame, 0 where none is."""
+
+    content: str | bytes
+    line: int
+    reason: str
+    file: str = ROUTES
+
+
+def with_line(line: str | bytes) -> bytes:
+    """A good postfix_lmtp with one more line after the first."""
+    lines = GOOD.encode().split(b"\n")
+    lines.insert(FIRST, line.encode() if isinstance(line, str) else line)
+    return b"\n".join(lines)
+
+
+def to(hop: str) -> str:
+    """A good postfix_lmtp with another next hop for its last list."""
+    return lmtp_text(LISTS[:2], HOP) + lmtp_text(LISTS[2:], hop)
+
+
+SECOND = FIRST + 1
+LAST_LIST = lmtp_text(LISTS[:2], HOP).count("\n") + FIRST
+REGEX = lmtp_text(LISTS, HOP, regex=True)
+
+BAD = {
+    "cut in a line": Bad(GOOD[:900], GOOD[:900].count("\n") + 1, "cut short"),
+    "cut behind a line": Bad(GOOD[: GOOD.index("ants-owner")], 0, "all its 9 addresses"),
+    "cut behind a list": Bad(lmtp_text(LISTS[:2], HOP), 0, "half-updated"),
+    "domain missing": Bad(
+        domains_text({"lists.example.net": "lists.example.net"}), 0, "half-updated", DOMAINS
+    ),
+    "domain without lists": Bad(
+        GOOD_DOMAINS + "three.example.net three.example.net\n", 0, "half-updated", DOMAINS
+    ),
+    "no bytes in postfix_lmtp": Bad(b"", 0, "half-updated"),
+    "no bytes in postfix_vmap": Bad(b"", 1, "empty", ALIASES),
+    "alias without its list": Bad(
+        vmap_text({"owls@mail.example.net": "owls@lists.example.net"}), 0, "half-updated", ALIASES
+    ),
+    "alias to another list": Bad(
+        vmap_text({"ants@mail.example.net": "bees@lists.example.net"}),
+        0,
+        "no address of the same list",
+        ALIASES,
+    ),
+    "no value": Bad(with_line("emus@lists.example.net"), SECOND, "not a key, blanks and a value"),
+    "begins with a blank": Bad(with_line(f" emus@x.example {HOP}"), SECOND, "begins with a blank"),
+    "a key with two values": Bad(
+        with_line("ants@lists.example.net lmtp:[127.0.0.1]:8025"), SECOND, "a second time"
+    ),
+    "CRLF": Bad(GOOD.replace("\n", "\r\n"), 1, "carriage return"),
+    "CR in one line": Bad(with_line(f"emus@x.example {HOP}\r"), SECOND, "carriage return"),
+    "BOM": Bad(b"\xef\xbb\xbf" + GOOD.encode(), 1, "byte order mark"),
+    "NUL": Bad(with_line(b"emus\0@x.example lmtp:[127.0.0.1]:8024"), SECOND, "NUL"),
+    "not UTF-8": Bad(with_line(b"em\xffus@x.example lmtp:[127.0.0.1]:8024"), SECOND, "UTF-8"),
+    "1 MiB line": Bad(with_line("e" * 2**20), SECOND, f"{2**20} bytes"),
+    "key without a domain": Bad(with_line(f"emus {HOP}"), SECOND, "no full address"),
+    "key with an empty domain": Bad(with_line(f"emus@ {HOP}"), SECOND, "domain is missing"),
+    "star": Bad(with_line(f"* {HOP}"), SECOND, "no full address"),
+    "bare domain": Bad(with_line(f"x.example {HOP}"), SECOND, "no full address"),
+    ".domain": Bad(with_line(f".x.example {HOP}"), SECOND, "no full address"),
+    "@domain": Bad(with_line(f"@x.example {HOP}"), SECOND, "no local part"),
+    ".domain of domains": Bad(
+        GOOD_DOMAINS + ".x.example x.example\n",
+        GOOD_DOMAINS.count("\n") + 1,
+        "no mail domain",
+        DOMAINS,
+    ),
+    "escape sequence": Bad(with_line(f"\x1b[31m\u202e@x.example {HOP}"), SECOND, "\\x1b[31m"),
+    "smtp:": Bad(to("smtp:[127.0.0.1]:8024"), LAST_LIST, "no next hop of the form"),
+    "relay to a name": Bad(to("lmtp:127.0.0.1:8024"), LAST_LIST, "no next hop of the form"),
+    "no bracket": Bad(to("lmtp:[127.0.0.1:8024"), LAST_LIST, "no next hop of the form"),
+    "0.0.0.0": Bad(to("lmtp:[0.0.0.0]:8024"), LAST_LIST, "an address to listen on"),
+    "::": Bad(to("lmtp:[::]:8024"), LAST_LIST, "an address to listen on"),
+    "no host": Bad(to("lmtp:[]:8024"), LAST_LIST, "names no host"),
+    "two hosts": Bad(to("lmtp:[172.17.0.3 172.18.0.3]:8024"), LAST_LIST, "more than one host"),
+    "port 0": Bad(to("lmtp:[127.0.0.1]:0"), LAST_LIST, "not between 1 and 65535"),
+    "port 65536": Bad(to("lmtp:[127.0.0.1]:65536"), LAST_LIST, "not between 1 and 65535"),
+    "regex among plain": Bad(
+        with_line(f"/^emus@x\\.example$/ {HOP}"), SECOND, "plain keys and regular expressions"
+    ),
+    "plain among regex": Bad(
+        REGEX + f"emus@x.example {HOP}\n",
+        REGEX.count("\n") + 1,
+        "plain keys and regular expressions",
+    ),
+    "a regex of one's own": Bad(
+        REGEX.replace("/^ants@", "/^.*@", 1), FIRST, "no regular expression that Mailman writes"
+    ),
+    "an extension of one's own": Bad(
+        REGEX.replace("/^ants@", "/^ants(\\+.*)?@", 1), FIRST, "only -bounces and -confirm"
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_bad_content_is_refused_with_its_file_and_line(site: Site, bad: Bad) -> None:
+    site.files.put(bad.file, bad.content)
+    place = f"{site.files.directory / bad.file}"
+    assert_refused(site, 65, f"{place}:{bad.line}: " if bad.line else place, bad.reason)
+    # What is not valid is not made so by --force.
+    assert_refused(site, 65, bad.reason, arguments=("--force",))
+    (site.files.directory / ALIASES).unlink(missing_ok=True)
+    assert_converges(site)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _device(path: Path) -> None:
+    path.unlink()
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # /dev/zero
+
+
+def _link_to_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+SPECIAL = {
+    "link": (_link, "a symbolic link"),
+    "FIFO": (_fifo, "a FIFO"),
+    "directory": (_directory, "a directory"),
+    "device": (_device, "a device"),
+    "link to a device": (_link_to_device, "a symbolic link"),
+}
+
+
+@pytest.mark.parametrize("file", [ROUTES, DOMAINS, ALIASES])
+@pytest.mark.parametrize(("make", "kind"), SPECIAL.values(), ids=SPECIAL.keys())
+def test_what_is_no_regular_file_is_refused(
+    site: Site, make: Callable[[Path], None], kind: str, file: str
+) -> None:
+    path = site.files.directory / file
+    if file == ALIASES:
+        site.files.put(ALIASES, "# none\n")
+    make(path)
+    assert_refused(site, 65, f"{path}: is {kind}, not a regular file")
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    assert_converges(site)
+
+
+def test_a_socket_is_refused(site: Site) -> None:
+    path = site.files.directory / ROUTES
+    path.unlink()
+    os.mknod(path, stat.S_IFSOCK | 0o666)
+    assert_refused(site, 65, f"{path}: is a socket or a device, not a regular file")
+    assert_converges(site)
+
+
+def test_a_file_larger_than_max_size_is_refused(site: Site) -> None:
+    size = len(GOOD.encode())
+    site.configure(guard={"max_size": f"{size - 1}B"})
+    path = site.files.directory / ROUTES
+    assert_refused(site, 65, f"{path}: has {size} bytes, more than guard.max_size ({size - 1})")
+    site.configure(guard={"max_size": "1MiB"})
+    assert_converges(site)
+
+
+def test_a_sparse_file_of_a_terabyte_is_refused_at_once(site: Site) -> None:
+    path = site.files.directory / ROUTES
+    os.truncate(path, 2**40)
+    assert_refused(site, 65, f"{path}: has {2**40} bytes")
+    assert_converges(site)
+
+
+@pytest.mark.parametrize("file", [ROUTES, DOMAINS])
+def test_mode_0_is_refused_even_to_root(site: Site, file: str) -> None:
+    path = site.files.directory / file
+    path.chmod(0)
+    assert_refused(site, 77, str(path), "user root (0)", "owner root (0), mode 0000")
+    assert_converges(site)
+
+
+# Imports first, as root: the interpreter itself may be where nobody else can read it.
+AS_NOBODY = """
+import os, sys
+import asyncio.subprocess, concurrent.futures.thread, encodings.idna, aiosmtplib
+import postfix_sync.cli, postfix_sync.config, postfix_sync.lmtp, postfix_sync.state
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+sys.exit(postfix_sync.cli.main(sys.argv[1:]))
+"""
+NOBODY = 65534
+
+
+def once_as_nobody(site: Site) -> subprocess.CompletedProcess[str]:
+    """One pass by a user without any right of root's."""
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, "-c", str(site.config), "--once"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def give(user: int, *paths: Path) -> None:
+    """Makes a user the owner of directories and all that is in them."""
+    for path in paths:
+        for one in (path, *path.rglob("*")):
+            os.chown(one, user, user)
+
+
+@pytest.fixture
+def mine(site: Site) -> Iterator[Site]:
+    """The site, with maps and state that are nobody's own."""
+    give(NOBODY, site.maps, site.state)
+    yield site
+    give(0, site.maps, site.state)
+    site.files.directory.chmod(0o755)
+
+
+def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site) -> None:
+    site = mine
+    write_good(site, add="dogs@two.example.net")
+    for path in site.files.directory.iterdir():
+        os.chown(path, 1, 1)
+        path.chmod(0o600)
+    before = tree(site.maps)
+    done = once_as_nobody(site)
+    assert done.returncode == 77, done
+    message, hint = done.stderr.splitlines()
+    path = site.files.directory / ROUTES
+    assert f"{path}: user nobody (65534) may not read it" in message
+    assert "owner daemon (1), mode 0600" in message
+    assert "setfacl -m u:USER:r" in hint
+    assert str(path) in hint
+    assert tree(site.maps) == before
+
+    for path in site.files.directory.iterdir():
+        path.chmod(0o644)
+    done = once_as_nobody(site)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(site.installed(ROUTES)) == 9 * 4
+
+
+def test_the_directory_that_denies_access_is_the_one_that_is_named(mine: Site) -> None:
+    site = mine
+    site.files.directory.chmod(0o700)
+    done = once_as_nobody(site)
+    assert done.returncode == 77, done
+    message, hint = done.stderr.splitlines()
+    assert f"{site.files.directory} has owner root (0), mode 0700" in message
+    assert f"u:USER:x {site.files.directory}" in hint
+
+
+@pytest.fixture
+def many(shared: Site) -> Site:
+    """A site with forty lists."""
+    return install(shared, *numbered(40))
+
+
+def numbered(count: int) -> list[str]:
+    """So many lists."""
+    return [f"list{number}@lists.example.net" for number in range(count)]
+
+
+def lists_in(site: Site) -> int:
+    """How many lists are accepted."""
+    return len(site.installed(RECIPIENTS)) // 9
+
+
+def test_an_empty_set_is_refused_until_forced(many: Site) -> None:
+    many.files.write()
+    assert_refused(many, 65, "names no list at all, 40 are installed")
+    assert many.once("--force") == ""
+    assert lists_in(many) == 0
+    assert many.installed(DOMAINS) == {}
+
+
+def test_an_empty_set_is_taken_where_that_is_allowed(many: Site) -> None:
+    many.configure(guard={"allow_empty": True})
+    many.files.write()
+    assert many.once() == ""
+    assert lists_in(many) == 0
+
+
+def test_an_empty_set_is_nothing_special_where_nothing_is_installed(shared: Site) -> None:
+    install(shared)
+    assert shared.once() == ""
+    assert lists_in(shared) == 0
+
+
+def test_more_than_max_removed_is_refused_until_forced(many: Site) -> None:
+    many.files.write(*numbered(19))
+    assert_refused(many, 65, "21 of 40 lists are gone", "guard.max_removed (50%)")
+    assert many.once("--force") == ""
+    assert lists_in(many) == 19
+
+
+def test_exactly_max_removed_is_allowed(many: Site) -> None:
+    many.files.write(*numbered(20))
+    assert many.once() == ""
+    assert lists_in(many) == 20
+
+
+def test_max_removed_is_what_the_configuration_says(many: Site) -> None:
+    many.configure(guard={"max_removed": "30%"})
+    many.files.write(*numbered(27))
+    assert_refused(many, 65, "13 of 40 lists are gone", "(30%)")
+    many.configure(guard={"max_removed": "100%"})
+    many.files.write(*numbered(1))
+    assert many.once() == ""
+    assert lists_in(many) == 1
+
+
+def test_lists_that_are_replaced_by_others_count_as_gone(many: Site) -> None:
+    many.files.write(*(f"other{number}@lists.example.net" for number in range(40)))
+    assert_refused(many, 65, "40 of 40 lists are gone")
+
+
+def test_ten_lists_may_go_whatever_part_they_are(many: Site) -> None:
+    many.configure(guard={"max_removed": "0%"})
+    many.files.write(*numbered(29))
+    assert_refused(many, 65, "11 of 40 lists are gone", "(0%)")
+    many.files.write(*numbered(30))
+    assert many.once() == ""
+    assert lists_in(many) == 30
+
+
+def test_the_guards_hold_after_a_refusal_as_before(many: Site) -> None:
+    """A refusal must not become what the next pass compares with."""
+    many.files.write(*numbered(5))
+    for _ in range(3):
+        assert_refused(many, 65, "35 of 40 lists are gone")
+
+
+def confine(site: Site, **source: object) -> None:
+    """Configures the source further."""
+    path = str(site.files.directory)
+    site.configure(sources=[{"name": "lists", "path": path, **source}])
+
+
+def test_a_source_is_confined_to_its_domains(shared: Site) -> None:
+    site = install(shared, *LISTS[:2])
+    confine(site, domains=["Lists.Example.NET"])
+    assert site.once() == ""
+    write_good(site)
+    path = site.files.directory / ROUTES
+    before = tree(site.maps)
+    said = site.once(expect=65)
+    assert re.search(
+        rf'^postfix-sync: error: {path}:\d+: "two\.example\.net" is not among the domains that',
+        said,
+    )
+    assert tree(site.maps) == before
+    assert site.installed(DOMAINS).keys() == {"lists.example.net"}
+
+
+def test_an_alias_is_confined_to_the_domains_too(shared: Site) -> None:
+    site = install(shared, LISTS[0])
+    confine(site, domains=["lists.example.net"])
+    site.files.write(LISTS[0], aliases={"ants@bank.example": "ants@lists.example.net"})
+    before = tree(site.maps)
+    assert '"bank.example" is not among the domains' in site.once(expect=65)
+    assert tree(site.maps) == before
+
+
+@pytest.mark.parametrize(
+    "hop", ["lmtp:[0.0.0.0]:8024", "lmtp:[::]:8024", "lmtp:[172.17.0.3 172.18.0.3]:8024"]
+)
+def test_a_destination_of_one_s_own_replaces_what_mailman_wrote(site: Site, hop: str) -> None:
+    site.files.write(*LISTS, hop=hop)
+    site.once(expect=65)
+    confine(site, destination="lmtp:[10.9.8.7]:2424")
+    assert site.once() == ""
+    assert set(site.installed(ROUTES).values()) == {"lmtp:[10.9.8.7]:2424"}

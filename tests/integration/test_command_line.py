@@ -1,0 +1,278 @@
+"""The command line as a shell, cron and a terminal meet it: words, silence, and exit statuses."""
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from postfix_sync import __version__, config
+from tests.parts.daemon import install, obey_modes
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import COMMAND, Site
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where maps are kept that were built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def site(make_site: MakeSite, template: Path, idle_postfix: PostfixInstance) -> Site:
+    """One list, installed, in a Postfix that uses the maps: nothing is left to say."""
+    made = make_site("lmdb")
+    idle_postfix.postconf(**mailman_parameters(made.maps, "lmdb"))
+    return install(made, ANTS, template=template)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command by itself, without a site; nothing on this machine is configured for it."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("--once", "--dry-run", "--force", "-c FILE", "-v", "-q", "probe", "status"):
+        assert word in done.stdout
+    for command in ("probe", "status"):
+        done = run(command, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: postfix-sync {command}")
+        for option in ("-c FILE", "-v", "-q", "--json"):
+            assert option in done.stdout
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"postfix-sync {__version__}\n")
+
+
+@pytest.mark.parametrize("option", [["-v"], ["-q"], ["--verbose"], ["--log-format", "json"]])
+@pytest.mark.parametrize("command", [["status"], ["probe", "127.0.0.1:1", "--level", "connect"]])
+def test_options_before_and_after_the_command(
+    site: Site, option: Sequence[str], command: Sequence[str]
+) -> None:
+    site.once()
+    file = ["-c", str(site.config)]
+    ends = [
+        subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+        for words in ([*file, *option, *command], [*command, *option, *file])
+    ]
+    assert {end.returncode for end in ends} == {0 if command == ["status"] else 69}
+    assert ends[0].stdout == ends[1].stdout
+
+
+def test_the_configuration_before_the_command_counts(site: Site) -> None:
+    """And the one after it, if both are given: the last one, as everywhere."""
+    site.once()
+    after = run("-c", "/nonexistent", "status", "-c", str(site.config))
+    assert (after.returncode, after.stderr) == (0, "")
+    before = run("-c", str(site.config), "status", "-c", "/nonexistent")
+    assert before.returncode == 78
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--dry-run"], "--dry-run and --force go with --once"),
+        (["--force"], "--dry-run and --force go with --once"),
+        (["--dry-run", "status"], "--dry-run and --force go with --once"),
+        (["--once", "status"], "--once does not go with status"),
+        (["--once", "probe"], "--once does not go with probe"),
+        (["-v", "-q"], "not allowed with argument"),
+        (["status", "-v", "-q"], "not allowed with argument"),
+        (["status", "--once"], "unrecognized arguments: --once"),
+        (["status", "extra"], "unrecognized arguments: extra"),
+        (["--json"], "unrecognized arguments: --json"),
+        (["statsu"], "invalid choice: 'statsu'"),
+        (["probe", "--level", "off"], "invalid choice: 'off'"),
+        (["probe", "--level", "data"], "invalid choice: 'data'"),
+        (["--log-format", "xml"], "invalid choice: 'xml'"),
+        (["-c"], "expected one argument"),
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_go_together(arguments: Sequence[str], says: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: postfix-sync")
+    assert says in done.stderr.splitlines()[-1]
+
+
+MISTAKES = """\
+sources:
+  - pth: /srv/mailman_var/data
+    interval: soon
+postfix:
+  map_type: berkeley
+  reload: allways
+  reload: never
+probe:
+  level: ehlo
+gaurd:
+  max_removed: 150%
+state_directory: var/lib
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["--once"], ["--once", "--dry-run"], ["status"], ["probe"], []]
+)
+def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, command: Sequence[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(MISTAKES)
+    done = run(*command, "-c", str(path))
+    assert (done.returncode, done.stdout) == (78, "")
+    lines = [line.partition("postfix-sync: ")[2] for line in done.stderr.splitlines()]
+    assert lines[-1] == "hint: every key with its default: config.example.yaml"
+    lines[0] = lines[0].removeprefix("error: ")
+    expected = [
+        (2, "sources[0].path: missing; it is required"),
+        (2, 'sources[0].pth: unknown key; did you mean "path"?'),
+        (3, "sources[0].interval: expected a duration such as 500ms, 30s, 5m or 1h"),
+        (5, "postfix.map_type: "),
+        (7, "postfix.reload: stands here a second time"),
+        (9, "probe.level: expected 'connect', 'lhlo', 'rcpt' or 'off'"),
+        (10, 'gaurd: unknown key; did you mean "guard"?'),
+        (12, 'state_directory: expected an absolute path, not "var/lib"'),
+    ]
+    for said, (line, problem) in zip(lines, expected, strict=False):
+        assert said.startswith(f"{path}:{line}: {problem}")
+    assert len(lines) == len(expected) + 1, done.stderr
+
+
+def test_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    done = run("--once", "-c", str(path))
+    assert (done.returncode, done.stdout) == (78, "")
+    problem, hint = done.stderr.splitlines()
+    assert problem == (
+        f"postfix-sync: error: {path}: No such file or directory: there is no configuration to"
+        " work with"
+    )
+    assert "sources: [{path: /srv/mailman_var/data}]" in hint
+
+
+def test_the_default_configuration_is_in_etc() -> None:
+    if config.DEFAULT_PATH.exists():
+        pytest.skip("this machine has a configuration")
+    done = run("status")
+    assert done.returncode == 78
+    assert done.stderr.startswith("postfix-sync: error: /etc/postfix-sync/config.yaml: ")
+
+
+def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
+    site.configure()
+    site.config.chmod(0)
+    process = site.start("--once", preexec_fn=obey_modes)
+    _, complaint = process.communicate(timeout=10)
+    assert process.returncode == 77
+    assert complaint == (
+        f"postfix-sync: error: {site.config}: Permission denied\n"
+        "postfix-sync: hint: run postfix-sync as root\n"
+    )
+
+
+def at_a_terminal(site: Site, *arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of the command, where that is a terminal."""
+    ours, theirs = pty.openpty()
+    with site.start(*arguments, stderr=theirs, stdout=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        said = b""
+        try:
+            while part := os.read(ours, 4096):
+                said += part
+        except OSError:  # EIO: the other end is closed
+            pass
+        finally:
+            os.close(ours)
+    return process.returncode, said.decode().replace("\r\n", "\n")
+
+
+def test_once_is_silent_for_cron_and_talks_at_a_terminal(site: Site) -> None:
+    """cron mails whatever is printed; a person wants to see what was done."""
+    added = f"postfix-sync: lists: +1 list: {BEES}\n"
+    site.files.write(ANTS, BEES)
+    done = site.run("--once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
+    site.files.write(ANTS)
+    status, said = at_a_terminal(site, "--once")
+    assert (status, said.count(f"postfix-sync: lists: -1 list: {BEES}\n")) == (0, 1), said
+    assert "warning" not in said
+    site.files.write(ANTS, BEES)
+    done = site.run("--once", "-v")
+    assert (done.returncode, done.stdout, done.stderr.count(added)) == (0, "", 1), done
+    site.files.write(ANTS)
+    assert at_a_terminal(site, "--once", "-q") == (0, "")
+
+
+def test_errors_are_told_however_quiet(site: Site) -> None:
+    site.files.directory.rename(site.directory / "away")
+    for arguments in (["--once"], ["--once", "-q"], ["-q", "--once"]):
+        done = site.run(*arguments)
+        assert (done.returncode, done.stdout) == (75, "")
+        problem, hint = done.stderr.splitlines()
+        assert problem.startswith(f"postfix-sync: error: {site.files.directory}/postfix_lmtp: No")
+        assert hint.startswith("postfix-sync: hint: ")
+
+
+def test_quiet_leaves_the_result_of_a_question(site: Site) -> None:
+    """Whoever asks for a status wants one."""
+    site.once()
+    assert site.run("status", "-q").stdout == site.run("status").stdout != ""
+
+
+def test_the_example_configuration_loads_as_it_is() -> None:
+    """And says what the defaults are: without it, nothing else would be in force."""
+    example = config.load(EXAMPLE)
+    bare = config.Config.model_validate({"sources": [{"path": str(example.source.path)}]})
+    assert example == bare
+    text = EXAMPLE.read_text()
+    for section in (
+        config.Config,
+        config.Source,
+        config.PostfixSection,
+        config.HostsSection,
+        config.GuardSection,
+        config.ProbeSection,
+    ):
+        for key in section.model_fields:
+            assert f"{key}:" in text, f"{section.__name__}.{key} is not shown"
+
+
+LOADED = """\
+import sys
+from postfix_sync.cli import main
+status = main(sys.argv[1:])
+print(status, *sorted({"watchfiles", "aiosmtplib", "pydantic"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "loaded"), [("off", ["pydantic"]), ("rcpt", ["aiosmtplib", "pydantic"])]
+)
+def test_a_pass_loads_no_library_that_it_does_not_need(
+    site: Site, level: str, loaded: list[str]
+) -> None:
+    site.configure(probe={"level": level})
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, "--once", "-c", str(site.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    status, *found = done.stdout.split()
+    assert found == loaded, done
+    assert status == ("0" if level == "off" else "69"), done

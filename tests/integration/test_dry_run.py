@@ -1,0 +1,123 @@
+"""--dry-run writes nothing anywhere, and tells exactly what a pass would do.
+
+Every file of the site and of its Postfix is compared before and after: path, type, inode, mode,
+owner, time and content.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from tests.parts.disk import tree
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+MakeSite = Callable[..., Site]
+
+ANTS, BEES, CATS = "ants@lists.example.net", "bees@lists.example.net", "cats@cats.example"
+ONE, TWO = "lmtp:[one]:8024", "lmtp:[two]:8024"
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
+    """A site with a hosts file to fill; main.cf names its maps."""
+    made = make_site("hash", source={"address": "127.0.0.9"})
+    idle_postfix.postconf(**mailman_parameters(made.maps, "hash"))
+    made.files.write(ANTS, BEES, hop=ONE)
+    made.configure()
+    return made
+
+
+def dry_run(site: Site, status: int = 0) -> list[str]:
+    """What it prints, which is nothing on standard error; and nothing was written."""
+    before = tree(site.directory)
+    done = site.run("--once", "--dry-run")
+    assert tree(site.directory) == before
+    assert done.returncode == status, done
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+def block(lines: list[str], title: str) -> list[str]:
+    """What is listed under a title: the lines up to the next one."""
+    rest = lines[lines.index(title) + 1 :]
+    marks = ("+ ", "- ", "~ ", "(", "reload")
+    end = next((i for i, line in enumerate(rest) if not line.startswith(marks)), len(rest))
+    return rest[:end]
+
+
+def test_before_the_first_install(site: Site) -> None:
+    lines = dry_run(site)
+    assert not site.maps.exists()
+    assert not site.state.exists()
+    keys = sorted([*nine(ANTS), *nine(BEES)])
+    assert block(lines, ROUTES) == [f"+ {key} {ONE}" for key in keys]
+    assert block(lines, RECIPIENTS) == [f"+ {key} OK" for key in keys]
+    assert block(lines, DOMAINS) == ["+ lists.example.net lists.example.net"]
+    assert block(lines, str(site.hosts)) == ["+ one 127.0.0.9"]
+    assert block(lines, "postfix") == ["reload"]
+
+
+def test_a_change_of_every_kind(site: Site) -> None:
+    assert site.once() == ""
+    site.files.write(BEES, CATS, hop=TWO, aliases={"cats@mail.example": CATS})
+    lines = dry_run(site)
+    assert block(lines, ROUTES) == sorted(
+        [
+            *(f"- {key} {ONE}" for key in nine(ANTS)),
+            *(f"~ {key} {ONE} -> {TWO}" for key in nine(BEES)),
+            *(f"+ {key} {TWO}" for key in nine(CATS)),
+        ],
+        key=lambda line: line.split()[1],
+    )
+    assert block(lines, RECIPIENTS) == sorted(
+        [*(f"- {key} OK" for key in nine(ANTS)), *(f"+ {key} OK" for key in nine(CATS))],
+        key=lambda line: line.split()[1],
+    )
+    assert block(lines, DOMAINS) == ["+ cats.example mail.example"]
+    assert block(lines, ALIASES) == [
+        f"+ {key} {value}"
+        for key, value in sorted(zip(nine("cats@mail.example"), nine(CATS), strict=True))
+    ]
+    assert block(lines, str(site.hosts)) == ["- one 127.0.0.9", "+ two 127.0.0.9"]
+    assert block(lines, "postfix") == ["reload"]
+    # And that is what the pass then does.
+    assert site.once() == ""
+    assert site.installed(ROUTES) == dict.fromkeys([*nine(BEES), *nine(CATS)], TWO)
+    assert dry_run(site) == []
+
+
+def test_in_sync_it_is_silent(site: Site) -> None:
+    assert site.once() == ""
+    assert dry_run(site) == []
+
+
+def test_what_was_interrupted_stays_as_it_is_and_is_told(site: Site) -> None:
+    assert site.once() == ""
+    staging = site.maps / ".staging"
+    staging.mkdir()
+    (staging / "reload").touch()
+    (staging / DOMAINS).write_bytes(b"half")
+    (staging / f"{DOMAINS}.db").write_bytes(b"half")
+    (site.hosts.parent / ".hosts.postfix-sync").write_bytes(b"half")
+    lines = dry_run(site)
+    assert block(lines, DOMAINS) == ["(built again with the same entries)"]
+    assert block(lines, "postfix") == ["reload"]
+    assert site.once() == ""
+    assert site.stray() == set()
+    assert dry_run(site) == []
+
+
+def test_a_refused_source_is_refused_here_too(site: Site) -> None:
+    assert site.once() == ""
+    site.files.put(ROUTES, "ants")
+    before = tree(site.directory)
+    done = site.run("--once", "--dry-run")
+    assert done.returncode == 65
+    assert "cut short" in done.stderr
+    assert done.stdout == ""
+    assert tree(site.directory) == before

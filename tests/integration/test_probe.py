@@ -1,0 +1,436 @@
+"""The probe against real sockets: an honest LMTP server, and every way in which one fails.
+
+What a server says, or doesn't, must never do more to a postfix-sync than give a result: in bounded
+time, in bounded memory, and in words that help.
+"""
+
+import asyncio
+import json
+import re
+import socket
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from postfix_sync.lmtp import Target, describe, probe, probe_all
+from postfix_sync.model import PHASES, Destination, ProbeResult
+from postfix_sync.tables import render
+from tests.parts.common import free_port
+from tests.parts.lmtp_rogues import ROGUES, Behaviour, answers, rogue
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.mailman_files import nine
+from tests.parts.site import Site
+
+ANTS = "ants@lists.example.net"
+TIMEOUT = 0.3
+MEMORY = 4 * 2**20
+"""Bytes that a probe may take at most: the library's own import takes most of them."""
+
+MakeSite = Callable[..., Site]
+
+
+def ask(
+    behaviour: Behaviour,
+    level: str = "rcpt",
+    *,
+    recipient: str | None = ANTS,
+    hosts: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
+) -> ProbeResult:
+    """The result of a probe of a server that behaves like this."""
+
+    async def session() -> ProbeResult:
+        async with rogue(behaviour, host) as (_, port):
+            name = next(iter(hosts or {}), host)
+            target = Target(Destination(name, port), recipient)
+            return await probe(target, level, TIMEOUT, hosts or {})
+
+    return asyncio.run(session())
+
+
+def recorded(behaviour: Behaviour) -> tuple[Behaviour, list[str]]:
+    """The same behaviour, and a list of the lines that a client says to it."""
+    heard: list[str] = []
+
+    async def recording(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        class Recorder(asyncio.StreamReader):
+            async def readline(self) -> bytes:
+                line = await reader.readline()
+                heard.append(line.decode().removesuffix("\r\n"))
+                return line
+
+        await behaviour(Recorder(), writer)
+
+    return recording, heard
+
+
+HEARD = {
+    "connect": ["QUIT"],
+    "lhlo": ["LHLO .+", "QUIT"],
+    "rcpt": ["LHLO .+", "MAIL FROM:<>", f"RCPT TO:<{re.escape(ANTS)}>", "RSET", "QUIT"],
+}
+
+
+@pytest.mark.parametrize(
+    ("level", "phase", "reply"),
+    [
+        ("connect", "greeting", "220 rogue.example LMTP"),
+        ("lhlo", "lhlo", "250 rogue.example 8BITMIME ENHANCEDSTATUSCODES"),
+        ("rcpt", "rcpt", "250 2.1.5 OK"),
+    ],
+)
+def test_an_honest_server_is_up_at_each_level(level: str, phase: str, reply: str) -> None:
+    """And it hears what the level needs, an orderly end, and never DATA."""
+    behaviour, heard = recorded(answers())
+    result = ask(behaviour, level)
+    assert (result.up, result.phase, result.reply, result.error) == (True, phase, reply, "")
+    assert 0 < result.seconds < TIMEOUT
+    said = [line for line in heard if line]
+    assert len(said) == len(HEARD[level])
+    assert all(re.fullmatch(*pair) for pair in zip(HEARD[level], said, strict=True)), said
+
+
+def test_without_a_list_the_probe_stops_before_rcpt() -> None:
+    """A destination of which no list's address is known, or none that is plain ASCII."""
+    behaviour, heard = recorded(answers())
+    result = ask(behaviour, recipient=None)
+    assert (result.up, result.phase, result.reply) == (True, "mail", "250 2.1.0 OK")
+    assert not any("RCPT" in line for line in heard)
+    assert [line for line in heard if line][-2:] == ["RSET", "QUIT"]
+
+
+LATE = rf"no answer within {TIMEOUT:g} s"
+CLOSED = "EOF|closed|lost|reset"
+TOO_LONG = f"too long|{LATE}"
+
+ROGUE_RESULTS = {
+    "closes": ("greeting", "", CLOSED),
+    "resets": ("greeting", "", CLOSED),
+    "silent": ("greeting", "", LATE),
+    "greets-421": ("greeting", "421 4.3.2 shutting down", "421"),
+    "greets-554": ("greeting", "554 5.3.2 no service", "554"),
+    "greets-and-closes": ("lhlo", "", CLOSED),
+    "endless-line": ("greeting", "", TOO_LONG),
+    "endless-greeting": ("greeting", "", TOO_LONG),
+    "endless-lhlo": ("lhlo", "", TOO_LONG),
+    "http": ("greeting", "", "HTTP/1.1 400 Bad Request"),
+    "garbage": ("greeting", "", r"\\x00\\x01\\x02"),
+    "long-line": ("greeting", "", TOO_LONG),
+    "long-lhlo": ("lhlo", "", TOO_LONG),
+    "dribbles": ("greeting", "", LATE),
+    "lhlo-500": ("lhlo", "500 5.5.1 unknown command", "LHLO was answered with 500, not 250"),
+    "mute-after-lhlo": ("mail", "", LATE),
+    "mail-451": ("mail", "451 4.3.0 try later", "MAIL was answered with 451, not 250"),
+    "rcpt-451": ("rcpt", "451 4.3.0 try later", "RCPT was answered with 451, not 250"),
+    "rcpt-550": ("rcpt", "550 5.1.1 no such list", "RCPT was answered with 550, not 250"),
+    "rset-500": ("rcpt", "500 5.5.1 unknown command", "RSET was answered with 500, not 250"),
+}
+"""Phase, reply where the server gave one in that phase, and what the error must say."""
+
+
+def test_every_rogue_is_asked_here() -> None:
+    assert ROGUES.keys() - ROGUE_RESULTS.keys() == {"honest", "quit-closes"}
+
+
+@pytest.mark.parametrize("name", ROGUE_RESULTS)
+def test_a_rogue_is_down_with_phase_reply_and_reason(name: str) -> None:
+    phase, reply, error = ROGUE_RESULTS[name]
+    began = time.monotonic()
+    result = ask(ROGUES[name])
+    assert time.monotonic() - began < TIMEOUT + 0.7, "one phase only may take its timeout"
+    assert (result.up, result.phase) == (False, phase)
+    assert not reply or result.reply == reply
+    assert re.search(error, result.error)
+    assert "Traceback" not in result.error
+    notice = describe(result)
+    endpoint = result.destination.endpoint
+    assert notice.message.startswith(f"destination {endpoint}: down: {phase}: {result.error}")
+    assert notice.message.isprintable()
+    assert len(notice.message) < 300
+    assert notice.hint
+
+
+@pytest.mark.parametrize("name", sorted(ROGUE_RESULTS))
+def test_what_a_rogue_says_is_not_kept(name: str) -> None:
+    """Endless replies are cut off: a hostile container can't fill this host's memory."""
+    ask(ROGUES["honest"])  # imports the library
+    tracemalloc.start()
+    try:
+        ask(ROGUES[name])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("name", ["closes", "resets"])
+def test_a_proxy_with_nothing_behind_it_is_told_in_plain_words(name: str) -> None:
+    """The commonest failure of all: Docker's proxy accepts, and closes. `None` helps nobody."""
+    assert "None" not in ask(ROGUES[name]).error
+
+
+def test_a_session_that_ends_without_221_still_had_its_answer() -> None:
+    """What counts for mail is the reply to RCPT; that the end was rude is no reason to call it
+    unreachable without saying why."""
+    result = ask(ROGUES["quit-closes"])
+    assert (result.phase, result.reply) == ("rcpt", "250 2.1.5 OK")
+    assert result.up or "QUIT" in result.error, result.error
+
+
+def test_a_reply_belongs_to_the_phase_that_the_result_names() -> None:
+    """`lhlo … (220 …)` would name a greeting as the answer to LHLO."""
+    result = ask(ROGUES["greets-and-closes"])
+    assert (result.phase, result.reply[:3]) != ("lhlo", "220")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_refused_connection(host: str) -> None:
+    destination = Destination(host, free_port(host))
+    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", TIMEOUT, {}))
+    assert (result.up, result.phase, result.reply) == (False, "connect", "")
+    assert result.error == "Connection refused"
+
+
+def test_an_unknown_name() -> None:
+    destination = Destination("no-such-host.invalid", 8024)
+    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", 5, {}))
+    assert (result.up, result.phase, result.reply) == (False, "resolve", "")
+    assert "not known" in result.error or "name resolution" in result.error
+    assert "getent hosts no-such-host.invalid" in describe(result).hint
+
+
+def test_a_name_of_the_hosts_file_is_not_looked_up() -> None:
+    result = ask(answers(), hosts={"mailman.invalid": "127.0.0.1"})
+    assert (result.up, result.destination.host) == (True, "mailman.invalid")
+
+
+def test_ipv6() -> None:
+    result = ask(answers(), host="::1")
+    assert result.up
+    assert result.destination.endpoint == f"[::1]:{result.destination.port}"
+
+
+@asynccontextmanager
+async def full_backlog() -> AsyncIterator[int]:
+    """The port of a listener that takes no more connections: packets to it are dropped."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        try:
+            yield port
+        finally:
+            for one in waiting:
+                one.close()
+
+
+def test_a_host_that_drops_packets() -> None:
+    async def session() -> ProbeResult:
+        async with full_backlog() as port:
+            target = Target(Destination("127.0.0.1", port), ANTS)
+            return await probe(target, "connect", TIMEOUT, {})
+
+    result = asyncio.run(session())
+    assert (result.up, result.phase) == (False, "connect")
+    assert re.fullmatch(LATE, result.error)
+    assert result.seconds < TIMEOUT + 0.3
+
+
+def test_many_at_once_take_as_long_as_the_slowest() -> None:
+    async def session() -> list[ProbeResult]:
+        async with rogue(ROGUES["silent"]) as (host, silent), rogue(answers()) as (_, honest):
+            wanted = [Target(Destination(host, port), ANTS) for port in [silent] * 5 + [honest]]
+            return await probe_all(wanted, "rcpt", TIMEOUT, {})
+
+    began = time.monotonic()
+    results = asyncio.run(session())
+    assert time.monotonic() - began < 2 * TIMEOUT
+    assert [result.up for result in results] == [False] * 5 + [True]
+
+
+def test_one_byte_at_a_time_does_not_stretch_a_phase() -> None:
+    """Nor does it when the server is slow in every phase: each has the timeout to itself."""
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for reply in ("220 slow", "250 slow", "250 slow", "250 slow", "250 slow", "221 slow"):
+            await asyncio.sleep(TIMEOUT / 2)
+            writer.write(f"{reply}\r\n".encode())
+            await reader.readline()
+
+    result = ask(slow)
+    assert (result.up, result.phase, result.reply) == (True, "rcpt", "250 slow")
+    assert 3 * TIMEOUT < result.seconds < 6 * TIMEOUT
+
+
+# --- the command
+
+
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    """A configuration; nothing is installed."""
+    made = make_site(options={"probe": {"timeout": "1s"}})
+    made.configure()
+    return made
+
+
+def install_routes(site: Site, *hops: str) -> None:
+    """Routes as a pass leaves them, a list a next hop: the probe reads no more than their text."""
+    site.maps.mkdir()
+    lists = [(f"list{number}@lists.example.net", hop) for number, hop in enumerate(hops)]
+    routes = {key: hop for name, hop in lists for key in nine(name)}
+    (site.maps / "postfix_lmtp").write_bytes(render(routes))
+
+
+def test_the_command_says_up_and_ends_with_0(site: Site) -> None:
+    with LmtpSink([ANTS]) as sink:
+        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", ANTS)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = rf"destination 127\.0\.0\.1:{sink.port}: up \(rcpt: 250 2\.1\.5 OK\), 0\.\d+ s\n"
+    assert re.fullmatch(expected, done.stdout)
+
+
+def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
+    with LmtpSink([ANTS]) as sink:
+        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", "bees@lists.example.net")
+    assert (done.returncode, done.stdout) == (69, "")
+    problem, hint = done.stderr.splitlines()
+    assert problem == (
+        f"postfix-sync: error: destination 127.0.0.1:{sink.port}: down: rcpt: RCPT was answered"
+        " with 550, not 250 (550 5.1.1 <bees@lists.example.net>: no such list here); mail for it"
+        " waits in the queue"
+    )
+    assert hint.startswith("postfix-sync: hint: does the list exist in this Mailman?")
+
+
+def test_json_has_exactly_the_keys_of_the_contract(site: Site) -> None:
+    with LmtpSink([ANTS]) as sink:
+        up, down = f"127.0.0.1:{sink.port}", f"[::1]:{free_port('::1')}"
+        done = site.run("probe", up, down, "--rcpt", ANTS, "--json")
+    assert done.returncode == 69
+    found = json.loads(done.stdout)
+    assert [one.pop("seconds") >= 0 for one in found] == [True, True]
+    assert found == [
+        {"destination": up, "up": True, "phase": "rcpt", "reply": "250 2.1.5 OK", "error": ""},
+        {
+            "destination": down,
+            "up": False,
+            "phase": "connect",
+            "reply": "",
+            "error": "Connection refused",
+        },
+    ]
+
+
+def test_json_of_destinations_that_are_up_is_all_there_is(site: Site) -> None:
+    with LmtpSink([ANTS]) as sink:
+        done = site.run("probe", f"127.0.0.1:{sink.port}", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    [found] = json.loads(done.stdout)
+    assert isinstance(found["seconds"], float)
+    assert (found["up"], found["phase"]) == (True, "mail")
+
+
+@pytest.mark.parametrize(("level", "phase"), [("connect", "greeting"), ("lhlo", "lhlo")])
+def test_the_level_is_as_asked(site: Site, level: str, phase: str) -> None:
+    with LmtpSink() as sink:
+        done = site.run("probe", f"127.0.0.1:{sink.port}", "--level", level, "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)[0]["phase"] == phase
+
+
+def test_without_destinations_those_of_the_installed_maps(site: Site) -> None:
+    """Each is asked for one of its lists; a configuration without probes doesn't hinder it."""
+    site.configure(probe={"level": "off", "timeout": "1s"})
+    with LmtpSink(["list0@lists.example.net"]) as sink:
+        refused = free_port()
+        install_routes(site, f"lmtp:[127.0.0.1]:{sink.port}", f"lmtp:[127.0.0.1]:{refused}")
+        done = site.run("probe", "--json")
+        named = site.run("probe", f"127.0.0.1:{sink.port}", "--json")
+    assert done.returncode == 69
+    found = {one["destination"]: (one["up"], one["phase"]) for one in json.loads(done.stdout)}
+    assert found == {
+        f"127.0.0.1:{sink.port}": (True, "rcpt"),
+        f"127.0.0.1:{refused}": (False, "connect"),
+    }
+    assert [one["phase"] for one in json.loads(named.stdout)] == ["rcpt"]
+
+
+def test_a_name_that_only_our_hosts_file_has(site: Site) -> None:
+    site.hosts.write_text("127.0.0.1 localhost\n127.0.0.1 mailman.invalid\n")
+    with LmtpSink([ANTS]) as sink:
+        done = site.run("probe", f"mailman.invalid:{sink.port}", "--rcpt", ANTS)
+    assert done.returncode == 0, done
+
+
+def test_nothing_installed_and_nothing_named(site: Site) -> None:
+    done = site.run("probe")
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == (
+        f"postfix-sync: error: {site.maps}: no destination is installed there\n"
+        "postfix-sync: hint: name one (postfix-sync probe HOST:PORT), or make a pass:"
+        " postfix-sync --once\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint"),
+    [
+        ("127.0.0.1", "127.0.0.1:8024"),
+        ("mailman.invalid", "mailman.invalid:8024"),
+        ("MAILMAN.invalid:24", "mailman.invalid:24"),
+        ("::1", "[::1]:8024"),
+        ("[::1]", "[::1]:8024"),
+        ("[::1]:24", "[::1]:24"),
+    ],
+)
+def test_how_a_destination_may_be_written(site: Site, given: str, endpoint: str) -> None:
+    """Port 8024 is Mailman's own default."""
+    done = site.run("probe", given, "--level", "connect", "--json")
+    assert json.loads(done.stdout)[0]["destination"] == endpoint
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "0.0.0.0:8024",
+        "[::]:8024",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.1:lmtp",
+        "127.0.0.1:-1",
+        "[127.0.0.1 127.0.0.2]:8024",
+        "[::1]x",
+        "under score$.example:8024",
+        ":8024",
+        "",
+        "1.2.3:8024",
+        "a..b:8024",
+        f"{'a' * 64}.example:8024",
+    ],
+)
+def test_what_is_no_destination_is_a_usage_error(site: Site, given: str) -> None:
+    done = site.run("probe", given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("postfix-sync probe: error: argument HOST[:PORT]: ")
+
+
+@pytest.mark.parametrize("address", ["ants@x.example>\r\nDATA", "ants\x01@x.example", "a b"])
+def test_what_is_no_address_never_reaches_the_server(site: Site, address: str) -> None:
+    """Not as a traceback, and least of all as a second command."""
+    with LmtpSink([ANTS]) as sink:
+        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", address)
+    assert done.returncode in (2, 69), done
+    assert "Traceback" not in done.stderr
+
+
+def test_phases_are_in_the_order_of_a_session() -> None:
+    """What the contract lists, and every phase a test above came to."""
+    assert PHASES == ("resolve", "connect", "greeting", "lhlo", "mail", "rcpt")
+    assert {phase for phase, *_ in ROGUE_RESULTS.values()} == set(PHASES[2:])

@@ -1,0 +1,397 @@
+"""status.json: what monitoring reads, and `postfix-sync status`: what people read.
+
+Both must be true after whatever happened, at every moment, and over a restart.
+"""
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postfix_sync import __version__
+from tests.parts.common import free_port, wait_for
+from tests.parts.daemon import RunningDaemon, install, obey_modes
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.mailman_files import nine
+from tests.parts.site import Site
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where maps are kept that were built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def with_ants(make_site: MakeSite, template: Path) -> MakeSite:
+    """Makes a site with one list, in its source and in its maps: as make_site."""
+
+    def make(interval: str = "1h", **others: object) -> Site:
+        site = make_site("lmdb", source={"interval": interval}, **others)
+        return install(site, ANTS, template=template)
+
+    return make
+
+
+@pytest.fixture
+def site(with_ants: MakeSite) -> Site:
+    """One list, installed; nothing is probed."""
+    return with_ants()
+
+
+def moment(text: str) -> datetime:
+    """A time of the status, which must be ISO 8601 in UTC, and not of another day."""
+    assert ISO.fullmatch(text), text
+    found = datetime.fromisoformat(text)
+    assert abs(datetime.now(UTC) - found) < timedelta(minutes=10)
+    return found
+
+
+def make_old(site: Site, seconds: int = 100) -> None:
+    """Dates everything in the status back, so that a new time differs from it."""
+    path = site.state / "status.json"
+    past = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    path.write_text(ISO.sub(past, path.read_text()))
+
+
+def source_of(site: Site) -> dict[str, Any]:
+    """What the status says of the one source."""
+    found: dict[str, Any] = site.status()["sources"]["lists"]
+    return found
+
+
+def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite) -> None:
+    with LmtpSink([ANTS]) as sink:
+        site = with_ants(options={"probe": {"level": "rcpt"}})
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
+        site.once()
+        found = site.status()
+        endpoint = f"127.0.0.1:{sink.port}"
+    assert found.keys() == {"version", "updated", "sources", "maps", "destinations"}
+    assert found["version"] == __version__
+    moment(found["updated"])
+    source = found["sources"].pop("lists")
+    assert not found["sources"]
+    assert source == {
+        "state": "ok",
+        "lists": 1,
+        "entries": 9,
+        "last_success": source["last_success"],
+        "last_change": source["last_change"],
+        "error": None,
+    }
+    moment(source["last_success"])
+    moment(source["last_change"])
+    assert {name: (one["type"], one["entries"]) for name, one in found["maps"].items()} == {
+        "postfix_lmtp": ("lmdb", 9),
+        "postfix_recipients": ("lmdb", 9),
+        "postfix_domains": ("lmdb", 1),
+        "postfix_vmap": ("lmdb", 0),
+    }
+    for one in found["maps"].values():
+        assert one.keys() == {"type", "entries", "updated"}
+        moment(one["updated"])
+    probed = found["destinations"].pop(endpoint)
+    assert not found["destinations"]
+    assert 0 < probed.pop("seconds") < 5
+    moment(probed.pop("since"))
+    assert probed == {"up": True, "phase": "rcpt", "reply": "250 2.1.5 OK", "error": ""}
+
+
+def test_a_destination_that_is_down(with_ants: MakeSite) -> None:
+    site = with_ants(options={"probe": {"level": "rcpt"}})
+    port = free_port()
+    site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
+    site.once(expect=69)
+    [(endpoint, found)] = site.status()["destinations"].items()
+    assert endpoint == f"127.0.0.1:{port}"
+    assert (found["up"], found["phase"], found["reply"]) == (False, "connect", "")
+    assert found["error"] == "Connection refused"
+    assert source_of(site)["state"] == "ok"
+
+
+def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
+    """Over probes, over restarts, and whoever probes: a daemon, or a --once beside it."""
+    with LmtpSink([ANTS]) as sink:
+        probe = {"level": "rcpt", "interval": "100ms", "timeout": "1s"}
+        site = with_ants(options={"probe": probe})
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
+        site.once()
+        make_old(site)
+
+        def found() -> dict[str, Any]:
+            one: dict[str, Any] = site.status()["destinations"][f"127.0.0.1:{sink.port}"]
+            return one
+
+        long_ago = found()["since"]
+        for _ in range(2):
+            with RunningDaemon(site) as daemon:
+                before = site.status()["updated"]
+                wait_for(lambda: site.status()["updated"] > before, 5, "a probe")  # noqa: B023 - called at once
+                assert (found()["up"], found()["since"]) == (True, long_ago)
+                assert daemon.stop() == 0
+        site.once()
+        assert (found()["up"], found()["since"]) == (True, long_ago)
+        sink.stop()
+        site.once(expect=69)
+        assert found()["up"] is False
+        assert datetime.now(UTC) - moment(found()["since"]) < timedelta(seconds=20)
+
+
+def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
+    """Only a change moves last_change, only a success last_success; lists are what is served."""
+    site.once()
+    assert source_of(site)["last_change"] is None, "nothing was changed yet"
+    site.files.write(ANTS, BEES)
+    site.once()
+    make_old(site)
+    long_ago = source_of(site)["last_change"]
+
+    site.once()
+    now_ok = source_of(site)
+    assert (now_ok["state"], now_ok["last_change"], now_ok["lists"]) == ("ok", long_ago, 2)
+    assert moment(now_ok["last_success"]) > moment(long_ago)
+    make_old(site)
+    success = source_of(site)["last_success"]
+
+    def expect(state: str, message: str, hint: str) -> None:
+        found = source_of(site)
+        assert (found["state"], found["lists"], found["entries"]) == (state, 2, 18)
+        assert (found["last_success"], found["last_change"]) == (success, success)
+        assert found["error"].keys() == {"message", "hint"}
+        assert message in found["error"]["message"]
+        assert hint in found["error"]["hint"]
+        assert moment(site.status()["updated"]) > moment(success)
+
+    away = site.directory / "away"
+    site.files.directory.rename(away)
+    site.once(expect=75)
+    expect("stale", "No such file or directory; the last good maps stay", "is the volume mounted")
+    away.rename(site.files.directory)
+
+    site.files.write()
+    site.once(expect=65)
+    expect("refused", "lists: ", "--force")
+
+    site.files.write(ANTS, BEES, "cats@lists.example.net")
+    site.maps.chmod(0o555)
+    with site.start("--once", preexec_fn=obey_modes) as process:
+        process.communicate(timeout=20)
+    assert process.returncode == 77
+    expect("failed", f"{site.maps}: Permission denied", "run it as root")
+
+    site.maps.chmod(0o755)
+    site.once()
+    found = source_of(site)
+    assert (found["state"], found["lists"], found["error"]) == ("ok", 3, None)
+    assert found["last_success"] == found["last_change"] > success
+
+
+@contextmanager
+def read_all_the_time(path: Path) -> Iterator[list[str]]:
+    """Reads a file over and over; gives what was no whole document in it."""
+    broken: list[str] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            text = path.read_text()
+            try:
+                json.loads(text)
+            except ValueError:
+                broken.append(text)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield broken
+    finally:
+        ended.set()
+        reader.join()
+
+
+def test_a_reader_never_sees_half_a_document(with_ants: MakeSite) -> None:
+    site = with_ants(interval="50ms")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        inode = (site.state / "status.json").stat().st_ino
+        with read_all_the_time(site.state / "status.json") as broken:
+            daemon.wait_for_passes(daemon.passes + 10)
+        assert broken == []
+        assert (site.state / "status.json").stat().st_ino != inode
+        assert daemon.stop() == 0
+    assert {one.name for one in site.state.iterdir()} == {"lock", "status.json"}
+
+
+def test_an_idle_daemon_keeps_it_fresh(with_ants: MakeSite) -> None:
+    """A pass in which nothing changed is news too: monitoring looks at the age of `updated`."""
+    site = with_ants(interval="300ms")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        make_old(site)
+        change = source_of(site)["last_change"]
+        daemon.wait_for_passes(daemon.passes + 2)
+        assert datetime.now(UTC) - moment(site.status()["updated"]) < timedelta(seconds=20)
+        success = moment(source_of(site)["last_success"])
+        assert datetime.now(UTC) - success < timedelta(seconds=20)
+        assert source_of(site)["last_change"] == change
+
+
+GARBAGE = {
+    "empty": b"",
+    "cut off": b'{"version": "0.1.0", "upda',
+    "no JSON": b"\xff\xfe\0 status",
+    "a list": b"[]",
+    "other keys": b'{"hosts": {}}',
+    "other types": b'{"version":1,"updated":2,"sources":[],"maps":[],"destinations":[]}',
+    "other types below": b'{"version":"","updated":"","sources":{"lists":5},"maps":{"m":1},'
+    b'"destinations":{"127.0.0.1:8024":{}}}',
+    "nested": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_is_replaced(site: Site, name: str) -> None:
+    """Somebody's editor, or a later version: it holds nothing that a pass doesn't find again."""
+    site.state.mkdir()
+    (site.state / "status.json").write_bytes(GARBAGE[name])
+    site.once()
+    assert source_of(site)["state"] == "ok"
+    assert source_of(site)["lists"] == 1
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_is_told_as_such(site: Site, name: str) -> None:
+    site.configure()
+    site.state.mkdir()
+    (site.state / "status.json").write_bytes(GARBAGE[name])
+    done = site.run("status")
+    assert (done.returncode, done.stdout) == (75, ""), done
+    assert done.stderr.startswith(
+        f"postfix-sync: error: {site.state / 'status.json'}: is no status file: "
+    )
+    assert done.stderr.endswith("hint: make a pass: postfix-sync --once\n")
+
+
+def test_a_daemon_survives_garbage(site: Site) -> None:
+    """It may come while the daemon runs."""
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        (site.state / "status.json").write_bytes(GARBAGE["other types below"])
+        site.files.write(ANTS, BEES)
+        daemon.wait_for(BEES)
+        daemon.look()
+        assert source_of(site)["lists"] == 2
+
+
+def test_status_for_people(with_ants: MakeSite) -> None:
+    with LmtpSink([ANTS]) as sink:
+        site = with_ants(options={"probe": {"level": "rcpt"}})
+        refused = free_port()
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
+        site.once()
+        text = (site.files.directory / "postfix_lmtp").read_text()
+        site.files.write(BEES, hop=f"lmtp:[127.0.0.1]:{refused}")
+        other = (site.files.directory / "postfix_lmtp").read_text()
+        site.files.put("postfix_lmtp", text + other)
+        site.once(expect=69)
+        site.files.directory.rename(site.directory / "away")
+        site.once(expect=75)
+        done = site.run("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    routes = site.files.directory / "postfix_lmtp"
+    time_ = ISO.pattern
+    expected = [
+        rf"postfix-sync {re.escape(__version__)}, as of {time_}",
+        "",
+        "source lists: stale, 2 lists, 18 addresses",
+        rf"  last success {time_}",
+        rf"  last change  {time_}",
+        rf"  {routes}: No such file or directory; the last good maps stay",
+        r"  hint: is the volume mounted, and is it the source's path\?",
+        "",
+        rf"map postfix_lmtp       lmdb        18  {time_}",
+        rf"map postfix_recipients lmdb        18  {time_}",
+        rf"map postfix_domains    lmdb         1  {time_}",
+        rf"map postfix_vmap       lmdb         0  {time_}",
+        "",
+    ]
+    lines = done.stdout.splitlines()
+    for line, pattern in zip(lines, expected, strict=False):
+        assert re.fullmatch(pattern, line), (pattern, done.stdout)
+    assert sorted(lines[len(expected) :]) == sorted(
+        [
+            f"destination 127.0.0.1:{sink.port}: up since {_since(site, sink.port)}",
+            "  rcpt: 250 2.1.5 OK",
+            f"destination 127.0.0.1:{refused}: DOWN since {_since(site, refused)}",
+            "  connect: Connection refused",
+        ]
+    )
+
+
+def _since(site: Site, port: int) -> str:
+    since: str = site.status()["destinations"][f"127.0.0.1:{port}"]["since"]
+    return since
+
+
+def test_status_as_json_is_the_document_itself(site: Site) -> None:
+    site.once()
+    done = site.run("status", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == site.status()
+
+
+def test_no_status_yet(site: Site) -> None:
+    site.configure()
+    for arguments in (["status"], ["status", "--json"]):
+        done = site.run(*arguments)
+        assert (done.returncode, done.stdout) == (75, "")
+        assert done.stderr == (
+            f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no pass"
+            " has been made yet\npostfix-sync: hint: make one: postfix-sync --once\n"
+        )
+    assert not site.state.exists()
+
+
+def test_a_status_that_this_user_may_not_read(site: Site) -> None:
+    site.once()
+    (site.state / "status.json").chmod(0)
+    process = site.start("status", preexec_fn=obey_modes)
+    _, complaint = process.communicate(timeout=10)
+    assert process.returncode == 77
+    assert complaint.startswith(f"postfix-sync: error: {site.state / 'status.json'}: Permission")
+
+
+def test_a_status_can_be_read_by_monitoring_that_is_not_root(site: Site) -> None:
+    site.once()
+    assert (site.state / "status.json").stat().st_mode & 0o777 == 0o644
+    assert site.state.stat().st_mode & 0o055 == 0o055
+    assert os.access(site.state / "status.json", os.R_OK)
+
+
+def test_maps_are_as_old_as_their_last_publication(site: Site) -> None:
+    long_ago = time.time() - 100
+    for one in site.maps.iterdir():
+        os.utime(one, (long_ago, long_ago))
+    site.once()
+    before = site.status()["maps"]
+    assert before["postfix_lmtp"]["updated"] < site.status()["updated"]
+    site.files.write(ANTS, BEES)
+    site.once()
+    after = site.status()["maps"]
+    assert after["postfix_lmtp"]["updated"] > before["postfix_lmtp"]["updated"]
+    assert after["postfix_domains"] == before["postfix_domains"]
+    assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}

@@ -1,0 +1,169 @@
+"""sd_notify(3): what a service manager hears from a daemon, on a socket of the test's own.
+
+The daemon is started as systemd starts it: with NOTIFY_SOCKET, and WATCHDOG_USEC where the unit has
+WatchdogSec.
+"""
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts.common import wait_for
+from tests.parts.daemon import NotifySocket, RunningDaemon, install
+from tests.parts.site import Site
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where maps are kept that were built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def site(make_site: MakeSite, template: Path) -> Site:
+    """One list, installed; no interval."""
+    return install(make_site("lmdb", source={"interval": "1h"}), ANTS, template=template)
+
+
+@pytest.fixture
+def abstract() -> Iterator[NotifySocket]:
+    """A socket without a path, as in a container."""
+    socket = NotifySocket(f"@postfix-sync-test-{os.getpid()}")
+    yield socket
+    socket.close()
+
+
+def test_a_life_as_systemd_sees_it(site: Site) -> None:
+    """Ready after the first pass, not before; reloading and ready again; stopping."""
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        assert daemon.notify.received[0] == "READY=1\nSTATUS=in step, 1 lists"
+        assert site.status()["sources"]["lists"]["state"] == "ok"
+        daemon.rest()
+        heard = len(daemon.notify.received)
+
+        before = time.monotonic_ns() // 1000
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for_passes(daemon.passes + 1)
+        reloading, ready = daemon.notify.received[heard : heard + 2]
+        first, second = reloading.split("\n")
+        name, _, moment = second.partition("=")
+        assert (first, name) == ("RELOADING=1", "MONOTONIC_USEC")
+        assert before <= int(moment) <= time.monotonic_ns() // 1000
+        assert ready.startswith("READY=1\nSTATUS=")
+
+        assert daemon.stop() == 0
+        wait_for(lambda: daemon.notify.received[-1] == "STOPPING=1", 2, "STOPPING=1 as the last")
+        assert daemon.notify.received.count("STOPPING=1") == 1
+
+
+def test_ready_after_a_configuration_that_was_not_taken(site: Site) -> None:
+    """Else `systemctl reload` would wait until its timeout."""
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        daemon.rest()
+        heard = len(daemon.notify.received)
+        site.config.write_text("sources: []\n")
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("stays in use")
+        wait_for(lambda: len(daemon.notify.received) >= heard + 2, 5, "READY=1")
+        reloading, ready = daemon.notify.received[heard:]
+        assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert ready == "READY=1"
+
+
+def test_the_status_line_follows_what_happens(site: Site) -> None:
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        site.files.write(ANTS, BEES)
+        daemon.wait_for(BEES)
+        daemon.look()
+        assert daemon.notify.received[-1] == "READY=1\nSTATUS=in step, 2 lists"
+        site.files.directory.rename(site.directory / "away")
+        daemon.look()
+        routes = site.files.directory / "postfix_lmtp"
+        expected = f"STATUS={routes}: No such file or directory; the last good maps stay"
+        assert daemon.notify.received[-1] == f"READY=1\n{expected}"
+
+
+def test_ready_although_the_source_is_away_from_the_start(site: Site) -> None:
+    """Postfix has its maps: a unit that waits for it needn't fail with the volume."""
+    site.files.directory.rename(site.directory / "away")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        assert "No such file" in daemon.notify.received[0]
+
+
+def test_an_abstract_socket(site: Site, abstract: NotifySocket) -> None:
+    with RunningDaemon(site, environment={"NOTIFY_SOCKET": abstract.address}) as daemon:
+        wait_for(lambda: abstract.received, 10, "READY=1")
+        assert abstract.received[0].startswith("READY=1\nSTATUS=")
+        assert daemon.stop() == 0
+        wait_for(lambda: abstract.received[-1] == "STOPPING=1", 2, "STOPPING=1 as the last")
+        assert daemon.notify.received == []
+
+
+def test_a_sign_of_life_at_half_the_watchdog_time(site: Site) -> None:
+    with RunningDaemon(site, environment={"WATCHDOG_USEC": "800000"}) as daemon:
+        signs = []
+        for number in range(1, 7):
+            wait_for(lambda: daemon.notify.received.count("WATCHDOG=1") >= number, 5, "a sign")  # noqa: B023 - called at once
+            signs.append(time.monotonic())
+        gaps = [after - before for before, after in itertools.pairwise(signs)]
+        assert 0.3 < sorted(gaps)[len(gaps) // 2] < 0.5
+        assert max(gaps) < 0.8, "systemd would have killed it"
+
+
+def test_signs_of_life_go_on_while_the_source_is_away(site: Site) -> None:
+    site.files.directory.rename(site.directory / "away")
+    with RunningDaemon(site, environment={"WATCHDOG_USEC": "400000"}) as daemon:
+        daemon.wait_for("No such file")
+        heard = daemon.notify.received.count("WATCHDOG=1")
+        wait_for(lambda: daemon.notify.received.count("WATCHDOG=1") > heard + 2, 2, "more signs")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "400000", "WATCHDOG_PID": "1"},
+    ],
+    ids=str,
+)
+def test_no_signs_of_life_that_nobody_asked_for(site: Site, environment: dict[str, str]) -> None:
+    with RunningDaemon(site, environment=environment) as daemon:
+        daemon.wait_for_passes(1)
+        daemon.look()
+        assert not any("WATCHDOG" in one for one in daemon.notify.received)
+
+
+def test_nothing_without_a_socket(site: Site) -> None:
+    """And no word about it in the log: whoever starts it by hand has no service manager."""
+    with RunningDaemon(site, environment={"NOTIFY_SOCKET": ""}) as daemon:
+        daemon.wait_for("transport_maps")
+        assert daemon.stop() == 0
+        assert daemon.notify.received == []
+        assert daemon.count("NOTIFY") == 0
+
+
+def test_a_socket_that_vanished_does_no_harm(site: Site) -> None:
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        daemon.notify.close()
+        site.files.write(ANTS, BEES)
+        daemon.wait_for("lists: +1 list: " + BEES)
+        daemon.send(signal.SIGHUP)
+        daemon.wait_for("was read again")
+        assert daemon.stop() == 0
+        assert daemon.count("error") == 0
