@@ -3,10 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import RECIPIENTS, ROUTES
+from postfix_sync.model import RECIPIENTS, ROUTES, Maps, Table
 from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish
 
 SESSION_GRACE = 2.0
@@ -18,13 +17,14 @@ QUEUE_GRACE = 2.0
 QUEUE_POLL = 0.25
 
 
-@dataclass(frozen=True)
 class Apply:
-    """The means of one apply: where maps go, the lock's descriptor, and where to tell of it."""
+    """One apply: where maps go, the lock's descriptor, whom to tell, and what was done so far."""
 
-    directory: MapDirectory
-    lock: int
-    tell: Callable[[str], None]
+    def __init__(self, directory: MapDirectory, lock: int, tell: Callable[[str], None]) -> None:
+        self.directory = directory
+        self.lock = lock
+        self.tell = tell
+        self._published: dict[str, Table] = {}
 
     async def run(self, plan: Plan) -> None:
         """Makes all steps in order. Raises ApplyError or NotPermitted at the first that fails."""
@@ -34,10 +34,19 @@ class Apply:
                 match step:
                     case Publish(name, table, fresh):
                         await self.directory.publish(name, table, self.lock, fresh=fresh)
+                        self._published[name] = table
                     case MakeVisible(reload):
                         await self._make_visible(reload=reload)
                     case Narrow():
                         await self._narrow(step, _closes(plan, RECIPIENTS))
+
+    def published_of(self, wanted: Maps) -> frozenset[str]:
+        """The maps that hold what is wanted by now; of the routes, at least all that is wanted."""
+        return frozenset(
+            name
+            for name, table in self._published.items()
+            if table == wanted[name] or (name == ROUTES and table.items() >= wanted[name].items())
+        )
 
     async def _make_visible(self, *, reload: bool) -> None:
         postfix = self.directory.postfix

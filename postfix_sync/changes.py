@@ -22,30 +22,30 @@ NAMED_AT_MOST = 5
 _WHY_BUILT = {
     Condition.BROKEN: "it had no index that could be read",
     Condition.STALE: "its index was older than its text, or a pass was interrupted",
-    Condition.SOUND: "",
 }
 
 
-def log_lines(source: str, plan: Plan, installed: Installed) -> Iterator[str]:
-    """What a plan changes, a line a kind of change; none for routes that only stay a while."""
-    recipients, domains, aliases = (plan.changes[name] for name in (RECIPIENTS, DOMAINS, ALIASES))
-    for what, added, removed in (
-        ("list", _lists(recipients.added), _lists(recipients.removed)),
-        ("domain", domains.added.keys(), domains.removed.keys()),
-        ("alias", _lists(aliases.added), _lists(aliases.removed)),
-    ):
-        if added:
-            yield f"{source}: +{_named(what, added)}"
-        if removed:
-            yield f"{source}: -{_named(what, removed)}"
-    moved = {key: change.new for key, change in plan.changes[ROUTES].changed.items()}
-    for next_hop in sorted(set(moved.values())):
-        names = _lists({key: hop for key, hop in moved.items() if hop == next_hop})
+def log_lines(
+    source: str, plan: Plan, installed: Installed, done: AbstractSet[str]
+) -> Iterator[str]:
+    """What a plan changed, a line a kind of change; `done` are the maps that it has published.
+
+    Nothing is said of routes that only stay a while.
+    """
+    changed = {name: diff for name, diff in plan.changes.items() if name in done}
+    for name, what in ((RECIPIENTS, "list"), (DOMAINS, "domain"), (ALIASES, "alias")):
+        if name in changed:
+            for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):
+                if table:
+                    yield f"{source}: {sign}{_named(what, _lists(table))}"
+    moved = changed[ROUTES].changed if ROUTES in changed else {}
+    for next_hop in sorted({change.new for change in moved.values()}):
+        names = _lists({key: change.new for key, change in moved.items() if change.new == next_hop})
         yield f"{source}: ~{_named('list', names)} -> {next_hop}"
-    published = [step.name for step in plan.steps if isinstance(step, Publish)]
     for name in MAP_NAMES:
-        if name in published and not plan.changes[name] and installed.maps[name].table:
-            yield f"{name}: built again: {_WHY_BUILT[installed.maps[name].condition]}"
+        one = installed.maps[name]
+        if name in done and not plan.changes[name] and one.table and one.condition in _WHY_BUILT:
+            yield f"{name}: built again: {_WHY_BUILT[one.condition]}"
 
 
 def _lists(table: Table) -> AbstractSet[str]:

@@ -5,8 +5,10 @@ What is heavy is imported by the command that needs it: the daemon's watcher, th
 
 import argparse
 import asyncio
+import io
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postfix_sync import __version__
-from postfix_sync.errors import Busy, Exit, OutOfReach, SyncError, worst
+from postfix_sync.errors import Busy, Exit, SyncError, worst
 from postfix_sync.log import LOG, configure, tell
 from postfix_sync.model import ROUTES, Destination, ProbeResult
 
@@ -38,12 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--dry-run and --force go with --once")
     if options.once and options.command:
         parser.error(f"--once does not go with {options.command}")
+    os.umask(0o022)  # Postfix's processes read what is installed, whoever they run as
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     configure(_level(options), options.log_format, timed=_is_daemon(options))
     try:
         return int(_COMMANDS[options.command or ("once" if options.once else "daemon")](options))
     except SyncError as error:
         tell(error)
         return int(error.status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
+        return int(Exit.APPLY_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         LOG.error("interrupted")
         return int(Exit.OUT_OF_REACH)
@@ -199,7 +208,13 @@ async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
 
     status_file = state.StatusFile(configuration.state_directory)
     changes = [
-        partial(state.after_pass, source=configuration.source.name, report=report, now=time.time())
+        partial(
+            state.after_pass,
+            source=configuration.source.name,
+            report=report,
+            probing=configuration.probe.level != "off",
+            now=time.time(),
+        )
     ]
     results: list[ProbeResult] = []
     section = configuration.probe
@@ -247,7 +262,13 @@ def _probe(options: argparse.Namespace) -> Exit:
             print(notice.message)  # noqa: T201
         elif not result.up:
             tell(notice)
-    return Exit.OK if all(result.up for result in results) else Exit.PROBE_FAILED
+    if not results:
+        LOG.error(
+            "%s: no destination is installed there",
+            configuration.postfix.map_directory,
+            extra={"hint": "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once"},
+        )
+    return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
 
 
 def _targets(configuration: "Config", options: argparse.Namespace) -> list["Target"]:
@@ -262,17 +283,18 @@ def _targets(configuration: "Config", options: argparse.Namespace) -> list["Targ
     elif installed:
         asked = installed
     else:
-        raise OutOfReach(
-            f"{configuration.postfix.map_directory}: no destination is installed there",
-            "name one (postfix-sync probe HOST:PORT), or make a pass: postfix-sync --once",
-        )
+        asked = []
     return [replace(one, recipient=options.rcpt or one.recipient) for one in asked]
 
 
 def _known_hosts(configuration: "Config") -> dict[str, str]:
     from postfix_sync.hosts_files import HostsFiles  # noqa: PLC0415
 
-    return HostsFiles(configuration.hosts.file, None).read().lookup()
+    try:
+        return HostsFiles(configuration.hosts.file, None).read().lookup()
+    except SyncError as error:  # the resolver knows its names as well
+        tell(error, logging.WARNING)
+        return {}
 
 
 def _as_json(result: ProbeResult) -> dict[str, object]:

@@ -34,7 +34,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def _quantity(value: object, units: dict[str, float], expected: str) -> float:
-    found = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(units)})", str(value))
+    found = re.fullmatch(rf"(\d{{1,12}}(?:\.\d{{1,12}})?) ?({'|'.join(units)})", str(value))
     if not found or (not float(found[1]) and "%" not in units):
         raise ValueError(f"expected {expected}, not {quote(str(value))}")
     return float(found[1]) * units[found[2]]
@@ -56,9 +56,15 @@ def _percent(value: object) -> float:
 
 
 def _absolute(value: object) -> Path:
-    if not isinstance(value, str) or not value.startswith("/"):
+    if not isinstance(value, str) or not value.startswith("/") or not value.isprintable():
         raise ValueError(f"expected an absolute path, not {quote(str(value))}")
     return Path(value)
+
+
+def _nameable(value: object) -> Path:
+    if re.search(r"[\s,${}]", str(value)):
+        raise ValueError(f"main.cf could not name maps in {quote(str(value))}: no blank, , $ {{ }}")
+    return _absolute(value)
 
 
 def _address(value: object) -> str:
@@ -118,7 +124,7 @@ class PostfixSection(_Section):
     """The Postfix instance, and where it finds the maps."""
 
     config_directory: AbsolutePath = Path("/etc/postfix")
-    map_directory: AbsolutePath = Path("/etc/postfix/mailman")
+    map_directory: Annotated[Path, PlainValidator(_nameable)] = Path("/etc/postfix/mailman")
     map_type: Literal["auto", "lmdb", "hash", "btree", "cdb"] = "auto"
     reload: Literal["auto", "always", "never"] = "auto"
 
@@ -195,7 +201,7 @@ def load(path: Path) -> Config:
         problems += [_problem(found, lines) for found in error.errors(include_url=False)]
     sources = values.get("sources") if isinstance(values, dict) else None
     if isinstance(sources, list) and len(sources) > 1:
-        problems.append((lines["sources",], "sources: more than one is not supported yet"))
+        problems.append((lines.get(("sources",), 1), "sources: more than one is not supported yet"))
     if problems:
         raise ConfigError(
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),

@@ -119,7 +119,7 @@ class Daemon:
                     self.look.set()
             except Exception as error:  # noqa: BLE001 - a library's; without events there are intervals
                 problem = f"{source.path}: can't be watched: {error}; it is looked at only"
-                self._tell_once(Notice("watch", f"{problem} every {source.interval:g} s"))
+                self._tell_once(Notice(f"{problem} every {source.interval:g} s"))
                 await asyncio.sleep(source.interval)
 
     async def _passes(self) -> None:
@@ -148,7 +148,15 @@ class Daemon:
         LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
         name = self.config.source.name
-        await self._update(partial(state.after_pass, source=name, report=report, now=time.time()))
+        await self._update(
+            partial(
+                state.after_pass,
+                source=name,
+                report=report,
+                probing=self.config.probe.level != "off",
+                now=time.time(),
+            )
+        )
         return report
 
     def _tell(self, report: Report) -> None:
@@ -200,7 +208,7 @@ class Daemon:
         try:
             await state.StatusFile(self.config.state_directory).update(change)
         except SyncError as error:
-            self._tell_once(Notice("status", error.message, error.hint))
+            self._tell_once(Notice(error.message, error.hint))
 
 
 def _summary(report: Report) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.hosts import Hosts, parse
-from postfix_sync.system import replace_file, staged_beside, unwritable
+from postfix_sync.system import discard, replace_file, staged_beside, unwritable
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class HostsFiles:
             written |= _keep(self.copy, content)
         return written
 
-    def stale(self) -> list[Path]:
-        """The copy, if it differs from the hosts file."""
-        return [self.copy] if self.copy and _content(self.copy) != _content(self.path) else []
+    def stale(self, names: Mapping[str, str]) -> list[Path]:
+        """The copy, if it is not what the hosts file would be with `names`."""
+        content = self.read().with_block(names)
+        return [self.copy] if self.copy and _content(self.copy) != content else []
 
     def discard_staged(self) -> None:
         """Removes what a pass that was killed may have left beside the files."""
         for path in (self.path, self.copy):
             if path:
-                staged_beside(path.resolve()).unlink(missing_ok=True)
+                discard(staged_beside(path.resolve()))
 
 
 def _content(path: Path) -> bytes:

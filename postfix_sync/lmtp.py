@@ -103,10 +103,9 @@ def describe(result: ProbeResult) -> Notice:
     endpoint = result.destination.endpoint
     about = f"destination {endpoint}"
     if result.up:
-        return Notice(about, f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s")
+        return Notice(f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s")
     said = f" ({result.reply})" if result.reply else ""
     return Notice(
-        about,
         f"{about}: down: {result.phase}: {result.error}{said}; mail for it waits in the queue",
         _HINTS[result.phase].format(host=result.destination.host),
     )
@@ -136,7 +135,9 @@ class _Session:
             code, text = await self._client.execute_command(command, timeout=self.timeout)
             self.reply = _one_line(f"{code} {text}")
             if code != expected:
-                raise _UnexpectedReplyError(f"{_verb(command)} was answered with {code}")
+                raise _UnexpectedReplyError(
+                    f"{_verb(command)} was answered with {code}, not {expected}"
+                )
         await self._farewell()
 
     def _enter(self, phase: str) -> None:
@@ -209,7 +210,9 @@ class _Session:
                 raise
             if code != expected:
                 self.reply = _one_line(f"{code} {text}")
-                raise _UnexpectedReplyError(f"{_verb(command)} was answered with {code}")
+                raise _UnexpectedReplyError(
+                    f"{_verb(command)} was answered with {code}, not {expected}"
+                )
 
     async def close(self) -> None:
         if self._client:

@@ -12,13 +12,15 @@ a link in .staging: it is one transaction, which readers see at once, or not at 
 
 import asyncio
 import contextlib
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from postfix_sync.errors import ApplyError, SyncError
+from postfix_sync.errors import ApplyError, NotPermitted, SyncError
 from postfix_sync.model import (
     INDEX_SUFFIX,
     MAP_NAMES,
@@ -30,7 +32,7 @@ from postfix_sync.model import (
 )
 from postfix_sync.plan import SEEN_AT_ONCE
 from postfix_sync.postfix import Postfix
-from postfix_sync.system import publish_file, space_hint, unwritable, write_file
+from postfix_sync.system import discard, publish_file, space_hint, unwritable, write_file
 from postfix_sync.tables import parse_installed, render
 
 STAGING = ".staging"
@@ -107,6 +109,7 @@ class MapDirectory:
         """The staging directory, for one apply; gone after an apply that came through."""
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _check_owner(self.path)
             self._staging.mkdir(mode=0o700, exist_ok=True)
             if reload_owed:
                 write_file(self._staging / RELOAD_OWED, b"", MAP_MODE)
@@ -144,13 +147,13 @@ class MapDirectory:
                 publish_file(staged_index, index)
             publish_file(staged, self.path / name)
         except OSError as error:
-            _discard(staged_index)
+            discard(staged_index)  # gives back its room; the staged text stays, as the mark
             raise unwritable(self.path / name, error) from None
         except ApplyError as error:
-            _discard(staged_index)
+            discard(staged_index)
             raise ApplyError(
                 f"{error.message}; the map {self.path / name} is left as it was",
-                error.hint or space_hint(self.path),
+                error.hint or space_hint(self.path, error.message),
             ) from None
 
     async def _check(self, staged: Path, table: Table) -> None:
@@ -161,15 +164,20 @@ class MapDirectory:
             raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as written")
 
 
+def _check_owner(path: Path) -> None:
+    """Raises NotPermitted where somebody else could change the maps, or turn them into links."""
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        raise NotPermitted(
+            f"{path}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: others than"
+            " root could change Postfix's maps there; nothing is installed",
+            f"chown root: {path} && chmod go-w {path}",
+        )
+
+
 def _sample(table: Table) -> Table:
     """Some entries, spread over the table."""
     return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
-
-
-def _discard(staged_index: Path) -> None:
-    """Gives back the room that a failed build took; the staged text stays, as its mark."""
-    with contextlib.suppress(OSError):
-        staged_index.unlink()
 
 
 def installed_routes(path: Path) -> Table:

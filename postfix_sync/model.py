@@ -188,9 +188,8 @@ PHASES = ("resolve", "connect", "greeting", "lhlo", "mail", "rcpt")
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the operator should know, once; `about` tells one notice from another."""
+    """Something the operator should know, once."""
 
-    about: str
     message: str
     hint: str = ""
 

@@ -81,34 +81,46 @@ def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan
     removed = changes[ROUTES].removed
     steps: list[Step] = []
 
-    mended = [name for name in MAP_NAMES if installed.maps[name].condition is Condition.BROKEN]
-    for name in mended:
+    broken = [name for name in MAP_NAMES if installed.maps[name].condition is Condition.BROKEN]
+    for name in broken:
         known = installed.maps[name].table
-        steps.append(Publish(name, wanted[name] if known is None else known, fresh=True))
+        if known is not None:
+            steps.append(Publish(name, known, fresh=True))
 
-    rerouted = widened != installed.table(ROUTES) or _is_stale(installed, ROUTES)
+    rerouted = widened != installed.table(ROUTES) or _is_in_doubt(installed, ROUTES)
     if rerouted:
-        steps.append(Publish(ROUTES, widened))
+        steps.append(Publish(ROUTES, widened, fresh=_is_lost(installed, ROUTES)))
     new_domains = bool(changes[DOMAINS].added)
     if new_domains:
-        steps.append(Publish(DOMAINS, {**installed.table(DOMAINS), **wanted[DOMAINS]}))
+        domains = {**installed.table(DOMAINS), **wanted[DOMAINS]}
+        steps.append(Publish(DOMAINS, domains, fresh=_is_lost(installed, DOMAINS)))
     unseen = rerouted and map_type not in SEEN_AT_ONCE
-    if unseen or new_domains or mended or installed.reload_owed:
+    needs_reload = new_domains or broken or installed.reload_owed
+    if unseen or (needs_reload and reload != "never"):
         steps.append(MakeVisible(reload=reload != "never"))
 
     for name in (RECIPIENTS, ALIASES, DOMAINS):
         done = name == DOMAINS and new_domains and not changes[name].removed
-        if not done and (changes[name] or _is_stale(installed, name)):
-            steps.append(Publish(name, wanted[name]))
+        if not done and (changes[name] or _is_in_doubt(installed, name)):
+            fresh = _is_lost(installed, name) and not (name == DOMAINS and new_domains)
+            steps.append(Publish(name, wanted[name], fresh=fresh))
     if removed:
         steps.append(Narrow(wanted[ROUTES], removed))
-    if steps and reload == "always" and not any(isinstance(step, MakeVisible) for step in steps):
+    kinds = {type(step) for step in steps}
+    if reload == "always" and Publish in kinds and MakeVisible not in kinds:
         steps.append(MakeVisible(reload=True))
     return Plan(tuple(steps), changes)
 
 
-def _is_stale(installed: Installed, name: str) -> bool:
-    return installed.maps[name].condition is Condition.STALE
+def _is_in_doubt(installed: Installed, name: str) -> bool:
+    """Whether the index may hold something else than the text says, or nothing at all."""
+    return installed.maps[name].condition is Condition.STALE or _is_lost(installed, name)
+
+
+def _is_lost(installed: Installed, name: str) -> bool:
+    """Whether neither index nor text can be read: there is nothing to begin with."""
+    one = installed.maps[name]
+    return one.condition is Condition.BROKEN and one.table is None
 
 
 def guard(

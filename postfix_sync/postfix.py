@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync import tables
-from postfix_sync.errors import ApplyError, ConfigError, SyncError
+from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
 from postfix_sync.model import Table
 from postfix_sync.system import Completed, find_command, run
 
 PARAMETERS = (
+    "compatibility_level",
     "default_database_type",
     "lmtp_host_lookup",
     "local_recipient_maps",
@@ -47,6 +48,8 @@ class Postfix:
     """The same as they are written."""
     map_types: frozenset[str]
     lmtp_chrooted: bool
+    habitual: frozenset[str] = frozenset()
+    """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
 
     @property
     def queue_directory(self) -> Path:
@@ -71,8 +74,8 @@ class Postfix:
         done = await run(
             self._command("postmap", f"{map_type}:{text}"), keep_open=[lock], timeout=600
         )
-        if done.status or done.stderr:
-            raise ApplyError(f"postmap {map_type}:{text}: {done.complaint}")
+        if done.status or self._complaints(done):
+            raise self._failed(f"postmap {map_type}:{text}", done)
 
     async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
         """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
@@ -80,21 +83,39 @@ class Postfix:
         done = await run(
             self._command("postmap", "-q", "-", f"{map_type}:{text}"), stdin=asked, timeout=600
         )
-        # Status 1 without a word means that none of the keys was found.
-        if done.status not in (0, 1) or done.stderr:
-            raise ApplyError(f"postmap -q - {map_type}:{text}: {done.complaint}")
+        # Status 1 without a word means that none of the keys was found. That an index is older
+        # than its text is no reason not to look into it.
+        older = f"is older than source file {text}"
+        if done.status not in (0, 1) or any(
+            not line.endswith(older) for line in self._complaints(done)
+        ):
+            raise self._failed(f"postmap -q - {map_type}:{text}", done)
         pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
         return {key: value for key, _, value in pairs}
+
+    def _complaints(self, done: Completed) -> list[str]:
+        return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
+
+    def _failed(self, command: str, done: Completed) -> ApplyError:
+        said = "; ".join(self._complaints(done)) or f"exit status {done.status}"
+        return ApplyError(f"{command}: {said}")
 
     @property
     def master(self) -> int | None:
         """The process id of this instance's master(8), None where Postfix is stopped.
 
+        Raises NotPermitted where that can't be known: it decides whether a reload is due.
         `postfix status` would know it too, but takes a second to say no, and logs a line each time.
         """
+        path = self.queue_directory / "pid/master.pid"
         try:
-            pid = int((self.queue_directory / "pid/master.pid").read_text("ascii"))
+            pid = int(path.read_text("ascii"))
             running = Path(f"/proc/{pid}/comm").read_text("utf-8") == "master\n"
+        except PermissionError as error:
+            raise NotPermitted(
+                f"{path}: {why(error)}: it can't be told whether Postfix runs",
+                "run postfix-sync as root",
+            ) from None
         except (OSError, ValueError):
             return None
         return pid if running else None
@@ -147,10 +168,14 @@ class Postfix:
             raise ApplyError(f"postqueue -j: {done.complaint}")
         delimiters = self.parameters["recipient_delimiter"]
         found = set()
-        for line in done.stdout.splitlines():
-            for recipient in json.loads(line)["recipients"]:
-                address = self.fold(recipient["address"])
-                found.update(_without_extensions(address, delimiters))
+        try:
+            # Addresses may hold U+2028 and its like, at which splitlines() would split.
+            for line in filter(None, done.stdout.split("\n")):
+                for recipient in json.loads(line)["recipients"]:
+                    address = self.fold(recipient["address"])
+                    found.update(_without_extensions(address, delimiters))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApplyError(f"postqueue -j: can't be read: {error}") from None
         return frozenset(found)
 
 
@@ -167,6 +192,9 @@ async def inspect(config_directory: Path) -> Postfix:
     unexpanded = _settings(await _postconf(config_directory, *PARAMETERS))
     services = await _postconf(config_directory, "-M")
     types = await _postconf(config_directory, "-m")
+    nothing = await run(
+        [find_command("postmap"), "-c", str(config_directory), "-q", "x", "static:x"]
+    )
     if missing := [name for name in PARAMETERS if name not in parameters]:
         raise ConfigError(
             f"{config_directory}: this Postfix does not know {', '.join(missing)}",
@@ -177,7 +205,8 @@ async def inspect(config_directory: Path) -> Postfix:
         parameters=parameters,
         unexpanded=unexpanded,
         map_types=frozenset(types.split()),
-        lmtp_chrooted=_lmtp_is_chrooted(services),
+        lmtp_chrooted=_lmtp_is_chrooted(services, parameters["compatibility_level"]),
+        habitual=frozenset(nothing.stderr.splitlines()),
     )
 
 
@@ -201,10 +230,11 @@ async def _postconf(config_directory: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _lmtp_is_chrooted(services: str) -> bool:
+def _lmtp_is_chrooted(services: str, compatibility_level: str) -> bool:
     """Whether master(5)'s lmtp service runs chrooted; its line is name type private unpriv chroot.
 
-    "-" is taken for "n", Postfix's default since 3.0.
+    "-" stands for "n", below compatibility_level 1 for "y" (COMPATIBILITY_README).
     """
+    chrooted = {"y", "-"} if compatibility_level in {"", "0"} else {"y"}
     fields = (line.split() for line in services.splitlines())
-    return any(field[:2] == ["lmtp", "unix"] and field[4] == "y" for field in fields)
+    return any(field[:2] == ["lmtp", "unix"] and field[4] in chrooted for field in fields)

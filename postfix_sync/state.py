@@ -19,7 +19,7 @@ from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, wh
 from postfix_sync.model import RECIPIENTS, ROUTES, ProbeResult
 from postfix_sync.sync import LOCK_NAME, Report
 from postfix_sync.system import lock, replace_file, unwritable
-from postfix_sync.tables import destinations_of, lists_of
+from postfix_sync.tables import lists_of, next_hops_of
 
 STATUS_NAME = "status.json"
 
@@ -98,7 +98,7 @@ def after_pass(old: Status, source: str, report: Report, probing: bool, now: flo
     if report.installed:
         recipients = report.installed[RECIPIENTS]
         found["lists"], found["entries"] = len(lists_of(recipients)), len(recipients)
-        known = {one.endpoint for one in destinations_of(report.installed[ROUTES])}
+        known = {one.endpoint for one in next_hops_of(report.installed[ROUTES])}
         status["destinations"] = {
             endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
         }

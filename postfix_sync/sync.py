@@ -29,7 +29,7 @@ from postfix_sync.model import (
 from postfix_sync.plan import Plan, guard, plan
 from postfix_sync.sources.volume import SETTLE_AT_MOST, Volume
 from postfix_sync.system import lock
-from postfix_sync.tables import destinations_of, lists_of, read_tables
+from postfix_sync.tables import lists_of, next_hops_of, read_tables
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -85,7 +85,7 @@ async def make_pass(config: "Config", *, force: bool = False, dry_run: bool = Fa
 
 
 def _hosts_files(config: "Config", instance: postfix.Postfix) -> HostsFiles:
-    chrooted = config.source.address and config.hosts.chroot == "auto" and instance.lmtp_chrooted
+    chrooted = config.hosts.chroot == "auto" and instance.lmtp_chrooted
     return HostsFiles(
         config.hosts.file, instance.queue_directory / "etc/hosts" if chrooted else None
     )
@@ -117,7 +117,7 @@ class _Pass:
                 if dry_run:
                     self._preview(steps, names)
                 else:
-                    changed = await _to_its_end(self._apply(steps, names, installed))
+                    changed = await _to_its_end(self._apply(steps, wanted, names, installed))
             except SyncError as error:
                 self.errors.append(error)
             self._check_wiring(wanted)
@@ -130,7 +130,7 @@ class _Pass:
             if not force:
                 guard(
                     self.config.source.name,
-                    lists_of(installed.table(RECIPIENTS)),
+                    lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES)),
                     lists_of(tables.routes),
                     self.config.policy,
                 )
@@ -167,7 +167,6 @@ class _Pass:
             elif foreign[host] != address:
                 self.notices.append(
                     Notice(
-                        f"hosts {host}",
                         f"{self.hosts.path}: {host} has the address {foreign[host]} on a line that"
                         f" is not postfix-sync's, {address} is configured; that line stays",
                         f"remove {host} from that line, or make sources.address {foreign[host]}",
@@ -176,28 +175,54 @@ class _Pass:
         return names
 
     def _preview(self, steps: Plan, names: Mapping[str, str]) -> None:
-        block = self.hosts.read().block
-        self.preview += changes.preview_hosts(self.hosts.path, block, names, self.hosts.stale())
+        if self._hosts_in_use():
+            block, stale = self.hosts.read().block, self.hosts.stale(names)
+            self.preview += changes.preview_hosts(self.hosts.path, block, names, stale)
         self.preview += changes.preview(steps)
 
-    async def _apply(self, steps: Plan, names: Mapping[str, str], installed: Installed) -> bool:
-        """Hosts before the routes that need them, and after the last of them; says if it changed
-        anything."""
+    async def _apply(
+        self, steps: Plan, wanted: Maps, names: Mapping[str, str], installed: Installed
+    ) -> bool:
+        """Hosts before the routes that need them, and after the last of them; whether anything
+        changed."""
+        in_use = self._hosts_in_use()
+        if in_use:
+            self._widen_hosts(names)
+        if steps.steps or installed.interrupted:
+            apply = Apply(self.directory, self.held, self.lines.append)
+            try:
+                await apply.run(steps)
+            finally:
+                done = apply.published_of(wanted)
+                self.lines += changes.log_lines(self.config.source.name, steps, installed, done)
+        if in_use:
+            self._narrow_hosts(names)
+        return bool(self.lines)
+
+    def _hosts_in_use(self) -> bool:
+        """Whether the hosts file concerns this pass: names are wanted there, or were once."""
+        try:
+            return bool(self.hosts.read().block) or bool(self.config.source.address)
+        except SyncError as error:
+            if self.config.source.address:
+                raise
+            self.notices.append(Notice(error.message, error.hint))
+            return False
+
+    def _widen_hosts(self, names: Mapping[str, str]) -> None:
         self.hosts.discard_staged()
-        widened = {**self.hosts.read().block, **names}
-        changed = self.hosts.write(widened)
-        if changed:
+        if self.hosts.write({**self.hosts.read().block, **names}):
             known = ", ".join(f"{host} is {address}" for host, address in names.items())
             self.lines.append(f"{self.hosts.path}: {known or 'the copy in the chroot was renewed'}")
-        if steps.steps or installed.interrupted:
-            await Apply(self.directory, self.held, self.lines.append).run(steps)
-            self.lines += changes.log_lines(self.config.source.name, steps, installed)
-        if widened != names:
-            still_used = _hosts_of(self.directory.tables()[ROUTES] or {})
-            self.hosts.write(
-                {host: ip for host, ip in widened.items() if host in names or host in still_used}
-            )
-        return bool(self.lines)
+
+    def _narrow_hosts(self, names: Mapping[str, str]) -> None:
+        """Takes out what no route needs; routes of removed lists may have stayed."""
+        routes = self.directory.tables()[ROUTES] or {}
+        needed = _hosts_of(routes) if self.config.source.address else set()
+        block = self.hosts.read().block
+        self.hosts.write(
+            {host: ip for host, ip in block.items() if host in names or host in needed}
+        )
 
     def _check_wiring(self, wanted: Maps) -> None:
         needs_hosts = bool(self.config.source.address and _hosts_of(wanted[ROUTES]))
@@ -233,7 +258,7 @@ class _Pass:
 
 def _hosts_of(routes: Table) -> set[str]:
     """The host names, not addresses, that routes lead to."""
-    return {destination.host for destination in destinations_of(routes) if destination.is_name}
+    return {destination.host for destination in next_hops_of(routes) if destination.is_name}
 
 
 async def _to_its_end(work: Coroutine[Any, Any, bool]) -> bool:

@@ -129,7 +129,7 @@ async def lock(path: Path, *, create: bool = True) -> AsyncIterator[int]:
         return
     try:
         give_up = time.monotonic() + LOCK_TIMEOUT
-        while not _try_lock(descriptor):
+        while not _try_lock(descriptor, path):
             if time.monotonic() > give_up:
                 raise Busy(
                     f"{path}: another pass has held the lock for {LOCK_TIMEOUT:g} s;"
@@ -146,24 +146,29 @@ def _open_lock(path: Path, *, create: bool) -> int:
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDONLY | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        return os.open(path, flags, 0o644)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not create:
             return -1
         raise unwritable(path, error) from None
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise unwritable(path, error) from None
     return True
 
 
 def write_file(path: Path, content: bytes, mode: int) -> None:
     """Writes a file in place and waits until it is on the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # Whoever may write to the directory must not make root write through a link of theirs.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
         file.write(content)
@@ -204,10 +209,16 @@ def replace_file(path: Path, content: bytes) -> None:
             os.utime(staged)
         publish_file(staged, path)
     except OSError as error:
-        staged.unlink(missing_ok=True)
+        discard(staged)
         if error.errno not in (errno.EBUSY, errno.EROFS):
             raise
         _overwrite(path, content)
+
+
+def discard(path: Path) -> None:
+    """Removes a file that is of no use any more, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def staged_beside(path: Path) -> Path:
@@ -237,11 +248,13 @@ def unwritable(path: Path, error: OSError) -> SyncError:
     message = f"{path}: {why(error)}; what is installed is left as it is"
     if isinstance(error, PermissionError):
         return NotPermitted(message, "postfix-sync changes Postfix's maps: run it as root")
-    return ApplyError(message, space_hint(path))
+    return ApplyError(message, space_hint(path, message))
 
 
-def space_hint(path: Path) -> str:
-    """How much room there is, for whoever has to make some."""
+def space_hint(path: Path, problem: str) -> str:
+    """Where `problem` is one of space, how much there is, for whoever has to make some."""
+    if "space left" not in problem and "quota" not in problem and "Read-only" not in problem:
+        return ""
     while not path.exists():
         path = path.parent
     room = os.statvfs(path)

@@ -9,6 +9,7 @@ The source is not trusted: whatever isn't exactly of that shape refuses the file
 Every function here either returns a table or raises `Refused`, for any bytes at all.
 """
 
+import contextlib
 import functools
 import ipaddress
 import re
@@ -280,6 +281,15 @@ def destinations_of(routes: Table) -> dict[Destination, list[str]]:
     return found
 
 
+def next_hops_of(routes: Table) -> set[Destination]:
+    """The destinations of all routes, also of those that are only parts of lists."""
+    found = set()
+    for next_hop in set(routes.values()):
+        with contextlib.suppress(ValueError):
+            found.add(parse_destination(next_hop))
+    return found
+
+
 def domain_of(address: str) -> str:
     """What stands behind the @."""
     return address.rpartition("@")[2]
@@ -367,6 +377,10 @@ def parse_installed(text: bytes) -> Table | None:
     except UnicodeDecodeError:
         return None
     entries = [line.split("\t") for line in lines[:-1] if not line.startswith("#")]
-    if lines[-1] or not all(len(entry) == 2 and all(entry) for entry in entries):
+    if (
+        not text.startswith(b"#")
+        or lines[-1]
+        or not all(len(entry) == 2 and all(entry) for entry in entries)
+    ):
         return None
     return dict(entries)

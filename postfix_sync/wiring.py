@@ -37,27 +37,40 @@ def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) ->
     `configured` is the configuration's postfix.map_type; "auto" takes what main.cf names for our
     maps, else lmdb where this Postfix has it, else its default_database_type.
 
-    Raises ConfigError where this Postfix can't use that type.
+    Raises ConfigError where this Postfix can't use that type, or where its index would take the
+    place of one that main.cf reads as another type: hash and btree share a suffix.
     """
-    named = (
-        _named_type(item, map_directory / name)
+    named = [
+        map_type
         for parameter, name in ROLES.items()
         for item in _items(postfix.parameters[parameter])
-    )
+        if (map_type := _named_type(item, map_directory / name))
+    ]
     usable = INDEX_SUFFIX.keys() & postfix.map_types
     if configured != "auto":
         choices = [configured]
     else:
         default = postfix.parameters["default_database_type"]
-        choices = [*(one for one in named if one), "lmdb", default]
+        choices = [*named, "lmdb", default]
     for choice in choices:
         if choice in usable:
+            _check_suffix(postfix, map_directory, choice, named)
             return choice
     raise ConfigError(
         f"{postfix.config_directory}: this Postfix has no map type {' or '.join(choices)} that"
         f" could be built; it has: {' '.join(sorted(postfix.map_types))}",
         "install one (apt install postfix-lmdb), or set postfix.map_type",
     )
+
+
+def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: list[str]) -> None:
+    for other in named:
+        if other != choice and INDEX_SUFFIX.get(other) == INDEX_SUFFIX[choice]:
+            raise ConfigError(
+                f"{postfix.config_directory}/main.cf: names maps in {map_directory} as {other}; as"
+                f" {choice} their indexes would have the same names, which {other} can't read",
+                f"name all of them as {choice} in main.cf, or set postfix.map_type: {other}",
+            )
 
 
 def _named_type(item: str, path: Path) -> str:
@@ -99,7 +112,6 @@ def notices(
     if hosts_used and "native" not in _items(parameters["lmtp_host_lookup"]):
         found.append(
             Notice(
-                "lmtp_host_lookup",
                 f"main.cf: lmtp_host_lookup = {parameters['lmtp_host_lookup']}: lmtp(8) does not"
                 " read the hosts file, so it will not find the destination that was entered there",
                 _remedy(postfix, "lmtp_host_lookup", "native"),
@@ -117,12 +129,14 @@ def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> I
         return
     present = postfix.unexpanded[parameter]
     if types:
-        mended = present.replace(f"{types[0]}:{path}", wanted)
+        named = f"{types[0]}:{path}"
+        spelt = present if named in present else postfix.parameters[parameter]
+        mended = spelt.replace(named, wanted)
         problem = f"names {types[0]}:{path}, but the map is built as {map_type}"
     else:
         mended = f"{present}, {wanted}" if present else wanted
         problem = f"does not name {wanted}, so Postfix does not use that map"
-    yield Notice(parameter, f"main.cf: {parameter} {problem}", _remedy(postfix, parameter, mended))
+    yield Notice(f"main.cf: {parameter} {problem}", _remedy(postfix, parameter, mended))
 
 
 def _remedy(postfix: "Postfix", parameter: str, value: str) -> str:

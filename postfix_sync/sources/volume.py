@@ -133,10 +133,11 @@ class Volume:
                 await asyncio.sleep(LOOK_AGAIN)
                 continue
             news = True
-            with contextlib.suppress(OSError):  # it may vanish while the watch is being armed
+            # It may vanish while the watch is being armed.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 async for changed in awatch(
                     self.directory,
-                    watch_filter=None,
+                    watch_filter=_is_a_table,
                     step=round(QUIET * 1000),
                     debounce=round(SETTLE_AT_MOST * 1000),
                     rust_timeout=round(LOOK_AGAIN * 1000),
@@ -149,6 +150,11 @@ class Volume:
                     if _identity(self.directory) != watched:
                         break
             await asyncio.sleep(LOOK_AGAIN)
+
+
+def _is_a_table(_change: object, path: str) -> bool:
+    """Mailman's database may lie beside its tables, and changes with every message."""
+    return Path(path).name in {ROUTES, DOMAINS, ALIASES}
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
@@ -198,10 +204,12 @@ def not_permitted(path: Path) -> NotPermitted:
         owner = f"owner {_user_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
     except OSError:
         owner = "owner unknown"
-    needed = "x" if blocking != path else "r"
+    if os.geteuid() == 0:
+        hint = f"let its owner read it: chmod u+rX {blocking}"
+    else:
+        hint = f"run postfix-sync as root, or put its user into the group that may read {blocking}"
     return NotPermitted(
-        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay",
-        f"run postfix-sync as root, or let its user in: setfacl -m u:USER:{needed} {blocking}",
+        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay", hint
     )
 
 

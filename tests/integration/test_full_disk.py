@@ -4,7 +4,6 @@ The disks are small tmpfs that the tests mount where the site has its maps, its 
 file; they are unmounted whatever happens.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
 from tests.parts.common import public_directory
-from tests.parts.disk import fill, mounted, remount, small_disk, tree
+from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
@@ -61,8 +60,9 @@ def refused(site: Site, path: Path, reason: str) -> str:
     return hint
 
 
-def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site) -> None:
-    with small_disk(site.maps, "512k"):
+@pytest.mark.parametrize("room", ["512k", "1300k"], ids=["not the text", "not the index"])
+def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site, room: str) -> None:
+    with small_disk(site.maps, room):
         assert site.once() == ""
         assert_few(site)
         site.files.write(*MANY)
@@ -122,7 +122,7 @@ def test_a_full_state_directory_stops_no_list(site: Site) -> None:
         filler.unlink()
         assert site.once() == ""
         assert site.status()["sources"]["lists"]["lists"] == len(MANY)
-        assert sorted(os.listdir(site.state)) == ["lock", "status.json"]
+        assert names(site.state) == ["lock", "status.json"]
 
 
 def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
@@ -172,7 +172,7 @@ def test_a_hosts_file_that_can_not_be_written_holds_back_the_routes_that_need_it
         assert hosts.read_bytes() == before
         assert set(site.installed(ROUTES).values()) == {"lmtp:[one]:8024"}
         assert site.once() == ""
-        assert os.listdir(hosts_place) == ["hosts"]
+        assert names(hosts_place) == ["hosts"]
         assert b"127.0.0.9\ttwo\n" in hosts.read_bytes()
         assert set(site.installed(ROUTES).values()) == {"lmtp:[two]:8024"}
 
@@ -195,5 +195,5 @@ def test_a_hosts_file_mounted_into_a_read_only_directory_is_written_in_place(
             remount(hosts_place, "ro")
             assert site.once() == ""
             assert b"127.0.0.9\tone\n" in hosts.read_bytes()
-        assert os.listdir(hosts_place) == ["hosts"]
+        assert names(hosts_place) == ["hosts"]
     assert b"127.0.0.9\tone\n" in site.hosts.read_bytes()

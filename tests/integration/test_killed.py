@@ -23,7 +23,7 @@ import pytest
 
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
 from tests.parts.common import wait_for
-from tests.parts.disk import tree
+from tests.parts.disk import names, tree
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
@@ -106,6 +106,7 @@ AFTER = Wanted(
     },
     {"comes@lists.two.example": "comes@two.example"},
 )
+GROWN = Wanted({**BEFORE.lists, "comes@two.example": "lmtp:[mailman-one]:8024"})
 THROUGHOUT = ("stays@one.example", "moves@one.example")
 
 EVERY_KEY = {name: sorted({*BEFORE.tables[name], *AFTER.tables[name]}) for name in MAP_NAMES}
@@ -239,9 +240,9 @@ def assert_is(place: Place, wanted: Wanted) -> None:
     assert site.stray() == set()
     assert site.hosts.read_bytes() == wanted.hosts
     assert place.postfix.chroot_hosts.read_bytes() == wanted.hosts
-    assert os.listdir(place.postfix.chroot_hosts.parent) == ["hosts"]
-    assert sorted(os.listdir(site.state)) == ["lock", "status.json"]
-    assert sorted(os.listdir(site.directory)) == [
+    assert names(place.postfix.chroot_hosts.parent) == ["hosts"]
+    assert names(site.state) == ["lock", "status.json"]
+    assert names(site.directory) == [
         "config.yaml", "data", "hosts", "maps", "postfix", "state",
     ]  # fmt: skip
 
@@ -328,7 +329,32 @@ def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wa
     # Hosts and chroot, five published maps, what becomes of the lock and of status.json.
     assert wrecks.killed > 40
     assert len(wrecks.seen) > 15
-    print(map_type, wrecks.killed, len(wrecks.seen))
+
+
+def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
+    public: Path, root: None
+) -> None:
+    """An lmdb index that was changed in place, its text not yet: what is in it, nobody can see."""
+    first = _new(public / "first", "lmdb")
+    BEFORE.write(first.site)
+    first.site.once()
+    GROWN.write(first.site)
+    assert not _killed_before(_copy(first, public / "all"), MORE_THAN_ANY_PASS)
+    events = (public / "all.log").read_text().splitlines()
+    done = next(i for i, event in enumerate(events, 1) if event.endswith(f"/maps/{ROUTES}"))
+    start = _copy(first, public / "start")
+    assert "os.rename" in _killed_before(start, done)
+    assert set(nine("comes@two.example")) <= _lookup(start.site, ROUTES).keys()
+    BEFORE.write(start.site)
+
+    def judge(wreck: Place, directory: Path) -> None:
+        assert_serves(wreck, THROUGHOUT)
+        assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
+
+    wrecks = Wrecks(start, judge)
+    wrecks.make()
+    assert wrecks.killed > 15
+    assert len(wrecks.seen) > 5
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
@@ -346,4 +372,88 @@ def test_killed_in_the_first_install_the_next_pass_installs(
     wrecks.make()
     assert wrecks.killed > 30
     assert len(wrecks.seen) > 15
-    print(map_type, wrecks.killed, len(wrecks.seen))
+
+
+def _children(pid: int, name: str) -> list[int]:
+    """A process's children of this name."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(pid), "-x", name], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
+
+
+def _is_build(pid: int) -> bool:
+    """It is a postmap that writes."""
+    try:
+        return b"-q" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("map_type", ["hash", "lmdb"])
+def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
+    public: Path, root: None, map_type: str
+) -> None:
+    """The orphan inherited the lock: two postmaps never write to one directory."""
+    place = _new(public / "start", map_type)
+    site = place.site
+    BEFORE.write(site)
+    site.once()
+    many = [f"list{number}@one.example" for number in range(20_000)]
+    site.files.write("stays@one.example", *many, hop="lmtp:[mailman-one]:8024")
+    with site.start("--once", "--force") as killed:
+        wait_for(
+            lambda: [pid for pid in _children(killed.pid, "postmap") if _is_build(pid)],
+            30,
+            "a postmap that writes",
+        )
+        (orphan,) = _children(killed.pid, "postmap")
+        os.kill(orphan, signal.SIGSTOP)  # so that it is there for as long as it is needed
+        try:
+            killed.kill()
+            killed.wait()
+            lock = (site.state / "lock").stat().st_ino
+            with site.start("--once", "--force") as waiting:
+                wait_for(lambda: lock in _open_files(waiting.pid), 30, "a pass that wants the lock")
+                for name in ("stays@one.example",):
+                    assert site.lookup(ROUTES, nine(name)).keys() == set(nine(name))
+                # It is at the lock, and stays there: the lock is still that of the one killed.
+                with pytest.raises(TimeoutError):
+                    wait_for(lambda: _holder(lock) != killed.pid, 1, "another holder of the lock")
+                assert _runs(orphan)
+                os.kill(orphan, signal.SIGCONT)
+                stdout, stderr = waiting.communicate(timeout=60)
+        finally:
+            if _runs(orphan):
+                os.kill(orphan, signal.SIGCONT)
+    assert (waiting.returncode, stdout, stderr) == (0, "", "")
+    assert not _runs(orphan)
+    assert len(site.installed(ROUTES)) == len(site.installed(RECIPIENTS)) == 9 * 20_001
+    assert site.stray() == set()
+
+
+def _holder(inode: int) -> int:
+    """Who took the flock on this file, though it may be others who keep it; 0 if nobody did."""
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
+            return int(fields[4])
+    return 0
+
+
+def _open_files(pid: int) -> set[int]:
+    """The inodes that a process has open."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(path.stat().st_ino)
+        except FileNotFoundError:
+            continue
+    return found

@@ -1,16 +1,16 @@
 """Several at once: passes and a daemon beside each other agree, because each reads the disk."""
 
 import fcntl
-import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
 from tests.parts.common import wait_for
-from tests.parts.disk import tree
+from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
@@ -39,7 +39,7 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
     with log.open("w") as stderr:
         daemon = site.start(stderr=stderr)
         try:
-            wait_for(lambda: (site.state / "status.json").exists(), 20, "the daemon's first pass")
+            wait_for((site.state / "status.json").exists, 20, "the daemon's first pass")
             for turn in range(1, CHANGES + 1):
                 site.files.write(*lists(turn))
                 both = [site.start("--once") for _ in range(2)]
@@ -61,7 +61,7 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
         site.installed(name)
     assert site.installed(ROUTES).keys() == site.installed(RECIPIENTS).keys()
     assert site.stray() == set()
-    assert sorted(os.listdir(site.state)) == ["lock", "status.json"]
+    assert names(site.state) == ["lock", "status.json"]
 
 
 def test_a_lock_that_stays_held_ends_a_pass_with_75_and_nothing_done(make_site: MakeSite) -> None:
@@ -103,9 +103,6 @@ def test_a_lock_that_is_released_is_waited_for(make_site: MakeSite) -> None:
 
 def _has_open(pid: int, inode: int) -> bool:
     try:
-        return any(
-            os.stat(f"/proc/{pid}/fd/{name}").st_ino == inode
-            for name in os.listdir(f"/proc/{pid}/fd")
-        )
+        return any(one.stat().st_ino == inode for one in Path(f"/proc/{pid}/fd").iterdir())
     except FileNotFoundError:
         return False

@@ -91,3 +91,8 @@ def fill(directory: Path) -> Path:
             except OSError:
                 continue
     return filler
+
+
+def names(directory: Path) -> list[str]:
+    """What lies in a directory."""
+    return sorted(path.name for path in directory.iterdir())

@@ -20,7 +20,8 @@ def installed(tables: MailmanTables, condition: Condition = Condition.SOUND) -> 
 
 def lines(old: MailmanTables, new: MailmanTables) -> list[str]:
     before = installed(old)
-    return list(log_lines("lists", plan(before, Maps.of(new), "lmdb", "auto"), before))
+    made = plan(before, Maps.of(new), "lmdb", "auto")
+    return list(log_lines("lists", made, before, frozenset(MAP_NAMES)))
 
 
 def test_a_line_for_each_kind_of_change() -> None:
@@ -48,10 +49,20 @@ def test_nothing_is_said_of_nothing() -> None:
     assert lines(mailman("a@b.c"), mailman("a@b.c")) == []
 
 
+def test_what_was_not_done_is_not_said() -> None:
+    before = installed(mailman("a@b.c"))
+    made = plan(before, Maps.of(mailman("z@d.e")), "lmdb", "auto")
+    assert list(log_lines("lists", made, before, {"postfix_domains"})) == [
+        "lists: +1 domain: d.e",
+        "lists: -1 domain: b.c",
+    ]
+
+
 def test_why_a_map_is_built_again() -> None:
     same = mailman("a@b.c")
     before = installed(same, Condition.STALE)
-    assert list(log_lines("lists", plan(before, Maps.of(same), "lmdb", "auto"), before)) == [
+    made = plan(before, Maps.of(same), "lmdb", "auto")
+    assert list(log_lines("lists", made, before, frozenset(MAP_NAMES))) == [
         f"{name}: built again: its index was older than its text, or a pass was interrupted"
         for name in MAP_NAMES
         if name != "postfix_vmap"  # has nothing in it

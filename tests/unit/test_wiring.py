@@ -34,8 +34,9 @@ def postfix(
 
 def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -> dict[str, str]:
     listed = notices(one, MAPS, "lmdb", domains, hosts_used=hosts)
-    assert len({notice.about for notice in listed}) == len(listed)
-    return {notice.about: notice.hint for notice in listed}
+    by_parameter = {notice.message.split()[1]: notice.hint for notice in listed}
+    assert len(by_parameter) == len(listed)
+    return by_parameter
 
 
 def test_all_is_there() -> None:
@@ -124,6 +125,16 @@ def test_the_type_to_build(
     types: str, parameters: dict[str, str], configured: str, expected: str
 ) -> None:
     assert choose_map_type(postfix(types, **parameters), MAPS, configured) == expected
+
+
+@pytest.mark.parametrize("configured", ["btree", "auto"])
+def test_two_types_that_would_share_one_file(configured: str) -> None:
+    named = {
+        "transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp",
+        "relay_domains": "btree:/etc/postfix/mailman/postfix_domains",
+    }
+    with pytest.raises(ConfigError, match="the same names"):
+        choose_map_type(postfix("hash btree", **named), MAPS, configured)
 
 
 @pytest.mark.parametrize("configured", ["lmdb", "auto"])

@@ -45,11 +45,11 @@ def _place(event: str, arguments: tuple[object, ...]) -> str:
     path = arguments[where]
     if isinstance(path, int):
         # It was opened before; whoever changes its mode has not written to it yet.
-        return "" if event == "open" else os.readlink(f"/proc/self/fd/{path}")
+        return "" if event == "open" else os.readlink(f"/proc/self/fd/{path}")  # noqa: PTH115
     if not isinstance(path, str | bytes | os.PathLike):
         return ""
     directory = arguments[relative_to] if relative_to is not None else -1
-    base = os.readlink(f"/proc/self/fd/{directory}") if directory not in (-1, None) else ""
+    base = os.readlink(f"/proc/self/fd/{directory}") if directory not in (-1, None) else ""  # noqa: PTH115
     return os.path.join(base or os.getcwd(), os.fsdecode(path))  # noqa: PTH109, PTH118
 
 
