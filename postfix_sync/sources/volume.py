@@ -120,10 +120,10 @@ class Volume:
     async def changes(self) -> AsyncIterator[None]:
         """Yields when something in the directory changed, after it settled; never ends.
 
-        A watch goes deaf when its directory is removed, also when it comes back: it is armed anew
-        then. What happened before a watch was armed, it did not see: so each one that is armed
-        counts as a change. Where events do not arrive at all (NFS), nothing else is yielded;
-        whoever listens looks at intervals too.
+        A watch goes deaf when its directory is removed, which is a change, also when it comes back:
+        it is armed anew then. What happened before a watch was armed, it did not see: so each one
+        that is armed counts as a change. Where events do not arrive at all (NFS), nothing else is
+        yielded; whoever listens looks at intervals too.
         """
         from watchfiles import awatch  # noqa: PLC0415 - only the daemon watches
 
@@ -148,6 +148,7 @@ class Volume:
                         news = False
                         yield
                     if _identity(self.directory) != watched:
+                        yield
                         break
             await asyncio.sleep(LOOK_AGAIN)
 

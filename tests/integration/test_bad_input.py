@@ -337,7 +337,6 @@ def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site)
     path = site.files.directory / ROUTES
     assert f"{path}: user nobody (65534) may not read it" in message
     assert "owner daemon (1), mode 0600" in message
-    assert "setfacl -m u:USER:r" in hint
     assert str(path) in hint
     assert tree(site.maps) == before
 
@@ -355,7 +354,7 @@ def test_the_directory_that_denies_access_is_the_one_that_is_named(mine: Site) -
     assert done.returncode == 77, done
     message, hint = done.stderr.splitlines()
     assert f"{site.files.directory} has owner root (0), mode 0700" in message
-    assert f"u:USER:x {site.files.directory}" in hint
+    assert hint.endswith(str(site.files.directory))
 
 
 @pytest.fixture

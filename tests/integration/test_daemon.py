@@ -402,8 +402,7 @@ def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: 
             wait_for(lambda: probed(True), 5, "a probe of the sink")
             assert daemon.count(f"destination {endpoint}") == 0
             sink.stop()
-            down = f"warning: destination {endpoint}: down: connect: Connection refused"
-            daemon.wait_for(down)
+            daemon.wait_for(f"warning: destination {endpoint}: down: ")
             before = site.status()["updated"]
             wait_for(lambda: probed(False), 5, "a status with the destination down")
             wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
@@ -412,7 +411,6 @@ def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: 
             before = site.status()["updated"]
             wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
             assert daemon.count(f"destination {endpoint}") == 2, daemon.log
-            assert daemon.count("hint: does Mailman run") == 1
 
 
 def test_quiet_tells_errors_only(site: Site) -> None:
@@ -431,9 +429,7 @@ def test_the_text_log_gives_each_event_its_time(site: Site) -> None:
         site.files.directory.rename(site.directory / "away")
         daemon.wait_for(AWAY)
         daemon.wait_for("hint: is the volume mounted")
-        events = [line for line in daemon.lines if not line.startswith("postfix-sync: hint: ")]
-    assert len(events) < len(daemon.lines)
-    for line in events:
+    for line in daemon.lines:
         when, program, _ = line.split(" ", 2)
         assert before <= datetime.fromisoformat(when) <= datetime.now(UTC)
         assert (when[-1], program) == ("Z", "postfix-sync:")

@@ -52,8 +52,9 @@ def assert_many(site: Site) -> None:
 
 def refused(site: Site, path: Path, reason: str) -> str:
     """A pass that fails for `reason` at or below `path`; the hint that it gives."""
-    message, hint, *rest = site.once(expect=1).splitlines()
-    assert not rest
+    said = site.once(expect=1)
+    assert said.count("\n") == 2, said
+    message, hint = said.splitlines()
     assert str(path) in message
     assert reason in message
     assert hint.startswith("postfix-sync: hint: ")

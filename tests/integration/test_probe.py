@@ -369,11 +369,10 @@ def test_a_name_that_only_our_hosts_file_has(site: Site) -> None:
 
 def test_nothing_installed_and_nothing_named(site: Site) -> None:
     done = site.run("probe")
-    assert (done.returncode, done.stdout) == (75, "")
+    assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr == (
         f"postfix-sync: error: {site.maps}: no destination is installed there\n"
-        "postfix-sync: hint: name one (postfix-sync probe HOST:PORT), or make a pass:"
-        " postfix-sync --once\n"
+        "postfix-sync: hint: name one: postfix-sync probe HOST:PORT; or: postfix-sync --once\n"
     )
 
 

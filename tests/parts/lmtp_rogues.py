@@ -113,7 +113,7 @@ async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     """Accept the connection and close it: a Docker proxy with nothing behind it."""
 
 
-async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:  # noqa: ARG001
+async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Accept the connection and reset it."""
     writer.transport.abort()
 

@@ -132,11 +132,11 @@ class _Handler:
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self,
-        server: SMTP,  # noqa: ARG002
-        session: Session,  # noqa: ARG002
+        server: SMTP,
+        session: Session,
         envelope: Envelope,
         address: str,
-        options: list[str],  # noqa: ARG002
+        options: list[str],
     ) -> str:
         if base_address(address) not in self.accept:
             return f"550 5.1.1 <{address}>: no such list here"
@@ -145,8 +145,8 @@ class _Handler:
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self,
-        server: SMTP,  # noqa: ARG002
-        session: Session,  # noqa: ARG002
+        server: SMTP,
+        session: Session,
         envelope: Envelope,
     ) -> str:
         content = envelope.content
