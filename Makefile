@@ -48,11 +48,12 @@ demo: parts
 
 .PHONY: test
 test: parts lint types
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 4 --dist worksteal tests/unit tests/integration
+	$(BIN)/python -m pytest tests/e2e
 
 .PHONY: test-fast
 test-fast: $(VENV)/complete lint types
-	$(BIN)/python -m pytest -q -m 'not slow' tests/unit tests/integration
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal -m 'not slow' tests/unit tests/integration
 
 .PHONY: lint
 lint: $(VENV)/complete

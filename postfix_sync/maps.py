@@ -32,7 +32,14 @@ from postfix_sync.model import (
 )
 from postfix_sync.plan import SEEN_AT_ONCE
 from postfix_sync.postfix import Postfix
-from postfix_sync.system import discard, publish_file, space_hint, unwritable, write_file
+from postfix_sync.system import (
+    discard,
+    publish_file,
+    room_hint,
+    space_hint,
+    unwritable,
+    write_file,
+)
 from postfix_sync.tables import parse_installed, render
 
 STAGING = ".staging"
@@ -150,10 +157,10 @@ class MapDirectory:
             discard(staged_index)  # gives back its room; the staged text stays, as the mark
             raise unwritable(self.path / name, error) from None
         except ApplyError as error:
+            hint = error.hint or space_hint(self.path, error.message)
             discard(staged_index)
             raise ApplyError(
-                f"{error.message}; the map {self.path / name} is left as it was",
-                error.hint or space_hint(self.path, error.message),
+                f"{error.message}; the map {self.path / name} is left as it was", hint
             ) from None
 
     async def _check(self, staged: Path, table: Table) -> None:
@@ -161,7 +168,11 @@ class MapDirectory:
         held = await self.postfix.query(self.map_type, staged, list(table))
         if held != table:
             wrong = next(key for key in table if held.get(key) != table[key])
-            raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as written")
+            # postmap(1) may say nothing of a disk that is full.
+            raise ApplyError(
+                f"{staged}: read back, the index does not hold {wrong} as written (No space left on device?)",
+                room_hint(staged),
+            )
 
 
 def _check_owner(path: Path) -> None:

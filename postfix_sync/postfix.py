@@ -163,6 +163,8 @@ class Postfix:
 
         Raises ApplyError where postqueue(1) can't say.
         """
+        if not (self.queue_directory / "active").is_dir():
+            return frozenset()  # this Postfix was never started
         done = await run(self._command("postqueue", "-j"))
         if done.status:
             raise ApplyError(f"postqueue -j: {done.complaint}")

@@ -255,6 +255,11 @@ def space_hint(path: Path, problem: str) -> str:
     """Where `problem` is one of space, how much there is, for whoever has to make some."""
     if "space left" not in problem and "quota" not in problem and "Read-only" not in problem:
         return ""
+    return room_hint(path)
+
+
+def room_hint(path: Path) -> str:
+    """How much room there is, for whoever has to make some."""
     while not path.exists():
         path = path.parent
     room = os.statvfs(path)

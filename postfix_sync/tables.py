@@ -115,7 +115,8 @@ def check_host(host: str) -> str:
     except ValueError:
         pass
     else:
-        if address.is_unspecified:
+        mapped = address.ipv4_mapped if address.version == 6 else None
+        if address.is_unspecified or (mapped and mapped.is_unspecified):
             raise ValueError(f"{host} is an address to listen on, not one to connect to")
         if address.is_multicast or "%" in host:
             raise ValueError(f"{quote(host)} is no address of one host")

@@ -85,21 +85,26 @@ class Volume:
             descriptor = os.open(path, ARRIVAL_FLAGS)
         except OSError as error:
             raise self._unreadable(path, error) from None
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise _not_regular(path, _kind(found.st_mode))
-            if not found.st_mode & 0o444:
-                raise not_permitted(path)  # root could, but whoever took the bits meant it
-            if found.st_size > self.max_size:
-                raise _too_large(path, found.st_size, self.max_size)
-            try:
+        try:
+            self._check(path, os.fstat(descriptor))
+            with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(self.max_size + 1)
-            except OSError as error:
-                raise self._unreadable(path, error) from None
+        except OSError as error:
+            raise self._unreadable(path, error) from None
+        finally:
+            os.close(descriptor)
         if len(content) > self.max_size:
             raise _too_large(path, len(content), self.max_size)
         return SourceFile(str(path), content)
+
+    def _check(self, path: Path, found: os.stat_result) -> None:
+        """Raises Refused or NotPermitted where a file is none that Mailman would have written."""
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_regular(path, _kind(found.st_mode))
+        if not found.st_mode & 0o444:
+            raise not_permitted(path)  # root could, but whoever took the bits meant it
+        if found.st_size > self.max_size:
+            raise _too_large(path, found.st_size, self.max_size)
 
     def _unreadable(self, path: Path, error: OSError) -> SyncError:
         if error.errno == errno.ELOOP:
