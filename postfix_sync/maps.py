@@ -170,7 +170,8 @@ class MapDirectory:
             wrong = next(key for key in table if held.get(key) != table[key])
             # postmap(1) may say nothing of a disk that is full.
             raise ApplyError(
-                f"{staged}: read back, the index does not hold {wrong} as written (No space left on device?)",
+                f"{staged}: read back, the index does not hold {wrong} as written"
+                " (No space left on device?)",
                 room_hint(staged),
             )
 

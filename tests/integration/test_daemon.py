@@ -25,6 +25,8 @@ from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text, nine
 from tests.parts.postfix_instance import PostfixInstance
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 ANTS, BEES, CATS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats"))
 NEVER = "1h"
 """An interval that no test sees the end of: what happens then, events have brought about."""

@@ -28,6 +28,8 @@ from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 KILL_AT = Path(__file__).parent / "kill_at"
 
 ADDRESS = "127.0.0.9"
@@ -409,13 +411,8 @@ def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
     many = [f"list{number}@one.example" for number in range(20_000)]
     site.files.write("stays@one.example", *many, hop="lmtp:[mailman-one]:8024")
     with site.start("--once", "--force") as killed:
-        wait_for(
-            lambda: [pid for pid in _children(killed.pid, "postmap") if _is_build(pid)],
-            30,
-            "a postmap that writes",
-        )
-        (orphan,) = _children(killed.pid, "postmap")
-        os.kill(orphan, signal.SIGSTOP)  # so that it is there for as long as it is needed
+        # Stopped, it is there for as long as it is needed.
+        orphan = wait_for(lambda: _stopped_build(killed.pid), 30, "a postmap that writes")
         try:
             killed.kill()
             killed.wait()
@@ -437,6 +434,15 @@ def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
     assert not _runs(orphan)
     assert len(site.installed(ROUTES)) == len(site.installed(RECIPIENTS)) == 9 * 20_001
     assert site.stray() == set()
+
+
+def _stopped_build(parent: int) -> int:
+    """A postmap of `parent` that was stopped while it was building a map, 0 if there is none."""
+    for pid in _children(parent, "postmap"):
+        if _is_build(pid):
+            os.kill(pid, signal.SIGSTOP)
+            return pid if _is_build(pid) else 0
+    return 0
 
 
 def _holder(inode: int) -> int:

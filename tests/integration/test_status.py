@@ -23,6 +23,8 @@ from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import nine
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

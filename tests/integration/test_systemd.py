@@ -17,6 +17,8 @@ from tests.parts.common import wait_for
 from tests.parts.daemon import NotifySocket, RunningDaemon, install
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 
 MakeSite = Callable[..., Site]

@@ -21,6 +21,8 @@ from postfix_sync.model import Snapshot
 from postfix_sync.sources.volume import LOOK_AGAIN, QUIET, SETTLE_AT_MOST, Volume
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
 
+pytestmark = pytest.mark.slow
+
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 
 
