@@ -28,7 +28,7 @@ ANTS, BEES, CATS = "ants@lists.example.net", "bees@lists.example.net", "cats@cat
 TYPES = ["lmdb", "hash", "btree", "cdb"]
 HOP = "lmtp:[127.0.0.1]:8024"
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 @pytest.fixture(params=TYPES)

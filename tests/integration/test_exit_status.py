@@ -21,7 +21,7 @@ MakeSite = Callable[..., Site]
 
 ANTS = "ants@lists.example.net"
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 @pytest.fixture
