@@ -48,7 +48,6 @@ class Report:
     """What changed, for the log."""
     preview: tuple[str, ...] = ()
     """What a pass that is no dry run would change."""
-    changed: bool = False
     map_type: str = ""
     installed: Maps | None = None
     """What Postfix works with after the pass; None where that can't be known."""
@@ -56,6 +55,11 @@ class Report:
     """When each map was last published, in seconds since the epoch."""
     known_hosts: Mapping[str, str] = field(default_factory=dict)
     """Host names with the addresses that the hosts file gives them."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed, or had to be made anew."""
+        return bool(self.lines)
 
     @property
     def status(self) -> Exit:
@@ -109,7 +113,6 @@ class _Pass:
     async def make(self, *, force: bool, dry_run: bool) -> Report:
         installed = await self.directory.read()
         wanted = await self._wanted(installed, force=force)
-        changed = False
         if wanted:
             steps = plan(installed, wanted, self.directory.map_type, self.config.postfix.reload)
             try:
@@ -117,11 +120,11 @@ class _Pass:
                 if dry_run:
                     self._preview(steps, names)
                 else:
-                    changed = await _to_its_end(self._apply(steps, wanted, names, installed))
+                    await _to_its_end(self._apply(steps, wanted, names, installed))
             except SyncError as error:
                 self.errors.append(error)
             self._check_wiring(wanted)
-        return self._report(changed)
+        return self._report()
 
     async def _wanted(self, installed: Installed, *, force: bool) -> Maps | None:
         """What the source asks for; where it can't be had, what is installed, if that is known."""
@@ -182,9 +185,8 @@ class _Pass:
 
     async def _apply(
         self, steps: Plan, wanted: Maps, names: Mapping[str, str], installed: Installed
-    ) -> bool:
-        """Hosts before the routes that need them, and after the last of them; whether anything
-        changed."""
+    ) -> None:
+        """Hosts before the routes that need them, and after the last of them."""
         in_use = self._hosts_in_use()
         if in_use:
             self._widen_hosts(names)
@@ -197,7 +199,6 @@ class _Pass:
                 self.lines += changes.log_lines(self.config.source.name, steps, installed, done)
         if in_use:
             self._narrow_hosts(names)
-        return bool(self.lines)
 
     def _hosts_in_use(self) -> bool:
         """Whether the hosts file concerns this pass: names are wanted there, or were once."""
@@ -234,13 +235,15 @@ class _Pass:
             hosts_used=needs_hosts,
         )
 
-    def _report(self, changed: bool) -> Report:
+    def _report(self) -> Report:
+        tables: dict[str, Table | None] = {}
+        known_hosts: dict[str, str] = {}
         try:
             tables = self.directory.tables()
             known_hosts = self.hosts.read().lookup()
         except SyncError as error:
-            tables, known_hosts = {}, {}
-            if not self.errors:
+            # Damaged markers are told above, and no error where no hosts entry is wanted.
+            if not tables:
                 self.errors.append(error)
         readable = {name: table for name, table in tables.items() if table is not None}
         return Report(
@@ -248,7 +251,6 @@ class _Pass:
             notices=tuple(self.notices),
             lines=tuple(self.lines),
             preview=tuple(self.preview),
-            changed=changed,
             map_type=self.directory.map_type,
             installed=Maps(readable) if tables and len(readable) == len(tables) else None,
             updated=self.directory.updated(),
@@ -261,17 +263,17 @@ def _hosts_of(routes: Table) -> set[str]:
     return {destination.host for destination in next_hops_of(routes) if destination.is_name}
 
 
-async def _to_its_end(work: Coroutine[Any, Any, bool]) -> bool:
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Awaits `work` to its end, also when this task is cancelled meanwhile.
 
     The task goes on then, to tell what was done; `interrupted` says that it should end.
     """
     task = asyncio.create_task(work)
     try:
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        return task.result()
+        task.result()
 
 
 def interrupted() -> bool:

@@ -1,0 +1,184 @@
+"""Hosts that are not quite as they should be: a pass does what it can, and harms nothing."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.postfix import _lmtp_is_chrooted
+from postfix_sync.tables import next_hops_of
+from tests.parts.disk import mounted
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance
+from tests.parts.site import Site
+
+pytestmark = pytest.mark.slow
+
+ANTS = "ants@lists.example.net"
+HOP = "lmtp:[mailman-test]:8024"
+MakeSite = Callable[..., Site]
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+@pytest.mark.parametrize("name", ["postfix_recipients", "postfix_lmtp"])
+def test_a_text_that_lost_its_bytes_is_no_empty_map(
+    make_site: MakeSite, map_type: str, name: str
+) -> None:
+    site = make_site(map_type)
+    site.files.write(ANTS)
+    site.once()
+    (site.maps / name).write_bytes(b"")
+    site.files.directory.rename(site.directory / "away")
+    site.once(expect=75)
+    assert site.lookup(name, nine(ANTS)).keys() == set(nine(ANTS))
+    (site.directory / "away").rename(site.files.directory)
+    site.once()
+    assert site.installed(name).keys() == set(nine(ANTS))
+
+
+def test_guards_know_the_lists_when_the_recipients_are_lost(make_site: MakeSite) -> None:
+    site = make_site()
+    site.files.write(ANTS)
+    site.once()
+    (site.maps / "postfix_recipients").write_bytes(b"")
+    site.files.write()
+    assert "names no list at all, 1 are installed" in site.once(expect=65)
+
+
+def test_warnings_about_main_cf_are_no_failures_of_a_map(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site()
+    with (idle_postfix.config_directory / "main.cf").open("a") as main_cf:
+        main_cf.write("mynetworks = 127.0.0.1\nmynetworks = 127.0.0.2\n")
+    assert "overriding earlier entry" in site.postmap("-q", "x", "static:x").stderr
+    site.files.write(ANTS)
+    assert "error" not in site.once()
+    table = f"{site.map_type}:{site.maps / 'postfix_lmtp'}"
+    assert site.postmap("-q", ANTS, table).stdout == "lmtp:[127.0.0.1]:8024\n"
+
+
+@pytest.mark.parametrize("spoil", [lambda p: os.chown(p, 65534, 0), lambda p: p.chmod(0o777)])
+def test_a_map_directory_that_others_may_write_to(
+    make_site: MakeSite, spoil: Callable[[Path], None]
+) -> None:
+    site = make_site()
+    site.files.write(ANTS)
+    site.maps.mkdir()
+    spoil(site.maps)
+    complaint = site.once(expect=77)
+    assert f"{site.maps}: owner " in complaint
+    assert list(site.maps.iterdir()) == []
+    command = next(line for line in complaint.splitlines() if "hint: chown" in line)
+    assert os.system(command.partition("hint: ")[2]) == 0
+    site.once()
+
+
+def test_no_link_is_written_through(make_site: MakeSite) -> None:
+    site = make_site()
+    site.files.write(ANTS)
+    victim = site.directory / "victim"
+    victim.write_text("precious")
+    (site.maps / ".staging").mkdir(parents=True)
+    (site.maps / ".staging/postfix_lmtp").symlink_to(victim)
+    site.once(expect=1)
+    assert victim.read_text() == "precious"
+    shutil.rmtree(site.maps / ".staging")
+    site.once()
+
+
+def test_a_read_only_etc_matters_only_where_the_hosts_file_is_used(
+    make_site: MakeSite, root: None
+) -> None:
+    site = make_site()
+    etc = site.directory / "etc"
+    etc.mkdir()
+    (etc / "hosts").write_text("127.0.0.1 localhost\n")
+    site.files.write(ANTS, hop=HOP)
+    with mounted(etc, "-o", "bind,ro", str(etc)):
+        site.configure(hosts={"file": str(etc / "hosts")})
+        site.once()
+        assert site.installed("postfix_lmtp").keys() == set(nine(ANTS))
+
+
+def test_damaged_markers_matter_only_where_the_hosts_file_is_used(make_site: MakeSite) -> None:
+    site = make_site()
+    site.hosts.write_text("# BEGIN postfix-sync\n127.0.0.1 localhost\n")
+    site.files.write(ANTS, hop=HOP)
+    assert "do not enclose one block" in site.once()
+    site.configure(sources=[{"path": str(site.files.directory), "address": "127.0.0.9"}])
+    assert "do not enclose one block" in site.once(expect=1)
+    assert site.hosts.read_text() == "# BEGIN postfix-sync\n127.0.0.1 localhost\n"
+
+
+def test_the_block_goes_when_the_address_does(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site(source={"address": "127.0.0.9"})
+    before = site.hosts.read_bytes()
+    site.files.write(ANTS, hop=HOP)
+    site.once()
+    assert b"127.0.0.9\tmailman-test\n" in site.hosts.read_bytes()
+    assert idle_postfix.chroot_hosts.read_bytes() == site.hosts.read_bytes()
+    site.configure(sources=[{"path": str(site.files.directory)}])
+    assert f"{site.hosts}\n- mailman-test 127.0.0.9\n" in site.run("--once", "--dry-run").stdout
+    site.once()
+    assert site.hosts.read_bytes() == idle_postfix.chroot_hosts.read_bytes() == before
+
+
+def test_a_reader_that_goes_away(make_site: MakeSite) -> None:
+    site = make_site()
+    site.files.write(*(f"list{number}@b.example" for number in range(2000)))
+    with site.start("--once", "--dry-run", "-q") as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(30) == 1
+        assert process.stderr.read() == ""
+
+
+def test_a_path_of_another_alphabet_and_a_locale_without_it(make_site: MakeSite) -> None:
+    site = make_site()
+    site.files.write("bücher@lists.example.net")
+    done = site.run("--once", "--dry-run", environment={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "+ b\\xfccher@lists.example.net " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('sources: [{path: "/srv/\\0x"}]', "sources[0].path: expected an absolute path"),
+        (f"guard: {{max_size: {'9' * 400}KiB}}", "guard.max_size: expected a size"),
+        ("a: &a {sources: [{path: /m}, {path: /n}]}\n<<: *a", "more than one is not supported"),
+        ("postfix: {map_directory: /a b}", "main.cf could not name maps in"),
+    ],
+)
+def test_odd_configurations(make_site: MakeSite, text: str, problem: str) -> None:
+    site = make_site()
+    site.config.write_text(text)
+    done = site.run("--once")
+    assert done.returncode == 78
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "level", "chrooted"),
+    [
+        ("lmtp unix - - y - - lmtp", "3.6", True),
+        ("lmtp unix - - n - - lmtp", "0", False),
+        ("lmtp unix - - - - - lmtp", "3.6", False),
+        ("lmtp unix - - - - - lmtp", "0", True),
+        ("smtp unix - - y - - smtp", "0", False),
+    ],
+)
+def test_what_is_chrooted(service: str, level: str, chrooted: bool) -> None:
+    assert _lmtp_is_chrooted(f"pickup unix n - y 60 1 pickup\n{service}\n", level) is chrooted
+
+
+def test_hosts_of_routes_that_are_parts_of_lists() -> None:
+    assert {one.host for one in next_hops_of({ANTS: "lmtp:[old]:8024"})} == {"old"}
