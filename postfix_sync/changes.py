@@ -75,7 +75,7 @@ def preview(plan: Plan) -> Iterator[str]:
             yield from entries(plan.changes[name])
         elif name in published:
             yield name
-            yield "(built again with the same entries)"
+            yield "(built anew; its entries stay as they are)"
     if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
         yield "postfix"
         yield "reload"

@@ -127,7 +127,8 @@ def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> I
     types = [one for item in items if (one := _named_type(item, path))]
     if types and set(types) == {map_type}:
         return
-    present = postfix.unexpanded[parameter]
+    # As it is written, so that $names stay; but a default that comes to nothing is not kept.
+    present = postfix.unexpanded[parameter] if postfix.parameters[parameter] else ""
     if types:
         named = f"{types[0]}:{path}"
         spelt = present if named in present else postfix.parameters[parameter]

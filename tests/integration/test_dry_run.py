@@ -105,7 +105,7 @@ def test_what_was_interrupted_stays_as_it_is_and_is_told(site: Site) -> None:
     (staging / f"{DOMAINS}.db").write_bytes(b"half")
     (site.hosts.parent / ".hosts.postfix-sync").write_bytes(b"half")
     lines = dry_run(site)
-    assert block(lines, DOMAINS) == ["(built again with the same entries)"]
+    assert block(lines, DOMAINS) == ["(built anew; its entries stay as they are)"]
     assert block(lines, "postfix") == ["reload"]
     assert site.once() == ""
     assert site.stray() == set()

@@ -1,5 +1,6 @@
 """What main.cf lacks for the maps to work, and which map type to build."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_what_is_there_is_added_to() -> None:
     assert (
         "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/" in found(one)["transport_maps"]
     )
+
+
+def test_what_comes_to_nothing_is_not_kept() -> None:
+    one = postfix()
+    one = replace(one, unexpanded={**one.unexpanded, "virtual_alias_maps": "$virtual_maps"})
+    assert "'virtual_alias_maps = lmdb:/etc/" in found(one)["virtual_alias_maps"]
+    values = {**one.parameters, "transport_maps": "hash:/x"}
+    one = replace(one, parameters=values, unexpanded={**values, "transport_maps": "hash:$dir/x"})
+    assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(one)["transport_maps"]
 
 
 def test_another_instance_is_named() -> None:
