@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
-PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2
+PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
