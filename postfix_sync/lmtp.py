@@ -128,17 +128,27 @@ class _Session:
         self._relay: asyncio.Task[bool] | None = None
 
     async def run(self, last: str, hosts: Mapping[str, str]) -> None:
+        from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
+
         connection = await self._connected(hosts)
-        self._client = await self._greeted(connection)
+        self._client = client = await self._greeted(connection)
         for phase, command, expected in _dialogue(last, self.target.recipient):
             self._enter(phase)
-            code, text = await self._client.execute_command(command, timeout=self.timeout)
-            self.reply = _one_line(f"{code} {text}")
-            if code != expected:
-                raise _UnexpectedReplyError(
-                    f"{_verb(command)} was answered with {code}, not {expected}"
-                )
-        await self._farewell()
+            self.reply = await self._ask(client, command, expected)
+        if self.phase in {"mail", "rcpt"}:
+            await self._ask(client, b"RSET", 250)
+        with contextlib.suppress(SMTPServerDisconnected):  # all that was to be known is known
+            await self._ask(client, b"QUIT", 221)
+
+    async def _ask(self, client: "SMTP", command: bytes, expected: int) -> str:
+        """The reply to a command, which must have the code that is expected."""
+        code, text = await client.execute_command(command, timeout=self.timeout)
+        reply = _one_line(f"{code} {text}")
+        if code != expected:
+            self.reply = reply
+            verb = command.split()[0].decode()
+            raise _UnexpectedReplyError(f"{verb} was answered with {code}, not {expected}")
+        return reply
 
     def _enter(self, phase: str) -> None:
         """A new phase begins, in which nothing was said yet."""
@@ -195,25 +205,6 @@ class _Session:
             return "the connection was closed without a greeting: nothing is behind that port"
         return "the connection was closed"
 
-    async def _farewell(self) -> None:
-        """RSET and QUIT. All that was to be known is known: a server may hang up on QUIT."""
-        from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
-
-        for command, expected in ((b"RSET", 250), (b"QUIT", 221)):
-            if not self._client or (command == b"RSET" and self.phase not in {"mail", "rcpt"}):
-                continue
-            try:
-                code, text = await self._client.execute_command(command, timeout=self.timeout)
-            except SMTPServerDisconnected:
-                if command == b"QUIT":
-                    return
-                raise
-            if code != expected:
-                self.reply = _one_line(f"{code} {text}")
-                raise _UnexpectedReplyError(
-                    f"{_verb(command)} was answered with {code}, not {expected}"
-                )
-
     async def close(self) -> None:
         if self._client:
             self._client.close()
@@ -260,10 +251,6 @@ def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, in
         yield "mail", b"MAIL FROM:<>", 250
         if recipient:
             yield "rcpt", f"RCPT TO:<{recipient}>".encode(), 250
-
-
-def _verb(command: bytes) -> str:
-    return command.split()[0].decode()
 
 
 def _one_line(text: str) -> str:

@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.parts.common import public_directory
 from tests.parts.postfix_instance import PostfixInstance
 from tests.parts.site import Site
+
+# A slow machine is no failure.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 IN_CI = bool(os.environ.get("CI"))
 
