@@ -63,10 +63,11 @@ class Daemon:
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
             await self._until_told(serving, stop, reload)
+            if stop.is_set():
+                systemd.notify("STOPPING=1")
             serving.cancel()
             await asyncio.wait([serving])
         alive.cancel()
-        systemd.notify("STOPPING=1")
         LOG.info("ended; Postfix goes on with the maps as they are")
 
     async def _until_told(
