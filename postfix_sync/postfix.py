@@ -192,7 +192,9 @@ async def inspect(config_directory: Path) -> Postfix:
     """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
     parameters = _settings(await _postconf(config_directory, "-x", *PARAMETERS))
     unexpanded = _settings(await _postconf(config_directory, *PARAMETERS))
-    services = await _postconf(config_directory, "-M")
+    services = ""  # an instance that is not set up yet may have no master.cf
+    if (config_directory / "master.cf").exists():
+        services = await _postconf(config_directory, "-M")
     types = await _postconf(config_directory, "-m")
     nothing = await run(
         [find_command("postmap"), "-c", str(config_directory), "-q", "x", "static:x"]

@@ -60,6 +60,16 @@ def test_warnings_about_main_cf_are_no_failures_of_a_map(
     assert site.postmap("-q", ANTS, table).stdout == "lmtp:[127.0.0.1]:8024\n"
 
 
+def test_an_instance_without_services_yet(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site(source={"address": "127.0.0.9"})
+    (idle_postfix.config_directory / "master.cf").unlink()
+    site.files.write(ANTS, hop=HOP)
+    site.once()
+    assert site.installed("postfix_lmtp").keys() == set(nine(ANTS))
+
+
 @pytest.mark.parametrize("spoil", [lambda p: os.chown(p, 65534, 0), lambda p: p.chmod(0o777)])
 def test_a_map_directory_that_others_may_write_to(
     make_site: MakeSite, spoil: Callable[[Path], None]
