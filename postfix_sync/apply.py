@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from postfix_sync.changes import counted
 from postfix_sync.maps import MapDirectory
 from postfix_sync.model import RECIPIENTS, ROUTES, Maps, Table
 from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish
@@ -69,9 +70,8 @@ class Apply:
         if kept.keys() != step.removed.keys():
             await self.directory.publish(ROUTES, {**step.wanted, **kept}, self.lock, fresh=False)
         if kept and closed:
-            self.tell(
-                f"postfix: {len(kept)} routes of removed lists stay while mail waits for them"
-            )
+            routes = counted(len(kept), "route")
+            self.tell(f"postfix: removed lists keep {routes} while mail waits for them")
 
     async def _needed(self, removed: Mapping[str, str], closed: bool) -> dict[str, str]:
         postfix = self.directory.postfix

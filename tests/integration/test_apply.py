@@ -6,6 +6,7 @@ have to do with it is shown on a running Postfix.
 
 import os
 import shlex
+import smtplib
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from tests.parts.disk import Entry, mounted, tree
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import send
 from tests.parts.mailman_files import nine
-from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.postfix_instance import SENDER_DOMAIN, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
 MakeSite = Callable[..., Site]
@@ -375,7 +376,7 @@ def test_routes_stay_while_mail_for_a_removed_list_waits(
 
     site.files.write(BEES, hop=hop)
     said = site.once("-v")
-    assert "postfix: 1 routes of removed lists stay while mail waits for them" in said
+    assert "postfix: removed lists keep 1 route while mail waits for them" in said
     assert site.installed(RECIPIENTS).keys() == keys(BEES)
     assert site.installed(ROUTES).keys() == {*keys(BEES), ANTS}
     assert not send(idle_postfix.port, ANTS).accepted
@@ -389,6 +390,30 @@ def test_routes_stay_while_mail_for_a_removed_list_waits(
     assert idle_postfix.bounces() == []
     assert site.once() == ""
     assert site.installed(ROUTES).keys() == keys(BEES)
+
+
+def test_a_sender_cannot_hold_up_a_removal(
+    make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
+) -> None:
+    """U+2028 ends a line for some, and stands as it is in what postqueue prints."""
+    site = running(make_site, "lmdb")
+    site.files.write(ANTS, BEES, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    assert site.once() == ""
+    with smtplib.SMTP("127.0.0.1", idle_postfix.port) as client:
+        client.command_encoding = "utf-8"
+        client.ehlo("client.example")
+        assert client.docmd(f"MAIL FROM:<a\u2028b@{SENDER_DOMAIN}> SMTPUTF8")[0] == 250
+        assert client.docmd(f"RCPT TO:<{ANTS}>")[0] == 250
+        assert client.data(b"Subject: tricky\r\n\r\n")[0] == 250
+    wait_for(
+        lambda: any("\u2028" in message["sender"] for message in idle_postfix.queue()),
+        20,
+        "the message in the queue",
+    )
+    site.files.write(BEES, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    site.once()
+    assert site.installed(RECIPIENTS).keys() == keys(BEES)
+    assert site.installed(ROUTES).keys() == {*keys(BEES), ANTS}
 
 
 NAMED = "lmtp:[Mailman-Web]:8024"

@@ -291,7 +291,8 @@ class PostfixInstance:
 
     def queue(self) -> list[dict[str, Any]]:
         """The queue, as `postqueue -j` tells it."""
-        return [json.loads(line) for line in self.command("postqueue", "-j").splitlines()]
+        lines = self.command("postqueue", "-j").split("\n")  # addresses may hold U+2028
+        return [json.loads(line) for line in lines if line]
 
     def wait_for_empty_queue(self, timeout: float = 30) -> None:
         """Wait until every message has been delivered or returned.
