@@ -219,6 +219,8 @@ class PostfixInstance:
         try:
             self.command("postfix", "start")
             wait_for(self._greets, 15, f"220 from smtpd on port {self.port}")
+            # Since Debian 13 `postfix start` fills the chroot from the machine's /etc.
+            self._fill_chroot()
         except (RuntimeError, TimeoutError) as error:
             self.stop()
             raise RuntimeError(f"Postfix did not start: {error}\n{self.log}") from error
