@@ -25,6 +25,9 @@ QUIET = 0.2
 SETTLE_AT_MOST = 2.0
 """Seconds after which changes count although they go on."""
 
+READ_AT_MOST = 0.5
+"""Seconds after that in which files are read again that were replaced while they were read."""
+
 LOOK_AGAIN = 1.0
 """Seconds between looks at whether the watched directory is still the same one."""
 
@@ -46,10 +49,12 @@ class Volume:
             NotPermitted: this process may not read them.
             Refused: a file isn't a regular one, or is too large.
         """
-        give_up = time.monotonic() + SETTLE_AT_MOST
+        settled = time.monotonic() + SETTLE_AT_MOST
+        give_up = settled + READ_AT_MOST
         while True:
             before = self._state()
-            if _is_quiet(before) or time.monotonic() > give_up:
+            overdue = time.monotonic() > settled
+            if overdue or _is_quiet(before):
                 snapshot = await asyncio.to_thread(self._read)
                 if self._state() == before:
                     return snapshot
@@ -59,7 +64,7 @@ class Volume:
                         " the last good maps stay",
                         "see what writes there: fuser -v " + str(self.directory / ROUTES),
                     )
-            await asyncio.sleep(QUIET / 2)
+            await asyncio.sleep(QUIET / 20 if overdue else QUIET / 2)
 
     def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What tells a file from its next version: inode, time of change (ns), size."""
