@@ -30,6 +30,7 @@ class Apply:
     async def run(self, plan: Plan) -> None:
         """Makes all steps in order. Raises ApplyError or NotPermitted at the first that fails."""
         owes_reload = any(isinstance(step, MakeVisible) for step in plan.steps)
+        closed = bool(plan.changes[RECIPIENTS].removed)
         with self.directory.staging(reload_owed=owes_reload):
             for step in plan.steps:
                 match step:
@@ -39,7 +40,7 @@ class Apply:
                     case MakeVisible(reload):
                         await self._make_visible(reload=reload)
                     case Narrow():
-                        await self._narrow(step, _closes(plan, RECIPIENTS))
+                        await self._narrow(step, closed)
 
     def published_of(self, wanted: Maps) -> frozenset[str]:
         """The maps that hold what is wanted by now; of the routes, at least all that is wanted."""
@@ -84,7 +85,3 @@ class Apply:
             if not needed or time.monotonic() >= give_up:
                 return needed
             await asyncio.sleep(QUEUE_POLL)
-
-
-def _closes(plan: Plan, name: str) -> bool:
-    return bool(plan.changes[name].removed)
