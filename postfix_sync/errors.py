@@ -84,6 +84,10 @@ class OutOfReach(SyncError):
     status = Exit.OUT_OF_REACH
 
 
+class Missing(OutOfReach):
+    """The source can be reached, but its files are not there (yet)."""
+
+
 class Busy(OutOfReach):
     """Another pass holds the lock."""
 
