@@ -1,6 +1,6 @@
 """What changes, in words: log lines for people, and the listing of a dry run. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from postfix_sync.model import (
@@ -9,6 +9,7 @@ from postfix_sync.model import (
     MAP_NAMES,
     RECIPIENTS,
     ROUTES,
+    Change,
     Condition,
     Diff,
     Installed,
@@ -26,26 +27,50 @@ _WHY_BUILT = {
 
 
 def log_lines(
-    source: str, plan: Plan, installed: Installed, done: AbstractSet[str]
-) -> Iterator[str]:
-    """What a plan changed, a line a kind of change; `done` are the maps that it has published.
+    plan: Plan, installed: Installed, done: AbstractSet[str], whose: Callable[[str], str]
+) -> Iterator[tuple[str, str]]:
+    """What a plan changed: whose entries, and a line for each kind of change.
 
-    Nothing is said of routes that only stay a while.
+    `done` are the maps that it has published, `whose` names the source of a key. Nothing is said of
+    routes that only stay a while.
     """
-    changed = {name: diff for name, diff in plan.changes.items() if name in done}
+    changed = {name: _divided(diff, whose) for name, diff in plan.changes.items() if name in done}
+    for party in sorted({party for parts in changed.values() for party in parts}):
+        own = {name: parts[party] for name, parts in changed.items() if party in parts}
+        for line in _lines_of(own):
+            yield party, f"{party}: {line}"
+    for name in MAP_NAMES:
+        one = installed.maps[name]
+        if name in done and not plan.changes[name] and one.table and one.condition in _WHY_BUILT:
+            yield "", f"{name}: built again: {_WHY_BUILT[one.condition]}"
+
+
+def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
+    """A difference by the source whose entries they are."""
+    parts: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Change]]] = {}
+
+    def part(key: str) -> tuple[dict[str, str], dict[str, str], dict[str, Change]]:
+        return parts.setdefault(whose(key), ({}, {}, {}))
+
+    for key, value in diff.added.items():
+        part(key)[0][key] = value
+    for key, value in diff.removed.items():
+        part(key)[1][key] = value
+    for key, change in diff.changed.items():
+        part(key)[2][key] = change
+    return {party: Diff(*tables) for party, tables in parts.items()}
+
+
+def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
     for name, what in ((RECIPIENTS, "list"), (DOMAINS, "domain"), (ALIASES, "alias")):
         if name in changed:
             for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):
                 if table:
-                    yield f"{source}: {sign}{_named(what, _lists(table))}"
+                    yield f"{sign}{named(what, _lists(table))}"
     moved = changed[ROUTES].changed if ROUTES in changed else {}
     for next_hop in sorted({change.new for change in moved.values()}):
         names = _lists({key: change.new for key, change in moved.items() if change.new == next_hop})
-        yield f"{source}: ~{_named('list', names)} -> {next_hop}"
-    for name in MAP_NAMES:
-        one = installed.maps[name]
-        if name in done and not plan.changes[name] and one.table and one.condition in _WHY_BUILT:
-            yield f"{name}: built again: {_WHY_BUILT[one.condition]}"
+        yield f"~{named('list', names)} -> {next_hop}"
 
 
 def _lists(table: Table) -> AbstractSet[str]:
@@ -53,7 +78,7 @@ def _lists(table: Table) -> AbstractSet[str]:
     return lists_of(table) or table.keys()
 
 
-def _named(what: str, names: AbstractSet[str]) -> str:
+def named(what: str, names: AbstractSet[str]) -> str:
     """`1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
     named = ", ".join(sorted(names)[:NAMED_AT_MOST])
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""

@@ -184,9 +184,11 @@ def _once(options: argparse.Namespace) -> Exit:
 
 
 async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
-    from postfix_sync.sync import make_pass  # noqa: PLC0415
+    from postfix_sync import state, sync  # noqa: PLC0415
 
-    report = await make_pass(configuration, force=options.force, dry_run=options.dry_run)
+    status = state.StatusFile(configuration.state_directory).read_or_new()
+    rankings = state.rankings(status)
+    report = await sync.once(configuration, rankings, force=options.force, dry_run=options.dry_run)
     for line in report.lines:
         LOG.info("%s", line)
     for notice in report.notices:
@@ -210,7 +212,7 @@ async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
     changes = [
         partial(
             state.after_pass,
-            source=configuration.source.name,
+            sources=[one.name for one in configuration.sources],
             report=report,
             probing=configuration.probe.level != "off",
             now=time.time(),
@@ -312,7 +314,8 @@ def _status(options: argparse.Namespace) -> Exit:
     from postfix_sync import state  # noqa: PLC0415
 
     status = state.StatusFile(_load(options).state_directory).read()
-    print(json.dumps(status, indent=2) if options.json else state.render(status))  # noqa: T201
+    text = json.dumps(status, indent=2) if options.json else state.render(status, time.time())
+    print(text)  # noqa: T201
     return Exit.OK
 
 

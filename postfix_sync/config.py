@@ -8,9 +8,10 @@ the reading; keys that stand twice, which YAML forbids and PyYAML lets pass, are
 import difflib
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import (
@@ -25,9 +26,12 @@ from pydantic import (
 
 from postfix_sync.errors import ConfigError, NotPermitted, quote, why
 from postfix_sync.model import Destination, Policy
-from postfix_sync.tables import check_domain, parse_destination
+from postfix_sync.tables import check_domain, check_host, parse_destination
 
 DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")
+
+NAME_LENGTH = 100
+"""Characters of a source's name at most: files are named after it."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -77,10 +81,31 @@ def _address(value: object) -> str:
     return str(address)
 
 
+def _address_or_peer(value: object) -> str:
+    return "ssh" if value == "ssh" else _address(value)
+
+
 def _next_hop(value: object) -> Destination:
     if not re.fullmatch(r"lmtp:\[[^\[\]]*\]:\d+", str(value)):
         raise ValueError(f"expected a next hop lmtp:[HOST]:PORT, not {quote(str(value))}")
     return parse_destination(str(value))
+
+
+def _user(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@$\\-]*", value):
+        raise ValueError(f"expected a user name, not {quote(value)}")
+    return value
+
+
+def _jump(value: object) -> "Jump":
+    found = re.fullmatch(
+        r"(?:(?P<user>.*)@)?(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^@:\[\]]+))(?::(?P<port>\d{1,5}))?",
+        str(value),
+    )
+    if not found or not 1 <= int(found["port"] or 22) <= 65535:
+        raise ValueError(f"expected [user@]host[:port], not {quote(str(value))}")
+    user = _user(found["user"]) if found["user"] is not None else None
+    return Jump(check_host(found["v6"] or found["host"]), int(found["port"] or 22), user)
 
 
 def _off(value: object) -> object:
@@ -91,6 +116,8 @@ def _off(value: object) -> object:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
         raise ValueError(f"expected letters, digits, dots, dashes, underscores, not {quote(value)}")
+    if len(value) > NAME_LENGTH:
+        raise ValueError(f"expected {NAME_LENGTH} characters at most, not {len(value)}")
     return value
 
 
@@ -102,22 +129,61 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class Jump(NamedTuple):
+    """A bastion; without a user, the one that logs in behind it."""
+
+    host: str
+    port: int
+    user: str | None
+
+
+class SshSection(_Section):
+    """How a source on another host is reached. Its host key is always checked."""
+
+    host: Annotated[str, AfterValidator(check_host)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: Annotated[str, AfterValidator(_user)] = "postfix-sync"
+    identity: AbsolutePath = Path("/etc/postfix-sync/id_ed25519")
+    known_hosts: AbsolutePath = Path("/etc/postfix-sync/known_hosts")
+    connect_timeout: Seconds = 10.0
+    jump: Annotated[Jump, PlainValidator(_jump)] | None = None
+
+
 class Source(_Section):
     """One Mailman, and how its maps are read."""
 
     name: Annotated[str, AfterValidator(_name)] = ""
     path: AbsolutePath
-    interval: Seconds = 60.0
+    ssh: SshSection | None = None
+    interval: Seconds = 0
     domains: list[Annotated[str, AfterValidator(check_domain)]] = []
-    address: Annotated[str, PlainValidator(_address)] | None = None
+    address: Annotated[str, PlainValidator(_address_or_peer)] | None = None
     destination: Annotated[Destination, PlainValidator(_next_hop)] | None = None
+    cluster: Annotated[str, AfterValidator(_name)] | None = None
 
     def model_post_init(self, _context: object) -> None:
-        """Names the source after the directory that holds Mailman's var/data."""
-        if not self.name:
-            parts = [part for part in self.path.parts[1:] if part not in {"var", "data"}]
-            telling = re.sub(r"[^A-Za-z0-9._-]", "_", parts[-1]).lstrip("._-") if parts else ""
-            object.__setattr__(self, "name", telling or "mailman")
+        """What is looked at over SSH is looked at with a glance, so more often."""
+        if not self.interval:
+            object.__setattr__(self, "interval", 10.0 if self.ssh else 60.0)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages: PATH, or HOST:PATH."""
+        return f"{self.ssh.host}:{self.path}" if self.ssh else str(self.path)
+
+    def short_name(self) -> str:
+        """A name after its host, or after the directory that holds Mailman's var/data."""
+        parts = [part for part in self.path.parts[1:] if part not in {"var", "data"}]
+        return _as_name(self.ssh.host if self.ssh else parts[-1] if parts else "")
+
+    def long_name(self) -> str:
+        """A name after all that tells it from other sources."""
+        host = [self.ssh.host, str(self.ssh.port)] if self.ssh else []
+        return _as_name("-".join([*host, *self.path.parts[1:]]))
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip("._-")[-NAME_LENGTH:] or "mailman"
 
 
 class PostfixSection(_Section):
@@ -162,17 +228,26 @@ class Config(_Section):
     probe: ProbeSection = ProbeSection()
     state_directory: AbsolutePath = Path("/var/lib/postfix-sync")
 
-    @property
-    def source(self) -> Source:
-        """The one Mailman."""
-        return self.sources[0]
+    def model_post_init(self, _context: object) -> None:
+        """Names the sources that have no name."""
+        given = {source.name for source in self.sources}
+        short = Counter(source.short_name() for source in self.sources if not source.name)
+        for source in self.sources:
+            if not source.name:
+                name = source.short_name()
+                alone = short[name] == 1 and name not in given
+                object.__setattr__(source, "name", name if alone else source.long_name())
 
     @property
-    def policy(self) -> Policy:
-        """What is accepted from the source."""
+    def interval(self) -> float:
+        """Seconds after which everything is compared, whether or not a source has news."""
+        return min(source.interval for source in self.sources)
+
+    def policy(self, source: Source) -> Policy:
+        """What is accepted from a source."""
         return Policy(
-            domains=frozenset(self.source.domains),
-            destination=self.source.destination,
+            domains=frozenset(source.domains),
+            destination=source.destination,
             allow_empty=self.guard.allow_empty,
             max_removed=self.guard.max_removed,
         )
@@ -181,6 +256,7 @@ class Config(_Section):
 _SECTIONS: dict[tuple[str, ...], type[_Section]] = {
     (): Config,
     ("sources",): Source,
+    ("sources", "ssh"): SshSection,
     ("postfix",): PostfixSection,
     ("hosts",): HostsSection,
     ("guard",): GuardSection,
@@ -199,15 +275,31 @@ def load(path: Path) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         problems += [_problem(found, lines) for found in error.errors(include_url=False)]
-    sources = values.get("sources") if isinstance(values, dict) else None
-    if isinstance(sources, list) and len(sources) > 1:
-        problems.append((lines.get(("sources",), 1), "sources: more than one is not supported yet"))
+    else:
+        problems += [
+            (_line(at, lines), f"{_dotted(at)}: {text}") for at, text in _contradictions(config)
+        ]
     if problems:
         raise ConfigError(
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
             "every key with its default: config.example.yaml",
         )
     return config
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong with keys that are each right by themselves: the path of one, and why."""
+    names: dict[str, int] = {}
+    for number, source in enumerate(config.sources):
+        first = names.setdefault(source.name, number)
+        if first != number:
+            yield (
+                ("sources", number, "name"),
+                f"sources[{first}] is called {source.name}, too; give each a name of its own",
+            )
+        if source.address == "ssh" and (source.ssh is None or source.ssh.jump):
+            unseen = "a bastion is in between" if source.ssh else "there is no ssh section"
+            yield ("sources", number, "address"), f"expected an IP address, not ssh: {unseen}"
 
 
 def _read(path: Path) -> bytes:
@@ -266,9 +358,6 @@ def _walk(node: yaml.Node, at: tuple[str | int, ...], lines: _Lines) -> Iterator
 def _problem(found: Any, lines: _Lines) -> tuple[int, str]:
     """One of pydantic's findings (a dict), as line and text."""
     at: tuple[str | int, ...] = found["loc"]
-    known = at
-    while known not in lines:
-        known = known[:-1]
     text = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     match found["type"]:
         case "missing":
@@ -279,7 +368,14 @@ def _problem(found: Any, lines: _Lines) -> tuple[int, str]:
             text = "expected a mapping of keys"
         case "too_short":
             text = "expected one source"
-    return lines[known], f"{_dotted(at) or 'the file'}: {text}"
+    return _line(at, lines), f"{_dotted(at) or 'the file'}: {text}"
+
+
+def _line(at: tuple[str | int, ...], lines: _Lines) -> int:
+    """Where a key stands, or the closest one around it that does."""
+    while at not in lines:
+        at = at[:-1]
+    return lines[at]
 
 
 def _did_you_mean(at: tuple[str | int, ...]) -> str:

@@ -1,40 +1,34 @@
-"""When a pass is made: events, intervals, back-off, signals, and what systemd wants to know.
+"""When a pass is made: on news, intervals, signals; and what systemd wants to know.
 
-The daemon promises to go on. Whatever a pass or a probe meets is told once, for as long as it stays
-the same, and tried again: after a second, then after twice as long each time, up to the source's
-interval. Refused content is tried again when it changes, or at the interval.
+The daemon promises to go on. Whatever a source, a pass or a probe meets is told once, for as long
+as it stays the same, and tried again. No source waits for another (follow.py); all of their answers
+meet in a pass.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from postfix_sync import __version__, config, state, systemd
-from postfix_sync.errors import Refused, SyncError
+from postfix_sync.errors import SyncError
+from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.lmtp import describe, probe_all, targets
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import RECIPIENTS, ROUTES, Destination, Notice, ProbeResult
-from postfix_sync.sources.volume import Volume
-from postfix_sync.sync import Report, interrupted, make_pass
+from postfix_sync.sync import Report, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
 
-FIRST_RETRY = 1.0
-"""Seconds until a pass that failed is made again, for the first time."""
+if TYPE_CHECKING:
+    from postfix_sync.merge import Ranking
 
 HEARTBEAT = 60.0
 """Seconds after which status.json is refreshed at the latest."""
-
-
-def retry_delay(failures: int, interval: float, jitter: float) -> float:
-    """Seconds until the next try after so many failures in a row; `jitter` from 0 to 1."""
-    doubled = FIRST_RETRY * 2.0 ** min(failures - 1, 30)
-    return float(min(interval, doubled) * (0.5 + jitter / 2))
 
 
 class Daemon:
@@ -43,11 +37,13 @@ class Daemon:
     def __init__(self, config_path: Path, first: config.Config) -> None:
         self.config_path = config_path
         self.config = first
-        self.look = asyncio.Event()
+        self.news = asyncio.Event()
+        self.followers: dict[str, Follower] = {}
         self.probe = asyncio.Event()
         self.last = Report()
         self.told: set[str] = set()
-        self.told_error = ""
+        self.told_errors: dict[str, str] = {}
+        self.rankings: Mapping[str, Ranking] = {}
         self.up: dict[Destination, bool] = {}
 
     async def run(self) -> None:
@@ -57,8 +53,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        loop.add_signal_handler(signal.SIGUSR1, self.look.set)
-        LOG.info("version %s, source %s", __version__, self.config.source.path)
+        loop.add_signal_handler(signal.SIGUSR1, self._look)
+        places = ", ".join(source.place for source in self.config.sources)
+        LOG.info("version %s, source %s", __version__, places)
         alive = asyncio.create_task(_tell_watchdog())
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
@@ -104,55 +101,59 @@ class Daemon:
 
     async def _serve(self) -> None:
         """All that goes on at the same time under one configuration; never ends by itself."""
-        self.look.set()
+        records = records_of(self.config)
+        self.followers = {
+            one.name: Follower(one, self.config, records, self.news) for one in self.config.sources
+        }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
+            for follower in self.followers.values():
+                group.create_task(follower.run())
+                group.create_task(follower.watch())
             group.create_task(self._passes())
             group.create_task(_every(HEARTBEAT, self._heartbeat))
             if self.config.probe.level != "off":
                 group.create_task(self._probes())
 
-    async def _watch(self) -> None:
-        source = self.config.source
-        while True:
-            try:
-                async for _ in Volume(source.path, self.config.guard.max_size).changes():
-                    self.look.set()
-            except Exception as error:  # noqa: BLE001 - a library's; without events there are intervals
-                problem = f"{source.path}: can't be watched: {error}; it is looked at only"
-                self._tell_once(Notice(f"{problem} every {source.interval:g} s"))
-                await asyncio.sleep(source.interval)
+    def _look(self) -> None:
+        """Has every source asked now, and a pass made with each answer."""
+        for follower in self.followers.values():
+            follower.look.set()
 
     async def _passes(self) -> None:
         failures = 0
-        interval = self.config.source.interval
+        delay = self.config.interval
         while True:
-            self.look.clear()
+            await set_within(self.news, delay)
+            self.news.clear()
             report = await self._pass()
             if interrupted():
                 raise asyncio.CancelledError
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
             self.probe.set()
-            retry = [error for error in report.errors if not isinstance(error, Refused)]
-            failures = failures + 1 if retry else 0
-            jitter = random.random()  # noqa: S311 - no secret
-            delay = retry_delay(failures, interval, jitter) if retry else interval
-            await _set_within(self.look, delay)
+            failures = failures + 1 if report.failed else 0
+            delay = self.config.interval
+            if failures:
+                jitter = random.random()  # noqa: S311 - no secret
+                delay = retry_delay(failures, delay, jitter)
 
     async def _pass(self) -> Report:
+        answers = answers_of(self.followers)
+        status = state.StatusFile(self.config.state_directory).read_or_new()
+        self.rankings = state.rankings(status)
         try:
-            report = await make_pass(self.config)
+            report = await make_pass(self.config, answers, self.rankings)
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a pass meets
             LOG.exception("a pass ended in an error that it should have named; please report it")
-            report = Report(errors=(SyncError(f"unexpected: {bug!r}"),))
+            report = Report(failed=(SyncError(f"unexpected: {bug!r}"),))
         self.last = report
+        for name, one in report.sources.items():
+            self.followers[name].taken(answers.get(name), one)
         LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
-        name = self.config.source.name
         await self._update(
             partial(
                 state.after_pass,
-                source=name,
+                sources=list(self.followers),
                 report=report,
                 probing=self.config.probe.level != "off",
                 now=time.time(),
@@ -166,13 +167,19 @@ class Daemon:
             LOG.info("%s", line)
         for notice in report.notices:
             self._tell_once(notice)
-        errors = "\n".join(error.message for error in report.errors)
-        if errors != self.told_error:
-            for error in report.errors:
+        for name, source in report.sources.items():
+            self._tell_errors(name, name, source.errors)
+        self._tell_errors("", ", ".join(self.followers), report.failed)
+
+    def _tell_errors(self, key: str, subject: str, errors: Iterable[SyncError]) -> None:
+        """Logs errors of a source, or of the pass, that are not the same as last time."""
+        said = "\n".join(error.message for error in errors)
+        if said != self.told_errors.get(key, ""):
+            for error in errors:
                 tell(error)
-            if not errors:
-                LOG.info("%s: in step again", self.config.source.name)
-            self.told_error = errors
+            if not said:
+                LOG.info("%s: in step again", subject)
+            self.told_errors[key] = said
 
     def _tell_once(self, notice: Notice) -> None:
         if notice.message not in self.told:
@@ -182,14 +189,20 @@ class Daemon:
     async def _probes(self) -> None:
         section = self.config.probe
         while True:
-            await _set_within(self.probe, section.interval)
+            await set_within(self.probe, section.interval)
             self.probe.clear()
             if self.last.installed:
                 asked = targets(self.last.installed[ROUTES])
                 hosts = self.last.known_hosts
                 results = await probe_all(asked, section.level, section.timeout, hosts)
                 self._tell_probes(results)
-                await self._update(partial(state.after_probes, results=results, now=time.time()))
+                await self._note(results)
+
+    async def _note(self, results: Iterable[ProbeResult]) -> None:
+        """Keeps what probes found; a cluster may want its members in another order then."""
+        status = await self._update(partial(state.after_probes, results=results, now=time.time()))
+        if status and state.rankings(status) != self.rankings:
+            self.news.set()
 
     def _tell_probes(self, results: Iterable[ProbeResult]) -> None:
         """Logs which destinations went down or came up."""
@@ -205,11 +218,12 @@ class Daemon:
     async def _heartbeat(self) -> None:
         await self._update(partial(state.touched, now=time.time()))
 
-    async def _update(self, change: Callable[[state.Status], state.Status]) -> None:
+    async def _update(self, change: Callable[[state.Status], state.Status]) -> state.Status | None:
         try:
-            await state.StatusFile(self.config.state_directory).update(change)
+            return await state.StatusFile(self.config.state_directory).update(change)
         except SyncError as error:
             self._tell_once(Notice(error.message, error.hint))
+            return None
 
 
 def _summary(report: Report) -> str:
@@ -233,10 +247,3 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
     while True:
         await act()
         await asyncio.sleep(seconds)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
-    """Waits for an event, `seconds` at most."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -1,7 +1,8 @@
 """The values that flow through a pass. All frozen, none of them does I/O.
 
-A `Snapshot` is what a source holds, as bytes. `MailmanTables` is what it says. `Maps` are the four
-tables that Postfix uses. A `Diff` is what separates two tables.
+A `Snapshot` is what a source holds, as bytes. `MailmanTables` is what it says, a `Record` what is
+remembered of it. `Maps` are the four tables that Postfix uses. A `Diff` is what separates two of
+them.
 """
 
 import ipaddress
@@ -76,6 +77,21 @@ class MailmanTables:
     routes: Table
     domains: Table
     aliases: Table
+
+    def names(self, key: str) -> bool:
+        """Whether there is an entry with this key."""
+        return key in self.routes or key in self.aliases or key in self.domains
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one source: the last lists of its that were let through."""
+
+    tables: MailmanTables
+    peer: str | None = None
+    """The IP address at which it was reached over SSH."""
+    left_out: frozenset[str] = frozenset()
+    """Its lists that are not served, because another source had an address of theirs first."""
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,11 @@ Step: TypeAlias = Publish | MakeVisible | Narrow
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of one apply, and what they change, by map."""
+    """The steps of one apply, what they change, by map, and what they lead to."""
 
     steps: tuple[Step, ...]
     changes: dict[str, Diff]
+    wanted: Maps
 
 
 def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan:
@@ -109,7 +110,7 @@ def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan
     kinds = {type(step) for step in steps}
     if reload == "always" and Publish in kinds and MakeVisible not in kinds:
         steps.append(MakeVisible(reload=True))
-    return Plan(tuple(steps), changes)
+    return Plan(tuple(steps), changes, wanted)
 
 
 def _is_in_doubt(installed: Installed, name: str) -> bool:

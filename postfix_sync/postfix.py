@@ -6,6 +6,7 @@ on the same host is served as well as the first.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from postfix_sync.system import Completed, find_command, run
 PARAMETERS = (
     "compatibility_level",
     "default_database_type",
+    "lmtp_connect_timeout",
     "lmtp_host_lookup",
     "local_recipient_maps",
+    "mail_version",
     "mydestination",
     "queue_directory",
     "recipient_delimiter",
@@ -57,11 +60,10 @@ class Postfix:
         return Path(self.parameters["queue_directory"])
 
     @property
-    def fold(self) -> tables.Fold:
-        """How postmap(1) and the lookups of this Postfix fold keys (SMTPUTF8_README)."""
-        if self.parameters["smtputf8_enable"] == "yes":
-            return tables.fold_unicode
-        return tables.fold_ascii
+    def several_next_hops(self) -> bool:
+        """Whether a transport(5) entry may name several, tried in order: Postfix 3.5 and later."""
+        found = re.match(r"(\d+)\.(\d+)", self.parameters["mail_version"])
+        return found is not None and (int(found[1]), int(found[2])) >= (3, 5)
 
     def _command(self, name: str, *arguments: str) -> list[str]:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
@@ -169,12 +171,13 @@ class Postfix:
         if done.status:
             raise ApplyError(f"postqueue -j: {done.complaint}")
         delimiters = self.parameters["recipient_delimiter"]
+        fold = _fold(self.parameters)
         found = set()
         try:
             # Addresses may hold U+2028 and its like, at which splitlines() would split.
             for line in filter(None, done.stdout.split("\n")):
                 for recipient in json.loads(line)["recipients"]:
-                    address = self.fold(recipient["address"])
+                    address = fold(recipient["address"])
                     found.update(_without_extensions(address, delimiters))
         except (ValueError, KeyError, TypeError) as error:
             raise ApplyError(f"postqueue -j: can't be read: {error}") from None
@@ -212,6 +215,18 @@ async def inspect(config_directory: Path) -> Postfix:
         lmtp_chrooted=_lmtp_is_chrooted(services, parameters["compatibility_level"]),
         habitual=frozenset(nothing.stderr.splitlines()),
     )
+
+
+async def fold_of(config_directory: Path) -> tables.Fold:
+    """How keys are folded there. Raises ConfigError where there is no Postfix."""
+    return _fold(_settings(await _postconf(config_directory, "-x", "smtputf8_enable")))
+
+
+def _fold(parameters: Mapping[str, str]) -> tables.Fold:
+    """How postmap(1) and the lookups of a Postfix fold keys (SMTPUTF8_README)."""
+    if parameters.get("smtputf8_enable") == "yes":
+        return tables.fold_unicode
+    return tables.fold_ascii
 
 
 def _settings(printed: str) -> dict[str, str]:

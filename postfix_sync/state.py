@@ -6,7 +6,8 @@ started anew: it holds nothing that the next pass doesn't find out again.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +16,17 @@ from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_type
 
 from postfix_sync import __version__
 from postfix_sync.changes import counted
-from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why
-from postfix_sync.model import RECIPIENTS, ROUTES, ProbeResult
+from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
+from postfix_sync.merge import Ranking
+from postfix_sync.model import PHASES, ROUTES, ProbeResult
 from postfix_sync.sync import LOCK_NAME, Report
 from postfix_sync.system import lock, replace_file, unwritable
-from postfix_sync.tables import lists_of, next_hops_of
+from postfix_sync.tables import next_hops_of
 
 STATUS_NAME = "status.json"
+
+REORDERED_AT_MOST = 60.0
+"""Seconds between two changes of the order in which a cluster's members are tried."""
 
 
 class ErrorStatus(TypedDict):
@@ -61,6 +66,15 @@ class DestinationStatus(TypedDict):
     error: str
 
 
+class ClusterStatus(TypedDict):
+    """The replicas of one database: which of them are tried last, and which have no address."""
+
+    destinations: list[str]
+    last: list[str]
+    out: list[str]
+    changed: str | None
+
+
 class Status(TypedDict):
     """The whole file."""
 
@@ -69,6 +83,7 @@ class Status(TypedDict):
     sources: dict[str, SourceStatus]
     maps: dict[str, MapStatus]
     destinations: dict[str, DestinationStatus]
+    clusters: dict[str, ClusterStatus]
 
 
 def iso(seconds: float) -> str:
@@ -76,28 +91,32 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def after_pass(old: Status, source: str, report: Report, probing: bool, now: float) -> Status:
-    """The status after a pass; what is not probed has no state. Pure."""
-    before = old["sources"].get(source) or _unknown_source()
-    error = next((one for one in report.errors if one.status is report.status), None)
-    found = SourceStatus(
-        state=_state(error),
-        lists=before["lists"],
-        entries=before["entries"],
-        last_success=before["last_success"] if error else iso(now),
-        last_change=iso(now) if report.changed else before["last_change"],
-        error=ErrorStatus(message=error.message, hint=error.hint) if error else None,
-    )
+def seconds_of(moment: str) -> float:
+    """The inverse of `iso`."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def after_pass(
+    old: Status, sources: Iterable[str], report: Report, probing: bool, now: float
+) -> Status:
+    """The status after a pass; `sources` are all that are configured. Pure.
+
+    What is not probed has no state.
+    """
     status = Status(
         version=__version__,
         updated=iso(now),
-        sources={source: found},
+        sources={name: _source(old["sources"].get(name), name, report, now) for name in sources},
         maps=old["maps"],
         destinations=old["destinations"] if probing else {},
+        clusters=old["clusters"],
     )
+    if report.sources:
+        status["clusters"] = {
+            name: _cluster(old["clusters"].get(name), members)
+            for name, members in report.clusters.items()
+        }
     if report.installed:
-        recipients = report.installed[RECIPIENTS]
-        found["lists"], found["entries"] = len(lists_of(recipients)), len(recipients)
         known = {one.endpoint for one in next_hops_of(report.installed[ROUTES])}
         status["destinations"] = {
             endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
@@ -108,6 +127,32 @@ def after_pass(old: Status, source: str, report: Report, probing: bool, now: flo
             if (updated := report.updated.get(name))
         }
     return status
+
+
+def _source(before: SourceStatus | None, name: str, report: Report, now: float) -> SourceStatus:
+    before = before or _unknown_source()
+    one = report.sources.get(name)
+    errors = [*(one.errors if one else ()), *report.failed]
+    status = worst(error.status for error in errors)
+    error = next((error for error in errors if error.status is status), None)
+    counted = one if one and report.installed else None
+    return SourceStatus(
+        state=_state(error),
+        lists=counted.lists if counted else before["lists"],
+        entries=counted.entries if counted else before["entries"],
+        last_success=before["last_success"] if error else iso(now),
+        last_change=iso(now) if one and one.changed else before["last_change"],
+        error=ErrorStatus(message=error.message, hint=error.hint) if error else None,
+    )
+
+
+def _cluster(before: ClusterStatus | None, members: AbstractSet[str]) -> ClusterStatus:
+    return ClusterStatus(
+        destinations=sorted(members),
+        last=[one for one in before["last"] if one in members] if before else [],
+        out=[one for one in before["out"] if one in members] if before else [],
+        changed=before["changed"] if before else None,
+    )
 
 
 def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Status:
@@ -125,7 +170,36 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
             seconds=result.seconds,
             error=result.error,
         )
-    return touched(Status(**{**old, "destinations": destinations}), now)
+    clusters = {
+        name: _reordered(cluster, destinations, now) for name, cluster in old["clusters"].items()
+    }
+    return touched(Status(**{**old, "destinations": destinations, "clusters": clusters}), now)
+
+
+def _reordered(
+    cluster: ClusterStatus, destinations: Mapping[str, DestinationStatus], now: float
+) -> ClusterStatus:
+    """A cluster with those of its members tried last that are down.
+
+    Each change is a change of all its routes: one in REORDERED_AT_MOST seconds has to do. Where all
+    are down, no order is better than another.
+    """
+    probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
+    last = [one for one, found in probed.items() if not found["up"]]
+    out = [one for one in last if probed[one]["phase"] == PHASES[0]]
+    recently = cluster["changed"] and now - seconds_of(cluster["changed"]) < REORDERED_AT_MOST
+    same = last == cluster["last"] and out == cluster["out"]
+    if same or recently or len(last) == len(cluster["destinations"]):
+        return cluster
+    return ClusterStatus(destinations=cluster["destinations"], last=last, out=out, changed=iso(now))
+
+
+def rankings(status: Status) -> dict[str, Ranking]:
+    """What is known of the clusters' destinations."""
+    return {
+        name: Ranking(frozenset(cluster["last"]), frozenset(cluster["out"]))
+        for name, cluster in status["clusters"].items()
+    }
 
 
 def touched(old: Status, now: float) -> Status:
@@ -168,23 +242,33 @@ class StatusFile:
         Raises ApplyError, NotPermitted, or OutOfReach where another pass holds the lock too long.
         """
         async with lock(self.directory / LOCK_NAME):
-            status = change(self._read_or_new())
+            status = change(self.read_or_new())
             try:
                 replace_file(self.path, json.dumps(status, indent=2).encode() + b"\n")
             except OSError as error:
                 raise unwritable(self.path, error) from None
             return status
 
-    def _read_or_new(self) -> Status:
+    def read_or_new(self) -> Status:
+        """The status as it stands, or one that says nothing."""
         try:
             return self.read()
         except SyncError:
-            return Status(version=__version__, updated="", sources={}, maps={}, destinations={})
+            return Status(
+                version=__version__,
+                updated="",
+                sources={},
+                maps={},
+                destinations={},
+                clusters={},
+            )
 
     def read(self) -> Status:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
             found = json.loads(self.path.read_bytes())
+            if isinstance(found, dict):
+                found.setdefault("clusters", {})  # version 0.1 had none
             if not _fits(found, Status):
                 raise ValueError("something is missing, or of another kind")
         except PermissionError as error:
@@ -203,7 +287,7 @@ class StatusFile:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether JSON is of a kind: a TypedDict, dict[str, kind], kind | None, or a plain type."""
+    """Whether JSON is of a kind: a TypedDict, dict[str, kind], a list, kind | None, or plain."""
     if is_typeddict(kind):
         kinds = get_type_hints(kind)
         return (
@@ -215,13 +299,15 @@ def _fits(value: object, kind: Any) -> bool:
         return isinstance(value, dict) and all(
             _fits(one, get_args(kind)[1]) for one in value.values()
         )
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(one, get_args(kind)[0]) for one in value)
     if get_origin(kind) is UnionType:
         return any(_fits(value, one) for one in get_args(kind))
     number = kind is float and type(value) is int
     return type(value) is kind or number
 
 
-def render(status: Status) -> str:
+def render(status: Status, now: float) -> str:
     """The status for people, 80 columns wide where names allow it."""
     lines = [f"postfix-sync {status['version']}, as of {status['updated']}", ""]
     for name, source in status["sources"].items():
@@ -229,7 +315,9 @@ def render(status: Status) -> str:
             f"source {name}: {source['state']}, {counted(source['lists'], 'list')},"
             f" {counted(source['entries'], 'address')}"
         )
-        lines.append(f"  last success {source['last_success'] or 'never'}")
+        success = source["last_success"]
+        old = f", {_age(now - seconds_of(success))} old" if success and source["error"] else ""
+        lines.append(f"  last success {success or 'never'}{old}")
         lines.append(f"  last change  {source['last_change'] or 'never'}")
         if source["error"]:
             lines.append(f"  {source['error']['message']}")
@@ -242,4 +330,15 @@ def render(status: Status) -> str:
         state = "up" if found["up"] else "DOWN"
         lines.append(f"destination {endpoint}: {state} since {found['since']}")
         lines.append(f"  {found['phase']}: {found['error'] or found['reply']}")
+    for name, cluster in status["clusters"].items():
+        last = f"; tried last: {', '.join(cluster['last'])}" if cluster["last"] else ""
+        lines.append(f"cluster {name}: {', '.join(cluster['destinations'])}{last}")
     return "\n".join(lines)
+
+
+def _age(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h`, `5 d`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

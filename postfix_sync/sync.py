@@ -1,48 +1,64 @@
-"""One pass, from top to bottom: read what is installed, fetch what is wanted, plan, apply, report.
+"""One pass, top to bottom: what is installed, what is wanted, the plan, the apply, the report.
 
-A pass is level-triggered: it acts on the difference between the disk and the source, and why it was
-started plays no part. So a pass that was killed is completed by the next one, and a daemon and a
-`--once` beside it agree.
+A pass is level-triggered: it acts on the difference between the disk and the sources, and why it
+was started plays no part. So a pass that was killed is completed by the next one, and a daemon and
+a `--once` beside it agree. The sources are asked before: a pass waits for none of them.
 """
 
 import asyncio
-import time
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from postfix_sync import changes, postfix, wiring
 from postfix_sync.apply import Apply
-from postfix_sync.errors import ApplyError, Exit, HalfWritten, SyncError, why, worst
+from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why, worst
+from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import (
-    DOMAINS,
-    RECIPIENTS,
-    ROUTES,
-    Installed,
-    MailmanTables,
-    Maps,
-    Notice,
-    Table,
-)
-from postfix_sync.plan import Plan, guard, plan
-from postfix_sync.sources.volume import SETTLE_AT_MOST, Volume
+from postfix_sync.merge import Ranking, host_names
+from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES, Installed, Maps, Notice, Record, Table
+from postfix_sync.plan import Plan, plan
+from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
-from postfix_sync.tables import lists_of, next_hops_of, read_tables
+from postfix_sync.tables import lists_of
+from postfix_sync.wanted import Asked, Wanted, decide
 
 if TYPE_CHECKING:
-    from postfix_sync.config import Config
+    from postfix_sync.config import Config, Source
 
 LOCK_NAME = "lock"
-HALF_WRITTEN_POLL = 0.2
+
+RECORDS_NAME = "sources"
+
+TRIES = 3
+"""How often `--once` asks again where another pass recorded a newer answer meanwhile."""
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """How one source fared."""
+
+    errors: tuple[SyncError, ...] = ()
+    lists: int = 0
+    """How many lists of it are installed, and how many addresses."""
+    entries: int = 0
+    changed: bool = False
+    stamp: Stamp | None = None
+    """The version of its record, where that has its answer."""
+    outdated: bool = False
+    """Its record is newer than its answer, which was passed over: it has to be asked again."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What a pass found and did."""
 
-    errors: tuple[SyncError, ...] = ()
+    failed: tuple[SyncError, ...] = ()
+    """What went wrong with the pass itself, for all sources."""
+    sources: Mapping[str, SourceReport] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     lines: tuple[str, ...] = ()
     """What changed, for the log."""
@@ -55,22 +71,70 @@ class Report:
     """When each map was last published, in seconds since the epoch."""
     known_hosts: Mapping[str, str] = field(default_factory=dict)
     """Host names with the addresses that the hosts file gives them."""
+    clusters: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
+    """The endpoints of each cluster's members."""
 
     @property
-    def changed(self) -> bool:
-        """Whether anything was changed, or had to be made anew."""
-        return bool(self.lines)
+    def errors(self) -> tuple[SyncError, ...]:
+        """All that went wrong."""
+        return (*self.failed, *(error for one in self.sources.values() for error in one.errors))
 
     @property
     def status(self) -> Exit:
         """The exit status of the pass, without that of the probes after it."""
         return worst(error.status for error in self.errors)
 
+    @property
+    def outdated(self) -> bool:
+        """Whether a source has to be asked again."""
+        return any(one.outdated for one in self.sources.values())
 
-async def make_pass(config: "Config", *, force: bool = False, dry_run: bool = False) -> Report:
+
+def records_of(config: "Config") -> Records:
+    """Where the sources' records are."""
+    return Records(config.state_directory / RECORDS_NAME)
+
+
+async def once(
+    config: "Config",
+    rankings: Mapping[str, Ranking],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Report:
+    """Asks every source, all at the same time, and makes one pass; see `make_pass`."""
+    sources = {one.name: open_source(one, config.guard.max_size) for one in config.sources}
+    report = Report()
+    try:
+        for _ in range(TRIES):
+            fold = await postfix.fold_of(config.postfix.config_directory)
+            asking = (
+                ask(sources[one.name], one.name, records_of(config), fold, config.policy(one))
+                for one in config.sources
+            )
+            answers = dict(zip(sources, await asyncio.gather(*asking), strict=True))
+            report = await make_pass(config, answers, rankings, force=force, dry_run=dry_run)
+            if not report.outdated:
+                break
+    except SyncError as error:
+        return Report(failed=(error,))
+    finally:
+        await asyncio.gather(*(source.close() for source in sources.values()))
+    return report
+
+
+async def make_pass(
+    config: "Config",
+    answers: Mapping[str, Fetched],
+    rankings: Mapping[str, Ranking],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Report:
     """Makes one pass. What an operator can mend is in the report's errors, not raised.
 
-    `force` overrides the guards; `dry_run` writes nothing at all.
+    `answers` are the sources' by name; of the others, what is recorded counts. `rankings`
+    are the clusters'. `force` overrides the guards; `dry_run` writes nothing at all.
     """
     try:
         instance = await postfix.inspect(config.postfix.config_directory)
@@ -79,13 +143,13 @@ async def make_pass(config: "Config", *, force: bool = False, dry_run: bool = Fa
         async with lock(config.state_directory / LOCK_NAME, create=not dry_run) as held:
             directory = MapDirectory(map_directory, map_type, instance)
             one = _Pass(config, directory, _hosts_files(config, instance), held)
-            return await one.make(force=force, dry_run=dry_run)
+            return await one.make(answers, rankings, force=force, dry_run=dry_run)
     except SyncError as error:
-        return Report(errors=(error,))
+        return Report(failed=(error,))
     except OSError as error:
         # What no step foresaw, such as a file that somebody removes while it is looked at.
         failed = ApplyError(f"{error.filename or 'the pass'}: {why(error)}")
-        return Report(errors=(failed,))
+        return Report(failed=(failed,))
 
 
 def _hosts_files(config: "Config", instance: postfix.Postfix) -> HostsFiles:
@@ -105,66 +169,98 @@ class _Pass:
         self.directory = directory
         self.hosts = hosts
         self.held = held
-        self.errors: list[SyncError] = []
+        self.records = records_of(config)
+        self.failed: list[SyncError] = []
         self.notices: list[Notice] = []
         self.lines: list[str] = []
         self.preview: list[str] = []
+        self.before: dict[str, Record | None] = {}
+        self.recorded: dict[str, Stamp | None] = {}
+        self.outdated: set[str] = set()
+        self.changed: set[str] = set()
 
-    async def make(self, *, force: bool, dry_run: bool) -> Report:
+    async def make(
+        self,
+        answers: Mapping[str, Fetched],
+        rankings: Mapping[str, Ranking],
+        *,
+        force: bool,
+        dry_run: bool,
+    ) -> Report:
         installed = await self.directory.read()
-        wanted = await self._wanted(installed, force=force)
-        if wanted:
-            steps = plan(installed, wanted, self.directory.map_type, self.config.postfix.reload)
+        asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
+        self.before = {one.name: one.before for one in asked}
+        wanted = decide(
+            asked,
+            installed,
+            rankings,
+            several_hops=self.directory.postfix.several_next_hops,
+            force=force,
+        )
+        self.notices += wanted.notices
+        if wanted.maps:
+            steps = plan(
+                installed, wanted.maps, self.directory.map_type, self.config.postfix.reload
+            )
             try:
-                names = self._names(wanted[ROUTES])
+                names = self._names(wanted.addresses)
                 if dry_run:
                     self._preview(steps, names)
                 else:
-                    await _to_its_end(self._apply(steps, wanted, names, installed))
+                    whose = await self._whose(wanted, asked)
+                    await _to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
-                self.errors.append(error)
-            self._check_wiring(wanted)
-        return self._report()
+                self.failed.append(error)
+            self._check_wiring(wanted, wanted.maps)
+        return self._report(wanted)
 
-    async def _wanted(self, installed: Installed, *, force: bool) -> Maps | None:
-        """What the source asks for; where it can't be had, what is installed, if that is known."""
+    async def _asked(self, source: "Source", answer: Fetched | None) -> Asked:
+        """What is known of a source, and its answer, if it is not older than that."""
+        name = source.name
         try:
-            tables = await self._read_source()
-            if not force:
-                guard(
-                    self.config.source.name,
-                    lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES)),
-                    lists_of(tables.routes),
-                    self.config.policy,
-                )
+            before = await self.records.read(name)
+        except NotPermitted:
+            raise
         except SyncError as error:
-            self.errors.append(error)
-            return installed.readable
-        return Maps.of(tables)
+            self.notices.append(Notice(error.message, error.hint))
+            before = None
+        current = self.records.stamp(name)
+        asked = Asked(name, self.config.policy(source), source.cluster, source.address, before)
+        if answer is None:
+            return asked
+        if answer.error is None and (
+            answer.seen != current or (answer.tables is None and before is None)
+        ):
+            self.outdated.add(name)
+            return asked
+        return replace(asked, tables=answer.tables, peer=answer.peer, error=answer.error)
 
-    async def _read_source(self) -> MailmanTables:
-        """What the source says; files that contradict each other get time to be completed."""
-        source = Volume(self.config.source.path, self.config.guard.max_size)
-        give_up = time.monotonic() + SETTLE_AT_MOST
-        while True:
-            snapshot = await source.fetch()
-            try:
-                return await asyncio.to_thread(
-                    read_tables, snapshot, self.directory.postfix.fold, self.config.policy
-                )
-            except HalfWritten:
-                if time.monotonic() > give_up:
-                    raise
-            await asyncio.sleep(HALF_WRITTEN_POLL)
+    async def _whose(self, wanted: Wanted, asked: list[Asked]) -> Callable[[str], str]:
+        """Names the party that a key is or was served for."""
+        owners = [(party.name, party.tables) for party in wanted.merged.parties]
+        owners += [(one.party, one.before.tables) for one in asked if one.before]
+        for name in self._unconfigured():
+            with contextlib.suppress(SyncError):  # it only gives a name
+                if record := await self.records.read(name):
+                    owners.append((name, record.tables))
+        unknown = ", ".join(dict.fromkeys(one.party for one in asked))
 
-    def _names(self, routes: Table) -> dict[str, str]:
-        """The host names that the hosts file is to give the source's address."""
-        address = self.config.source.address
-        if not address:
+        def whose(key: str) -> str:
+            return next((name for name, tables in owners if tables.names(key)), unknown)
+
+        return whose
+
+    def _unconfigured(self) -> list[str]:
+        """The sources that there is a record of, and that are not configured any more."""
+        return sorted(self.records.sources() - {one.name for one in self.config.sources})
+
+    def _names(self, addresses: Mapping[str, str]) -> dict[str, str]:
+        """The host names that the hosts file is to give an address, and no other line has."""
+        if not addresses:
             return {}
         foreign = self.hosts.read().foreign()
         names = {}
-        for host in sorted(_hosts_of(routes)):
+        for host, address in sorted(addresses.items()):
             if host not in foreign:
                 names[host] = address
             elif foreign[host] != address:
@@ -183,32 +279,57 @@ class _Pass:
             self.preview += changes.preview_hosts(self.hosts.path, block, names, stale)
         self.preview += changes.preview(steps)
 
-    async def _apply(
-        self, steps: Plan, wanted: Maps, names: Mapping[str, str], installed: Installed
+    async def _bring_about(
+        self,
+        wanted: Wanted,
+        steps: Plan,
+        names: Mapping[str, str],
+        installed: Installed,
+        whose: Callable[[str], str],
     ) -> None:
-        """Hosts before the routes that need them, and after the last of them."""
+        """What is known, before what is made of it; hosts before the routes that need them."""
+        await self._record(wanted)
         in_use = self._hosts_in_use()
         if in_use:
             self._widen_hosts(names)
         if steps.steps or installed.interrupted:
-            apply = Apply(self.directory, self.held, self.lines.append)
-            try:
-                await apply.run(steps)
-            finally:
-                done = apply.published_of(wanted)
-                self.lines += changes.log_lines(self.config.source.name, steps, installed, done)
+            await self._apply(steps, installed, whose)
         if in_use:
             self._narrow_hosts(names)
+        if len(wanted.records) == len(self.config.sources):
+            for name in self._unconfigured():
+                self.records.remove(name)
+
+    async def _record(self, wanted: Wanted) -> None:
+        for name, record in wanted.records.items():
+            if record != self.before.get(name):
+                await self.records.write(name, record)
+            if name in wanted.let_through:
+                self.recorded[name] = self.records.stamp(name)
+
+    async def _apply(self, steps: Plan, installed: Installed, whose: Callable[[str], str]) -> None:
+        apply = Apply(self.directory, self.held, self.lines.append)
+        try:
+            await apply.run(steps)
+        finally:
+            done = apply.published_of(steps.wanted)
+            for party, line in changes.log_lines(steps, installed, done, whose):
+                self.changed.add(party)
+                self.lines.append(line)
 
     def _hosts_in_use(self) -> bool:
         """Whether the hosts file concerns this pass: names are wanted there, or were once."""
         try:
-            return bool(self.hosts.read().block) or bool(self.config.source.address)
+            return bool(self.hosts.read().block) or self._has_addresses
         except SyncError as error:
-            if self.config.source.address:
+            if self._has_addresses:
                 raise
             self.notices.append(Notice(error.message, error.hint))
             return False
+
+    @property
+    def _has_addresses(self) -> bool:
+        return any(one.address for one in self.config.sources)
 
     def _widen_hosts(self, names: Mapping[str, str]) -> None:
         self.hosts.discard_staged()
@@ -219,23 +340,24 @@ class _Pass:
     def _narrow_hosts(self, names: Mapping[str, str]) -> None:
         """Takes out what no route needs; routes of removed lists may have stayed."""
         routes = self.directory.tables()[ROUTES] or {}
-        needed = _hosts_of(routes) if self.config.source.address else set()
+        needed = host_names(routes) if self._has_addresses else set()
         block = self.hosts.read().block
         self.hosts.write(
             {host: ip for host, ip in block.items() if host in names or host in needed}
         )
 
-    def _check_wiring(self, wanted: Maps) -> None:
-        needs_hosts = bool(self.config.source.address and _hosts_of(wanted[ROUTES]))
+    def _check_wiring(self, wanted: Wanted, maps: Maps) -> None:
         self.notices += wiring.notices(
             self.directory.postfix,
             self.directory.path,
             self.directory.map_type,
-            wanted[DOMAINS].keys(),
-            hosts_used=needs_hosts,
+            maps[DOMAINS].keys(),
+            hosts_used=bool(wanted.addresses),
         )
+        if any(party.is_cluster for party in wanted.merged.parties):
+            self.notices += wiring.cluster_notices(self.directory.postfix)
 
-    def _report(self) -> Report:
+    def _report(self, wanted: Wanted) -> Report:
         tables: dict[str, Table | None] = {}
         known_hosts: dict[str, str] = {}
         try:
@@ -244,23 +366,43 @@ class _Pass:
         except SyncError as error:
             # Damaged markers are told above, and no error where no hosts entry is wanted.
             if not tables:
-                self.errors.append(error)
+                self.failed.append(error)
         readable = {name: table for name, table in tables.items() if table is not None}
+        installed = Maps(readable) if tables and len(readable) == len(tables) else None
         return Report(
-            errors=tuple(self.errors),
+            failed=tuple(self.failed),
+            sources={
+                one.name: self._source_report(one, wanted, installed) for one in self.config.sources
+            },
             notices=tuple(self.notices),
             lines=tuple(self.lines),
             preview=tuple(self.preview),
             map_type=self.directory.map_type,
-            installed=Maps(readable) if tables and len(readable) == len(tables) else None,
+            installed=installed,
             updated=self.directory.updated(),
             known_hosts=known_hosts,
+            clusters={
+                party.name: frozenset(one.endpoint for one in party.destinations)
+                for party in wanted.merged.parties
+                if party.is_cluster
+            },
         )
 
-
-def _hosts_of(routes: Table) -> set[str]:
-    """The host names, not addresses, that routes lead to."""
-    return {destination.host for destination in next_hops_of(routes) if destination.is_name}
+    def _source_report(
+        self, source: "Source", wanted: Wanted, installed: Maps | None
+    ) -> SourceReport:
+        name = source.name
+        served: AbstractSet[str] = frozenset()
+        if installed:
+            served = wanted.served(name) & installed[RECIPIENTS].keys()
+        return SourceReport(
+            errors=tuple(wanted.errors[name]),
+            lists=len(lists_of(served)),
+            entries=len(served),
+            changed=(source.cluster or name) in self.changed,
+            stamp=self.recorded.get(name),
+            outdated=name in self.outdated,
+        )
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -104,6 +104,24 @@ def parse_destination(text: str) -> Destination:
     return Destination(check_host(host), port)
 
 
+@functools.lru_cache(maxsize=4096)
+def parse_next_hops(value: str) -> tuple[Destination, ...]:
+    """The destinations of an installed route, in the order in which Postfix tries them.
+
+    Empty where somebody else wrote the route by hand, in another form.
+    """
+    hops = value.removeprefix("lmtp:").split(", ")
+    with contextlib.suppress(ValueError):
+        return tuple(parse_destination(f"lmtp:{hop}") for hop in hops)
+    return ()
+
+
+def render_next_hops(destinations: Iterable[Destination]) -> str:
+    """The inverse of `parse_next_hops`: `lmtp:[a]:8024, [b]:8024` (transport(5))."""
+    hops = (destination.next_hop.removeprefix("lmtp:") for destination in destinations)
+    return "lmtp:" + ", ".join(hops)
+
+
 def check_host(host: str) -> str:
     """A host name or IP address, in lower case; raises ValueError, saying what is wrong."""
     if not host:
@@ -268,27 +286,17 @@ def lists_of(addresses: Iterable[str]) -> frozenset[str]:
 
 
 def destinations_of(routes: Table) -> dict[Destination, list[str]]:
-    """The destinations of installed routes, each with its lists in order.
-
-    Routes that somebody else wrote by hand, in another form, are passed over.
-    """
+    """The destinations of installed routes, each with its lists in order."""
     found: dict[Destination, list[str]] = {}
     for name in sorted(lists_of(routes)):
-        try:
-            destination = parse_destination(routes[name])
-        except ValueError:
-            continue
-        found.setdefault(destination, []).append(name)
+        for destination in parse_next_hops(routes[name]):
+            found.setdefault(destination, []).append(name)
     return found
 
 
 def next_hops_of(routes: Table) -> set[Destination]:
     """The destinations of all routes, also of those that are only parts of lists."""
-    found = set()
-    for next_hop in set(routes.values()):
-        with contextlib.suppress(ValueError):
-            found.add(parse_destination(next_hop))
-    return found
+    return {hop for value in set(routes.values()) for hop in parse_next_hops(value)}
 
 
 def domain_of(address: str) -> str:

@@ -5,6 +5,7 @@ entry does nothing while lmtp(8) asks only the DNS. main.cf belongs to the opera
 is said, with the command that mends it, and never changed from here.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -118,6 +119,17 @@ def notices(
             )
         )
     return found
+
+
+def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
+    """What main.cf lacks for a route with several next hops to be worth something."""
+    timeout = postfix.parameters["lmtp_connect_timeout"]
+    if re.fullmatch("0+[smhdw]?", timeout):
+        yield Notice(
+            f"main.cf: lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets,"
+            " mail waits minutes before the next member is tried",
+            _remedy(postfix, "lmtp_connect_timeout", "5s"),
+        )
 
 
 def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> Iterator[Notice]:

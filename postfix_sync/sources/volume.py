@@ -41,6 +41,16 @@ class Volume:
     directory: Path
     max_size: int
 
+    @property
+    def peer(self) -> None:
+        """None: it is on this host."""
+
+    def forget(self) -> None:
+        """Nothing is remembered: each fetch reads the files."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
     async def fetch(self) -> Snapshot:
         """The files, whole, once they are quiet.
 

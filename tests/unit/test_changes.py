@@ -1,8 +1,10 @@
 """What changes, in words."""
 
+from collections.abc import Set as AbstractSet
+
 from postfix_sync.changes import log_lines, preview, preview_hosts
 from postfix_sync.model import MAP_NAMES, Condition, Installed, InstalledMap, MailmanTables, Maps
-from postfix_sync.plan import plan
+from postfix_sync.plan import Plan, plan
 from tests.parts.mailman_files import nine
 
 
@@ -21,7 +23,11 @@ def installed(tables: MailmanTables, condition: Condition = Condition.SOUND) -> 
 def lines(old: MailmanTables, new: MailmanTables) -> list[str]:
     before = installed(old)
     made = plan(before, Maps.of(new), "lmdb", "auto")
-    return list(log_lines("lists", made, before, frozenset(MAP_NAMES)))
+    return told(made, before, frozenset(MAP_NAMES))
+
+
+def told(made: Plan, before: Installed, done: AbstractSet[str]) -> list[str]:
+    return [line for _, line in log_lines(made, before, done, lambda key: "lists")]
 
 
 def test_a_line_for_each_kind_of_change() -> None:
@@ -45,6 +51,21 @@ def test_many_lists_are_counted() -> None:
     ]
 
 
+def test_each_source_has_lines_of_its_own() -> None:
+    before = installed(mailman("a@b.c", "d@x.y"))
+    made = plan(before, Maps.of(mailman("c@b.c", "e@x.y")), "lmdb", "auto")
+
+    def whose(key: str) -> str:
+        return "two" if key.endswith("x.y") else "one"
+
+    assert list(log_lines(made, before, frozenset(MAP_NAMES), whose)) == [
+        ("one", "one: +1 list: c@b.c"),
+        ("one", "one: -1 list: a@b.c"),
+        ("two", "two: +1 list: e@x.y"),
+        ("two", "two: -1 list: d@x.y"),
+    ]
+
+
 def test_nothing_is_said_of_nothing() -> None:
     assert lines(mailman("a@b.c"), mailman("a@b.c")) == []
 
@@ -52,7 +73,7 @@ def test_nothing_is_said_of_nothing() -> None:
 def test_what_was_not_done_is_not_said() -> None:
     before = installed(mailman("a@b.c"))
     made = plan(before, Maps.of(mailman("z@d.e")), "lmdb", "auto")
-    assert list(log_lines("lists", made, before, {"postfix_domains"})) == [
+    assert told(made, before, {"postfix_domains"}) == [
         "lists: +1 domain: d.e",
         "lists: -1 domain: b.c",
     ]
@@ -62,7 +83,7 @@ def test_why_a_map_is_built_again() -> None:
     same = mailman("a@b.c")
     before = installed(same, Condition.STALE)
     made = plan(before, Maps.of(same), "lmdb", "auto")
-    assert list(log_lines("lists", made, before, frozenset(MAP_NAMES))) == [
+    assert told(made, before, frozenset(MAP_NAMES)) == [
         f"{name}: built again: its index was older than its text, or a pass was interrupted"
         for name in MAP_NAMES
         if name != "postfix_vmap"  # has nothing in it

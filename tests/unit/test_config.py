@@ -28,9 +28,9 @@ def problems(directory: Path, text: str | bytes) -> list[str]:
 
 def test_one_key_is_enough(tmp_path: Path) -> None:
     found = load(tmp_path, ONE)
-    assert found.source.path == Path("/srv/mailman_var/data")
-    assert found.source.name == "mailman_var"
-    assert found.source.interval == 60
+    assert found.sources[0].path == Path("/srv/mailman_var/data")
+    assert found.sources[0].name == "mailman_var"
+    assert found.sources[0].interval == 60
     assert found.postfix.map_directory == Path("/etc/postfix/mailman")
     assert found.guard.max_removed == 0.5
     assert found.guard.max_size == 512 * 2**20
@@ -55,24 +55,25 @@ probe: {level: off, interval: 1.5m, timeout: 2h}
 state_directory: /s
 """,
     )
-    assert found.source.interval == 0.5
-    assert found.source.address == "::1"
-    assert found.policy.destination == Destination("mm", 24)
-    assert found.policy.domains == {"lists.example.net"}
-    assert found.policy.max_removed == 0.125
+    assert found.sources[0].interval == 0.5
+    assert found.sources[0].address == "::1"
+    assert found.policy(found.sources[0]).destination == Destination("mm", 24)
+    assert found.policy(found.sources[0]).domains == {"lists.example.net"}
+    assert found.policy(found.sources[0]).max_removed == 0.125
     assert found.guard.max_size == 2048
     assert (found.probe.level, found.probe.interval, found.probe.timeout) == ("off", 90, 7200)
 
 
 def test_the_example_loads_as_it_is() -> None:
     example = Path(__file__).parents[2] / "config.example.yaml"
-    assert config.load(example).source.path == Path("/opt/mailman/var/data")
+    assert config.load(example).sources[0].path == Path("/opt/mailman/var/data")
 
 
 def test_the_example_has_every_option_with_its_default() -> None:
     text = (Path(__file__).parents[2] / "config.example.yaml").read_text()
     sections = (
         config.Source,
+        config.SshSection,
         config.PostfixSection,
         config.HostsSection,
         config.GuardSection,
@@ -89,7 +90,62 @@ def test_the_example_has_every_option_with_its_default() -> None:
     [("/opt/mailman/var/data", "mailman"), ("/srv/a b/data", "a_b"), ("/var/data", "mailman")],
 )
 def test_a_source_is_named_after_its_path(tmp_path: Path, path: str, name: str) -> None:
-    assert load(tmp_path, f"sources: [{{path: {path}}}]").source.name == name
+    assert load(tmp_path, f"sources: [{{path: {path}}}]").sources[0].name == name
+
+
+def test_a_source_on_another_host_is_named_after_that(tmp_path: Path) -> None:
+    found = load(tmp_path, "sources: [{path: /m, ssh: {host: MM.example.net}}]").sources[0]
+    assert found.name == "mm.example.net"
+    assert found.place == "mm.example.net:/m"
+    assert found.interval == 10
+
+
+def test_what_is_reached_over_ssh(tmp_path: Path) -> None:
+    text = "sources: [{path: /m, address: ssh, ssh: {host: mm}}]"
+    found = load(tmp_path, text).sources[0]
+    assert found.address == "ssh"
+    assert found.ssh
+    assert (found.ssh.port, found.ssh.user, found.ssh.connect_timeout) == (22, "postfix-sync", 10)
+    assert found.ssh.identity == Path("/etc/postfix-sync/id_ed25519")
+    assert found.ssh.known_hosts == Path("/etc/postfix-sync/known_hosts")
+    assert found.ssh.jump is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("bastion", ("bastion", 22, None)),
+        ("admin@bastion.example.net", ("bastion.example.net", 22, "admin")),
+        ("me@host@bastion:2222", ("bastion", 2222, "me@host")),
+        ('"[2001:db8::1]:22"', ("2001:db8::1", 22, None)),
+    ],
+)
+def test_a_bastion(tmp_path: Path, text: str, expected: tuple[str, int, str | None]) -> None:
+    found = load(tmp_path, f"sources: [{{path: /m, ssh: {{host: mm, jump: {text}}}}}]").sources[0]
+    assert found.ssh
+    assert found.ssh.jump == expected
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("{path: /srv/a/var/data}, {path: /srv/b/var/data}", ["a", "b"]),
+        ("{path: /a/lists/data}, {path: /b/lists/data}", ["a-lists-data", "b-lists-data"]),
+        ("{path: /a/lists}, {path: /x, name: lists}", ["a-lists", "lists"]),
+        (
+            "{path: /m, ssh: {host: h}}, {path: /m, ssh: {host: h, port: 23}}",
+            ["h-22-m", "h-23-m"],
+        ),
+    ],
+)
+def test_names_tell_sources_apart(tmp_path: Path, sources: str, expected: list[str]) -> None:
+    found = load(tmp_path, f"sources: [{sources}]")
+    assert [source.name for source in found.sources] == expected
+
+
+def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -> None:
+    text = "sources: [{path: /m, interval: 5m}, {path: /n, interval: 2m}]"
+    assert load(tmp_path, text).interval == 120
 
 
 @pytest.mark.parametrize(
@@ -172,10 +228,37 @@ def test_a_source_is_named_after_its_path(tmp_path: Path, path: str, name: str) 
         ),
         (
             "sources: [{path: /m}, {path: n}]",
+            ['1: sources[1].path: expected an absolute path, not "n"'],
+        ),
+        (
+            "sources:\n- {path: /m, name: x}\n- path: /n\n  name: x",
+            ["4: sources[1].name: sources[0] is called x, too; give each a name of its own"],
+        ),
+        (
+            "sources:\n- path: /m\n  address: ssh",
             [
-                "1: sources: more than one is not supported yet",
-                '1: sources[1].path: expected an absolute path, not "n"',
+                "3: sources[0].address: expected an IP address, not ssh: there is no ssh section",
             ],
+        ),
+        (
+            "sources:\n- path: /m\n  ssh: {host: h, jump: b}\n  address: ssh",
+            [
+                "4: sources[0].address: expected an IP address, not ssh: a bastion is in between",
+            ],
+        ),
+        (
+            "sources:\n- path: /m\n  ssh: {hst: h, port: 70000, user: 'a b', jump: 'x:y'}",
+            [
+                "3: sources[0].ssh.host: missing; it is required",
+                '3: sources[0].ssh.hst: unknown key; did you mean "host"?',
+                '3: sources[0].ssh.jump: expected [user@]host[:port], not "x:y"',
+                "3: sources[0].ssh.port: expected less than or equal to 65535",
+                '3: sources[0].ssh.user: expected a user name, not "a b"',
+            ],
+        ),
+        (
+            f"sources: [{{path: /m, name: {'x' * 101}}}]",
+            ["1: sources[0].name: expected 100 characters at most, not 101"],
         ),
     ],
 )

@@ -12,17 +12,18 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"daemon"},
-    {"state"},
+    {"follow", "state"},
     {"sync"},
-    {"apply"},
-    {"config", "hosts_files", "lmtp", "maps", "sources", "sources.volume"},
-    {"log", "postfix", "systemd", "wiring", "changes"},
+    {"apply", "fetch"},
+    {"config", "hosts_files", "lmtp", "maps", "records", "sources.ssh", "sources.volume"},
+    {"log", "postfix", "sources", "systemd", "wanted", "wiring"},
+    {"changes", "merge"},
     {"hosts", "plan", "system", "tables"},
     {"model"},
     {"errors"},
     {"__init__"},
 ]
-PURE = {"changes", "errors", "hosts", "model", "plan", "tables", "wiring"}
+PURE = {"changes", "errors", "hosts", "merge", "model", "plan", "tables", "wanted", "wiring"}
 IMPURE = {"asyncio", "subprocess", "socket"}
 LIBRARIES = {
     "aiosmtplib": "lmtp",

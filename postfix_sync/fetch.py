@@ -1,0 +1,91 @@
+"""One source, asked once: its files fetched, read, and given time where they contradict each other.
+
+What comes back is an answer or an error, never an exception: how one source fares is no matter of
+the others.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from postfix_sync.errors import HalfWritten, SyncError
+from postfix_sync.model import MailmanTables, Policy, Snapshot
+from postfix_sync.records import Records, Stamp
+from postfix_sync.sources.ssh import Jump, Login, Ssh
+from postfix_sync.sources.volume import SETTLE_AT_MOST, Volume
+from postfix_sync.tables import Fold, read_tables
+
+if TYPE_CHECKING:
+    from postfix_sync import config
+
+HALF_WRITTEN_POLL = 0.2
+"""Seconds between looks at files that do not belong together yet."""
+
+
+class Source(Protocol):
+    """Where one Mailman's files are."""
+
+    @property
+    def peer(self) -> str | None:
+        """The IP address at which it is connected, where there is a connection."""
+
+    async def fetch(self) -> Snapshot | None:
+        """The files, whole; None where none of them changed since they were last returned.
+
+        Raises SyncError where they can't be had.
+        """
+
+    def forget(self) -> None:
+        """Makes the next fetch return the files in any case."""
+
+    async def close(self) -> None:
+        """Ends what connection there is."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source's answer: its tables, or None where they are as they were, or an error."""
+
+    seen: Stamp | None
+    """The source's record before it was asked: a newer one may know more than this answer."""
+    tables: MailmanTables | None = None
+    peer: str | None = None
+    error: SyncError | None = None
+
+
+def open_source(settings: "config.Source", max_size: int) -> Source:
+    """The source that a part of the configuration describes; nothing is connected yet."""
+    ssh = settings.ssh
+    if ssh is None:
+        return Volume(settings.path, max_size)
+    jump = Jump(ssh.jump.host, ssh.jump.port, ssh.jump.user or ssh.user) if ssh.jump else None
+    login = Login(
+        host=ssh.host,
+        port=ssh.port,
+        user=ssh.user,
+        identity=ssh.identity,
+        known_hosts=ssh.known_hosts,
+        connect_timeout=ssh.connect_timeout,
+        jump=jump,
+    )
+    return Ssh(login, PurePosixPath(settings.path), max_size)
+
+
+async def ask(source: Source, name: str, records: Records, fold: Fold, policy: Policy) -> Fetched:
+    """Asks a source once. `fold` and `policy`: how, and within which limits, its files are read."""
+    seen = records.stamp(name)
+    give_up = time.monotonic() + SETTLE_AT_MOST
+    while True:
+        try:
+            snapshot = await source.fetch()
+            if snapshot is None:
+                return Fetched(seen, peer=source.peer)
+            tables = await asyncio.to_thread(read_tables, snapshot, fold, policy)
+            return Fetched(seen, tables, source.peer)
+        except SyncError as error:
+            source.forget()  # what could not be used is not to count as known
+            if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
+                return Fetched(seen, error=error)
+        await asyncio.sleep(HALF_WRITTEN_POLL)

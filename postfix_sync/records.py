@@ -1,0 +1,108 @@
+"""What was last known of each source, one file a source: its lists survive while it is away.
+
+A record is written before the maps are changed. So whoever interrupts a pass, the lists that
+Postfix was to learn of are known to the next one, though their source be out of reach by then.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from postfix_sync.errors import ApplyError, NotPermitted, why
+from postfix_sync.model import MailmanTables, Record, Table
+from postfix_sync.system import discard, replace_file, unwritable
+
+SUFFIX = ".json"
+
+Stamp: TypeAlias = tuple[int, int]
+"""What tells one version of a record from another: inode and time of change (ns)."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records in one directory."""
+
+    directory: Path
+
+    def _path(self, source: str) -> Path:
+        return self.directory / (source + SUFFIX)
+
+    def sources(self) -> set[str]:
+        """The names of the sources that there are records of."""
+        return {path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"[!.]*{SUFFIX}")}
+
+    def stamp(self, source: str) -> Stamp | None:
+        """The version of a source's record, None where there is none."""
+        try:
+            found = self._path(source).stat()
+        except OSError:
+            return None  # reading it says what is wrong with it
+        return found.st_ino, found.st_mtime_ns
+
+    async def read(self, source: str) -> Record | None:
+        """A source's record, None where there is none.
+
+        Raises NotPermitted, or ApplyError where it is damaged.
+        """
+        return await asyncio.to_thread(self._read, source)
+
+    def _read(self, source: str) -> Record | None:
+        path = self._path(source)
+        try:
+            return _record(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ApplyError(
+                f"{path}: is no record of a source's lists: {error!r}; it is written anew when the"
+                " source has been read, and no list is removed until then"
+            ) from None
+
+    async def write(self, source: str, record: Record) -> None:
+        """Replaces a source's record. Raises ApplyError or NotPermitted; the old one then stays."""
+        await asyncio.to_thread(self._write, source, record)
+
+    def _write(self, source: str, record: Record) -> None:
+        path = self._path(source)
+        content = {
+            "peer": record.peer,
+            "left_out": sorted(record.left_out),
+            "domains": record.tables.domains,
+            "aliases": record.tables.aliases,
+            "routes": record.tables.routes,
+        }
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(content, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+    def remove(self, source: str) -> None:
+        """Forgets a source; what can't be removed is forgotten later."""
+        discard(self._path(source))
+
+
+def _record(found: Any) -> Record:
+    """Raises ValueError, KeyError or TypeError where it is not one that `write` has written."""
+    routes, aliases = _table(found["routes"]), _table(found["aliases"])
+    peer, left_out = found["peer"], found["left_out"]
+    if not set(aliases.values()) <= routes.keys():
+        raise ValueError("an alias leads nowhere")
+    if not (peer is None or isinstance(peer, str)) or not isinstance(left_out, list):
+        raise TypeError("peer or left_out is of another kind")
+    return Record(
+        tables=MailmanTables(routes, _table(found["domains"]), aliases),
+        peer=peer,
+        left_out=frozenset(left_out),
+    )
+
+
+def _table(found: Any) -> Table:
+    table: dict[str, str] = dict(found)
+    if not all(isinstance(value, str) for value in table.values()):
+        raise TypeError("a value is no text")
+    return table
