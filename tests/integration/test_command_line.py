@@ -237,7 +237,7 @@ def test_quiet_leaves_the_result_of_a_question(site: Site) -> None:
 def test_the_example_configuration_loads_as_it_is() -> None:
     """And says what the defaults are: without it, nothing else would be in force."""
     example = config.load(EXAMPLE)
-    bare = config.Config.model_validate({"sources": [{"path": str(example.source.path)}]})
+    bare = config.Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
     assert example == bare
     text = EXAMPLE.read_text()
     for section in (

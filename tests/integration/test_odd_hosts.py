@@ -163,7 +163,7 @@ def test_a_path_of_another_alphabet_and_a_locale_without_it(make_site: MakeSite)
     [
         ('sources: [{path: "/srv/\\0x"}]', "sources[0].path: expected an absolute path"),
         (f"guard: {{max_size: {'9' * 400}KiB}}", "guard.max_size: expected a size"),
-        ("a: &a {sources: [{path: /m}, {path: /n}]}\n<<: *a", "more than one is not supported"),
+        ("a: &a {sources: [{path: /m}, {path: m}]}\n<<: *a", "sources[1].path: expected an abs"),
         ("postfix: {map_directory: /a b}", "main.cf could not name maps in"),
     ],
 )
