@@ -1,0 +1,220 @@
+"""What is wanted of all that is known: guards, fallbacks and errors, each source by itself."""
+
+from dataclasses import replace
+
+import pytest
+
+from postfix_sync.errors import OutOfReach, Refused
+from postfix_sync.merge import Ranking
+from postfix_sync.model import (
+    MAP_NAMES,
+    Condition,
+    Installed,
+    InstalledMap,
+    MailmanTables,
+    Maps,
+    Policy,
+    Record,
+)
+from postfix_sync.wanted import Asked, Wanted, decide
+from tests.parts.mailman_files import nine
+
+ANTS, BEES, CATS, DOGS = "ants@b.c", "bees@b.c", "cats@d.e", "dogs@d.e"
+AWAY = OutOfReach("away")
+
+
+def tables(*names: str, hop: str = "lmtp:[m]:24") -> MailmanTables:
+    routes = {address: hop for name in names for address in nine(name)}
+    return MailmanTables(routes, {name.rpartition("@")[2]: "x" for name in names}, {})
+
+
+def many(count: int) -> MailmanTables:
+    return tables(*(f"l{number}@b.c" for number in range(count)))
+
+
+def installed(now: MailmanTables | None = None) -> Installed:
+    maps = Maps.of(now or tables())
+    return Installed({name: InstalledMap(maps[name], Condition.SOUND) for name in MAP_NAMES})
+
+
+def ask(*asked: Asked, present: MailmanTables | None = None, force: bool = False) -> Wanted:
+    return decide(asked, installed(present), {}, several_hops=True, force=force)
+
+
+def lists(wanted: Wanted) -> set[str]:
+    assert wanted.maps
+    return {key for key in wanted.maps["postfix_recipients"] if "-" not in key}
+
+
+def messages(wanted: Wanted) -> dict[str, list[str]]:
+    return {name: [one.message for one in errors] for name, errors in wanted.errors.items()}
+
+
+def test_what_was_known_counts_while_a_source_is_out_of_reach() -> None:
+    found = ask(
+        Asked("one", tables=tables(ANTS), before=Record(tables(ANTS))),
+        Asked("two", error=AWAY, before=Record(tables(BEES))),
+        present=tables(ANTS, BEES, DOGS),
+    )
+    assert lists(found) == {ANTS, BEES}
+    assert found.errors == {"one": [], "two": [AWAY]}
+    assert found.records == {"one": Record(tables(ANTS)), "two": Record(tables(BEES))}
+    assert found.let_through == {"one"}
+
+
+def test_nothing_goes_while_a_source_is_not_known_at_all() -> None:
+    one = Asked("one", tables=tables(ANTS), before=Record(tables(ANTS, BEES)))
+    for two in (Asked("two", error=AWAY), Asked("two")):
+        found = ask(one, two, present=tables(ANTS, BEES, CATS))
+        assert lists(found) == {ANTS, BEES, CATS}
+        assert found.records.keys() == {"one"}
+
+
+def test_nothing_can_be_told_where_what_is_installed_is_not_known_either() -> None:
+    maps = {**installed().maps, "postfix_vmap": InstalledMap(None, Condition.BROKEN)}
+    for asked, expected in (
+        (Asked("one", error=AWAY), True),
+        (Asked("one", tables=many(1)), False),
+    ):
+        found = decide([asked], Installed(maps), {}, several_hops=True, force=False)
+        assert (found.maps is None) == expected
+
+
+def test_a_guard_stops_one_source_only() -> None:
+    before = many(30)
+    found = ask(
+        Asked("one", tables=tables(), before=Record(before)),
+        Asked("two", tables=tables(ANTS)),
+        present=before,
+    )
+    assert lists(found) == {*lists(ask(Asked("one", tables=before))), ANTS}
+    assert messages(found)["one"][0].startswith("one: names no list at all, 30 are installed")
+    assert messages(found)["two"] == []
+    assert found.let_through == {"two"}
+
+
+def test_a_guard_measures_a_source_by_its_own_lists() -> None:
+    """Half of all lists go, and all that this source had."""
+    found = ask(
+        Asked("one", tables=many(1), before=Record(many(20))),
+        Asked("two", before=Record(tables(ANTS, BEES, CATS))),
+    )
+    assert "19 of 20 lists are gone" in messages(found)["one"][0]
+    assert not ask(Asked("one", tables=many(1), before=Record(many(20))), force=True).errors["one"]
+
+
+def test_lists_of_unknown_origin_are_guarded_as_well() -> None:
+    """Records were lost, or never there; together the sources name all that is installed."""
+    present = replace(many(30), aliases={})
+    halves = [
+        tables(*(f"l{number}@b.c" for number in numbers)) for numbers in (range(15), range(15, 30))
+    ]
+    together = ask(*(Asked(str(n), tables=one) for n, one in enumerate(halves)), present=present)
+    assert messages(together) == {"0": [], "1": []}
+    found = ask(Asked("one", tables=many(2)), present=present)
+    assert "28 of 30 lists are gone" in messages(found)["one"][0]
+    assert len(lists(found)) == 30
+
+
+def test_a_conflict_is_an_error_of_the_source_that_came_second() -> None:
+    one, two = tables(ANTS, hop="lmtp:[a]:24"), tables(ANTS, BEES, hop="lmtp:[b]:24")
+    found = ask(Asked("one", tables=one), Asked("two", tables=two))
+    left_out = (
+        "two: 1 list: ants@b.c is left out: one had an address of it first;"
+        " everything else of two goes in"
+    )
+    assert messages(found) == {
+        "one": [],
+        "two": [left_out],
+    }
+    assert isinstance(found.errors["two"][0], Refused)
+    assert lists(found) == {ANTS, BEES}
+    assert found.let_through == {"one", "two"}
+    assert found.records["two"].left_out == {ANTS}
+    assert found.served("two") == set(nine(BEES))
+    again = ask(
+        Asked("one", before=found.records["one"]),
+        Asked("two", before=found.records["two"]),
+    )
+    assert again.records == found.records
+    assert messages(again) == messages(found)
+
+
+def test_a_source_out_of_reach_gets_what_it_was_left_without() -> None:
+    """The other Mailman has removed the list."""
+    two = Record(tables(ANTS, BEES, hop="lmtp:[b]:24"), left_out=frozenset([ANTS]))
+    found = ask(
+        Asked("one", tables=tables(CATS), before=Record(tables(ANTS))),
+        Asked("two", error=AWAY, before=two),
+    )
+    assert lists(found) == {ANTS, BEES, CATS}
+    assert found.records["two"].left_out == set()
+
+
+def clashing(**before: Record) -> Wanted:
+    one, two = tables(ANTS, hop="lmtp:[m]:24"), tables(BEES, hop="lmtp:[m]:24")
+    return ask(
+        Asked("one", address="192.0.2.1", tables=one, before=before.get("one")),
+        Asked("two", address="192.0.2.2", tables=two, before=before.get("two")),
+    )
+
+
+def test_a_host_name_with_two_addresses_would_take_mail_to_the_wrong_mailman() -> None:
+    found = clashing()
+    assert found.addresses == {"m": "192.0.2.1"}
+    assert lists(found) == {ANTS}
+    [said] = messages(found)["two"]
+    assert said.startswith("two: names the host m, which has the address 192.0.2.1 for one,")
+    assert found.errors["two"][0].hint.endswith("destination: lmtp:[192.0.2.2]:8024")
+
+
+def test_who_had_a_host_name_keeps_it() -> None:
+    found = clashing(
+        one=Record(tables(ANTS, hop="lmtp:[old]:24")), two=Record(tables(BEES, hop="lmtp:[m]:24"))
+    )
+    assert found.addresses == {"old": "192.0.2.1", "m": "192.0.2.2"}
+    assert found.maps
+    assert found.maps["postfix_lmtp"][ANTS] == "lmtp:[old]:24"
+
+
+def test_a_name_that_another_source_got_an_address_for_is_told_of() -> None:
+    found = ask(
+        Asked("one", address="192.0.2.1", tables=tables(ANTS)),
+        Asked("two", tables=tables(BEES)),
+    )
+    assert "two: names the host m, too" in found.notices[0].message
+
+
+def test_the_peers_address_is_remembered() -> None:
+    one = Asked("one", address="ssh", tables=tables(ANTS), peer="192.0.2.7")
+    found = ask(one)
+    assert found.addresses == {"m": "192.0.2.7"}
+    away = ask(Asked("one", address="ssh", error=AWAY, before=found.records["one"]))
+    assert away.addresses == {"m": "192.0.2.7"}
+    assert away.records == found.records
+    moved = ask(Asked("one", address="ssh", peer="192.0.2.8", before=found.records["one"]))
+    assert moved.addresses == {"m": "192.0.2.8"}
+    assert ask(Asked("one", address="ssh", tables=tables(ANTS))).addresses == {}
+
+
+def test_replicas_are_one_party() -> None:
+    shares = {
+        name: Asked(name, cluster="mm", tables=tables(ANTS, hop=f"lmtp:[{name}]:24"))
+        for name in ("one", "two")
+    }
+    found = ask(*shares.values())
+    assert messages(found) == {"one": [], "two": []}
+    assert found.maps
+    assert found.maps["postfix_lmtp"][ANTS].count("[") == 2
+    assert [(party.name, len(party.destinations)) for party in found.merged.parties] == [("mm", 2)]
+    ranked = {"mm": Ranking(frozenset(["one:24"]))}
+    again = decide(list(shares.values()), installed(), ranked, several_hops=True, force=False)
+    assert again.maps
+    assert again.maps["postfix_lmtp"][ANTS] == "lmtp:[two]:24, [one]:24"
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0])
+def test_the_configured_limit_counts(limit: float) -> None:
+    policy = Policy(max_removed=limit)
+    found = ask(Asked("one", policy, tables=many(1), before=Record(many(20))))
+    assert bool(found.errors["one"]) == (limit < 0.9)
