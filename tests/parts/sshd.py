@@ -1,0 +1,327 @@
+"""OpenSSH's sshd, a whole one of a test's own: its keys, its configuration, its port, its end.
+
+    with Sshd(tmp_path / "sshd") as sshd:
+        key = make_key(tmp_path / "id_ed25519")
+        sshd.authorize(key)
+        sshd.write_known_hosts(tmp_path / "known_hosts")
+        ...  # log in as root at sshd.host, sshd.port
+
+It runs as root, for only root may change to the user who logs in, and leaves /etc/ssh and
+/etc/passwd alone. OpenSSH 9 and 10 are started, found out about and ended in the same way: whatever
+descends from the listener, `sshd-session` and `sshd-auth` included, belongs to it.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from .common import free_port, wait_for
+
+PROGRAM = "/usr/sbin/sshd"
+SFTP_SERVER = "/usr/lib/openssh/sftp-server"
+RUN_DIRECTORY = Path("/run/sshd")
+"""sshd's for its unprivileged children; made by its service, which is not running here."""
+
+_PATIENCE = 20.0
+
+
+def available() -> bool:
+    """Whether an sshd can be run here."""
+    return os.geteuid() == 0 and shutil.which(PROGRAM) is not None
+
+
+@dataclass(frozen=True)
+class Jail:
+    """A user of this host who may read one directory by SFTP and do nothing else.
+
+    sshd reads authorized_keys as that user: its own directory has to be in a public place, too.
+    """
+
+    user: str
+    """One that Debian has and that owns nothing here: `list`, `games`."""
+    chroot: Path
+    """Owned by root and writable by nobody else, as everything above it: see `rooted_directory`."""
+
+
+class Sshd:
+    """The server; start() and stop() it, or use it in a with statement."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        listen: str = "127.0.0.1",
+        port: int | None = None,
+        prefix: Sequence[str] = (),
+        host_keys: Iterable[str] = ("ed25519",),
+        jail: Jail | None = None,
+        count_requests: bool = False,
+        options: Iterable[str] = (),
+    ) -> None:
+        """Prepares keys and configuration.
+
+        `prefix` is a command to run it with (`ip netns exec NAME`); `host_keys` are types as
+        ssh-keygen names them. `count_requests` runs the SFTP server as a program, which writes down
+        each request, as a process inside sshd can't without a syslog. `options` are lines of
+        sshd_config that win over those here.
+        """
+        self.directory = directory
+        self.host = listen
+        self.port = port or free_port("127.0.0.1" if prefix else listen)
+        self.log = directory / "log"
+        self.requests_log = directory / "requests"
+        self.authorized_keys = directory / "authorized_keys"
+        self._prefix = list(prefix)
+        self._jail = jail
+        self._count_requests = count_requests
+        self._options = list(options)
+        self._host_keys = list(host_keys)
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        self.authorized_keys.touch()
+        for kind in self._host_keys:
+            make_key(self.host_key(kind), kind)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    # --- who is who
+
+    def host_key(self, kind: str = "ed25519") -> Path:
+        """The private host key of this type; its public half has .pub after its name."""
+        return self.directory / f"ssh_host_{kind}_key"
+
+    def replace_host_key(self, kind: str = "ed25519") -> None:
+        """Another key of the same type, from the next start on."""
+        self.host_key(kind).unlink()
+        make_key(self.host_key(kind), kind)
+
+    def authorize(self, key: Path, options: str = "") -> None:
+        """Lets the owner of this private key log in, as any user that may."""
+        line = f"{options} {public(key)}".lstrip()
+        with self.authorized_keys.open("a") as file:
+            file.write(f"{line}\n")
+
+    @property
+    def known_as(self) -> str:
+        """The server's name in known_hosts files."""
+        return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+
+    def write_known_hosts(self, path: Path, *, hashed: bool = False) -> Path:
+        """Adds lines for all host keys to a known_hosts file, as ssh-keyscan would."""
+        with path.open("a") as file:
+            for kind in self._host_keys:
+                algorithm, data = public(self.host_key(kind)).split()[:2]
+                file.write(f"{self.known_as} {algorithm} {data}\n")
+        if hashed:
+            _run("ssh-keygen", "-H", "-f", str(path))
+            path.with_name(path.name + ".old").unlink()
+        return path
+
+    # --- coming and going
+
+    def start(self) -> None:
+        """Start, and return when it listens."""
+        assert self._process is None, "it runs already"
+        RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+        configuration = self.directory / "sshd_config"
+        configuration.write_text(self._configuration())
+        said = len(self.log_text())
+        with (self.directory / "stderr").open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [*self._prefix, PROGRAM, "-D", "-f", str(configuration), "-E", str(self.log)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+
+        def listens() -> bool:
+            assert self._process
+            assert self._process.poll() is None, self.log_text() + self._stderr()
+            return f"Server listening on {self.host} port {self.port}" in self.log_text()[said:]
+
+        try:
+            wait_for(listens, _PATIENCE, "sshd listens")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the listener and all sessions."""
+        if self._process is None:
+            return
+        # Stopped first, so that nobody has a child that was not seen.
+        self.freeze()
+        for pid in reversed(self.pids()):
+            _signal(pid, signal.SIGKILL)
+        self._process.wait(_PATIENCE)
+        self._process = None
+
+    def restart(self) -> None:
+        """Stop and start: the same port and, unless they were replaced, the same keys."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP to the listener and all sessions: connections are accepted, nobody answers."""
+        seen: set[int] = set()
+        while fresh := [pid for pid in self.pids() if pid not in seen]:
+            for pid in fresh:
+                _signal(pid, signal.SIGSTOP)
+            seen.update(fresh)
+
+    def thaw(self) -> None:
+        """Go on after freeze()."""
+        for pid in self.pids():
+            _signal(pid, signal.SIGCONT)
+
+    def kill_sessions(self) -> None:
+        """End all sessions at once; the listener stays."""
+        for pid in self.sessions():
+            _signal(pid, signal.SIGKILL)
+
+    def pids(self) -> list[int]:
+        """The listener and everything that descends from it, parents first."""
+        return [self._process.pid, *_descendants(self._process.pid)] if self._process else []
+
+    def sessions(self) -> list[int]:
+        """What runs for connections; empty when no client is connected any more."""
+        return self.pids()[1:]
+
+    # --- what it says
+
+    def log_text(self) -> str:
+        """All that it has logged."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def requests(self, kind: str) -> int:
+        """How many SFTP requests of a kind there were, of all sessions; needs `count_requests`.
+
+        Kinds are the server's words: open, read, close, lstat, stat, fstat.
+        """
+        assert self._count_requests
+        text = self.requests_log.read_text(errors="replace") if self.requests_log.exists() else ""
+        return len(re.findall(rf"^debug\d: request \d+: {kind}\b", text, re.MULTILINE))
+
+    def _stderr(self) -> str:
+        return (self.directory / "stderr").read_text(errors="replace")
+
+    def _configuration(self) -> str:
+        lines = [
+            *self._options,  # the first value of an option counts
+            f"ListenAddress {self.host}",
+            f"Port {self.port}",
+            *(f"HostKey {self.host_key(kind)}" for kind in self._host_keys),
+            "PidFile none",
+            f"AuthorizedKeysFile {self.authorized_keys}",
+            "StrictModes no",
+            "UsePAM no",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "MaxStartups 200",
+            "UseDNS no",
+            "LogLevel DEBUG",
+        ]
+        if openssh_version() >= (9, 8):
+            # All tests come from one address, and some are meant to be turned away.
+            lines.append("PerSourcePenalties no")
+        if not any(option.startswith("Subsystem") for option in self._options):
+            lines.append(f"Subsystem sftp {self._sftp_command()}")
+        if self._jail:
+            lines += [
+                f"Match User {self._jail.user}",
+                f"    ChrootDirectory {self._jail.chroot}",
+                "    ForceCommand internal-sftp -R",
+                "    DisableForwarding yes",
+                "    PermitTTY no",
+            ]
+        return "\n".join(lines) + "\n"
+
+    def _sftp_command(self) -> str:
+        if self._count_requests:
+            return f"{SFTP_SERVER} -e -l DEBUG3 2>>{self.requests_log}"
+        return "internal-sftp"
+
+
+def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
+    """A new key pair: the private key at `path`, the public one beside it with .pub."""
+    _run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path))
+    return path
+
+
+def public(key: Path) -> str:
+    """The public half of a key: one line as in authorized_keys."""
+    return key.with_name(key.name + ".pub").read_text().strip()
+
+
+def fingerprint(key: Path) -> str:
+    """SHA256:…, as ssh-keygen tells it."""
+    return _run("ssh-keygen", "-l", "-f", f"{key}.pub").split()[1]
+
+
+def openssh_version() -> tuple[int, int]:
+    """Major and minor version of the sshd here."""
+    said = subprocess.run([PROGRAM, "-V"], check=False, capture_output=True, text=True)
+    found = re.search(r"OpenSSH_(\d+)\.(\d+)", said.stderr + said.stdout)
+    assert found, said
+    return int(found[1]), int(found[2])
+
+
+@contextmanager
+def rooted_directory() -> Iterator[Path]:
+    """A directory that sshd accepts for ChrootDirectory: up to / only root may write.
+
+    That rules out /tmp, and with it pytest's own directories.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="pfs-", dir="/run"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    return done.stdout
+
+
+def _descendants(pid: int) -> list[int]:
+    """Its children, their children and so on, parents before children."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found, look = [], [pid]
+    while look:
+        below = children.get(look.pop(0), [])
+        found += below
+        look += below
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
