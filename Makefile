@@ -10,6 +10,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
+# And what only the tests run; iproute2 has their slow links (tc), too.
+test: PACKAGES += openssh-client openssh-server
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -20,6 +22,15 @@ help:
 	@echo 'make test-fast   lint, types, unit tests and quick integration tests, in 30 s'
 	@echo 'make lint, make types, make format, make clean'
 
+# A package's service is started when it is installed, and openssh-server's would listen on port 22
+# of a host that had none before. The tests want the program alone: this forbids to start services
+# for as long as the shell runs that installs, and `update-rc.d disable` to start it with the host.
+define no_services
+[ -e /usr/sbin/policy-rc.d ] || { \
+	trap '$(SUDO) rm -f /usr/sbin/policy-rc.d' EXIT; \
+	printf '#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin /usr/sbin/policy-rc.d; }
+endef
+
 .PHONY: packages
 packages:
 	@set -e; missing="$(MISSING)"; [ -z "$$missing" ] || { \
@@ -29,8 +40,10 @@ packages:
 		echo 'postfix postfix/main_mailer_type select No configuration' \
 			| $(SUDO) debconf-set-selections; \
 		$(SUDO) apt-get -q update; \
+		$(no_services); \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
-			apt-get -q install -y --no-install-recommends $$missing; }
+			apt-get -q install -y --no-install-recommends $$missing; \
+		case "$$missing" in *openssh-server*) $(SUDO) update-rc.d ssh disable;; esac; }
 
 $(VENV)/complete: pyproject.toml
 	$(MAKE) packages
