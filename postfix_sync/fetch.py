@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from postfix_sync.errors import HalfWritten, SyncError
 from postfix_sync.model import MailmanTables, Policy, Snapshot
 from postfix_sync.records import Records, Stamp
+from postfix_sync.sources import SETTLE_AT_MOST
 from postfix_sync.sources.ssh import Jump, Login, Ssh
-from postfix_sync.sources.volume import SETTLE_AT_MOST, Volume
+from postfix_sync.sources.volume import Volume
 from postfix_sync.tables import Fold, read_tables
 
 if TYPE_CHECKING:

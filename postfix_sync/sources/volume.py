@@ -16,14 +16,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why
+from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Snapshot, SourceFile
-
-QUIET = 0.2
-"""Seconds without a change after which a set of files counts as complete."""
-
-SETTLE_AT_MOST = 2.0
-"""Seconds after which changes count although they go on."""
+from postfix_sync.sources import (
+    NOT_WRITTEN_YET,
+    QUIET,
+    SETTLE_AT_MOST,
+    kind,
+    not_regular,
+    restless,
+    too_large,
+)
 
 READ_AT_MOST = 0.5
 """Seconds after that in which files are read again that were replaced while they were read."""
@@ -69,11 +72,7 @@ class Volume:
                 if self._state() == before:
                     return snapshot
                 if time.monotonic() > give_up:
-                    raise OutOfReach(
-                        f"{self.directory}: the files change faster than they can be read;"
-                        " the last good maps stay",
-                        "see what writes there: fuser -v " + str(self.directory / ROUTES),
-                    )
+                    raise restless(str(self.directory), self.directory / ROUTES)
             await asyncio.sleep(QUIET / 20 if overdue else QUIET / 2)
 
     def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
@@ -109,32 +108,28 @@ class Volume:
         finally:
             os.close(descriptor)
         if len(content) > self.max_size:
-            raise _too_large(path, len(content), self.max_size)
+            raise too_large(str(path), len(content), self.max_size)
         return SourceFile(str(path), content)
 
     def _check(self, path: Path, found: os.stat_result) -> None:
         """Raises Refused or NotPermitted where a file is none that Mailman would have written."""
         if not stat.S_ISREG(found.st_mode):
-            raise _not_regular(path, _kind(found.st_mode))
+            raise not_regular(str(path), kind(found.st_mode), path.parent)
         if not found.st_mode & 0o444:
             raise not_permitted(path)  # root could, but whoever took the bits meant it
         if found.st_size > self.max_size:
-            raise _too_large(path, found.st_size, self.max_size)
+            raise too_large(str(path), found.st_size, self.max_size)
 
     def _unreadable(self, path: Path, error: OSError) -> SyncError:
         if error.errno == errno.ELOOP:
-            return _not_regular(path, "a symbolic link")
+            return not_regular(str(path), "a symbolic link", path.parent)
         if error.errno == errno.ENXIO:
-            return _not_regular(path, "a socket or a device")
+            return not_regular(str(path), "a socket or a device", path.parent)
         if isinstance(error, PermissionError):
             return not_permitted(path)
         message = f"{path}: {why(error)}; the last good maps stay"
         if isinstance(error, FileNotFoundError) and self.directory.is_dir():
-            return OutOfReach(
-                message,
-                "Mailman writes it when a list is created, or now: mailman aliases"
-                " (in its container: docker exec CONTAINER mailman aliases)",
-            )
+            return OutOfReach(message, NOT_WRITTEN_YET)
         return OutOfReach(message, "is the volume mounted, and is it the source's path?")
 
     async def changes(self) -> AsyncIterator[None]:
@@ -189,29 +184,6 @@ def _identity(directory: Path) -> tuple[int, int] | None:
 def _is_quiet(state: tuple[tuple[int, int, int] | None, ...]) -> bool:
     newest = max((found[1] for found in state if found), default=0)
     return time.time_ns() - newest > QUIET * 1e9
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    if stat.S_ISFIFO(mode):
-        return "a FIFO"
-    return "a device"
-
-
-def _not_regular(path: Path, kind: str) -> Refused:
-    return Refused(
-        f"{path}: is {kind}, not a regular file; refused, Postfix keeps the last good maps",
-        f"Mailman writes a regular file there: see ls -l {path.parent}",
-    )
-
-
-def _too_large(path: Path, size: int, limit: int) -> Refused:
-    return Refused(
-        f"{path}: has {size} bytes, more than guard.max_size ({limit}) allows; refused, Postfix"
-        " keeps the last good maps",
-        "raise guard.max_size if Mailman really has so many lists",
-    )
 
 
 def not_permitted(path: Path) -> NotPermitted:

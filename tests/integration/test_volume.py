@@ -18,7 +18,8 @@ import pytest
 
 from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Snapshot
-from postfix_sync.sources.volume import LOOK_AGAIN, QUIET, SETTLE_AT_MOST, Volume
+from postfix_sync.sources import QUIET, SETTLE_AT_MOST
+from postfix_sync.sources.volume import LOOK_AGAIN, Volume
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
 
 pytestmark = pytest.mark.slow

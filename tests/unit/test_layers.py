@@ -16,17 +16,29 @@ LAYERS = [
     {"sync"},
     {"apply", "fetch"},
     {"config", "hosts_files", "lmtp", "maps", "records", "sources.ssh", "sources.volume"},
-    {"log", "postfix", "sources", "systemd", "wanted", "wiring"},
-    {"changes", "merge"},
+    {"log", "postfix", "sources.ssh_errors", "systemd", "wanted", "wiring"},
+    {"changes", "merge", "sources"},
     {"hosts", "plan", "system", "tables"},
     {"model"},
     {"errors"},
     {"__init__"},
 ]
-PURE = {"changes", "errors", "hosts", "merge", "model", "plan", "tables", "wanted", "wiring"}
+PURE = {
+    "changes",
+    "errors",
+    "hosts",
+    "merge",
+    "model",
+    "plan",
+    "sources.ssh_errors",
+    "tables",
+    "wanted",
+    "wiring",
+}
 IMPURE = {"asyncio", "subprocess", "socket"}
 LIBRARIES = {
     "aiosmtplib": "lmtp",
+    "asyncssh": "sources.ssh",
     "pydantic": "config",
     "watchfiles": "sources.volume",
     "yaml": "config",
