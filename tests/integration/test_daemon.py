@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.daemon import FIRST_RETRY, retry_delay
+from postfix_sync.follow import FIRST_RETRY, retry_delay
 from tests.parts.common import wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink
