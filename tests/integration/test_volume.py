@@ -2,29 +2,36 @@
 
 Mailman renames three files one after the other, and rewrites them whenever it likes; the directory
 is a volume that may come, go, and come back.
+
+Much here is a matter of fractions of a second, and a machine may pause for longer than that at any
+moment. A time that is too short is an error wherever the test saw that nothing paused; what is too
+late, or too much, is one when it happens TRIES times in a row.
 """
 
 import asyncio
 import contextlib
 import itertools
+import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Snapshot
 from postfix_sync.sources import QUIET, SETTLE_AT_MOST
-from postfix_sync.sources.volume import LOOK_AGAIN, Volume
+from postfix_sync.sources.volume import LOOK_AGAIN, READ_AT_MOST, Volume
+from tests.parts.common import PATIENCE, TRIES, wait_for
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
 
 pytestmark = pytest.mark.slow
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+TICK = 0.02
+"""Seconds by which the time of change of a file may lie before the change."""
 
 
 @pytest.fixture
@@ -48,32 +55,56 @@ def timed_fetch(files: MailmanFiles) -> tuple[Snapshot, float]:
     return snapshot, time.monotonic() - began
 
 
-@contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Does something again and again in a thread."""
-    ended = threading.Event()
+class Changes:
+    """Makes a change again and again in a thread, and knows how long nothing changed."""
 
-    def repeat() -> None:
-        while not ended.is_set():
-            act()
+    def __init__(self, act: Callable[[], None], pause: float = 0) -> None:
+        """Prepare; `pause` is in seconds."""
+        self.count = 0
+        self._act, self._pause = act, pause
+        self._longest = 0.0
+        self._last = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._repeat)
 
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    def __enter__(self) -> Self:
+        """Start, and wait for the first changes."""
+        self._thread.start()
+        wait_for(lambda: self.count > 1, PATIENCE, "changes")
+        return self
 
+    def __exit__(self, *exc: object) -> None:
+        """End."""
+        self._ended.set()
+        self._thread.join()
 
-def put_and_pause(files: MailmanFiles, name: str, seconds: float) -> None:
-    """One change in a stream of them."""
-    files.put(name, HEADER)
-    time.sleep(seconds)
+    def _repeat(self) -> None:
+        while not self._ended.is_set():
+            began = time.monotonic()
+            self._act()
+            if self.count:
+                self._longest = max(self._longest, self.rest)
+            self._last = began
+            self.count += 1
+            self._ended.wait(self._pause)
+
+    @property
+    def rest(self) -> float:
+        """Seconds since the last change began."""
+        return time.monotonic() - self._last
+
+    @property
+    def were_quiet(self) -> bool:
+        """The directory may have been quiet for QUIET at some time until now."""
+        rest = self.rest  # before _longest, which it becomes a part of
+        return max(self._longest, rest) > QUIET - TICK
 
 
 def test_a_quiet_set_is_taken_at_once(files: MailmanFiles) -> None:
-    snapshot, seconds = timed_fetch(files)
+    for _ in range(TRIES):
+        snapshot, seconds = timed_fetch(files)
+        if seconds < QUIET / 2:
+            break
     assert seconds < QUIET / 2
     assert snapshot.lmtp.content == (files.directory / "postfix_lmtp").read_bytes()
     assert snapshot.lmtp.place == str(files.directory / "postfix_lmtp")
@@ -89,95 +120,110 @@ def test_aliases_are_part_of_a_snapshot_where_there_are_any(files: MailmanFiles)
 
 
 def test_a_set_that_was_just_written_is_given_time_to_be_completed(files: MailmanFiles) -> None:
-    files.write(ANTS, BEES)
-    _, seconds = timed_fetch(files)
-    assert QUIET - 0.05 < seconds < QUIET + 0.5
+    for _ in range(TRIES):
+        began = time.monotonic()
+        files.write(ANTS, BEES)
+        timed_fetch(files)
+        seconds = time.monotonic() - began
+        assert seconds > QUIET - TICK
+        if seconds < SETTLE_AT_MOST / 2:
+            break
+    assert seconds < SETTLE_AT_MOST / 2
 
 
 def test_a_set_is_taken_when_all_of_it_is_there(files: MailmanFiles) -> None:
     """The second file comes when the first is nearly old enough to pass for complete."""
-    files.put("postfix_lmtp", lmtp_text([ANTS, "cats@other.example"], "lmtp:[127.0.0.1]:8024"))
-    late = threading.Timer(QUIET * 0.7, files.put, ("postfix_domains", "late"))
-    late.start()
-    snapshot, _ = timed_fetch(files)
-    late.join()
+    for _ in range(TRIES):
+        began = time.monotonic()
+        files.put("postfix_domains", "early")
+        files.put("postfix_lmtp", lmtp_text([ANTS, "cats@other.example"], "lmtp:[127.0.0.1]:8024"))
+        taken: list[float] = []
+
+        def complete() -> None:
+            files.put("postfix_domains", "late")
+            taken.append(time.monotonic() - began)  # noqa: B023 - joined below
+
+        late = threading.Timer(QUIET * 0.7, complete)
+        late.start()
+        snapshot, _ = timed_fetch(files)
+        late.join()
+        if taken[0] < QUIET - TICK:
+            break
+    assert taken[0] < QUIET - TICK, "this machine pauses all the time"
     assert snapshot.domains.content == b"late"
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_read_again(files: MailmanFiles) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    files: MailmanFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both files carry a number: a snapshot with two numbers would be torn."""
     names = ("postfix_lmtp", "postfix_domains")
-
-    def stage(number: int) -> None:
-        for name in names:
-            with (files.directory / f"{name}.new").open("wb") as file:
-                file.write(b"%d" % number)
-                file.truncate(2**25)  # takes a moment to read, and none to write
-
-    def publish() -> None:
-        for name in names:
-            (files.directory / f"{name}.new").rename(files.directory / name)
-
-    def is_being_read() -> bool:
-        opened = set()
-        for one in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):  # it was closed meanwhile
-                opened.add(one.readlink())
-        return files.directory / names[0] in opened
-
-    async def replaced_during_the_read() -> Snapshot:
-        fetching = asyncio.create_task(volume(files).fetch())
-        while not is_being_read():
-            assert not fetching.done(), "this machine needs larger files here"
-            await asyncio.sleep(0)
-        publish()
-        return await fetching
-
-    stage(1)
-    publish()
-    stage(2)
+    first, second = (files.directory / name for name in names)
+    for name in names:
+        files.put(name, "1")
     time.sleep(QUIET + 0.05)  # being quiet is a matter of time alone
-    snapshot = asyncio.run(replaced_during_the_read())
-    assert [one.content[:1] for one in (snapshot.lmtp, snapshot.domains)] == [b"2", b"2"]
+    replaced = 0
+
+    def replacing_open(path: Path, *others: Any) -> int:
+        """Between the two files, the first of which was read."""
+        nonlocal replaced
+        if path == second and not replaced:
+            replaced += 1
+            for name in names:
+                files.put(name, "2")
+        return os_open(path, *others)
+
+    os_open = os.open
+    monkeypatch.setattr(os, "open", replacing_open)
+    snapshot, _ = timed_fetch(files)
+    assert replaced
+    assert [one.content for one in (snapshot.lmtp, snapshot.domains)] == [b"2", b"2"]
+    assert first.read_bytes() == b"2"
 
 
 def test_a_set_that_is_never_quiet_is_given_up_or_taken_whole(files: MailmanFiles) -> None:
     """Both within some 2 s: either a moment was found at which nothing changed, or it is said."""
     hop = "lmtp:[127.0.0.1]:8024"
     texts = [lmtp_text([name], hop) for name in (ANTS, BEES)]
-    turn = 0
-
-    def rewrite() -> None:
-        nonlocal turn
-        turn += 1
-        files.put("postfix_lmtp", texts[turn % 2])
-
-    with meanwhile(rewrite):
-        began = time.monotonic()
-        found = asyncio.run(_fetched(volume(files)))
-        seconds = time.monotonic() - began
-    if isinstance(found, OutOfReach):
-        assert "change faster than they can be read" in found.message
-        assert f"fuser -v {files.directory / 'postfix_lmtp'}" in found.hint
-    else:
-        assert found.lmtp.content.decode() in texts
-    assert SETTLE_AT_MOST - 0.1 < seconds < SETTLE_AT_MOST + 1
+    turns = itertools.cycle(texts)
+    for _ in range(TRIES):
+        with Changes(lambda: files.put("postfix_lmtp", next(turns))) as changes:
+            began = time.monotonic()
+            found = asyncio.run(_fetched(volume(files)))
+            were_quiet, seconds = changes.were_quiet, time.monotonic() - began
+        if isinstance(found, OutOfReach):
+            assert "change faster than they can be read" in found.message
+            assert f"fuser -v {files.directory / 'postfix_lmtp'}" in found.hint
+            assert seconds > SETTLE_AT_MOST
+        else:
+            assert found.lmtp.content.decode() in texts
+            assert seconds > SETTLE_AT_MOST or were_quiet
+        if SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + READ_AT_MOST + 0.5:
+            break
+    assert SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + READ_AT_MOST + 0.5
 
 
 async def _fetched(source: Volume) -> Snapshot | OutOfReach:
     try:
-        return await source.fetch()
+        async with asyncio.timeout(PATIENCE):
+            return await source.fetch()
     except OutOfReach as error:
         return error
 
 
 def test_a_set_that_changes_now_and_then_is_taken_after_two_seconds(files: MailmanFiles) -> None:
     """It never rests for 200 ms, and yet it can be read between two changes."""
-    files.put("postfix_vmap", HEADER)
-    with meanwhile(partial(put_and_pause, files, "postfix_vmap", QUIET / 2)):
-        snapshot, seconds = timed_fetch(files)
-    assert snapshot.vmap
-    assert SETTLE_AT_MOST - 0.1 < seconds < SETTLE_AT_MOST + 1
+    for _ in range(TRIES):
+        with Changes(lambda: files.put("postfix_vmap", HEADER), pause=QUIET / 2) as changes:
+            began = time.monotonic()
+            found = asyncio.run(_fetched(volume(files)))
+            were_quiet, seconds = changes.were_quiet, time.monotonic() - began
+        assert seconds > SETTLE_AT_MOST or were_quiet
+        taken = isinstance(found, Snapshot) and found.vmap is not None
+        if taken and SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + 1:
+            break
+    assert taken
+    assert SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + 1
 
 
 @pytest.mark.parametrize("missing", ["postfix_lmtp", "postfix_domains"])
@@ -212,17 +258,18 @@ class Watch:
         async for _ in source.changes():
             self.times.append(time.monotonic())
 
-    async def reaches(self, number: int, timeout: float) -> float:
+    async def reaches(self, number: int) -> float:
         """Wait for so many changes in all; when the last of them was told."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(PATIENCE):
             while len(self.times) < number:
                 assert not self._task.done(), self._task
                 await asyncio.sleep(0.01)
-        return self.times[number - 1]
+        return self.times[number - 1] if number else 0
 
-    async def rests(self) -> int:
-        """The number of changes, once there is no more for a while."""
-        async with asyncio.timeout(10):
+    async def rests(self, least: int = 1) -> int:
+        """The number of changes, once there is no more for a while; the first is being armed."""
+        await self.reaches(least)
+        async with asyncio.timeout(PATIENCE):
             while True:
                 seen = len(self.times)
                 await asyncio.sleep(1.2 * LOOK_AGAIN)
@@ -251,10 +298,16 @@ def test_a_rename_into_the_directory_is_told_soon(files: MailmanFiles) -> None:
         async with watching(files) as watch:
             armed = await watch.rests()
             assert armed == 1, "one for being armed: what happened before was not seen"
-            began = time.monotonic()
-            await asyncio.to_thread(files.write, ANTS, BEES)
-            assert await watch.reaches(armed + 1, 3) - began < 1
-            assert await watch.rests() == armed + 1, "two renames at once are one change"
+            for _ in range(TRIES):
+                before = await watch.rests()
+                began = time.monotonic()
+                await asyncio.to_thread(files.write, ANTS, BEES)
+                seconds = await watch.reaches(before + 1) - began
+                told = await watch.rests() - before
+                if seconds < 1 and told == 1:
+                    break
+            assert seconds < 1
+            assert told == 1, "two renames at once are one change"
 
     asyncio.run(session())
 
@@ -268,14 +321,14 @@ def test_a_directory_that_was_removed_and_made_again_is_watched(files: MailmanFi
             for name in ("postfix_lmtp", "postfix_domains"):
                 (files.directory / name).unlink()
             files.directory.rmdir()
-            gone = await watch.reaches(before + 1, 3)
+            gone = await watch.reaches(before + 1)
             assert gone
             before = await watch.rests()
             files.write(ANTS)
-            await watch.reaches(before + 1, 3 * LOOK_AGAIN)
+            await watch.reaches(before + 1)
             before = await watch.rests()
             files.write(ANTS, BEES)
-            await watch.reaches(before + 1, 3)
+            await watch.reaches(before + 1)
 
     asyncio.run(session())
 
@@ -292,7 +345,7 @@ def test_a_directory_that_was_replaced_is_watched(files: MailmanFiles) -> None:
             other.directory.rename(files.directory)
             before = await watch.rests()
             files.write(ANTS, BEES)
-            await watch.reaches(before + 1, 3)
+            await watch.reaches(before + 1)
 
     asyncio.run(session())
 
@@ -302,12 +355,12 @@ def test_a_directory_that_appears_later_is_watched(tmp_path: Path) -> None:
 
     async def session() -> None:
         async with watching(files) as watch:
-            assert await watch.rests() == 0
+            assert await watch.rests(least=0) == 0
             files.write(ANTS)
-            await watch.reaches(1, 4 * LOOK_AGAIN)
+            await watch.reaches(1)
             before = await watch.rests()
             files.write(ANTS, BEES)
-            await watch.reaches(before + 1, 3)
+            await watch.reaches(before + 1)
 
     asyncio.run(session())
 
@@ -317,13 +370,16 @@ def test_a_burst_is_one_change(files: MailmanFiles) -> None:
 
     async def session() -> None:
         async with watching(files) as watch:
-            before = await watch.rests()
-            for _ in range(10):
-                files.write(ANTS, BEES)
-                await asyncio.sleep(QUIET / 4)
-            told = await watch.reaches(before + 1, 3)
-            assert time.monotonic() - told < 1
-            assert await watch.rests() <= before + 2
+            for _ in range(TRIES):
+                before = await watch.rests()
+                for _ in range(10):
+                    files.write(ANTS, BEES)
+                    await asyncio.sleep(QUIET / 4)
+                await watch.reaches(before + 1)
+                told = await watch.rests() - before
+                if told <= 2:
+                    break
+            assert told <= 2
 
     asyncio.run(session())
 
@@ -332,13 +388,16 @@ def test_a_stream_of_events_does_not_starve_whoever_waits(files: MailmanFiles) -
     async def session() -> None:
         async with watching(files) as watch:
             before = await watch.rests()
-            began = time.monotonic()
             names = itertools.cycle(["postfix_lmtp", "postfix_domains", "postfix_vmap"])
-            with meanwhile(lambda: put_and_pause(files, next(names), QUIET / 10)):
-                first = await watch.reaches(before + 1, 2 * SETTLE_AT_MOST)
-                second = await watch.reaches(before + 2, 2 * SETTLE_AT_MOST)
-            assert first - began < SETTLE_AT_MOST + 0.7
-            assert second - first < SETTLE_AT_MOST + 0.7
+            with Changes(lambda: files.put(next(names), HEADER), pause=QUIET / 10):
+                told = time.monotonic()
+                in_time = 0
+                for number in range(before + 1, before + 1 + TRIES):
+                    last, told = told, await watch.reaches(number)
+                    in_time += told - last < SETTLE_AT_MOST + 0.7
+                    if in_time == 2:
+                        break
+            assert in_time == 2
 
     asyncio.run(session())
 
@@ -346,8 +405,8 @@ def test_a_stream_of_events_does_not_starve_whoever_waits(files: MailmanFiles) -
 def test_a_watch_ends_at_once_when_it_is_cancelled(files: MailmanFiles) -> None:
     async def session() -> float:
         async with watching(files) as watch:
-            await watch.reaches(1, 3)
+            await watch.reaches(1)
             began = time.monotonic()
         return time.monotonic() - began
 
-    assert asyncio.run(session()) < 1
+    assert any(asyncio.run(session()) < 1 for _ in range(TRIES))

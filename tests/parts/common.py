@@ -20,6 +20,12 @@ ENOUGH = 256 * 1024 * 1024
 
 INTERVAL = 0.02
 
+PATIENCE = 20.0
+"""Seconds for what happens soon on any machine."""
+
+TRIES = 5
+"""How often something is tried that goes wrong where this machine pauses at the wrong moment."""
+
 
 def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
     """Call condition until it gives something true, and return that; fail with what was missing."""
