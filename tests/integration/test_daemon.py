@@ -5,20 +5,22 @@ that nothing waits for it. A pass leaves no trace in the log when it has nothing
 was made is seen on the socket of the service manager.
 """
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from postfix_sync.follow import FIRST_RETRY, retry_delay
-from tests.parts.common import wait_for
+from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text, nine
@@ -64,17 +66,30 @@ def site(with_ants: MakeSite) -> Site:
 def settled(site: Site, *arguments: str, **popen: object) -> Iterator[RunningDaemon]:
     """A daemon that has made its first pass, and the one for the watch that it then armed."""
     with RunningDaemon(site, *arguments, **popen) as daemon:  # type: ignore[arg-type]  # as Popen
-        daemon.wait_for_passes(1)
-        daemon.look()
+        daemon.wait_until_it_watches()
         yield daemon
+
+
+@contextmanager
+def between_passes(site: Site) -> Iterator[None]:
+    """No pass reads the source or the maps meanwhile."""
+    with (site.state / "lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def test_a_change_is_applied_at_once_by_events(site: Site) -> None:
     with settled(site) as daemon:
-        began = time.monotonic()
-        site.files.write(ANTS, BEES)
-        daemon.wait_for("lists: +1 list: " + BEES)
-        assert time.monotonic() - began < 3
+        for tries in range(1, TRIES + 1):
+            site.files.write(ANTS)
+            daemon.look()
+            began = time.monotonic()
+            site.files.write(ANTS, BEES)
+            daemon.wait_for("lists: +1 list: " + BEES, times=tries)
+            seconds = time.monotonic() - began
+            if seconds < 3:
+                break
+        assert seconds < 3
         assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
         site.files.write(BEES)
         daemon.wait_for("lists: -1 list: " + ANTS)
@@ -102,7 +117,7 @@ def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
     with settled(site) as daemon:
         daemon.wait_for_passes(daemon.passes + 3)
         write_unseen(ANTS, BEES, CATS)
-        daemon.wait_for("lists: +1 list: " + CATS, timeout=3)
+        daemon.wait_for("lists: +1 list: " + CATS)
 
 
 def test_one_line_for_a_change_and_none_for_a_rewrite_of_the_same(site: Site) -> None:
@@ -127,7 +142,7 @@ def test_sigusr1_makes_a_pass_now(site: Site) -> None:
     with settled(site) as daemon:
         (site.maps / "postfix_domains.lmdb").unlink()
         daemon.send(signal.SIGUSR1)
-        daemon.wait_for("postfix_domains: built again", timeout=3)
+        daemon.wait_for("postfix_domains: built again")
         assert site.installed("postfix_domains") == {"lists.example.net": "lists.example.net"}
 
 
@@ -172,28 +187,44 @@ def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_daemon_quickly(site: Site, number: signal.Signals) -> None:
-    with settled(site) as daemon:
-        began = time.monotonic()
-        assert daemon.stop(number) == 0
-        assert time.monotonic() - began < 1.5
-        assert daemon.messages[-1] == "ended; Postfix goes on with the maps as they are"
+    for _ in range(TRIES):
+        with settled(site) as daemon:
+            began = time.monotonic()
+            assert daemon.stop(number) == 0
+            seconds = time.monotonic() - began
+            assert daemon.messages[-1] == "ended; Postfix goes on with the maps as they are"
+        if seconds < 1.5:
+            break
+    assert seconds < 1.5
 
 
 def test_a_signal_ends_a_daemon_whose_source_is_away(site: Site) -> None:
     """It waits for its next try then, and for the directory."""
     site.files.directory.rename(site.directory / "away")
-    with RunningDaemon(site) as daemon:
-        daemon.wait_for(AWAY)
-        began = time.monotonic()
-        assert daemon.stop() == 0
-        assert time.monotonic() - began < 1.5
+    for _ in range(TRIES):
+        with RunningDaemon(site) as daemon:
+            daemon.wait_for(AWAY)
+            began = time.monotonic()
+            assert daemon.stop() == 0
+            seconds = time.monotonic() - began
+        if seconds < 1.5:
+            break
+    assert seconds < 1.5
 
 
 @contextmanager
 def held_up_in_postmap(daemon: RunningDaemon, *lists: str) -> Iterator[None]:
-    """Gives the source these lists, and stops the first postmap that builds for as long."""
-    daemon.site.files.write(*lists)
-    postmap = wait_for(lambda: _stopped_postmap(daemon), 6, "a postmap that builds")
+    """Gives the source these lists, and stops the first postmap that builds for as long.
+
+    They must be others than ANTS alone, to which it returns where no postmap was seen in time.
+    """
+    for _ in range(TRIES):
+        daemon.site.files.write(*lists)
+        if postmap := _stopped_postmap(daemon):
+            break
+        daemon.site.files.write(ANTS)
+        daemon.look()
+    assert postmap, "a postmap that builds"
     try:
         yield
     finally:
@@ -206,8 +237,10 @@ def _stopped_postmap(daemon: RunningDaemon) -> int:
     while time.monotonic() < give_up:  # without a pause: it takes some milliseconds
         for pid, command in daemon.commands().items():
             if command and command[0].endswith("postmap") and "-q" not in command:
-                os.kill(pid, signal.SIGSTOP)
-                return pid
+                with suppress(ProcessLookupError):  # it was too quick
+                    os.kill(pid, signal.SIGSTOP)
+                if is_stopped(pid):
+                    return pid
     return 0
 
 
@@ -221,7 +254,7 @@ def test_a_signal_during_an_apply_lets_it_finish(with_ants: MakeSite, map_type: 
             daemon.send(signal.SIGINT)
             with pytest.raises(subprocess.TimeoutExpired):
                 daemon.process.wait(0.5)
-        assert daemon.process.wait(6) == 0
+        assert daemon.process.wait(PATIENCE) == 0
         for name in ("postfix_lmtp", "postfix_recipients"):
             assert site.installed(name).keys() == set(nine(BEES))
         assert not site.stray()
@@ -235,6 +268,7 @@ def test_a_change_is_told_although_a_signal_came_meanwhile(
     with settled(site) as daemon:
         before = site.status()["sources"]["lists"]
         with held_up_in_postmap(daemon, ANTS, BEES):
+            told = daemon.count("lists: +1 list: " + BEES)
             daemon.send(number)
             with pytest.raises(subprocess.TimeoutExpired):
                 daemon.process.wait(0.3)
@@ -242,9 +276,9 @@ def test_a_change_is_told_although_a_signal_came_meanwhile(
             daemon.wait_for("read again")
             daemon.look()
             daemon.send(signal.SIGTERM)
-        assert daemon.process.wait(6) == 0
+        assert daemon.process.wait(PATIENCE) == 0
         assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
-        assert daemon.count("lists: +1 list: " + BEES) == 1, daemon.log
+        assert daemon.count("lists: +1 list: " + BEES) == told + 1, daemon.log
         assert site.status()["sources"]["lists"]["entries"] == before["entries"] + 9
 
 
@@ -253,7 +287,8 @@ def test_a_source_that_is_away_is_one_error_and_then_in_step_again(with_ants: Ma
     away = site.directory / "away"
     with settled(site) as daemon:
         installed = daemon.lines
-        site.files.directory.rename(away)
+        with between_passes(site):
+            site.files.directory.rename(away)
         daemon.wait_for(AWAY)
         daemon.wait_for_passes(daemon.passes + 5)
         told = daemon.messages[len(installed) :]
@@ -281,12 +316,11 @@ def test_another_error_is_told_although_the_first_was(with_ants: MakeSite) -> No
 def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) -> None:
     """A second after the first failure, then two, less half of it by chance: never in a loop."""
     site.files.directory.rename(site.directory / "away")
+    began = time.monotonic()
     with RunningDaemon(site) as daemon:
-        daemon.wait_for_passes(1)
-        began = time.monotonic()
         daemon.wait_for_passes(3)
-        assert time.monotonic() - began > (FIRST_RETRY + 2 * FIRST_RETRY) / 2 - 0.2
-        assert daemon.passes == 3
+        passes, seconds = daemon.passes, time.monotonic() - began
+        assert seconds > sum(FIRST_RETRY * 2**n / 2 for n in range(passes - 1))
         assert daemon.count(AWAY) == 1
 
 
@@ -318,9 +352,9 @@ def test_a_directory_that_may_not_be_listed_is_served_all_the_same(with_ants: Ma
 
 def test_the_state_directory_may_vanish(site: Site) -> None:
     with settled(site) as daemon:
-        for file in site.state.iterdir():
-            file.unlink()
-        site.state.rmdir()
+        with between_passes(site):
+            gone = site.state.rename(site.directory / "gone")
+            shutil.rmtree(gone)
         daemon.look()
         assert site.status()["sources"]["lists"]["state"] == "ok"
         assert daemon.count("error") == 0
@@ -328,7 +362,8 @@ def test_the_state_directory_may_vanish(site: Site) -> None:
 
 def test_the_map_directory_may_vanish(site: Site) -> None:
     with settled(site) as daemon:
-        site.maps.rename(site.directory / "gone")
+        with between_passes(site):
+            site.maps.rename(site.directory / "gone")
         daemon.look()
         assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
         assert not site.stray()
@@ -367,12 +402,13 @@ def test_postfix_may_be_without_its_configuration_for_a_while(site: Site) -> Non
 def test_the_lock_of_another_pass_is_waited_for(site: Site) -> None:
     with settled(site) as daemon:
         with held_up_in_postmap(daemon, ANTS, BEES):
+            told = daemon.count("lists: +1 list: " + BEES)
             other = site.start("--once")
             with pytest.raises(subprocess.TimeoutExpired):
                 other.communicate(timeout=1)
-        _, complaint = other.communicate(timeout=10)
+        _, complaint = other.communicate(timeout=60)
         assert (other.returncode, "error" in complaint) == (0, False), complaint
-        daemon.wait_for("lists: +1 list: " + BEES)
+        daemon.wait_for("lists: +1 list: " + BEES, times=told + 1)
 
 
 def test_what_main_cf_lacks_is_told_once(
@@ -391,7 +427,7 @@ def test_what_main_cf_lacks_is_told_once(
 
 def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: MakeSite) -> None:
     with LmtpSink(nine(ANTS)) as sink:
-        probe = {"level": "rcpt", "interval": "100ms", "timeout": "2s"}
+        probe = {"level": "rcpt", "interval": "100ms", "timeout": "20s"}
         site = with_ants(options={"probe": probe})
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
         endpoint = f"127.0.0.1:{sink.port}"
@@ -401,26 +437,27 @@ def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: 
             return bool(found and found["up"] is up)
 
         with settled(site) as daemon:
-            wait_for(lambda: probed(True), 5, "a probe of the sink")
+            wait_for(lambda: probed(True), PATIENCE, "a probe of the sink")
             assert daemon.count(f"destination {endpoint}") == 0
             sink.stop()
             daemon.wait_for(f"warning: destination {endpoint}: down: ")
             before = site.status()["updated"]
-            wait_for(lambda: probed(False), 5, "a status with the destination down")
-            wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
+            wait_for(lambda: probed(False), PATIENCE, "a status with the destination down")
+            wait_for(lambda: site.status()["updated"] > before, PATIENCE, "more probes")
             sink.start()
             daemon.wait_for(f"destination {endpoint}: up (rcpt: 250")
             before = site.status()["updated"]
-            wait_for(lambda: site.status()["updated"] > before, 5, "more probes")
+            wait_for(lambda: site.status()["updated"] > before, PATIENCE, "more probes")
             assert daemon.count(f"destination {endpoint}") == 2, daemon.log
 
 
 def test_quiet_tells_errors_only(site: Site) -> None:
     with settled(site, "-q") as daemon:
         site.files.write(ANTS, BEES)
-        wait_for(lambda: len(site.installed("postfix_recipients")) == 18, 5, "both lists")
+        wait_for(lambda: len(site.installed("postfix_recipients")) == 18, PATIENCE, "both lists")
         assert daemon.log == ""
-        site.files.directory.rename(site.directory / "away")
+        with between_passes(site):
+            site.files.directory.rename(site.directory / "away")
         daemon.look()
         assert [one.partition(":")[0] for one in daemon.messages] == ["error", "hint"]
 
@@ -428,7 +465,8 @@ def test_quiet_tells_errors_only(site: Site) -> None:
 def test_the_text_log_gives_each_event_its_time(site: Site) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     with settled(site) as daemon:
-        site.files.directory.rename(site.directory / "away")
+        with between_passes(site):
+            site.files.directory.rename(site.directory / "away")
         daemon.wait_for(AWAY)
         daemon.wait_for("hint: is the volume mounted")
     for line in daemon.lines:
@@ -442,7 +480,8 @@ def test_the_json_log_is_one_document_a_line(site: Site) -> None:
     with settled(site, "--log-format", "json") as daemon:
         site.files.write(ANTS, BEES)
         daemon.wait_for(BEES)
-        site.files.directory.rename(site.directory / "away")
+        with between_passes(site):
+            site.files.directory.rename(site.directory / "away")
         daemon.wait_for(AWAY)
         site.config.write_text("{}")
         daemon.send(signal.SIGHUP)

@@ -88,6 +88,18 @@ def processes_with(variable: str, value: str) -> list[int]:
     return found
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process that was sent SIGSTOP has stopped; False if it has ended instead."""
+
+    def state() -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return "X"
+
+    return wait_for(lambda: found if (found := state()) in "TZX" else "", PATIENCE, "a stop") == "T"
+
+
 def end_processes(variable: str, value: str, timeout: float) -> None:
     """Wait until the processes so marked are gone; kill those that outstay the timeout."""
     try:

@@ -18,14 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.parts.common import wait_for
+from tests.parts.common import PATIENCE, wait_for
 from tests.parts.site import Site
 
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-
-PATIENCE = 20.0
-"""Seconds for what a daemon does soon on any machine."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -164,6 +161,13 @@ class RunningDaemon:
         except TimeoutError as error:
             raise AssertionError(f"{error}; the log:\n{self.log}") from None
 
+    def wait_until_it_watches(self) -> None:
+        """Wait for its first pass and for the one that its armed watch causes: there it rests.
+
+        Nothing may have made it look before, and its source must be there.
+        """
+        self.wait_for_passes(2)
+
     def look(self) -> None:
         """Have it make a pass that begins after this call, and wait for its end."""
         for _ in range(2):  # one may be under way, which began before
@@ -188,7 +192,7 @@ class RunningDaemon:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 5) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """End it as an operator does; its exit status."""
         self.send(number)
         return self.process.wait(timeout)
