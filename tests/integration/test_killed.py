@@ -15,6 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
-from tests.parts.common import wait_for
+from tests.parts.common import is_stopped, wait_for
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -445,8 +446,9 @@ def _stopped_build(parent: int) -> int:
     """A postmap of `parent` that was stopped while it was building a map, 0 if there is none."""
     for pid in _children(parent, "postmap"):
         if _is_build(pid):
-            os.kill(pid, signal.SIGSTOP)
-            return pid if _is_build(pid) else 0
+            with suppress(ProcessLookupError):  # it was too quick
+                os.kill(pid, signal.SIGSTOP)
+            return pid if is_stopped(pid) else 0
     return 0
 
 
