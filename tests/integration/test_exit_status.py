@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 @pytest.fixture
 def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
     """A site that probes its destination."""
-    made = make_site(options={"probe": {"level": "rcpt", "timeout": "2s"}})
+    made = make_site(options={"probe": {"level": "rcpt", "timeout": "20s"}})
     idle_postfix.postconf(**mailman_parameters(made.maps, made.map_type))
     made.configure()
     return made
