@@ -176,7 +176,7 @@ def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
     site.configure()
     site.config.chmod(0)
     process = site.start("--once", preexec_fn=obey_modes)
-    _, complaint = process.communicate(timeout=10)
+    _, complaint = process.communicate(timeout=60)
     assert process.returncode == 77
     assert complaint == (
         f"postfix-sync: error: {site.config}: Permission denied\n"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from postfix_sync import __version__
-from tests.parts.common import free_port, wait_for
+from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import nine
@@ -66,7 +66,9 @@ def make_old(site: Site, seconds: int = 100) -> None:
     """Dates everything in the status back, so that a new time differs from it."""
     path = site.state / "status.json"
     past = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    path.write_text(ISO.sub(past, path.read_text()))
+    old = site.directory / "status.old"
+    old.write_text(ISO.sub(past, path.read_text()))
+    old.rename(path)  # a daemon may be reading
 
 
 def source_of(site: Site) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
         moment(one["updated"])
     probed = found["destinations"].pop(endpoint)
     assert not found["destinations"]
-    assert 0 < probed.pop("seconds") < 5
+    assert 0 < probed.pop("seconds") < 60
     moment(probed.pop("since"))
     assert probed == {"up": True, "phase": "rcpt", "reply": "250 2.1.5 OK", "error": ""}
 
@@ -129,7 +131,7 @@ def test_a_destination_that_is_down(with_ants: MakeSite) -> None:
 def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
     """Over probes, over restarts, and whoever probes: a daemon, or a --once beside it."""
     with LmtpSink([ANTS]) as sink:
-        probe = {"level": "rcpt", "interval": "100ms", "timeout": "1s"}
+        probe = {"level": "rcpt", "interval": "100ms", "timeout": "20s"}
         site = with_ants(options={"probe": probe})
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
         site.once()
@@ -143,7 +145,7 @@ def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
         for _ in range(2):
             with RunningDaemon(site) as daemon:
                 before = site.status()["updated"]
-                wait_for(lambda: site.status()["updated"] > before, 5, "a probe")  # noqa: B023 - called at once
+                wait_for(lambda: site.status()["updated"] > before, PATIENCE, "a probe")  # noqa: B023 - called at once
                 assert (found()["up"], found()["since"]) == (True, long_ago)
                 assert daemon.stop() == 0
         site.once()
@@ -192,7 +194,7 @@ def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
     site.files.write(ANTS, BEES, "cats@lists.example.net")
     site.maps.chmod(0o555)
     with site.start("--once", preexec_fn=obey_modes) as process:
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     assert process.returncode == 77
     expect("failed", f"{site.maps}: Permission denied", "run it as root")
 
@@ -230,11 +232,11 @@ def test_a_reader_never_sees_half_a_document(with_ants: MakeSite) -> None:
     site = with_ants(interval="50ms")
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
-        inode = (site.state / "status.json").stat().st_ino
-        with read_all_the_time(site.state / "status.json") as broken:
-            daemon.wait_for_passes(daemon.passes + 10)
+        with (site.state / "status.json").open() as first:
+            with read_all_the_time(site.state / "status.json") as broken:
+                daemon.wait_for_passes(daemon.passes + 10)
+            assert os.fstat(first.fileno()).st_nlink == 0, "it was written to, not replaced"
         assert broken == []
-        assert (site.state / "status.json").stat().st_ino != inode
         assert daemon.stop() == 0
     assert {one.name for one in site.state.iterdir()} == {"lock", "status.json", "sources"}
 
@@ -373,7 +375,7 @@ def test_a_status_that_this_user_may_not_read(site: Site) -> None:
     site.once()
     (site.state / "status.json").chmod(0)
     process = site.start("status", preexec_fn=obey_modes)
-    _, complaint = process.communicate(timeout=10)
+    _, complaint = process.communicate(timeout=60)
     assert process.returncode == 77
     assert complaint.startswith(f"postfix-sync: error: {site.state / 'status.json'}: Permission")
 
