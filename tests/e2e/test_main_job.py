@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Measured, need_map_type, need_real_parts
-from tests.parts.common import public_directory, wait_for
+from tests.parts.common import PATIENCE, public_directory, wait_for
 from tests.parts.load import Sent
 from tests.scenarios.world import World
 
@@ -94,6 +94,7 @@ def test_told_means_live(world: World) -> None:
 def test_second_list_and_its_subaddresses(world: World) -> None:
     """A second list in a domain that is known: one line, and nothing about the first one."""
     create_and_send(world, "first@lists.example.net")
+    world.daemon.look()  # all of it is told
     before = len(world.daemon.messages)
     world.mailman.create_list("second@lists.example.net")
     for recipient, subaddress in (
@@ -122,6 +123,7 @@ def test_removed_list_is_refused(world: World) -> None:
     create_and_send(world, "stays@lists.example.net")
     sent = create_and_send(world, "goes@lists.example.net")
     world.wait_until_received(sent)
+    world.daemon.look()  # all of it is told
     before = len(world.daemon.messages)
     world.mailman.remove_list("goes@lists.example.net")
     world.daemon.wait_for("lists: -1 list: goes@lists.example.net")
@@ -139,7 +141,7 @@ def test_mailman_stopped_and_started(world: World) -> None:
     world.mailman.stop()
     try:
         # A probe that meets Mailman while it ends may come further.
-        wait_for(lambda: world.destination()["phase"] == "connect", 10, "down, phase connect")
+        wait_for(lambda: world.destination()["phase"] == "connect", PATIENCE, "down, connect")
         down = world.destination()
         assert (down["up"], down["error"]) == (False, "Connection refused")
         sent = world.send("patient@lists.example.net")
@@ -171,6 +173,7 @@ def test_mailman_aliases_changes_nothing(world: World) -> None:
     """`mailman aliases` writes all its files anew: ten times, and nothing at all happens here."""
     create_and_send(world, "steady@lists.example.net")
     world.daemon.wait_for("lists: +1 list: steady@lists.example.net")
+    world.daemon.look()  # all of it is told
     before = (state_of(world), world.postfix.reloads, world.daemon.messages)
     for _ in range(10):
         written = (world.mailman.data / "postfix_lmtp").stat()
@@ -198,7 +201,7 @@ def test_regex_tables() -> None:
         assert (refused.phase, refused.code) == ("rcpt", 550)
         world.mailman.remove_list("big.ants@lists.example.net")
         # The last list of all: the guard asks whether that was meant, and Postfix keeps it.
-        wait_for(lambda: world.site.status()["sources"]["lists"]["error"], 10, "the guard's word")
+        wait_for(lambda: world.site.status()["sources"]["lists"]["error"], PATIENCE, "a word")
         assert world.send("big.ants@lists.example.net").accepted
 
 
