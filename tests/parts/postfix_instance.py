@@ -66,7 +66,7 @@ postlog    unix-dgram n - n -     1 postlogd
 # What configure-instance.sh copies into the chroot; hosts and the DNS to ask are the test's own.
 CHROOT_FILES = ("localtime", "services", "host.conf")
 NSSWITCH_CONF = "hosts: files dns\n"
-RESOLV_CONF = "nameserver {address}\noptions timeout:1 attempts:1\n"
+RESOLV_CONF = "nameserver {address}\noptions timeout:10 attempts:2\n"
 
 _OUTCOME = re.compile(
     r" postfix/(?P<daemon>[\w/-]+)\[\d+\]: (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,"
@@ -218,7 +218,7 @@ class PostfixInstance:
             self._dns.start()
         try:
             self.command("postfix", "start")
-            wait_for(self._greets, 15, f"220 from smtpd on port {self.port}")
+            wait_for(self._greets, 60, f"220 from smtpd on port {self.port}")
             # Since Debian 13 `postfix start` fills the chroot from the machine's /etc.
             self._fill_chroot()
         except (RuntimeError, TimeoutError) as error:
