@@ -318,7 +318,7 @@ def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) ->
     site.files.directory.rename(site.directory / "away")
     began = time.monotonic()
     with RunningDaemon(site) as daemon:
-        daemon.wait_for_passes(3)
+        daemon.wait_for_passes(4)
         passes, seconds = daemon.passes, time.monotonic() - began
         assert seconds > sum(FIRST_RETRY * 2**n / 2 for n in range(passes - 1))
         assert daemon.count(AWAY) == 1
