@@ -221,7 +221,7 @@ async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
     results: list[ProbeResult] = []
     section = configuration.probe
     if report.installed and section.level != "off" and not interrupted():
-        asked = lmtp.targets(report.installed[ROUTES])
+        asked = lmtp.targets(report.installed[ROUTES], report.destinations)
         results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         changes.append(partial(state.after_probes, results=results, now=time.time()))
     try:

@@ -192,7 +192,7 @@ class Daemon:
             await set_within(self.probe, section.interval)
             self.probe.clear()
             if self.last.installed:
-                asked = targets(self.last.installed[ROUTES])
+                asked = targets(self.last.installed[ROUTES], self.last.destinations)
                 hosts = self.last.known_hosts
                 results = await probe_all(asked, section.level, section.timeout, hosts)
                 self._tell_probes(results)

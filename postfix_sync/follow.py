@@ -85,8 +85,7 @@ class Follower:
         if old and old.tables and not answer.tables and not answer.error:
             return False  # nothing has changed since that one
         self.answer = answer
-        was = old.error.message if old and old.error else ""
-        return bool(answer.tables) or was != (answer.error.message if answer.error else "")
+        return answer.tables is not None or answer.error is not None
 
     def taken(self, answer: Fetched | None, report: "SourceReport") -> None:
         """A pass has been made with this answer; it need not be kept where it is recorded now."""

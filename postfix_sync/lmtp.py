@@ -11,11 +11,12 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import quote, why
 from postfix_sync.model import PHASES, Destination, Notice, ProbeResult, Table
-from postfix_sync.tables import destinations_of
+from postfix_sync.tables import destinations_of, parse_next_hops
 
 if TYPE_CHECKING:
     from aiosmtplib import SMTP
@@ -37,12 +38,24 @@ class Target:
     recipient: str | None = None
 
 
-def targets(routes: Table) -> list[Target]:
-    """The destinations of installed routes, each with the first of its lists."""
+def targets(routes: Table, others: Iterable[Destination] = ()) -> list[Target]:
+    """The destinations of installed routes, and others, each with the first of its lists.
+
+    Lists that several destinations share come before others: those are the ones that a replica,
+    whatever its files say, must know.
+    """
+    found = destinations_of(routes)
     return [
-        Target(destination, next(filter(str.isascii, lists), None))
-        for destination, lists in sorted(destinations_of(routes).items())
+        Target(
+            one,
+            min(filter(str.isascii, found.get(one, ())), key=partial(_rank, routes), default=None),
+        )
+        for one in sorted({*found, *others})
     ]
+
+
+def _rank(routes: Table, name: str) -> tuple[int, str]:
+    return -len(parse_next_hops(routes[name])), name
 
 
 async def probe_all(

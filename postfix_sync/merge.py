@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 
 from postfix_sync.model import (
     ALIASES,
+    DOMAINS,
     MAP_NAMES,
+    RECIPIENTS,
     ROUTES,
     Destination,
     MailmanTables,
@@ -287,15 +289,22 @@ def host_names(routes: Table) -> set[str]:
     return {hop.host for hop in next_hops_of(routes) if hop.is_name}
 
 
-def with_unclaimed(maps: Maps, installed: Maps) -> Maps:
-    """`maps`, and what is installed that nobody in them names: for sources that are not known."""
-    routed = maps[ROUTES]
+def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) -> Maps:
+    """`maps`, and what is installed that is in none of `known`: nobody can be said to drop it."""
+    claimed = [*known]
     kept = {
         name: {
             key: value
             for key, value in installed[name].items()
-            if not (name == ALIASES and key in routed)
+            if not any(tables.names(key) for tables in claimed)
         }
         for name in MAP_NAMES
     }
+    used = {domain_of(address) for address in kept[RECIPIENTS]}
+    kept[DOMAINS] = {
+        key: value
+        for key, value in installed[DOMAINS].items()
+        if key in used or key in kept[DOMAINS]
+    }
+    kept[ALIASES] = {k: v for k, v in kept[ALIASES].items() if k not in maps[ROUTES]}
     return Maps({name: {**kept[name], **maps[name]} for name in MAP_NAMES})

@@ -18,10 +18,9 @@ from postfix_sync import __version__
 from postfix_sync.changes import counted
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
 from postfix_sync.merge import Ranking
-from postfix_sync.model import PHASES, ROUTES, ProbeResult
+from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.sync import LOCK_NAME, Report
 from postfix_sync.system import lock, replace_file, unwritable
-from postfix_sync.tables import next_hops_of
 
 STATUS_NAME = "status.json"
 
@@ -113,11 +112,11 @@ def after_pass(
     )
     if report.sources:
         status["clusters"] = {
-            name: _cluster(old["clusters"].get(name), members)
+            name: _cluster(old["clusters"].get(name) if probing else None, members)
             for name, members in report.clusters.items()
         }
     if report.installed:
-        known = {one.endpoint for one in next_hops_of(report.installed[ROUTES])}
+        known = {one.endpoint for one in report.destinations}
         status["destinations"] = {
             endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
         }
@@ -146,7 +145,8 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
     )
 
 
-def _cluster(before: ClusterStatus | None, members: AbstractSet[str]) -> ClusterStatus:
+def _cluster(before: ClusterStatus | None, hops: AbstractSet[Destination]) -> ClusterStatus:
+    members = {one.endpoint for one in hops}
     return ClusterStatus(
         destinations=sorted(members),
         last=[one for one in before["last"] if one in members] if before else [],

@@ -7,7 +7,7 @@ a `--once` beside it agree. The sources are asked before: a pass waits for none 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,21 @@ from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, host_names
-from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES, Installed, Maps, Notice, Record, Table
+from postfix_sync.model import (
+    DOMAINS,
+    RECIPIENTS,
+    ROUTES,
+    Destination,
+    Installed,
+    Maps,
+    Notice,
+    Record,
+    Table,
+)
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
-from postfix_sync.tables import lists_of
+from postfix_sync.tables import lists_of, next_hops_of
 from postfix_sync.wanted import Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -71,8 +81,8 @@ class Report:
     """When each map was last published, in seconds since the epoch."""
     known_hosts: Mapping[str, str] = field(default_factory=dict)
     """Host names with the addresses that the hosts file gives them."""
-    clusters: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
-    """The endpoints of each cluster's members."""
+    clusters: Mapping[str, AbstractSet[Destination]] = field(default_factory=dict)
+    """The destinations of each cluster, those that no route leads to just now included."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:
@@ -83,6 +93,12 @@ class Report:
     def status(self) -> Exit:
         """The exit status of the pass, without that of the probes after it."""
         return worst(error.status for error in self.errors)
+
+    @property
+    def destinations(self) -> frozenset[Destination]:
+        """All that mail may go to."""
+        routed = next_hops_of(self.installed[ROUTES]) if self.installed else ()
+        return frozenset[Destination]().union(routed, *self.clusters.values())
 
     @property
     def outdated(self) -> bool:
@@ -189,13 +205,16 @@ class _Pass:
     ) -> Report:
         installed = await self.directory.read()
         asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
+        if force:
+            asked = [replace(one, policy=one.policy.unguarded()) for one in asked]
         self.before = {one.name: one.before for one in asked}
+        forgotten = await self._forgotten()
         wanted = decide(
             asked,
             installed,
             rankings,
+            forgotten=forgotten,
             several_hops=self.directory.postfix.several_next_hops,
-            force=force,
         )
         self.notices += wanted.notices
         if wanted.maps:
@@ -207,7 +226,7 @@ class _Pass:
                 if dry_run:
                     self._preview(steps, names)
                 else:
-                    whose = await self._whose(wanted, asked)
+                    whose = _whose(wanted, asked, forgotten)
                     await _to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
                 self.failed.append(error)
@@ -233,22 +252,22 @@ class _Pass:
         ):
             self.outdated.add(name)
             return asked
-        return replace(asked, tables=answer.tables, peer=answer.peer, error=answer.error)
+        return replace(
+            asked,
+            tables=answer.tables,
+            peer=answer.peer,
+            error=answer.error,
+            has_answered=answer.error is None,
+        )
 
-    async def _whose(self, wanted: Wanted, asked: list[Asked]) -> Callable[[str], str]:
-        """Names the party that a key is or was served for."""
-        owners = [(party.name, party.tables) for party in wanted.merged.parties]
-        owners += [(one.party, one.before.tables) for one in asked if one.before]
+    async def _forgotten(self) -> dict[str, Record]:
+        """What is known of sources that are not configured any more."""
+        found = {}
         for name in self._unconfigured():
-            with contextlib.suppress(SyncError):  # it only gives a name
+            with contextlib.suppress(SyncError):  # then nobody is known to have its lists
                 if record := await self.records.read(name):
-                    owners.append((name, record.tables))
-        unknown = ", ".join(dict.fromkeys(one.party for one in asked))
-
-        def whose(key: str) -> str:
-            return next((name for name, tables in owners if tables.names(key)), unknown)
-
-        return whose
+                    found[name] = record
+        return found
 
     def _unconfigured(self) -> list[str]:
         """The sources that there is a record of, and that are not configured any more."""
@@ -302,10 +321,15 @@ class _Pass:
 
     async def _record(self, wanted: Wanted) -> None:
         for name, record in wanted.records.items():
-            if record != self.before.get(name):
-                await self.records.write(name, record)
-            if name in wanted.let_through:
-                self.recorded[name] = self.records.stamp(name)
+            try:
+                if record != self.before.get(name):
+                    await self.records.write(name, record)
+            except SyncError as error:
+                # No list has to wait for that: see `decide` for what is not in any record.
+                self.failed.append(error)
+            else:
+                if name in wanted.let_through:
+                    self.recorded[name] = self.records.stamp(name)
 
     async def _apply(self, steps: Plan, installed: Installed, whose: Callable[[str], str]) -> None:
         apply = Apply(self.directory, self.held, self.lines.append)
@@ -382,7 +406,7 @@ class _Pass:
             updated=self.directory.updated(),
             known_hosts=known_hosts,
             clusters={
-                party.name: frozenset(one.endpoint for one in party.destinations)
+                party.name: party.destinations
                 for party in wanted.merged.parties
                 if party.is_cluster
             },
@@ -403,6 +427,17 @@ class _Pass:
             stamp=self.recorded.get(name),
             outdated=name in self.outdated,
         )
+
+
+def _whose(
+    wanted: Wanted, asked: Sequence[Asked], forgotten: Mapping[str, Record]
+) -> Callable[[str], str]:
+    """Names the party that a key is, or was, served for."""
+    owners = [(party.name, party.tables) for party in wanted.merged.parties]
+    owners += [(one.party, one.before.tables) for one in asked if one.before]
+    owners += [(name, record.tables) for name, record in forgotten.items()]
+    unknown = ", ".join(dict.fromkeys(one.party for one in asked))
+    return lambda key: next((name for name, tables in owners if tables.names(key)), unknown)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

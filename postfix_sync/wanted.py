@@ -1,8 +1,8 @@
 """From what every source answered to what is wanted of Postfix. Pure.
 
 Each source is judged by itself. What is wrong with one, out of reach, invalid or refused by a
-guard, leaves it with its last good lists and stops nobody else. As long as there is a source of
-which nothing is known at all, no list is removed: it might be that one's.
+guard, leaves it with its last good lists and stops nobody else. As long as there is one that does
+not answer, no list goes but those that are known to be another's: it might be that one's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,6 +51,8 @@ class Asked:
     """What it asks for now; None where that is not known to differ from before."""
     peer: str | None = None
     error: SyncError | None = None
+    has_answered: bool = False
+    """Whether what it asks for now is known."""
 
     @property
     def party(self) -> str:
@@ -93,15 +95,16 @@ def decide(
     installed: Installed,
     rankings: Mapping[str, Ranking],
     *,
+    forgotten: Mapping[str, Record],
     several_hops: bool,
-    force: bool,
 ) -> Wanted:
     """What is wanted, by all that is known; `asked` are all sources in the configuration's order.
 
-    For `rankings` and `several_hops` see `merge`; `force` overrides the guards.
+    `forgotten` is what is known of sources that are not configured any more. For `rankings` and
+    `several_hops` see `merge`.
     """
     errors: dict[str, list[SyncError]] = {one.name: [] for one in asked}
-    known = _let_through(asked, installed, errors, force=force)
+    known = _let_through(asked, installed, errors)
     claims = _claims(asked, known)
     addresses, clashes = host_addresses(claims, _addresses(asked, known))
     for name, clash in clashes.items():
@@ -122,9 +125,15 @@ def decide(
         if lost:
             errors[name].append(_conflict(name, lost))
     maps: Maps | None = Maps.of(merged.tables)
-    if len(claims) < len(asked):
+    if len(claims) < len(asked) or any(not one.has_answered for one in asked):
+        before = [one.before.tables for one in asked if one.before]
+        if len(claims) == len(asked):  # else one of these may have got another name
+            before += [record.tables for record in forgotten.values()]
         present = installed.readable
-        maps = with_unclaimed(Maps.of(merged.tables), present) if present else None
+        if present:
+            maps = with_unclaimed(Maps.of(merged.tables), present, before)
+        elif len(claims) < len(asked):
+            maps = None
     records = {
         claim.source: replace(claim.record, left_out=frozenset(merged.left_out[claim.source]))
         for claim in claims
@@ -141,11 +150,7 @@ def decide(
 
 
 def _let_through(
-    asked: Sequence[Asked],
-    installed: Installed,
-    errors: Mapping[str, list[SyncError]],
-    *,
-    force: bool,
+    asked: Sequence[Asked], installed: Installed, errors: Mapping[str, list[SyncError]]
 ) -> dict[str, Record | None]:
     """By source, what counts of it: its answer if the guards let it pass, else what was known."""
     first = _first_answers(asked)  # together: which of them has which installed list is not known
@@ -157,12 +162,11 @@ def _let_through(
         if one.tables is None or one.error:
             continue
         try:
-            if not force and not (one.before and one.before.tables == one.tables):
-                if one.before:
-                    present = lists_of(one.before.tables.routes)
-                    guard(one.name, present, lists_of(one.tables.routes), one.policy)
-                else:
-                    guard(one.name, _unclaimed(asked, installed), first, one.policy)
+            if not one.before:
+                guard(one.name, _unclaimed(asked, installed), first, one.policy)
+            elif one.before.tables != one.tables:
+                present = lists_of(one.before.tables.routes)
+                guard(one.name, present, lists_of(one.tables.routes), one.policy)
         except Refused as error:
             errors[one.name].append(error)
         else:

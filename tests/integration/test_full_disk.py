@@ -50,15 +50,20 @@ def assert_many(site: Site) -> None:
     assert site.stray() == set()
 
 
-def refused(site: Site, path: Path, reason: str) -> str:
-    """A pass that fails for `reason` at or below `path`; the hint that it gives."""
-    said = site.once(expect=1)
-    assert said.count("\n") == 2, said
-    message, hint = said.splitlines()
-    assert str(path) in message
-    assert reason in message
-    assert hint.startswith("postfix-sync: hint: ")
-    return hint
+def refused(site: Site, *paths: Path, reason: str) -> str:
+    """A pass that fails for `reason` at or below each of these; the last hint that it gives."""
+    said = site.once(expect=1).splitlines()
+    assert len(said) == 2 * len(paths), said
+    for path, message, hint in zip(paths, said[::2], said[1::2], strict=True):
+        assert str(path) in message
+        assert reason in message
+        assert hint.startswith("postfix-sync: hint: ")
+    return said[-1]
+
+
+def kept_by(site: Site) -> list[Path]:
+    """What is written to the state directory."""
+    return [site.state / "sources/lists.json", site.state / "status.json"]
 
 
 @pytest.mark.parametrize("room", ["512k", "1300k"], ids=["not the text", "not the index"])
@@ -67,11 +72,11 @@ def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site,
         assert site.once() == ""
         assert_few(site)
         site.files.write(*MANY)
-        hint = refused(site, site.maps, "No space left on device")
+        hint = refused(site, site.maps, reason="No space left on device")
         assert "KiB are free there" in hint
         assert str(site.maps) in hint
         assert_few(site)
-        refused(site, site.maps, "No space left on device")
+        refused(site, site.maps, reason="No space left on device")
         assert_few(site)
         remount(site.maps, "size=64m")
         assert site.once() == ""
@@ -84,7 +89,7 @@ def test_a_disk_that_others_filled_is_waited_for(site: Site) -> None:
         filler = fill(site.maps)
         site.files.write(*MANY)
         before = tree(*(site.maps / name for name in MAP_NAMES))
-        hint = refused(site, site.maps, "No space left on device")
+        hint = refused(site, site.maps, reason="No space left on device")
         assert " 0 KiB are free" in hint
         assert tree(*(site.maps / name for name in MAP_NAMES)) == before
         assert_few(site)
@@ -102,7 +107,7 @@ def test_a_read_only_map_directory_is_said_and_used_again_when_it_can_be_written
         remount(site.maps, "ro")
         assert site.once() == "", "nothing is to be written, so nothing is in the way"
         site.files.write(*MANY)
-        hint = refused(site, site.maps, "Read-only file system")
+        hint = refused(site, site.maps, reason="Read-only file system")
         assert f"findmnt -T {site.maps}" in hint
         assert tree(site.maps) == before
         assert_few(site)
@@ -117,13 +122,14 @@ def test_a_full_state_directory_stops_no_list(site: Site) -> None:
         assert site.status()["sources"]["lists"]["lists"] == len(FEW)
         filler = fill(site.state)
         site.files.write(*MANY)
-        refused(site, site.state / "status.json", "No space left on device")
+        refused(site, *kept_by(site), reason="No space left on device")
         assert_many(site)
         assert site.status()["sources"]["lists"]["lists"] == len(FEW)
         filler.unlink()
         assert site.once() == ""
         assert site.status()["sources"]["lists"]["lists"] == len(MANY)
-        assert names(site.state) == ["lock", "status.json"]
+        assert names(site.state) == ["lock", "sources", "status.json"]
+        assert names(site.state / "sources") == ["lists.json"]
 
 
 def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
@@ -131,7 +137,7 @@ def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
         assert site.once() == ""
         remount(site.state, "ro")
         site.files.write(*MANY)
-        refused(site, site.state / "status.json", "Read-only file system")
+        refused(site, *kept_by(site), reason="Read-only file system")
         assert_many(site)
         remount(site.state, "rw")
         assert site.once() == ""
@@ -164,11 +170,11 @@ def test_a_hosts_file_that_can_not_be_written_holds_back_the_routes_that_need_it
         site.files.write(*FEW, hop="lmtp:[two]:8024")
         if trouble == "full":
             filler = fill(hosts_place)
-            refused(site, hosts, "No space left on device")
+            refused(site, hosts, reason="No space left on device")
             filler.unlink()
         else:
             remount(hosts_place, "ro")
-            refused(site, hosts, "Read-only file system")
+            refused(site, hosts, reason="Read-only file system")
             remount(hosts_place, "rw")
         assert hosts.read_bytes() == before
         assert set(site.installed(ROUTES).values()) == {"lmtp:[one]:8024"}

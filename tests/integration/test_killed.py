@@ -244,7 +244,8 @@ def assert_is(place: Place, wanted: Wanted) -> None:
     assert site.hosts.read_bytes() == wanted.hosts
     assert place.postfix.chroot_hosts.read_bytes() == wanted.hosts
     assert names(place.postfix.chroot_hosts.parent) == ["hosts"]
-    assert names(site.state) == ["lock", "status.json"]
+    assert names(site.state) == ["lock", "sources", "status.json"]
+    assert names(site.state / "sources") == ["lists.json"]
     assert names(site.directory) == [
         "config.yaml", "data", "hosts", "maps", "postfix", "state",
     ]  # fmt: skip

@@ -61,7 +61,8 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
         site.installed(name)
     assert site.installed(ROUTES).keys() == site.installed(RECIPIENTS).keys()
     assert site.stray() == set()
-    assert names(site.state) == ["lock", "status.json"]
+    assert names(site.state) == ["lock", "sources", "status.json"]
+    assert names(site.state / "sources") == ["lists.json"]
 
 
 def test_a_lock_that_stays_held_ends_a_pass_with_75_and_nothing_done(make_site: MakeSite) -> None:

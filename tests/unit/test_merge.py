@@ -204,20 +204,21 @@ def test_a_host_name_has_one_address() -> None:
     assert host_addresses(new, {"two": "192.0.2.2"}) == ({"m": "192.0.2.2"}, {})
 
 
-def test_what_nobody_names_stays_where_a_source_is_not_known() -> None:
+def test_what_nobody_is_known_to_have_stays() -> None:
     installed = Maps.of(tables(ANTS, BEES, hop="lmtp:[old]:24", aliases={CATS: ANTS}))
     merged = Maps.of(tables(BEES, CATS))
-    found = with_unclaimed(merged, installed)
+    found = with_unclaimed(merged, installed, [])
     assert found["postfix_lmtp"][ANTS] == "lmtp:[old]:24"
     assert found["postfix_lmtp"][BEES] == "lmtp:[m]:24"
     assert set(found["postfix_domains"]) == {"b.c", "d.e"}
     assert CATS not in found["postfix_vmap"]  # is a list by now
+    assert ANTS not in with_unclaimed(merged, installed, [tables(ANTS)])["postfix_lmtp"]
 
 
 def test_an_address_that_only_has_a_route_left_is_not_accepted_again() -> None:
     present = Maps.of(tables(ANTS))
     routed = Maps({**present.tables, "postfix_recipients": {}})
-    assert with_unclaimed(Maps.of(tables()), routed)["postfix_recipients"] == {}
+    assert with_unclaimed(Maps.of(tables()), routed, [])["postfix_recipients"] == {}
 
 
 SOURCES = ("one", "two", "three", "four")

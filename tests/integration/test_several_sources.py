@@ -1,0 +1,535 @@
+"""Several Mailmans in one Postfix: each fares by itself, and what was known of it survives.
+
+All on local directories, with a stopped Postfix and the command as an operator runs it; over SSH
+and with real mail in other tests.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postfix_sync import config
+from postfix_sync.fetch import Fetched, ask, open_source
+from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.postfix import fold_of
+from postfix_sync.sync import Report, make_pass, records_of
+from tests.parts.common import free_port, wait_for
+from tests.parts.daemon import RunningDaemon
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.mailman_files import MailmanFiles, domains_text, lmtp_text, nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+
+ANTS, BEES, CATS, DOGS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats", "dogs"))
+EELS = "eels@other.example"
+
+KILL_AT = Path(__file__).parent / "kill_at"
+
+ONE, TWO = "lmtp:[127.0.0.1]:8024", "lmtp:[127.0.0.2]:8024"
+
+
+class Several:
+    """A site with the sources `one` and `two`."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.one = MailmanFiles(site.directory / "one")
+        self.two = MailmanFiles(site.directory / "two")
+        self.configure()
+
+    def configure(self, *, probe: Any = None, **of_both: Any) -> None:
+        """`of_both` are keys of both sources; those in `one` or `two` only of that one."""
+        own = {name: of_both.pop(name, {}) for name in ("one", "two")}
+        sources = [
+            {"name": name, "path": str(self.site.directory / name), **of_both, **own[name]}
+            for name in ("one", "two")
+        ]
+        sources = [source for source in sources if source["path"]]
+        self.site.configure(sources=sources, **({"probe": probe} if probe else {}))
+
+    def write(self, one: list[str], two: list[str], hops: tuple[str, str] = (ONE, TWO)) -> None:
+        """Both Mailmans write their lists."""
+        self.one.write(*one, hop=hops[0])
+        self.two.write(*two, hop=hops[1])
+
+    @property
+    def lists(self) -> dict[str, str]:
+        """The lists that are accepted, and where they lead."""
+        accepted = self.site.installed(RECIPIENTS)
+        routes = self.site.installed(ROUTES)
+        assert accepted.keys() == routes.keys()
+        names = {key for key in accepted if "-" not in key}
+        assert {one for name in names for one in nine(name)} == accepted.keys()
+        return {name: routes[name] for name in sorted(names)}
+
+    def source(self, name: str) -> dict[str, Any]:
+        """What status.json says of a source."""
+        found: dict[str, Any] = self.site.status()["sources"][name]
+        return found
+
+    def states(self) -> list[str]:
+        """How both sources stand."""
+        return [self.source(name)["state"] for name in ("one", "two")]
+
+
+@pytest.fixture
+def several(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Several:
+    """Two sources that nothing was fetched from yet, and a main.cf that lacks nothing."""
+    site = make_site()
+    wired = mailman_parameters(site.maps, "lmdb")
+    idle_postfix.postconf(**wired, lmtp_connect_timeout="5s")
+    return Several(site)
+
+
+def test_two_mailmans_are_served(several: Several) -> None:
+    several.write([ANTS], [BEES, EELS])
+    said = several.site.once("-v")
+    assert several.lists == {ANTS: ONE, BEES: TWO, EELS: TWO}
+    assert set(several.site.installed(DOMAINS)) == {"lists.example.net", "other.example"}
+    assert "one: +1 list: ants@lists.example.net" in said
+    assert "two: +2 lists: bees@lists.example.net, eels@other.example" in said
+    assert several.states() == ["ok", "ok"]
+    assert (several.source("two")["lists"], several.source("two")["entries"]) == (2, 18)
+    assert several.site.once() == ""
+
+
+def test_only_the_source_that_changed_has_changed(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    status = several.site.status()
+    for name in ("one", "two"):
+        status["sources"][name]["last_change"] = "2020-01-01T00:00:00Z"
+    (several.site.state / "status.json").write_text(json.dumps(status))
+    several.two.write(BEES, DOGS, hop=TWO)
+    assert "two: +1 list: dogs" in several.site.once("-v")
+    assert several.source("one")["last_change"] == "2020-01-01T00:00:00Z"
+    assert several.source("two")["last_change"] > "2026"
+
+
+def test_a_source_out_of_reach_keeps_its_lists_and_stops_nobody(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.directory.rename(several.site.directory / "away")
+    several.two.write(BEES, CATS, hop=TWO)
+    for _ in range(2):
+        said = several.site.once("-v", expect=75)
+        assert "one/postfix_lmtp: No such file or directory; the last good maps stay" in said
+        assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
+        assert several.states() == ["stale", "ok"]
+    several.two.write(BEES, hop=TWO)
+    several.site.once(expect=75)
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+    several.source("one")["error"]["hint"].startswith("is the volume mounted")
+
+
+def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.directory.rename(several.site.directory / "away")
+    several.site.once(expect=75)
+    status = several.site.status()
+    status["sources"]["one"]["last_success"] = "2026-01-01T00:00:00Z"
+    (several.site.state / "status.json").write_text(json.dumps(status))
+    shown = several.site.run("status").stdout
+    assert "source one: stale, 1 list, 9 addresses\n  last success 2026-01-01T00:00:00Z, " in shown
+    assert " d old\n" in shown
+    assert several.site.once(expect=75)
+    assert several.source("one")["last_success"] == "2026-01-01T00:00:00Z"
+
+
+def test_nothing_is_lost_with_the_records_while_a_source_is_away(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    for record in (several.site.state / "sources").iterdir():
+        record.unlink()
+    several.one.directory.rename(several.site.directory / "away")
+    several.two.write(CATS, hop=TWO)
+    several.site.once(expect=75)
+    assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
+    (several.site.directory / "away").rename(several.one.directory)
+    several.site.once()
+    assert several.lists == {ANTS: ONE, CATS: TWO}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"peer":1,"left_out":[],"domains":{},"aliases":{},"routes":{}}',
+        b'{"peer":null,"left_out":[],"domains":{},"aliases":{},"routes":{"a@b.c":[]}}',
+        b'{"peer":null,"left_out":[],"domains":{},"aliases":{"a@b.c":"c@d.e"},"routes":{}}',
+    ],
+    ids=range(7),
+)
+def test_a_damaged_record_is_told_and_mended(several: Several, content: bytes) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    record = several.site.state / "sources/one.json"
+    good = record.read_bytes()
+    record.write_bytes(content)
+    several.one.directory.rename(several.site.directory / "away")
+    assert f"{record}: is no record of a source's lists" in several.site.once(expect=75)
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+    (several.site.directory / "away").rename(several.one.directory)
+    several.site.once()
+    assert record.read_bytes() == good
+    assert several.site.once("-v") == ""
+
+
+def test_a_list_of_both_stays_with_the_one_that_had_it(several: Several) -> None:
+    several.write([BEES], [ANTS])
+    several.site.once()
+    several.write([ANTS, BEES, CATS], [ANTS, DOGS])
+    for _ in range(2):
+        said = several.site.once("-v", expect=65)
+        assert "error: one: 1 list: ants@lists.example.net is left out: two had an address" in said
+        assert several.lists == {ANTS: TWO, BEES: ONE, CATS: ONE, DOGS: TWO}
+        assert several.states() == ["refused", "ok"]
+        assert several.source("one")["lists"] == 2
+    several.two.write(DOGS, hop=TWO)
+    several.site.once()
+    assert several.lists == {ANTS: ONE, BEES: ONE, CATS: ONE, DOGS: TWO}
+
+
+def test_whoever_comes_first_in_the_file_has_a_list_that_both_bring(several: Several) -> None:
+    several.write([ANTS], [ANTS, BEES])
+    several.site.once(expect=65)
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+    several.one.directory.rename(several.site.directory / "away")
+    several.site.once(expect=65)
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+
+
+def test_a_guard_stops_one_source_alone(several: Several) -> None:
+    many = [f"l{number}@lists.example.net" for number in range(20)]
+    several.write(many, [BEES])
+    several.site.once()
+    several.write([ANTS], [BEES, CATS])
+    said = several.site.once(expect=65)
+    assert "one: 20 of 20 lists are gone" in said
+    assert set(several.lists) == {*many, BEES, CATS}
+    assert several.states() == ["refused", "ok"]
+    several.site.once("--force")
+    assert set(several.lists) == {ANTS, BEES, CATS}
+
+
+def test_bad_content_stops_one_source_alone(several: Several) -> None:
+    several.configure(one={"domains": ["lists.example.net"]})
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.write([ANTS, EELS], [BEES, CATS])
+    said = several.site.once(expect=65)
+    assert '"other.example" is not among the domains that this source may name' in said
+    assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
+    assert several.states() == ["refused", "ok"]
+
+
+def test_a_source_that_is_taken_out_takes_its_lists_along(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.site.configure(sources=[{"name": "two", "path": str(several.two.directory)}])
+    said = several.site.once("-v")
+    assert "one: -1 list: ants@lists.example.net" in said
+    assert several.lists == {BEES: TWO}
+    assert [one.name for one in (several.site.state / "sources").iterdir()] == ["two.json"]
+    assert list(several.site.status()["sources"]) == ["two"]
+
+
+def test_a_source_that_gets_another_name_while_it_is_away_loses_nothing(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.directory.rename(several.site.directory / "away")
+    several.configure(one={"name": "new"})
+    several.site.once(expect=75)
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+    (several.site.directory / "away").rename(several.one.directory)
+    several.site.once()
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+    assert {one.name for one in (several.site.state / "sources").iterdir()} == {
+        "new.json",
+        "two.json",
+    }
+
+
+def test_each_source_has_an_address_of_its_own(several: Several) -> None:
+    several.configure(one={"address": "127.0.0.3"}, two={"address": "127.0.0.4"})
+    several.write([ANTS], [BEES], ("lmtp:[mm1]:8024", "lmtp:[mm2]:8024"))
+    several.site.once()
+    assert b"127.0.0.3\tmm1\n127.0.0.4\tmm2\n" in several.site.hosts.read_bytes()
+    several.two.directory.rename(several.site.directory / "away")
+    several.one.write(CATS, hop="lmtp:[mm3]:8024")
+    several.site.once(expect=75)
+    assert b"127.0.0.4\tmm2\n127.0.0.3\tmm3\n" in several.site.hosts.read_bytes()
+
+
+def test_one_name_for_two_mailmans_is_refused(several: Several) -> None:
+    """docker-mailman calls each of its containers mailman-core."""
+    several.configure(one={"address": "127.0.0.3"}, two={"address": "127.0.0.4"})
+    several.write([ANTS], [BEES], ("lmtp:[mailman-core]:8024",) * 2)
+    said = several.site.once(expect=65)
+    assert "two: names the host mailman-core, which has the address 127.0.0.3 for one" in said
+    assert (
+        "hint: give two a next hop that needs no name: destination: lmtp:[127.0.0.4]:8024" in said
+    )
+    assert several.lists == {ANTS: "lmtp:[mailman-core]:8024"}
+    several.configure(one={"address": "127.0.0.3"}, two={"destination": "lmtp:[127.0.0.4]:8024"})
+    several.site.once()
+    assert several.lists == {ANTS: "lmtp:[mailman-core]:8024", BEES: "lmtp:[127.0.0.4]:8024"}
+
+
+def test_a_dry_run_writes_no_record(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.run("--once", "--dry-run")
+    assert not several.site.state.exists()
+
+
+def test_an_accepted_list_is_not_forgotten_however_a_pass_ends(several: Several) -> None:
+    """Killed before any of its renames; and the source that brought the list is away by then."""
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.write(ANTS, CATS, hop=ONE)
+    log = several.site.directory / "events"
+    environment = {
+        "PYTHONPATH": f"{KILL_AT}{os.pathsep}{Path(__file__).parents[2]}",
+        "KILL_AT_ROOT": str(several.site.directory),
+    }
+    kept = several.site.directory.with_name(several.site.directory.name + ".kept")
+    for part in ("state", "maps"):
+        _copy(several.site.directory / part, kept / part)
+    done = several.site.run("--once", environment={**environment, "KILL_AT_LOG": str(log)})
+    assert done.returncode == 0, done
+    moments = [
+        int(line.split()[0])
+        for line in log.read_text().splitlines()
+        if line.split()[1] == "os.rename"
+    ]
+    assert len(moments) >= 4  # record, routes, recipients, status
+    outcomes = set()
+    for moment in moments:
+        for part in ("state", "maps"):
+            _copy(kept / part, several.site.directory / part)
+        done = several.site.run("--once", environment={**environment, "KILL_AT_EVENT": str(moment)})
+        assert done.returncode == -signal.SIGKILL
+        accepted = CATS in several.site.lookup(RECIPIENTS, [CATS])
+        several.one.directory.rename(several.site.directory / "away")
+        several.site.once(expect=75)
+        found = several.lists
+        assert found.items() >= {ANTS: ONE, BEES: TWO}.items()
+        assert CATS in found or not accepted
+        outcomes.add((accepted, CATS in found))
+        (several.site.directory / "away").rename(several.one.directory)
+        several.site.once()
+        assert several.lists == {ANTS: ONE, BEES: TWO, CATS: ONE}
+    assert (False, False) in outcomes
+    assert (True, True) in outcomes
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
+
+
+def answered(site: Site, name: str) -> Fetched:
+    """What a source answers now."""
+    loaded = config.load(site.config)
+    settings = next(one for one in loaded.sources if one.name == name)
+
+    async def asked() -> Fetched:
+        fold = await fold_of(loaded.postfix.config_directory)
+        source = open_source(settings, 2**20)
+        return await ask(source, name, records_of(loaded), fold, loaded.policy(settings))
+
+    return asyncio.run(asked())
+
+
+def passed(site: Site, **answers: Fetched) -> Report:
+    """A pass with these answers."""
+    return asyncio.run(make_pass(config.load(site.config), answers, {}))
+
+
+def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -> None:
+    """A daemon asks; a `--once` asks later and is done sooner."""
+    several.write([ANTS], [BEES])
+    several.site.once()
+    old = answered(several.site, "one")
+    several.one.write(ANTS, CATS, hop=ONE)
+    several.site.once()
+    report = passed(several.site, one=old)
+    assert several.lists == {ANTS: ONE, BEES: TWO, CATS: ONE}
+    assert report.outdated
+    assert report.sources["one"].outdated
+    assert report.sources["one"].errors == ()
+    assert not report.sources["two"].outdated
+    assert not passed(several.site, one=answered(several.site, "one")).outdated
+
+
+def test_an_answer_without_news_needs_a_record(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    seen = records_of(config.load(several.site.config)).stamp("one")
+    assert not passed(several.site, one=Fetched(seen)).outdated
+    (several.site.state / "sources/one.json").unlink()
+    report = passed(several.site, one=Fetched(None))
+    assert report.sources["one"].outdated
+    assert several.lists == {ANTS: ONE, BEES: TWO}
+
+
+# Replicas on one database
+
+
+def test_replicas_are_tried_one_after_the_other(several: Several) -> None:
+    several.configure(cluster="mm")
+    several.write([ANTS, BEES, CATS], [ANTS, BEES])
+    said = several.site.once("-v")
+    assert "mm: +3 lists: ants@" in said
+    found = several.lists
+    assert {found[ANTS], found[BEES]} <= {
+        "lmtp:[127.0.0.1]:8024, [127.0.0.2]:8024",
+        "lmtp:[127.0.0.2]:8024, [127.0.0.1]:8024",
+    }
+    assert found[CATS] == ONE
+    assert several.states() == ["ok", "ok"]
+    assert several.site.once() == ""
+
+
+def test_lists_of_a_replica_that_is_away_are_still_routed_to_it(several: Several) -> None:
+    """Its Mailman may run though its files can't be read."""
+    several.configure(cluster="mm")
+    several.write([ANTS], [ANTS])
+    several.site.once()
+    before = several.lists
+    several.two.directory.rename(several.site.directory / "away")
+    several.site.once(expect=75)
+    assert several.lists == before
+
+
+def test_a_replica_that_is_down_is_tried_last_and_comes_back(several: Several) -> None:
+    with LmtpSink([ANTS, BEES]) as up, LmtpSink([ANTS, BEES], host="127.0.0.2") as down:
+        hops = f"lmtp:[127.0.0.1]:{up.port}", f"lmtp:[127.0.0.2]:{down.port}"
+        several.configure(cluster="mm", probe={"level": "rcpt"})
+        several.write([ANTS, BEES], [ANTS, BEES], hops)
+        several.site.once()
+        both = several.lists
+        down.stop()
+        several.site.once(expect=69)
+        assert several.lists == both
+        assert several.site.status()["clusters"]["mm"]["last"] == [f"127.0.0.2:{down.port}"]
+        several.site.once(expect=69)
+        last = f"lmtp:[127.0.0.1]:{up.port}, [127.0.0.2]:{down.port}"
+        assert several.lists == {ANTS: last, BEES: last}
+        down.start()
+        several.site.once()
+        several.site.once()
+        assert several.lists == {ANTS: last, BEES: last}, "one change a minute has to do"
+        _age(several.site)
+        several.site.once()
+        several.site.once()
+        assert several.lists == both
+        assert "cluster mm: 127.0.0.1:" in several.site.run("status").stdout
+
+
+def _age(site: Site) -> None:
+    """Lets the last change of the order be more than a minute ago."""
+    path = site.state / "status.json"
+    status = json.loads(path.read_text())
+    status["clusters"]["mm"]["changed"] = "2026-01-01T00:00:00Z"
+    path.write_text(json.dumps(status))
+
+
+def test_a_name_without_an_address_is_not_the_last_resort(several: Several) -> None:
+    """Postfix bounces where the last next hop's name is unknown and the others are down."""
+    several.configure(cluster="mm", probe={"level": "rcpt"})
+    port = free_port()
+    several.write([ANTS], [ANTS], ("lmtp:[nosuch.invalid]:8024", f"lmtp:[127.0.0.1]:{port}"))
+    several.site.once(expect=69)
+    assert "nosuch.invalid" in several.lists[ANTS]
+    with LmtpSink([ANTS], port=port):
+        several.site.once(expect=69)
+        several.site.once(expect=69)
+    assert several.lists == {ANTS: f"lmtp:[127.0.0.1]:{port}"}
+
+
+def test_a_daemon_changes_the_order_by_itself(several: Several) -> None:
+    with LmtpSink([ANTS], host="127.0.0.1") as one, LmtpSink([ANTS], host="127.0.0.2") as two:
+        hops = f"lmtp:[127.0.0.1]:{one.port}", f"lmtp:[127.0.0.2]:{two.port}"
+        several.configure(cluster="mm", probe={"level": "rcpt", "interval": "100ms"})
+        several.write([ANTS], [ANTS], hops)
+        with RunningDaemon(several.site) as daemon:
+            daemon.wait_for("+1 list")
+            wait_for(lambda: len(several.site.status()["destinations"]) == 2, 20, "probes")
+            order = [one, two] if several.lists[ANTS].startswith("lmtp:[127.0.0.1]") else [two, one]
+            hop, other = (f"[{sink.host}]:{sink.port}" for sink in order)
+            order[0].stop()
+            daemon.wait_for(f"mm: ~1 list: {ANTS} -> lmtp:{other}, {hop}")
+            assert daemon.stop() == 0
+
+
+def test_what_main_cf_needs_for_replicas(several: Several, idle_postfix: PostfixInstance) -> None:
+    several.configure(cluster="mm")
+    several.write([ANTS], [ANTS])
+    assert several.site.once() == ""
+    idle_postfix.postconf(lmtp_connect_timeout="0s")
+    said = several.site.once()
+    assert "lmtp_connect_timeout = 0s: while a member of a cluster drops packets" in said
+    assert f"postconf -c {idle_postfix.config_directory} -e 'lmtp_connect_timeout = 5s'" in said
+
+
+# The daemon
+
+
+def test_a_daemon_follows_each_source(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    with RunningDaemon(several.site) as daemon:
+        daemon.wait_for("one: +1 list: ants")
+        daemon.wait_for("two: +1 list: bees")
+        several.one.directory.rename(several.site.directory / "away")
+        daemon.wait_for("one/postfix_lmtp: No such file or directory")
+        several.two.write(BEES, CATS, hop=TWO)
+        daemon.wait_for("two: +1 list: cats")
+        assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
+        (several.site.directory / "away").rename(several.one.directory)
+        daemon.wait_for("one: in step again")
+        several.one.write(ANTS, DOGS, hop=ONE)
+        daemon.wait_for("one: +1 list: dogs")
+        assert daemon.count("No such file or directory") == 1
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
+    several.configure(interval="200ms")
+    several.write([ANTS], [ANTS, BEES])
+    with RunningDaemon(several.site) as daemon:
+        daemon.wait_for("two: 1 list: ants@lists.example.net is left out")
+        daemon.wait_for_passes(daemon.passes + 3)
+        assert daemon.count("is left out") == 1
+        several.one.put(ROUTES, lmtp_text([CATS], ONE))
+        several.one.put(DOMAINS, domains_text({"lists.example.net": "lists.example.net"}))
+        daemon.wait_for("two: in step again")
+        assert several.lists == {ANTS: TWO, BEES: TWO, CATS: ONE}
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_starts_with_what_was_known(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.directory.rename(several.site.directory / "away")
+    several.two.directory.rename(several.site.directory / "away2")
+    began = time.monotonic()
+    with RunningDaemon(several.site) as daemon:
+        daemon.wait_for_passes(1)
+        assert time.monotonic() - began < 20
+        assert several.lists == {ANTS: ONE, BEES: TWO}
+        assert daemon.stop() == 0
