@@ -7,7 +7,7 @@ them.
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
@@ -58,7 +58,7 @@ class SourceFile:
     """One file of a source: where it was read, for messages, and its bytes."""
 
     place: str
-    content: bytes
+    content: bytes = field(repr=False)  # megabytes, and asyncio.run() does ask for a result's repr
 
 
 @dataclass(frozen=True)
