@@ -56,7 +56,7 @@ BLOCK = 255 * 1024
 SLACK = 1024 * 1024
 """Bytes that a server may send without having been asked for a file's content."""
 
-# In Python, AES-GCM is the fastest; see docs/architecture.md.
+# The fastest first: of 68 MB, asyncssh decrypted some 200 MB/s with AES-GCM, 140 with ChaCha20.
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -115,7 +115,14 @@ class _Stat(NamedTuple):
 
     @property
     def owner(self) -> str:
+        """Whose it is, for messages."""
         return f"owner {self.uid}:{self.gid}, mode {stat.S_IMODE(self.mode):04o}"
+
+    @property
+    def readers(self) -> int | None:
+        """The group whose members may read it, or enter it; None if none may."""
+        needed = 0o050 if stat.S_ISDIR(self.mode) else 0o040
+        return self.gid if self.mode & needed == needed else None
 
 
 _State: TypeAlias = tuple[_Stat | None, ...]
@@ -233,7 +240,7 @@ class Ssh:
                 raise not_regular(self._place(name), kind(found.mode), self._directory)
             if not found.mode & 0o444:
                 # root could read it, but whoever took the bits meant it
-                raise say.denied(self._place(name), session.server, path, found.owner)
+                raise say.denied(self._place(name), session.server, path, found.owner, None)
             if found.size > self._max_size:
                 raise too_large(self._place(name), found.size, self._max_size)
 
@@ -698,13 +705,16 @@ class _Session:
         """Names what denies access: the file, or its directory where that can't be entered."""
         import asyncssh  # noqa: PLC0415 - see above
 
+        place = self._place(path)
         if found:
-            return say.denied(self._place(path), self.server, path, found.owner)
+            return say.denied(place, self.server, path, found.owner, found.readers)
+        above = self._directory
         try:
-            owner = f"{self._directory} has " + _stat(await self._sftp.stat(self._directory)).owner
+            entered = _stat(await self._sftp.stat(above))
         except asyncssh.SFTPError:
-            owner = f"nor look at {self._directory}"
-        return say.denied(self._place(path), self.server, self._directory, owner)
+            return say.denied(place, self.server, above, f"nor look at {above}", None)
+        owner = f"{above} has {entered.owner}"
+        return say.denied(place, self.server, above, owner, entered.readers)
 
     async def _content(
         self, name: str, found: _Stat | None, limit: asyncio.Timeout

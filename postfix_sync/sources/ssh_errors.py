@@ -220,11 +220,20 @@ def missing(place: str, server: Server, directory: PurePosixPath, *, there: bool
     )
 
 
-def denied(place: str, server: Server, path: PurePosixPath, owner: str) -> NotPermitted:
-    """The user may not read a file or not enter a directory, of which `owner` says whose it is."""
+def denied(
+    place: str, server: Server, path: PurePosixPath, owner: str, group: int | None
+) -> NotPermitted:
+    """The user may not read a file, or not enter a directory.
+
+    `owner` says of `path` whose it is; `group` is the GID that may read it, if one may.
+    """
+    # By its number: in a container's files it mostly has no name on the host.
+    join = (
+        f"usermod -aG {group} {shlex.quote(server.user)} (if that group has no name there, first:"
+        f" groupadd -g {group} mailman-maps)"
+    )
     return NotPermitted(
         f"{place}: user {quote(server.user)} may not read it ({owner}); {STAY}",
-        f'on {server.host}, as root: usermod -aG "$(stat -c %g {shlex.quote(str(path))})"'
-        f" {shlex.quote(server.user)} (a group without a name needs one first: groupadd -g GID"
-        f" mailman-maps), or chmod o+rX {shlex.quote(str(path))}",
+        f"on {server.host}, as root: "
+        + (f"chmod o+rX {shlex.quote(str(path))}" if group is None else join),
     )

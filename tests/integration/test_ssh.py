@@ -517,8 +517,13 @@ def test_a_user_who_may_not_read_the_files(jailed: Far) -> None:
     assert error.message == (
         f'127.0.0.1:/postfix_lmtp: user "list" may not read it (owner 999:65533, mode 0660); {STAY}'
     )
-    assert 'usermod -aG "$(stat -c %g /postfix_lmtp)" list' in error.hint
-    assert "chmod o+r" in error.hint
+    assert error.hint == (
+        "on 127.0.0.1, as root: usermod -aG 65533 list (if that group has no name there, first:"
+        " groupadd -g 65533 mailman-maps)"
+    )
+    path.chmod(0o600)
+    hint = failed(jailed.source(user="list", path=Path("/"))).hint
+    assert hint == "on 127.0.0.1, as root: chmod o+rX /postfix_lmtp"
 
 
 def test_a_directory_that_may_not_be_entered(jailed: Far) -> None:
@@ -531,6 +536,7 @@ def test_a_directory_that_may_not_be_entered(jailed: Far) -> None:
         '127.0.0.1:/inner/postfix_lmtp: user "list" may not read it'
         f" (/inner has owner 0:0, mode 0750); {STAY}"
     )
+    assert "usermod -aG 0 list" in error.hint
 
 
 def test_after_a_denial_the_next_fetch_logs_in_anew(jailed: Far) -> None:
@@ -1257,6 +1263,18 @@ def test_through_a_bastion(way: Way) -> None:
 
     run(session())
     assert way.bastion.log_text().count("Accepted publickey") == 2
+
+
+def test_a_bastion_that_does_nothing_else(directory: Path) -> None:
+    """As docs/ssh.md has it."""
+    way = Way(directory, "restrict,port-forwarding")
+    port = way.far.sshd.port
+    way.bastion.add_options("AllowTcpForwarding local", f"PermitOpen 127.0.0.1:{port}")
+    way.bastion.add_options("ForceCommand /bin/false", "PermitTTY no")
+    with way.far.sshd, way.bastion:
+        assert fetched(way.source())
+        other = failed(way.source(port=port - 1))
+    assert "does not forward to" in other.message
 
 
 @pytest.mark.parametrize("whose", ["bastion", "host"])

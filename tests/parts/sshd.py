@@ -118,6 +118,10 @@ class Sshd:
         with self.authorized_keys.open("a") as file:
             file.write(f"{line}\n")
 
+    def add_options(self, *lines: str) -> None:
+        """More lines of sshd_config, from the next start on."""
+        self._options += lines
+
     @property
     def known_as(self) -> str:
         """The server's name in known_hosts files."""
