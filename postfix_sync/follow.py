@@ -60,6 +60,8 @@ class Follower:
                 self.look.clear()
                 answer = await self._ask()
                 failures = failures + 1 if answer.error else 0
+                said = answer.error.message if answer.error else "news" if answer.tables else "same"
+                LOG.debug("%s: asked: %s", self.settings.name, said)
                 if self._keep(answer) or asked_for:
                     self.news.set()
                 await set_within(self.look, self._delay(answer.error, failures))
