@@ -34,8 +34,9 @@ class DeadEndDns:
         """Answer no more."""
         if self._socket is None or self._thread is None:
             return
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", (self.address, 53))  # nobody asks nothing: the sign to end
+        # Nobody asks nothing: the sign to end. Its own socket sends it, for that one is on the host
+        # where this was started, whatever host of a test's own the caller is on.
+        self._socket.sendto(b"", (self.address, 53))
         self._thread.join()
         self._socket.close()
         self._socket = self._thread = None

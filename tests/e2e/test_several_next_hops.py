@@ -1,0 +1,246 @@
+"""What Postfix does with `lmtp:[a]:8024, [b]:8024`, which a cluster of Mailmans is to get.
+
+Real servers on hosts of their own, so that packets can be lost between them. Each fact here is one
+that the choice of routes rests on; those about bounces say what must never be written.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.conftest import need
+from tests.e2e.conftest import need_real_parts
+from tests.parts import namespaces
+from tests.parts.common import public_directory, wait_for
+from tests.parts.lmtp_rogues import ROGUES, rogue
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.load import Load, send
+from tests.parts.namespaces import Network
+from tests.parts.postfix_instance import Outcome, PostfixInstance
+
+LIST, OTHER = "ants@lists.example.net", "bees@other.example.net"
+PORT, NOBODY = 8024, 8025
+PATIENCE = 20.0
+
+TIMEOUT = 2
+"""lmtp_connect_timeout in seconds; the default, 0, leaves it to the kernel: 135 s."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Postfix on host mx, and a sink on mm1 and on mm2."""
+
+    network: Network
+    postfix: PostfixInstance
+    sinks: dict[str, LmtpSink]
+
+    def hop(self, name: str, port: int = PORT) -> str:
+        """A host as a next hop."""
+        return f"[{self.network[name].address}]:{port}"
+
+    def route(self, **routes: str) -> None:
+        """These are the routes from now on; `ants` is LIST's, `bees` is OTHER's."""
+        table = self.postfix.directory / "transport"
+        of = {"ants": LIST, "bees": OTHER}
+        table.write_text("".join(f"{of[name]} {value}\n" for name, value in routes.items()))
+        with self.network["mx"].inside():
+            self.postfix.command("postmap", f"hash:{table}")
+            self.postfix.reload()
+
+    def outcome(self, recipient: str = LIST) -> Outcome:
+        """What becomes of a message at its first try."""
+        with self.network["mx"].inside():
+            sent = send(self.postfix.port, recipient)
+        assert sent.accepted
+        tries = wait_for(
+            lambda: [one for one in self.postfix.outcomes() if one.queue_id in sent.last.text],
+            PATIENCE,
+            "a first try",
+        )
+        return tries[0]
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Bed]:
+    """One for all tests."""
+    need_real_parts()
+    need(namespaces.available(), "network namespaces")
+    with public_directory() as directory, Network("mx", "mm1", "mm2") as network:
+        hosts = directory / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost\n{network.hosts_file}")
+        with network["mx"].inside():
+            postfix = PostfixInstance(
+                directory / "postfix",
+                hosts=hosts,
+                main_cf={
+                    "transport_maps": f"hash:{directory / 'postfix/transport'}",
+                    "relay_domains": "lists.example.net, other.example.net",
+                    "lmtp_connect_timeout": f"{TIMEOUT}s",
+                    "enable_long_queue_ids": "yes",
+                },
+            )
+        sinks = {
+            name: LmtpSink([LIST, OTHER], host=network[name].address, port=PORT)
+            for name in ("mm1", "mm2")
+        }
+        made = Bed(network, postfix, sinks)
+        try:
+            for name, sink in sinks.items():
+                with network[name].inside():
+                    sink.start()
+            with network["mx"].inside():
+                postfix.start()
+            yield made
+        finally:
+            for sink in sinks.values():
+                sink.stop()
+            postfix.stop()
+
+
+def test_first_takes_it(bed: Bed) -> None:
+    """As long as it can: the second is a spare, mail is not shared out."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}")
+    assert {bed.outcome().relay for _ in range(10)} == {f"10.77.0.2[10.77.0.2]:{PORT}"}
+
+
+@pytest.mark.parametrize("separator", [", ", ",", " "])
+def test_second_when_the_first_refuses_the_connection(bed: Bed, separator: str) -> None:
+    """At once; and Postfix takes the list with a comma, a blank or both."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}{separator}{bed.hop('mm2')}")
+    started = time.monotonic()
+    outcome = bed.outcome()
+    assert (outcome.status, outcome.relay) == ("sent", f"10.77.0.3[10.77.0.3]:{PORT}")
+    assert time.monotonic() - started < TIMEOUT
+
+
+def test_names(bed: Bed) -> None:
+    """Names of the hosts file do as well as addresses; one that is unknown is passed over."""
+    bed.route(ants=f"lmtp:[nowhere]:{PORT}, [mm2]:{PORT}")
+    outcome = bed.outcome()
+    assert (outcome.status, outcome.relay) == ("sent", f"mm2[10.77.0.3]:{PORT}")
+
+
+def test_second_when_packets_to_the_first_are_lost(bed: Bed) -> None:
+    """After lmtp_connect_timeout."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}")
+    bed.network["mm1"].cut_off()
+    try:
+        started = time.monotonic()
+        outcome = bed.outcome()
+        seconds = time.monotonic() - started
+    finally:
+        bed.network["mm1"].reconnect()
+    assert (outcome.status, outcome.relay) == ("sent", f"10.77.0.3[10.77.0.3]:{PORT}")
+    assert TIMEOUT <= seconds < TIMEOUT + 5
+    assert "connect to 10.77.0.2[10.77.0.2]:8024: Connection timed out" in bed.postfix.log
+    assert bed.outcome().relay == f"10.77.0.2[10.77.0.2]:{PORT}"
+
+
+def test_load_while_packets_to_the_first_are_lost(bed: Bed) -> None:
+    """A backlog makes Postfix keep connections to the second; other lists' mail is not held up."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}")
+    offset = len(bed.postfix.log)
+    bed.network["mm1"].cut_off()
+    try:
+        with (
+            bed.network["mx"].inside(),
+            Load(bed.postfix.port, [LIST, OTHER], per_second=40, seconds=5) as load,
+        ):
+            pass
+        assert all(sent.accepted for sent in load.sent)
+        bed.postfix.wait_for_empty_queue()
+    finally:
+        bed.network["mm1"].reconnect()
+    assert load.accepted_ids() <= bed.sinks["mm2"].load_ids()
+    log = bed.postfix.log[offset:]
+    assert "status=deferred" not in log
+    slowest = {
+        recipient: max(float(one) for one in re.findall(rf"to=<{recipient}>.* delay=([\d.]+)", log))
+        for recipient in (LIST, OTHER)
+    }
+    assert slowest[LIST] >= TIMEOUT
+    assert slowest[OTHER] < TIMEOUT
+    # Not each message waits for the timeout in vain.
+    assert log.count("Connection timed out") < len(load.accepted_ids(LIST)) / 2
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["closes", "greets-421", "greets-554", "greets-and-closes", "mail-451", "rcpt-451"],
+)
+def test_second_when_the_first_says_not_now(bed: Bed, behaviour: str) -> None:
+    """A 4xx anywhere, a 5xx greeting, a lost connection: the second takes it at once."""
+    outcome = beside(bed, behaviour)
+    assert (outcome.status, outcome.relay) == ("sent", f"10.77.0.3[10.77.0.3]:{PORT}")
+
+
+@pytest.mark.parametrize("behaviour", ["rcpt-550", "lhlo-500"])
+def test_first_that_says_never(bed: Bed, behaviour: str) -> None:
+    """It bounces, and the second is not asked: so both must really have the same lists."""
+    outcome = beside(bed, behaviour)
+    assert outcome.status == "bounced"
+    assert outcome.relay.startswith("127.0.0.1")
+
+
+def beside(bed: Bed, behaviour: str) -> Outcome:
+    """What becomes of a message, with such a server in the first place."""
+
+    async def run() -> Outcome:
+        async with rogue(ROGUES[behaviour]) as (host, port):
+            bed.route(ants=f"lmtp:[{host}]:{port}, {bed.hop('mm2')}")
+            return await asyncio.to_thread(bed.outcome)
+
+    with bed.network["mx"].inside():
+        return asyncio.run(run())
+
+
+def test_neither(bed: Bed) -> None:
+    """Both are down: it waits, and the reason that is told is the last one's."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}, {bed.hop('mm2', NOBODY)}")
+    outcome = bed.outcome()
+    assert (outcome.status, outcome.relay) == ("deferred", "none")
+    assert outcome.text == f"connect to 10.77.0.3[10.77.0.3]:{NOBODY}: Connection refused"
+    (waiting,) = bed.postfix.queue()
+    assert waiting["recipients"] == [{"address": LIST, "delay_reason": outcome.text}]
+    bed.postfix.command("postsuper", "-d", "ALL")
+
+
+def test_last_name_unknown(bed: Bed) -> None:
+    """A bounce that mm1 alone would not have made: a name must be known before it is a route."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}, [nowhere]:{PORT}")
+    outcome = bed.outcome()
+    assert (outcome.status, outcome.text) == (
+        "bounced",
+        "unable to look up host nowhere: Name or service not known",
+    )
+
+
+def test_transport_named_twice(bed: Bed) -> None:
+    """It works until the first is down; then lmtp(8) dies of it, for all lists of this Postfix."""
+    bed.route(ants=f"lmtp:{bed.hop('mm1')}, lmtp:{bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}")
+    assert bed.outcome().status == "sent"
+    bed.route(
+        ants=f"lmtp:{bed.hop('mm1', NOBODY)}, lmtp:{bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}"
+    )
+    with bed.network["mx"].inside():
+        assert send(bed.postfix.port, LIST).accepted
+        wait_for(lambda: "throttling" in bed.postfix.log, PATIENCE, "the end of lmtp(8)")
+        assert "valid hostname or network address required in server desc" in bed.postfix.log
+        # For a minute the master starts no other.
+        other = send(bed.postfix.port, OTHER)
+        assert other.accepted
+        wait_for(
+            lambda: [
+                one["queue_id"] for one in bed.postfix.queue() if one["queue_name"] == "active"
+            ],
+            PATIENCE,
+            "a message that nobody delivers",
+        )
+        bed.postfix.command("postsuper", "-d", "ALL")
+        bed.postfix.stop()
+        assert not [one for one in bed.postfix.outcomes() if one.queue_id in other.last.text]
+        bed.postfix.start()
