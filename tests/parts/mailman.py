@@ -47,7 +47,7 @@ var_dir: {var}
 bin_dir: {venv}/bin
 
 [database]
-url: sqlite:///{var}/mailman.db
+url: {database}
 
 [mta]
 incoming: mailman.mta.postfix.LMTP
@@ -145,10 +145,12 @@ class Mailman:
         lmtp_address: str = "127.0.0.5",
         lmtp_port: int | None = None,
         table: str = "hash",
+        database: str = "",
     ) -> None:
         """Write the configuration: LMTP on lmtp_address, which only Mailman calls lmtp_host.
 
-        table is Mailman's transport_file_type: hash, or regex as docker-mailman has it.
+        table is Mailman's transport_file_type: hash, or regex as docker-mailman has it.  database
+        is a URL; two Mailmans with the same one have the same lists.
         """
         self.directory = directory
         self.lmtp_host = lmtp_host
@@ -166,6 +168,7 @@ class Mailman:
         self._configuration.write_text(
             _CONFIGURATION.format(
                 var=self.var,
+                database=database or f"sqlite:///{self.var}/mailman.db",
                 venv=self._venv,
                 etc=self._configuration.parent,
                 lmtp_host=lmtp_host,
