@@ -70,7 +70,8 @@ RESOLV_CONF = "nameserver {address}\noptions timeout:10 attempts:2\n"
 
 _OUTCOME = re.compile(
     r" postfix/(?P<daemon>[\w/-]+)\[\d+\]: (?P<queue_id>\w+): to=<(?P<recipient>[^>]*)>,"
-    r"(?: orig_to=<[^>]*>,)? relay=(?P<relay>.*?), .*?dsn=(?P<dsn>[\d.]+), "
+    r"(?: orig_to=<[^>]*>,)? relay=(?P<relay>.*?),"
+    r"(?: conn_use=\d+,)? delay=(?P<delay>[\d.]+), .*?dsn=(?P<dsn>[\d.]+), "
     r"status=(?P<status>\w+) \((?P<text>.*)\)$",
     re.MULTILINE,
 )
@@ -84,9 +85,15 @@ class Outcome:
     queue_id: str
     recipient: str
     relay: str
+    delay: str
     dsn: str
     status: str
     text: str
+
+    @property
+    def seconds(self) -> float:
+        """How long the message had been here."""
+        return float(self.delay)
 
     @property
     def refused_by_server(self) -> bool:
