@@ -81,6 +81,11 @@ class Records:
         except OSError as error:
             raise unwritable(path, error) from None
 
+    def discard_staged(self) -> None:
+        """Removes what a pass left that was killed while it wrote; for who holds the lock."""
+        for path in self.directory.glob(f".*{SUFFIX}.*"):
+            discard(path)
+
     def remove(self, source: str) -> None:
         """Forgets a source; what can't be removed is forgotten later."""
         discard(self._path(source))

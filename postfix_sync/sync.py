@@ -320,6 +320,7 @@ class _Pass:
                 self.records.remove(name)
 
     async def _record(self, wanted: Wanted) -> None:
+        self.records.discard_staged()
         for name, record in wanted.records.items():
             try:
                 if record != self.before.get(name):

@@ -117,7 +117,7 @@ def test_a_read_only_map_directory_is_said_and_used_again_when_it_can_be_written
 
 
 def test_a_full_state_directory_stops_no_list(site: Site) -> None:
-    with small_disk(site.state, "64k"):
+    with small_disk(site.state, "8m"):
         assert site.once() == ""
         assert site.status()["sources"]["lists"]["lists"] == len(FEW)
         filler = fill(site.state)
@@ -133,7 +133,7 @@ def test_a_full_state_directory_stops_no_list(site: Site) -> None:
 
 
 def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
-    with small_disk(site.state, "64k"):
+    with small_disk(site.state, "8m"):
         assert site.once() == ""
         remount(site.state, "ro")
         site.files.write(*MANY)

@@ -207,7 +207,7 @@ TROUBLE: dict[Callable[[Far], str], tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLE, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("trouble", TROUBLE, ids=[one.__name__ for one in TROUBLE])
 def test_trouble_has_its_exit_status_and_stops_nothing(
     far: Far, trouble: Callable[[Far], str]
 ) -> None:
@@ -337,7 +337,7 @@ def test_a_restart_while_the_host_is_away(far: Far) -> None:
         (_remove if path.is_dir() else Path.unlink)(path)
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("Connection refused")
-        wait_for(lambda: (far.site.maps / RECIPIENTS).exists(), 20, "its last good lists")
+        wait_for((far.site.maps / RECIPIENTS).exists, 20, "its last good lists")
         assert daemon.stop() == 0
     assert far.lists == {ANTS}
 
