@@ -749,8 +749,8 @@ class _Session:
             nonlocal received
             for start in starts:
                 at, end = start, min(start + block, size + 1)
+                self._allow(end - at)
                 while at < end:
-                    self._allow(end - at)
                     data: bytes = await file.read(end - at, at)
                     if not data:
                         return
