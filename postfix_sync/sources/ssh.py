@@ -577,7 +577,8 @@ def _lost(hop: _Hop, error: Exception) -> OutOfReach:
         )
     if isinstance(error, OSError):
         return say.unreachable(hop.server, why(error))
-    return say.unreachable(hop.server, f"connection lost {hop.phase}: {quote(str(error))}")
+    said = f"connection lost {hop.phase}: {quote(str(error))}"
+    return say.unreachable(hop.server, said, say.thrown_out(hop.server) if hop.logged_in else "")
 
 
 async def _has_gone(connection: "asyncssh.SSHClientConnection") -> bool:

@@ -199,6 +199,14 @@ def unreachable(server: Server, reason: str, hint: str = "") -> OutOfReach:
     return OutOfReach(f"{server}: {reason}; {STAY}", hint or _try_it(server))
 
 
+def thrown_out(server: Server) -> str:
+    """The hint where a server ends the connection as soon as it has let the user in."""
+    return (
+        f"journalctl -u ssh on {server.host} says why; often ChrootDirectory or a directory above"
+        " it does not belong to root, or others may write to it"
+    )
+
+
 def _try_it(server: Server) -> str:
     port = f"-p {server.port} " if server.port != 22 else ""
     command = f"ssh -v {port}{shlex.quote(f'{server.user}@{server.host}')}"

@@ -508,6 +508,16 @@ def test_a_jailed_user_is_enough(jailed: Far) -> None:
     assert snapshot.lmtp.place == "127.0.0.1:/postfix_lmtp"
 
 
+def test_a_chroot_that_sshd_does_not_accept(jailed: Far) -> None:
+    """It lets the user in, and then hangs up: what is wrong, only its log says."""
+    jailed.files.directory.chmod(0o775)
+    error = failed(jailed.source(user="list", path=Path("/")))
+    assert type(error) is OutOfReach
+    assert "connection lost while starting SFTP" in error.message
+    assert "ChrootDirectory" in error.hint
+    assert "bad ownership or modes for chroot" in jailed.sshd.log_text()
+
+
 def test_a_user_who_may_not_read_the_files(jailed: Far) -> None:
     path = jailed.files.directory / "postfix_lmtp"
     os.chown(path, 999, 65533)
