@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,20 @@ RUN_DIRECTORY = Path("/run/sshd")
 """sshd's for its unprivileged children; made by its service, which is not running here."""
 
 _PATIENCE = 20.0
+
+# What a session started outlives it at times, and would belong to nobody then. This process asks
+# the kernel to make it the parent of such orphans (PR_SET_CHILD_SUBREAPER), tells the listener's
+# PID, and ends with the last of its descendants.
+_GUARDIAN = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)
+print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid, flush=True)
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
+"""
 
 
 def available() -> bool:
@@ -85,7 +100,8 @@ class Sshd:
         self._count_requests = count_requests
         self._options = list(options)
         self._host_keys = list(host_keys)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._listener = 0
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o755)
         self.authorized_keys.touch()
@@ -142,22 +158,25 @@ class Sshd:
 
     def start(self) -> None:
         """Start, and return when it listens."""
-        assert self._process is None, "it runs already"
+        assert self._guardian is None, "it runs already"
         RUN_DIRECTORY.mkdir(mode=0o755, exist_ok=True)
         configuration = self.directory / "sshd_config"
         configuration.write_text(self._configuration())
         said = len(self.log_text())
         with (self.directory / "stderr").open("ab") as stderr:
-            self._process = subprocess.Popen(
-                [*self._prefix, PROGRAM, "-D", "-f", str(configuration), "-E", str(self.log)],
+            command = [*self._prefix, PROGRAM, "-D", "-f", str(configuration), "-E", str(self.log)]
+            self._guardian = subprocess.Popen(
+                [sys.executable, "-c", _GUARDIAN, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=stderr,
             )
+        assert self._guardian.stdout
+        with self._guardian.stdout as said_by_guardian:
+            self._listener = int(said_by_guardian.readline())
 
         def listens() -> bool:
-            assert self._process
-            assert self._process.poll() is None, self.log_text() + self._stderr()
+            assert self._listener in self.pids(), self.log_text() + self._stderr()
             return f"Server listening on {self.host} port {self.port}" in self.log_text()[said:]
 
         try:
@@ -168,14 +187,14 @@ class Sshd:
 
     def stop(self) -> None:
         """End the listener and all sessions."""
-        if self._process is None:
+        if self._guardian is None:
             return
         # Stopped first, so that nobody has a child that was not seen.
         self.freeze()
         for pid in reversed(self.pids()):
             _signal(pid, signal.SIGKILL)
-        self._process.wait(_PATIENCE)
-        self._process = None
+        self._guardian.wait(_PATIENCE)
+        self._guardian = None
 
     def restart(self) -> None:
         """Stop and start: the same port and, unless they were replaced, the same keys."""
@@ -202,11 +221,11 @@ class Sshd:
 
     def pids(self) -> list[int]:
         """The listener and everything that descends from it, parents first."""
-        return [self._process.pid, *_descendants(self._process.pid)] if self._process else []
+        return _descendants(self._guardian.pid) if self._guardian else []
 
     def sessions(self) -> list[int]:
         """What runs for connections; empty when no client is connected any more."""
-        return self.pids()[1:]
+        return [pid for pid in self.pids() if pid != self._listener]
 
     # --- what it says
 
