@@ -23,7 +23,6 @@ PARAMETERS = (
     "lmtp_connect_timeout",
     "lmtp_host_lookup",
     "local_recipient_maps",
-    "mail_version",
     "mydestination",
     "queue_directory",
     "recipient_delimiter",
@@ -51,6 +50,7 @@ class Postfix:
     """The same as they are written."""
     map_types: frozenset[str]
     lmtp_chrooted: bool
+    version: str = ""
     habitual: frozenset[str] = frozenset()
     """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
 
@@ -62,7 +62,7 @@ class Postfix:
     @property
     def several_next_hops(self) -> bool:
         """Whether a transport(5) entry may name several, tried in order: Postfix 3.5 and later."""
-        found = re.match(r"(\d+)\.(\d+)", self.parameters["mail_version"])
+        found = re.match(r"(\d+)\.(\d+)", self.version)
         return found is not None and (int(found[1]), int(found[2])) >= (3, 5)
 
     def _command(self, name: str, *arguments: str) -> list[str]:
@@ -195,6 +195,8 @@ async def inspect(config_directory: Path) -> Postfix:
     """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
     parameters = _settings(await _postconf(config_directory, "-x", *PARAMETERS))
     unexpanded = _settings(await _postconf(config_directory, *PARAMETERS))
+    # What it is, not what main.cf makes it say of itself.
+    version = await _postconf(config_directory, "-d", "-h", "mail_version")
     services = ""  # an instance that is not set up yet may have no master.cf
     if (config_directory / "master.cf").exists():
         services = await _postconf(config_directory, "-M")
@@ -213,6 +215,7 @@ async def inspect(config_directory: Path) -> Postfix:
         unexpanded=unexpanded,
         map_types=frozenset(types.split()),
         lmtp_chrooted=_lmtp_is_chrooted(services, parameters["compatibility_level"]),
+        version=version.strip(),
         habitual=frozenset(nothing.stderr.splitlines()),
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from postfix_sync.errors import ConfigError
 from postfix_sync.postfix import PARAMETERS, Postfix
-from postfix_sync.wiring import choose_map_type, notices
+from postfix_sync.wiring import choose_map_type, cluster_notices, notices
 
 MAPS = Path("/etc/postfix/mailman")
 WIRED = {
@@ -151,3 +151,28 @@ def test_two_types_that_would_share_one_file(configured: str) -> None:
 def test_no_type_to_build(configured: str) -> None:
     with pytest.raises(ConfigError, match="has no map type"):
         choose_map_type(postfix("regexp texthash"), MAPS, configured)
+
+
+@pytest.mark.parametrize(
+    ("version", "several"),
+    [
+        ("3.4.29", False),
+        ("3.5.0", True),
+        ("3.7.11", True),
+        ("3.10.0-RC1", True),
+        ("3.11-20251112", True),
+        ("4.0.0", True),
+        ("2.11.3", False),
+        ("", False),
+    ],
+)
+def test_which_postfix_takes_several_next_hops(version: str, several: bool) -> None:
+    """Compared as numbers; an older one would stop all LMTP delivery over them."""
+    assert replace(postfix(), version=version).several_next_hops == several
+
+
+@pytest.mark.parametrize(("timeout", "told"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
+def test_replicas_need_an_end_to_connecting(timeout: str, told: int) -> None:
+    listed = list(cluster_notices(postfix(lmtp_connect_timeout=timeout)))
+    assert len(listed) == told
+    assert all("lmtp_connect_timeout = 5s" in one.hint for one in listed)
