@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from postfix_sync.errors import OutOfReach, Refused
 from postfix_sync.merge import Ranking
@@ -248,3 +250,69 @@ def test_the_configured_limit_counts(limit: float) -> None:
     policy = Policy(max_removed=limit)
     found = ask(Asked("one", policy, tables=many(1), before=Record(many(20))))
     assert bool(found.errors["one"]) == (limit < 0.9)
+
+
+NAMES = ["a@b.c", "a-owner@b.c", "b@b.c", "c@d.e", "d@d.e", "e@f.g"]
+
+
+def answering(order: list[int], wants: list[frozenset[str]], cluster: str | None) -> list[Wanted]:
+    """Sources answer one after the other, a pass after each; what each pass wants."""
+    passes: list[Wanted] = []
+    records: dict[str, Record] = {}
+    present = Maps.of(tables())
+    for turn in order:
+        asked = [
+            Asked(
+                str(number),
+                Policy().unguarded(),
+                cluster=cluster,
+                before=records.get(str(number)),
+                tables=tables(*names, hop=f"lmtp:[{number}.m]:24") if number == turn else None,
+                has_answered=number == turn,
+            )
+            for number, names in enumerate(wants)
+        ]
+        maps = {name: InstalledMap(present[name], Condition.SOUND) for name in MAP_NAMES}
+        wanted = decide(asked, Installed(maps), {}, forgotten={}, several_hops=True)
+        assert wanted.maps
+        present, records = wanted.maps, dict(wanted.records)
+        passes.append(wanted)
+    return passes
+
+
+@given(
+    order=st.permutations(range(4)),
+    again=st.permutations(range(4)),
+    owners=st.lists(st.integers(0, 3), min_size=len(NAMES), max_size=len(NAMES)),
+)
+def test_the_order_of_answers_makes_no_difference(
+    order: list[int], again: list[int], owners: list[int]
+) -> None:
+    """Where each address is one source's, or all are replicas."""
+    wants = [
+        frozenset(n for n, one in zip(NAMES, owners, strict=True) if one == i) for i in range(4)
+    ]
+    separate = [names - {"a-owner@b.c"} for names in wants]  # which is an address of a@ as well
+    for some, cluster in ((separate, None), (wants, "mm")):
+        one, other = (answering(turns, some, cluster)[-1] for turns in (order, again))
+        assert one.maps == other.maps
+        assert one.records == other.records
+        assert not any(errors for errors in one.errors.values())
+
+
+@given(
+    order=st.lists(st.integers(0, 3), min_size=1, max_size=8),
+    wants=st.lists(st.frozensets(st.sampled_from(NAMES)), min_size=4, max_size=4),
+)
+def test_whoever_came_first_keeps_what_it_has(
+    order: list[int], wants: list[frozenset[str]]
+) -> None:
+    """As long as it names it, in whatever order all of them answer again."""
+    owners: dict[str, str] = {}
+    for wanted in answering(order, wants, None):
+        assert wanted.maps
+        routes = wanted.maps["postfix_lmtp"]
+        for name, owner in owners.items():
+            assert routes[name] == owner
+        owners.update({name: routes[name] for name in routes})
+        assert routes.keys() == wanted.maps["postfix_recipients"].keys()
