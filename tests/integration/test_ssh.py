@@ -1073,8 +1073,7 @@ def test_a_connection_that_dies_at_the_question_is_made_anew(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
             assert await source.fetch()
-            for pid in far.sshd.sessions():
-                os.kill(pid, 9)
+            far.sshd.kill_sessions()
             assert await source.fetch() is None  # without a turn of the event loop in between
 
     run(session())
