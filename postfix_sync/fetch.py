@@ -14,7 +14,8 @@ from postfix_sync.errors import HalfWritten, SyncError
 from postfix_sync.model import MailmanTables, Policy, Snapshot
 from postfix_sync.records import Records, Stamp
 from postfix_sync.sources import SETTLE_AT_MOST
-from postfix_sync.sources.ssh import Jump, Login, Ssh
+from postfix_sync.sources.ssh import Ssh
+from postfix_sync.sources.ssh_connection import Jump, Login
 from postfix_sync.sources.volume import Volume
 from postfix_sync.tables import Fold, read_tables
 

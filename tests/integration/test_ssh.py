@@ -20,8 +20,9 @@ import pytest
 
 from postfix_sync.errors import Exit, Missing, NotPermitted, OutOfReach, Refused, SyncError
 from postfix_sync.model import Snapshot
-from postfix_sync.sources import QUIET, SETTLE_AT_MOST, ssh
-from postfix_sync.sources.ssh import Jump, Login, Ssh
+from postfix_sync.sources import QUIET, SETTLE_AT_MOST, ssh, ssh_connection
+from postfix_sync.sources.ssh import Ssh
+from postfix_sync.sources.ssh_connection import Jump, Login
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
 from tests.parts.lmtp_rogues import rogue
@@ -216,7 +217,10 @@ def test_no_aliases_are_normal(far: Far) -> None:
     assert snapshot.vmap is None
 
 
-@pytest.mark.parametrize("size", [0, 1, ssh.BLOCK - 1, ssh.BLOCK, ssh.BLOCK + 1, 5_000_001])
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, ssh_connection.BLOCK - 1, ssh_connection.BLOCK, ssh_connection.BLOCK + 1, 5_000_001],
+)
 def test_every_size_comes_whole(far: Far, size: int) -> None:
     content = os.urandom(size)
     far.files.put("postfix_lmtp", content)
@@ -383,7 +387,7 @@ def test_a_set_that_changes_during_each_read_is_read_three_times(
     counted: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ssh, "SETTLE_AT_MOST", 0.0)
-    real = ssh._Session.read
+    real = ssh_connection.Session.read
     reads = 0
 
     async def read(self: Any, state: Any) -> Any:
@@ -393,7 +397,7 @@ def test_a_set_that_changes_during_each_read_is_read_three_times(
         counted.files.put("postfix_lmtp", "x" * reads)
         return found
 
-    monkeypatch.setattr(ssh._Session, "read", read)
+    monkeypatch.setattr(ssh_connection.Session, "read", read)
     error = failed(counted.source())
     assert type(error) is OutOfReach
     assert "change faster than they can be read" in error.message
@@ -1000,7 +1004,7 @@ def test_a_server_without_a_greeting_is_told_from_one_that_hangs_later(far: Far)
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timeouts of half a second where they are half a minute."""
-    monkeypatch.setattr(ssh, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(ssh_connection, "READ_TIMEOUT", 0.5)
 
 
 def test_frozen_between_two_fetches(far: Far, impatient: None) -> None:
@@ -1384,7 +1388,8 @@ def in_its_own_process(far: Far, script: str) -> subprocess.CompletedProcess[str
     head = (
         "import asyncio, resource, sys, time\n"
         "from pathlib import Path, PurePosixPath\n"
-        "from postfix_sync.sources.ssh import Jump, Login, Ssh\n"
+        "from postfix_sync.sources.ssh import Ssh\n"
+        "from postfix_sync.sources.ssh_connection import Login\n"
         f"login = Login('127.0.0.1', {far.sshd.port}, 'root', Path({str(far.key)!r}),"
         f" Path({str(far.known_hosts)!r}), 10.0)\n"
         f"source = Ssh(login, PurePosixPath({str(far.files.directory)!r}), 2**30)\n"
@@ -1499,7 +1504,7 @@ def test_a_slow_link_with_a_long_delay(far: Far, slow_link: Link) -> None:
 
 def test_dropped_packets(far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     """No word from anybody: nothing says that the connection is gone."""
-    monkeypatch.setattr(ssh, "READ_TIMEOUT", 2.0)
+    monkeypatch.setattr(ssh_connection, "READ_TIMEOUT", 2.0)
 
     async def session() -> None:
         async with closing(far.source(port=slow_link.port, connect_timeout=3.0)) as source:

@@ -16,8 +16,9 @@ LAYERS = [
     {"sync"},
     {"apply", "fetch"},
     {"config", "hosts_files", "lmtp", "maps", "records", "sources.ssh", "sources.volume"},
-    {"log", "postfix", "sources.ssh_errors", "systemd", "wanted", "wiring"},
-    {"changes", "merge", "sources"},
+    {"log", "postfix", "sources.ssh_connection", "systemd", "wanted", "wiring"},
+    {"changes", "merge", "sources.ssh_errors"},
+    {"sources"},
     {"hosts", "plan", "system", "tables"},
     {"model"},
     {"errors"},
@@ -38,7 +39,7 @@ PURE = {
 IMPURE = {"asyncio", "subprocess", "socket"}
 LIBRARIES = {
     "aiosmtplib": "lmtp",
-    "asyncssh": "sources.ssh",
+    "asyncssh": "sources.ssh_connection",
     "pydantic": "config",
     "watchfiles": "sources.volume",
     "yaml": "config",
