@@ -1,7 +1,8 @@
 # make demo   the main job before your eyes, on real parts
 # make test   every check and every test
+# make bench  how fast it is, beside what people use instead
 #
-# Both install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
+# They install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
@@ -11,7 +12,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
 # And what only the tests run; iproute2 has their slow links (tc), too.
-test: PACKAGES += openssh-client openssh-server
+test bench: PACKAGES += openssh-client openssh-server
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -63,6 +64,10 @@ demo: parts
 test: parts lint types
 	$(BIN)/python -m pytest -n 4 --dist worksteal tests/unit tests/integration
 	$(BIN)/python -m pytest tests/e2e
+
+.PHONY: bench
+bench: parts
+	$(SUDO) $(BIN)/python -m tests.bench
 
 .PHONY: test-fast
 test-fast: $(VENV)/complete lint types

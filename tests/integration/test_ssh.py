@@ -24,7 +24,7 @@ from postfix_sync.sources import QUIET, SETTLE_AT_MOST, ssh, ssh_connection
 from postfix_sync.sources.ssh import Ssh
 from postfix_sync.sources.ssh_connection import Jump, Login
 from tests.conftest import need
-from tests.parts.common import free_port, wait_for
+from tests.parts.common import TRIES, free_port, wait_for
 from tests.parts.lmtp_rogues import rogue
 from tests.parts.mailman_files import MailmanFiles, lmtp_text
 from tests.parts.slow_link import Link
@@ -1452,28 +1452,7 @@ def test_the_event_loop_goes_round_while_a_large_file_comes(far: Far) -> None:
             beating.cancel()
         return longest
 
-    assert run(session()) < 0.5
-
-
-def test_at_least_half_as_fast_as_openssh(far: Far) -> None:
-    """The better of three each, in turn: a machine that does other things is no failure."""
-    size = 68_000_000
-    (far.files.directory / "postfix_lmtp").write_bytes(os.urandom(size))
-    command = [
-        *("sftp", "-q", "-b", "-", "-P", str(far.sshd.port), "-i", str(far.key)),
-        *("-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={far.known_hosts}"),
-        "root@127.0.0.1",
-    ]
-    theirs, ours = [], []
-    for _ in range(3):
-        began = time.monotonic()
-        get = f"get {far.files.directory}/postfix_lmtp {far.directory}/copy\n"
-        subprocess.run(command, input=get, text=True, check=True, capture_output=True)
-        theirs.append(time.monotonic() - began)
-        began = time.monotonic()
-        assert fetched(far.source())
-        ours.append(time.monotonic() - began - QUIET)  # sftp does not wait for anything to rest
-    assert min(ours) < 2 * min(theirs), (ours, theirs)
+    assert min(run(session()) for _ in range(TRIES)) < 0.5
 
 
 @pytest.fixture
@@ -1487,19 +1466,18 @@ def slow_link(far: Far) -> Iterator[Link]:
 def test_a_slow_link_with_a_long_delay(far: Far, slow_link: Link) -> None:
     far.grow(20_000_000)
 
-    async def session() -> tuple[float, float]:
+    async def session() -> list[float]:
         async with closing(far.source(port=slow_link.port)) as source:
-            began = time.monotonic()
             assert await source.fetch()
-            first = time.monotonic() - began
             await source.fetch()
-            began = time.monotonic()
-            assert await source.fetch() is None
-            return first, time.monotonic() - began
+            seconds = []
+            for _ in range(TRIES):
+                began = time.monotonic()
+                assert await source.fetch() is None
+                seconds.append(time.monotonic() - began)
+            return seconds
 
-    first, unchanged = run(session())
-    assert first < 15
-    assert 0.2 < unchanged < 0.5, "one question and one answer, for three files at once"
+    assert 0.2 < min(run(session())) < 0.4, "one question and one answer, for three files at once"
 
 
 def test_dropped_packets(far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,73 @@
+"""How fast, beside what people use instead: `make bench` prints ratios, each of one run.
+
+68 MB are the routes of 100,000 lists. Both read them from the same sshd on this host, in turn.
+"""
+
+# ruff: noqa: T201 - a benchmark prints
+
+import asyncio
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path, PurePosixPath
+
+from postfix_sync.sources import QUIET
+from postfix_sync.sources.ssh import Ssh
+from postfix_sync.sources.ssh_connection import Login
+from tests.parts.mailman_files import MailmanFiles
+from tests.parts.sshd import Sshd, make_key, rooted_directory
+
+SIZE = 68_000_000
+RUNS = 5
+
+
+def main() -> None:
+    """Print how long a fetch takes, and `sftp` for the same files, logins included."""
+    with rooted_directory() as directory, Sshd(directory / "sshd") as sshd:
+        files = MailmanFiles(directory / "data")
+        files.write("ants@lists.example.net")
+        files.put("postfix_lmtp", os.urandom(SIZE))
+        key = make_key(directory / "id_ed25519")
+        sshd.authorize(key)
+        known_hosts = sshd.write_known_hosts(directory / "known_hosts")
+        login = Login(sshd.host, sshd.port, "root", key, known_hosts, 10.0)
+        times = [(by_sftp(login, files), by_postfix_sync(login, files)) for _ in range(RUNS)]
+    theirs, ours = (statistics.median(column) for column in zip(*times, strict=True))
+    print(f"fetching {SIZE / 1e6:.0f} MB over SSH, the median of {RUNS} runs, logins included:")
+    print(f"  sftp          {theirs:.2f} s  {SIZE / theirs / 1e6:.0f} MB/s")
+    print(f"  postfix-sync  {ours:.2f} s  {SIZE / ours / 1e6:.0f} MB/s")
+    print(f"  rate          {theirs / ours:.2f} times that of sftp")
+
+
+def by_sftp(login: Login, files: MailmanFiles) -> float:
+    """Seconds for OpenSSH's own client."""
+    command = [
+        *("sftp", "-q", "-b", "-", "-P", str(login.port), "-i", str(login.identity)),
+        *("-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={login.known_hosts}"),
+        f"{login.user}@{login.host}",
+    ]
+    wanted = "".join(
+        f"get {path} {Path(login.identity).parent}/copy\n"
+        for path in sorted(files.directory.iterdir())
+    )
+    began = time.monotonic()
+    subprocess.run(command, input=wanted, text=True, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def by_postfix_sync(login: Login, files: MailmanFiles) -> float:
+    """Seconds for the SSH source, without the rest that it waits for: sftp waits for none."""
+
+    async def fetched() -> None:
+        source = Ssh(login, PurePosixPath(files.directory), 2 * SIZE)
+        assert await source.fetch()
+        await source.close()
+
+    began = time.monotonic()
+    asyncio.run(fetched())
+    return time.monotonic() - began - QUIET
+
+
+if __name__ == "__main__":
+    main()
