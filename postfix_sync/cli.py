@@ -221,7 +221,7 @@ async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
     results: list[ProbeResult] = []
     section = configuration.probe
     if report.installed and section.level != "off" and not interrupted():
-        asked = lmtp.targets(report.installed[ROUTES], report.destinations)
+        asked = lmtp.targets(report.installed[ROUTES], report.replicas)
         results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         changes.append(partial(state.after_probes, results=results, now=time.time()))
     try:
@@ -278,7 +278,7 @@ def _targets(configuration: "Config", options: argparse.Namespace) -> list["Targ
     from postfix_sync.lmtp import Target, targets  # noqa: PLC0415
     from postfix_sync.maps import installed_routes  # noqa: PLC0415
 
-    installed = targets(installed_routes(configuration.postfix.map_directory))
+    installed = targets(installed_routes(configuration.postfix.map_directory), {})
     if options.destinations:
         lists = {one.destination: one.recipient for one in installed}
         asked = [Target(one, lists.get(one)) for one in options.destinations]

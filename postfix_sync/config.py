@@ -240,7 +240,7 @@ class Config(_Section):
 
     @property
     def interval(self) -> float:
-        """Seconds after which everything is compared, whether or not a source has news."""
+        """Seconds after which some source is asked at the latest."""
         return min(source.interval for source in self.sources)
 
     def policy(self, source: Source) -> Policy:

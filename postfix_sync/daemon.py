@@ -27,6 +27,12 @@ from postfix_sync.tables import lists_of
 if TYPE_CHECKING:
     from postfix_sync.merge import Ranking
 
+FIRST_PASS = 10.0
+"""Seconds after which the first pass is made, with what was known, though no source answers."""
+
+FULL_PASS = 60.0
+"""Seconds after which a pass looks at what is installed, at the earliest, without any news."""
+
 HEARTBEAT = 60.0
 """Seconds after which status.json is refreshed at the latest."""
 
@@ -121,7 +127,7 @@ class Daemon:
 
     async def _passes(self) -> None:
         failures = 0
-        delay = self.config.interval
+        delay = FIRST_PASS
         while True:
             await set_within(self.news, delay)
             self.news.clear()
@@ -131,10 +137,10 @@ class Daemon:
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
             self.probe.set()
             failures = failures + 1 if report.failed else 0
-            delay = self.config.interval
+            delay = max(self.config.interval, FULL_PASS)
             if failures:
                 jitter = random.random()  # noqa: S311 - no secret
-                delay = retry_delay(failures, delay, jitter)
+                delay = retry_delay(failures, self.config.interval, jitter)
 
     async def _pass(self) -> Report:
         answers = answers_of(self.followers)
@@ -168,7 +174,8 @@ class Daemon:
         for notice in report.notices:
             self._tell_once(notice)
         for name, source in report.sources.items():
-            self._tell_errors(name, name, source.errors)
+            if source.errors or source.answered_at:
+                self._tell_errors(name, name, source.errors)
         self._tell_errors("", ", ".join(self.followers), report.failed)
 
     def _tell_errors(self, key: str, subject: str, errors: Iterable[SyncError]) -> None:
@@ -192,7 +199,7 @@ class Daemon:
             await set_within(self.probe, section.interval)
             self.probe.clear()
             if self.last.installed:
-                asked = targets(self.last.installed[ROUTES], self.last.destinations)
+                asked = targets(self.last.installed[ROUTES], self.last.replicas)
                 hosts = self.last.known_hosts
                 results = await probe_all(asked, section.level, section.timeout, hosts)
                 self._tell_probes(results)

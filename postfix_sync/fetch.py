@@ -52,6 +52,8 @@ class Fetched:
 
     seen: Stamp | None
     """The source's record before it was asked: a newer one may know more than this answer."""
+    at: float
+    """When it was asked, in seconds since the epoch."""
     tables: MailmanTables | None = None
     peer: str | None = None
     error: SyncError | None = None
@@ -78,16 +80,18 @@ def open_source(settings: "config.Source", max_size: int) -> Source:
 async def ask(source: Source, name: str, records: Records, fold: Fold, policy: Policy) -> Fetched:
     """Asks a source once. `fold` and `policy`: how, and within which limits, its files are read."""
     seen = records.stamp(name)
-    give_up = time.monotonic() + SETTLE_AT_MOST
+    give_up = None
     while True:
+        at = time.time()
         try:
             snapshot = await source.fetch()
             if snapshot is None:
-                return Fetched(seen, peer=source.peer)
+                return Fetched(seen, at, peer=source.peer)
             tables = await asyncio.to_thread(read_tables, snapshot, fold, policy)
-            return Fetched(seen, tables, source.peer)
+            return Fetched(seen, at, tables, source.peer)
         except SyncError as error:
             source.forget()  # what could not be used is not to count as known
+            give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
-                return Fetched(seen, error=error)
+                return Fetched(seen, at, error=error)
         await asyncio.sleep(HALF_WRITTEN_POLL)

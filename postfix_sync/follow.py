@@ -8,7 +8,9 @@ a second, then after twice as long each time. What needs somebody to act is aske
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync import postfix
@@ -59,7 +61,7 @@ class Follower:
                 asked_for = self.look.is_set() or self.answer is None
                 self.look.clear()
                 answer = await self._ask()
-                failures = failures + 1 if answer.error else 0
+                failures = failures + 1 if _may_pass(answer.error) else 0
                 said = answer.error.message if answer.error else "news" if answer.tables else "same"
                 LOG.debug("%s: asked: %s", self.settings.name, said)
                 if self._keep(answer) or asked_for:
@@ -75,11 +77,12 @@ class Follower:
             fold = await postfix.fold_of(self.configuration.postfix.config_directory)
             return await ask(self.source, name, self.records, fold, policy)
         except SyncError as error:
-            return Fetched(None, error=error)
+            failed = error
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a source does
             LOG.exception("%s: an error that should have been named; please report it", name)
-            self.source.forget()
-            return Fetched(None, error=SyncError(f"{name}: unexpected: {bug!r}"))
+            failed = SyncError(f"{name}: unexpected: {bug!r}")
+        self.source.forget()  # an answer that is still kept gives way to this one
+        return Fetched(None, time.time(), error=failed)
 
     def _keep(self, answer: Fetched) -> bool:
         """Keeps an answer until a pass has taken it; whether it is news."""
@@ -95,15 +98,15 @@ class Follower:
             self.source.forget()
             self.look.set()
         elif report.stamp and answer and answer is self.answer:
-            self.answer = Fetched(report.stamp, peer=answer.peer)
+            self.answer = replace(answer, seen=report.stamp, tables=None)
 
     def _delay(self, error: SyncError | None, failures: int) -> float:
         """Seconds until the source is asked again."""
         interval, remote = self.settings.interval, self.settings.ssh is not None
-        if error is None or isinstance(error, Refused | Missing):
-            return interval
         if remote and isinstance(error, NotPermitted):
             return max(SLOWLY, interval)
+        if not _may_pass(error):
+            return interval
         jitter = random.random()  # noqa: S311 - no secret
         return retry_delay(failures, SLOWLY if remote else interval, jitter)
 
@@ -118,6 +121,11 @@ class Follower:
                 problem = f"{path}: can't be watched: {error}; it is looked at only"
                 tell(Notice(f"{problem} every {interval:g} s"))
                 await asyncio.sleep(interval)
+
+
+def _may_pass(error: SyncError | None) -> bool:
+    """Whether an error may be gone soon, with nobody changing the source's files."""
+    return error is not None and not isinstance(error, Refused | Missing)
 
 
 def answers_of(followers: Mapping[str, Follower]) -> dict[str, Fetched]:

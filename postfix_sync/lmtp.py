@@ -26,6 +26,9 @@ LEVELS = {"connect": "greeting", "lhlo": "lhlo", "rcpt": "rcpt"}
 
 REPLY_LENGTH = 80
 
+AT_ONCE = 50
+"""Probes under way at the same time, of three open files each."""
+
 SESSION_BYTES = 64 * 2**10
 """All that a server may say in one session. An honest one needs less than 2 KiB."""
 
@@ -38,31 +41,34 @@ class Target:
     recipient: str | None = None
 
 
-def targets(routes: Table, others: Iterable[Destination] = ()) -> list[Target]:
-    """The destinations of installed routes, and others, each with the first of its lists.
+def targets(routes: Table, replicas: Mapping[Destination, str]) -> list[Target]:
+    """The destinations of installed routes, and replicas, each with the first of its lists.
 
     Lists that several destinations share come before others: those are the ones that a replica,
-    whatever its files say, must know.
+    whatever its files say, must know. `replicas` come with one for those that no route leads to.
     """
-    found = destinations_of(routes)
+    found = {**{one: [name] for one, name in replicas.items()}, **destinations_of(routes)}
     return [
-        Target(
-            one,
-            min(filter(str.isascii, found.get(one, ())), key=partial(_rank, routes), default=None),
-        )
-        for one in sorted({*found, *others})
+        Target(one, min(filter(str.isascii, lists), key=partial(_rank, routes), default=None))
+        for one, lists in sorted(found.items())
     ]
 
 
 def _rank(routes: Table, name: str) -> tuple[int, str]:
-    return -len(parse_next_hops(routes[name])), name
+    return -len(parse_next_hops(routes.get(name, ""))), name
 
 
 async def probe_all(
     wanted: Iterable[Target], level: str, timeout: float, hosts: Mapping[str, str]
 ) -> list[ProbeResult]:
-    """Probes all targets at the same time; see `probe`."""
-    return list(await asyncio.gather(*(probe(one, level, timeout, hosts) for one in wanted)))
+    """Probes all targets, AT_ONCE of them at the same time; see `probe`."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def in_turn(one: Target) -> ProbeResult:
+        async with turn:
+            return await probe(one, level, timeout, hosts)
+
+    return list(await asyncio.gather(*map(in_turn, wanted)))
 
 
 async def probe(

@@ -27,12 +27,15 @@ from postfix_sync.model import (
 )
 from postfix_sync.tables import (
     addresses_of,
+    destinations_of,
     domain_of,
     lists_of,
     next_hops_of,
     parse_next_hops,
     render_next_hops,
 )
+
+NOTHING = MailmanTables({}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ class Ranking:
 
     last: AbstractSet[str] = frozenset()
     """To be tried last: they are down."""
-    out: AbstractSet[str] = frozenset()
-    """Not to be tried: they have no address. As the last of several, such a name bounces mail that
-    waits for the others, where it would do no harm in any other place."""
+    nameless: AbstractSet[str] = frozenset()
+    """Their names have no address. As the last of several next hops, such a name bounces mail that
+    waits for the others; in any other place Postfix passes it over, so they come first."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,12 @@ class Claim:
         """Whom it shares its lists with: nobody, or its cluster."""
         return ("cluster", self.cluster) if self.cluster else ("source", self.source)
 
-    def had(self, name: str) -> bool:
-        """Whether this list was served for this source before."""
-        before = self.before
-        return before is not None and name in before.tables.routes and name not in before.left_out
+    @property
+    def served_before(self) -> MailmanTables:
+        """What was served for it until now."""
+        if not self.before:
+            return NOTHING
+        return without(self.before.tables, self.before.left_out)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ class Party:
 
     name: str
     tables: MailmanTables
-    destinations: frozenset[Destination]
-    is_cluster: bool
+    replicas: Mapping[Destination, str] = field(default_factory=dict)
+    """Of a cluster, each destination with a list that it must know."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +86,12 @@ class Merged:
     """What is served for all of them."""
 
     parties: tuple[Party, ...]
-    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By source, its lists that are left out, each with the name of the party that has it."""
-
-    @property
-    def tables(self) -> MailmanTables:
-        """All parties' tables in one; where two name a domain, the first one's value counts."""
-        shares = [party.tables for party in reversed(self.parties)]
-        return MailmanTables(
-            routes=_united(share.routes for share in shares),
-            domains=_united(share.domains for share in shares),
-            aliases=_united(share.aliases for share in shares),
-        )
-
-
-def _united(tables: Iterable[Table]) -> Table:
-    """All entries, those of a later table winning."""
-    united: dict[str, str] = {}
-    for table in tables:
-        united.update(table)
-    return united
+    tables: MailmanTables
+    """All parties' tables in one; where two name a domain, the first one's value counts."""
+    shares: Mapping[str, MailmanTables]
+    """By source, what is served of its own tables."""
+    left_out: Mapping[str, Mapping[str, str]]
+    """By source, its lists and aliases that are not, each with the name of who has it."""
 
 
 def merge(
@@ -119,32 +110,49 @@ def merge(
         parties.setdefault(claim.party, []).append(claim)
     lost = _conflicts(parties)
     left_out: dict[str, dict[str, str]] = {}
+    shares: dict[str, MailmanTables] = {}
     found = []
     for party, members in parties.items():
         out = lost.get(party, {})
         for member in members:
-            names = out.keys() & member.record.tables.routes.keys()
+            tables = member.record.tables
+            names = out.keys() & (tables.routes.keys() | tables.aliases.keys())
             left_out[member.source] = {name: out[name] for name in sorted(names)}
-        shares = [without(member.record.tables, out.keys()) for member in members]
-        is_cluster = party[0] == "cluster"
-        ranking = rankings.get(party[1], Ranking())
-        tables = _replicated(shares, ranking, several_hops) if is_cluster else shares[0]
-        hops = frozenset(hop for share in shares for hop in next_hops_of(share.routes))
-        found.append(Party(party[1], tables, hops, is_cluster))
-    return Merged(tuple(found), left_out)
+            shares[member.source] = without(tables, names)
+        own = [shares[member.source] for member in members]
+        if party[0] == "cluster":
+            found.append(_cluster(party[1], own, rankings.get(party[1], Ranking()), several_hops))
+        else:
+            found.append(Party(party[1], own[0]))
+    return Merged(tuple(found), _united([party.tables for party in found]), shares, left_out)
+
+
+def _united(tables: Sequence[MailmanTables]) -> MailmanTables:
+    """All entries, those of an earlier table winning."""
+    if len(tables) == 1:
+        return tables[0]
+    united = MailmanTables({}, {}, {})
+    for one in reversed(tables):
+        united = MailmanTables(
+            {**united.routes, **one.routes},
+            {**united.domains, **one.domains},
+            {**united.aliases, **one.aliases},
+        )
+    return united
 
 
 def _conflicts(
     parties: Mapping[tuple[str, str], Sequence[Claim]],
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """By party, its lists that another party has, each with that one's name."""
+    """By party, its lists and aliases that another party has, each with that one's name."""
     contested = _contested(parties)
     if not contested:
         return {}
     wanted = []
     for number, (party, members) in enumerate(parties.items()):
+        before = [member.served_before for member in members]
         for name, addresses in _claimed(members, contested).items():
-            had = any(member.had(name) for member in members)
+            had = any(_has_all(tables, addresses) for tables in before)
             wanted.append((not had, number, name, party, addresses))
     owners: dict[str, tuple[str, str]] = {}
     lost: dict[tuple[str, str], dict[str, str]] = {}
@@ -174,20 +182,19 @@ def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> set[str]:
 
 
 def _claimed(members: Iterable[Claim], contested: AbstractSet[str]) -> dict[str, tuple[str, ...]]:
-    """A party's lists that touch contested addresses, each with all that it takes, aliases too."""
-    found: dict[str, set[str]] = {}
-    for member in members:
-        tables = member.record.tables
-        for name in lists_of(tables.routes):
-            found.setdefault(name, set()).update(addresses_of(name))
-        aliased = _by_list(tables.routes)
-        for key, value in tables.aliases.items():
-            found[aliased[value]].add(key)  # read_tables() lets no alias pass without its list
+    """A party's lists, and aliases of lists, that touch contested addresses, with their nine."""
     return {
-        name: tuple(sorted(addresses))
-        for name, addresses in found.items()
-        if not contested.isdisjoint(addresses)
+        name: addresses
+        for member in members
+        for table in (member.record.tables.routes, member.record.tables.aliases)
+        for name in lists_of(table)
+        if not contested.isdisjoint(addresses := tuple(addresses_of(name)))
     }
+
+
+def _has_all(tables: MailmanTables, addresses: Iterable[str]) -> bool:
+    """Whether these were served as a list, or as aliases of one."""
+    return any(table.keys() >= {*addresses} for table in (tables.routes, tables.aliases))
 
 
 def _by_list(routes: Iterable[str]) -> dict[str, str]:
@@ -197,63 +204,68 @@ def _by_list(routes: Iterable[str]) -> dict[str, str]:
     return {**found, **{name: name for name in lists}}
 
 
-def without(tables: MailmanTables, lists: AbstractSet[str]) -> MailmanTables:
-    """A source's tables without some of its lists."""
-    if not lists:
+def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
+    """A source's tables without some of its lists, and without the aliases of some."""
+    if not names:
         return tables
-    kept = {one for name in lists_of(tables.routes) - lists for one in addresses_of(name)}
+    kept = {one for name in lists_of(tables.routes) - names for one in addresses_of(name)}
     routes = {key: value for key, value in tables.routes.items() if key in kept}
-    list_of = _by_list(tables.routes)
-    aliases = {key: value for key, value in tables.aliases.items() if list_of[value] not in lists}
+    list_of, alias_of = _by_list(tables.routes), _by_list(tables.aliases)
+    aliases = {
+        key: value
+        for key, value in tables.aliases.items()
+        if alias_of[key] not in names and list_of[value] not in names
+    }
     used = {domain_of(address) for address in routes}
     domains = {key: value for key, value in tables.domains.items() if key in used}
     return MailmanTables(routes, domains, aliases)
 
 
-def _replicated(
-    shares: Sequence[MailmanTables], ranking: Ranking, several_hops: bool
-) -> MailmanTables:
-    """The tables of replicas in one: each address is routed to all that know it."""
+def _cluster(
+    name: str, shares: Sequence[MailmanTables], ranking: Ranking, several_hops: bool
+) -> Party:
+    """Replicas in one: each address is routed to all that know it."""
     routes: dict[str, str] = {}
     hops: dict[str, set[Destination]] = {}
     for share in shares:
         for address, value in share.routes.items():
             hops.setdefault(address, set()).update(parse_next_hops(value))
     orders: dict[tuple[str, frozenset[Destination]], str] = {}
-    for address, name in _by_list(hops).items():
-        order = (name, frozenset(hops[address]))
+    for address, list_name in _by_list(hops).items():
+        order = (list_name, frozenset(hops[address]))
         if order not in orders:
             tried = _ordered(*order, ranking)
             orders[order] = render_next_hops(tried if several_hops else tried[:1])
         routes[address] = orders[order]
-    return MailmanTables(
-        routes=routes,
-        domains=_united(share.domains for share in reversed(shares)),
-        aliases=_united(share.aliases for share in reversed(shares)),
-    )
+    united = _united(shares)
+    replicas = {
+        destination: lists[0]
+        for share in reversed(shares)
+        for destination, lists in destinations_of(share.routes).items()
+    }
+    return Party(name, MailmanTables(routes, united.domains, united.aliases), replicas)
 
 
 def _ordered(
     name: str, destinations: AbstractSet[Destination], ranking: Ranking
 ) -> list[Destination]:
     """The order in which a list's destinations are tried: its own, always the same."""
-    usable = {one for one in destinations if one.endpoint not in ranking.out} or destinations
 
-    def rank(one: Destination) -> tuple[bool, bytes]:
-        own = hashlib.sha256(f"{name} {one.endpoint}".encode()).digest()
-        return one.endpoint in ranking.last, own
+    def rank(one: Destination) -> tuple[int, bytes]:
+        group = 0 if one.endpoint in ranking.nameless else 2 if one.endpoint in ranking.last else 1
+        return group, hashlib.sha256(f"{name} {one.endpoint}".encode()).digest()
 
-    return sorted(usable, key=rank)
+    return sorted(destinations, key=rank)
 
 
 @dataclass(frozen=True)
 class Clash:
-    """A host name that has one address by one source, and another by another."""
+    """A host name that leads elsewhere by one source than by another."""
 
     host: str
-    address: str
+    address: str | None
+    """What it has by the source that named it first; None: what the resolver says."""
     source: str
-    """Whose address it keeps."""
 
 
 def host_addresses(
@@ -261,12 +273,13 @@ def host_addresses(
 ) -> tuple[dict[str, str], dict[str, Clash]]:
     """The host names of the sources that have an address, and by source, what it clashes with.
 
-    A name can have one address only: it keeps that of the source that named it first.
+    A name leads to one place only: as the source says that named it first, be it with an address
+    or without. Another one's mail would go to the wrong Mailman.
     """
+    had = [host_names(claim.served_before.routes) for claim in claims]
     wanted = [
-        (not _had_host(claim, host), number, host)
+        (host not in had[number], number, host)
         for number, claim in enumerate(claims)
-        if claim.source in addresses
         for host in host_names(claim.record.tables.routes)
     ]
     owners: dict[str, str] = {}
@@ -274,14 +287,10 @@ def host_addresses(
     for _, number, host in sorted(wanted):
         source = claims[number].source
         owner = owners.setdefault(host, source)
-        if addresses[owner] != addresses[source]:
-            clashes.setdefault(source, Clash(host, addresses[owner], owner))
-    return {host: addresses[owner] for host, owner in owners.items()}, clashes
-
-
-def _had_host(claim: Claim, host: str) -> bool:
-    before = claim.before
-    return before is not None and host in host_names(before.tables.routes)
+        if addresses.get(owner) != addresses.get(source):
+            clashes.setdefault(source, Clash(host, addresses.get(owner), owner))
+    names = {host: addresses[owner] for host, owner in owners.items() if owner in addresses}
+    return names, clashes
 
 
 def host_names(routes: Table) -> set[str]:

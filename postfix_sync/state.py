@@ -7,7 +7,6 @@ started anew: it holds nothing that the next pass doesn't find out again.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ class ClusterStatus(TypedDict):
 
     destinations: list[str]
     last: list[str]
-    out: list[str]
+    nameless: list[str]
     changed: str | None
 
 
@@ -132,25 +131,33 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
     before = before or _unknown_source()
     one = report.sources.get(name)
     errors = [*(one.errors if one else ()), *report.failed]
-    status = worst(error.status for error in errors)
-    error = next((error for error in errors if error.status is status), None)
     counted = one if one and report.installed else None
-    return SourceStatus(
-        state=_state(error),
-        lists=counted.lists if counted else before["lists"],
-        entries=counted.entries if counted else before["entries"],
-        last_success=before["last_success"] if error else iso(now),
-        last_change=iso(now) if one and one.changed else before["last_change"],
-        error=ErrorStatus(message=error.message, hint=error.hint) if error else None,
+    seen = iso(one.answered_at if one and one.answered_at else now)
+    found = SourceStatus(
+        **{
+            **before,
+            "lists": counted.lists if counted else before["lists"],
+            "entries": counted.entries if counted else before["entries"],
+            "last_change": seen if one and one.changed else before["last_change"],
+        }
     )
+    if errors:
+        status = worst(error.status for error in errors)
+        error = next(error for error in errors if error.status is status)
+        found["state"] = _state(error)
+        found["error"] = ErrorStatus(message=error.message, hint=error.hint)
+    elif one and one.answered_at:  # else it was not asked in the meantime
+        found["state"], found["error"] = "ok", None
+        found["last_success"] = seen
+    return found
 
 
-def _cluster(before: ClusterStatus | None, hops: AbstractSet[Destination]) -> ClusterStatus:
+def _cluster(before: ClusterStatus | None, hops: Mapping[Destination, str]) -> ClusterStatus:
     members = {one.endpoint for one in hops}
     return ClusterStatus(
         destinations=sorted(members),
         last=[one for one in before["last"] if one in members] if before else [],
-        out=[one for one in before["out"] if one in members] if before else [],
+        nameless=[one for one in before["nameless"] if one in members] if before else [],
         changed=before["changed"] if before else None,
     )
 
@@ -182,22 +189,27 @@ def _reordered(
     """A cluster with those of its members tried last that are down.
 
     Each change is a change of all its routes: one in REORDERED_AT_MOST seconds has to do. Where all
-    are down, no order is better than another.
+    are down, no order is better than another; but a name that has lost its address does not wait.
     """
     probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
     last = [one for one, found in probed.items() if not found["up"]]
-    out = [one for one in last if probed[one]["phase"] == PHASES[0]]
-    recently = cluster["changed"] and now - seconds_of(cluster["changed"]) < REORDERED_AT_MOST
-    same = last == cluster["last"] and out == cluster["out"]
-    if same or recently or len(last) == len(cluster["destinations"]):
+    nameless = [one for one in last if probed[one]["phase"] == PHASES[0]]
+    changed = cluster["changed"]
+    recently = changed and 0 <= now - seconds_of(changed) < REORDERED_AT_MOST
+    same = last == cluster["last"] and nameless == cluster["nameless"]
+    lost = set(nameless) - set(cluster["nameless"])
+    all_down = len(last) == len(cluster["destinations"])
+    if same or ((recently or all_down) and not lost):
         return cluster
-    return ClusterStatus(destinations=cluster["destinations"], last=last, out=out, changed=iso(now))
+    return ClusterStatus(
+        destinations=cluster["destinations"], last=last, nameless=nameless, changed=iso(now)
+    )
 
 
 def rankings(status: Status) -> dict[str, Ranking]:
     """What is known of the clusters' destinations."""
     return {
-        name: Ranking(frozenset(cluster["last"]), frozenset(cluster["out"]))
+        name: Ranking(frozenset(cluster["last"]), frozenset(cluster["nameless"]))
         for name, cluster in status["clusters"].items()
     }
 
@@ -209,14 +221,12 @@ def touched(old: Status, now: float) -> Status:
 
 def _unknown_source() -> SourceStatus:
     return SourceStatus(
-        state="failed", lists=0, entries=0, last_success=None, last_change=None, error=None
+        state="stale", lists=0, entries=0, last_success=None, last_change=None, error=None
     )
 
 
-def _state(error: SyncError | None) -> str:
+def _state(error: SyncError) -> str:
     match error:
-        case None:
-            return "ok"
         case OutOfReach():
             return "stale"
         case Refused():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from postfix_sync import changes, postfix, wiring
 from postfix_sync.apply import Apply
-from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why, worst
+from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
 from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
@@ -58,6 +58,8 @@ class SourceReport:
     changed: bool = False
     stamp: Stamp | None = None
     """The version of its record, where that has its answer."""
+    answered_at: float | None = None
+    """When it gave the answer that counts here, in seconds since the epoch; None: it gave none."""
     outdated: bool = False
     """Its record is newer than its answer, which was passed over: it has to be asked again."""
 
@@ -81,8 +83,8 @@ class Report:
     """When each map was last published, in seconds since the epoch."""
     known_hosts: Mapping[str, str] = field(default_factory=dict)
     """Host names with the addresses that the hosts file gives them."""
-    clusters: Mapping[str, AbstractSet[Destination]] = field(default_factory=dict)
-    """The destinations of each cluster, those that no route leads to just now included."""
+    clusters: Mapping[str, Mapping[Destination, str]] = field(default_factory=dict)
+    """The destinations of each cluster, each with a list that it must know."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:
@@ -95,15 +97,15 @@ class Report:
         return worst(error.status for error in self.errors)
 
     @property
-    def destinations(self) -> frozenset[Destination]:
-        """All that mail may go to."""
-        routed = next_hops_of(self.installed[ROUTES]) if self.installed else ()
-        return frozenset[Destination]().union(routed, *self.clusters.values())
+    def replicas(self) -> dict[Destination, str]:
+        """The destinations of all clusters, those that no route leads to just now included."""
+        return {hop: name for hops in self.clusters.values() for hop, name in hops.items()}
 
     @property
-    def outdated(self) -> bool:
-        """Whether a source has to be asked again."""
-        return any(one.outdated for one in self.sources.values())
+    def destinations(self) -> AbstractSet[Destination]:
+        """All that mail may go to."""
+        routed = next_hops_of(self.installed[ROUTES]) if self.installed else set[Destination]()
+        return routed | self.replicas.keys()
 
 
 def records_of(config: "Config") -> Records:
@@ -130,13 +132,21 @@ async def once(
             )
             answers = dict(zip(sources, await asyncio.gather(*asking), strict=True))
             report = await make_pass(config, answers, rankings, force=force, dry_run=dry_run)
-            if not report.outdated:
-                break
+            outdated = [name for name, one in report.sources.items() if one.outdated]
+            if not outdated:
+                return report
+            for name in outdated:
+                sources[name].forget()
     except SyncError as error:
         return Report(failed=(error,))
     finally:
         await asyncio.gather(*(source.close() for source in sources.values()))
-    return report
+    names = ", ".join(name for name, one in report.sources.items() if one.outdated)
+    late = Busy(
+        f"{names}: other passes were faster each time; their answers count",
+        "see who else makes passes: pgrep -af postfix-sync",
+    )
+    return replace(report, failed=(*report.failed, late))
 
 
 async def make_pass(
@@ -190,7 +200,7 @@ class _Pass:
         self.notices: list[Notice] = []
         self.lines: list[str] = []
         self.preview: list[str] = []
-        self.before: dict[str, Record | None] = {}
+        self.recorded_before: dict[str, Record | None] = {}
         self.recorded: dict[str, Stamp | None] = {}
         self.outdated: set[str] = set()
         self.changed: set[str] = set()
@@ -207,19 +217,23 @@ class _Pass:
         asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
         if force:
             asked = [replace(one, policy=one.policy.unguarded()) for one in asked]
-        self.before = {one.name: one.before for one in asked}
+        self.recorded_before = {one.name: one.recorded for one in asked}
         forgotten = await self._forgotten()
-        wanted = decide(
+        wanted = await asyncio.to_thread(
+            decide,
             asked,
             installed,
             rankings,
             forgotten=forgotten,
             several_hops=self.directory.postfix.several_next_hops,
         )
-        self.notices += wanted.notices
         if wanted.maps:
-            steps = plan(
-                installed, wanted.maps, self.directory.map_type, self.config.postfix.reload
+            steps = await asyncio.to_thread(
+                plan,
+                installed,
+                wanted.maps,
+                self.directory.map_type,
+                self.config.postfix.reload,
             )
             try:
                 names = self._names(wanted.addresses)
@@ -231,7 +245,14 @@ class _Pass:
             except SyncError as error:
                 self.failed.append(error)
             self._check_wiring(wanted, wanted.maps)
-        return self._report(wanted)
+        else:
+            self.failed.append(self._undecided(installed, wanted))
+        at = {
+            name: answer.at
+            for name, answer in answers.items()
+            if name not in self.outdated and not answer.error
+        }
+        return await asyncio.to_thread(self._report, wanted, at)
 
     async def _asked(self, source: "Source", answer: Fetched | None) -> Asked:
         """What is known of a source, and its answer, if it is not older than that."""
@@ -323,7 +344,7 @@ class _Pass:
         self.records.discard_staged()
         for name, record in wanted.records.items():
             try:
-                if record != self.before.get(name):
+                if record != self.recorded_before.get(name):
                     await self.records.write(name, record)
             except SyncError as error:
                 # No list has to wait for that: see `decide` for what is not in any record.
@@ -379,10 +400,26 @@ class _Pass:
             maps[DOMAINS].keys(),
             hosts_used=bool(wanted.addresses),
         )
-        if any(party.is_cluster for party in wanted.merged.parties):
+        if any(party.replicas for party in wanted.merged.parties):
             self.notices += wiring.cluster_notices(self.directory.postfix)
 
-    def _report(self, wanted: Wanted) -> Report:
+    def _undecided(self, installed: Installed, wanted: Wanted) -> SyncError:
+        """What to tell where nothing can be done for want of knowledge."""
+        broken = ", ".join(
+            str(self.directory.path / name)
+            for name, one in installed.maps.items()
+            if one.table is None
+        )
+        unknown = ", ".join(
+            one.name for one in self.config.sources if one.name not in wanted.records
+        )
+        return ApplyError(
+            f"{broken}: can't be read, and nothing is known of {unknown}: what has to stay can't be"
+            " told; the maps are left as they are",
+            f"mend what keeps {unknown} from answering; or remove {broken}, and its lists with it",
+        )
+
+    def _report(self, wanted: Wanted, answered: Mapping[str, float]) -> Report:
         tables: dict[str, Table | None] = {}
         known_hosts: dict[str, str] = {}
         try:
@@ -397,7 +434,8 @@ class _Pass:
         return Report(
             failed=tuple(self.failed),
             sources={
-                one.name: self._source_report(one, wanted, installed) for one in self.config.sources
+                one.name: self._source_report(one, wanted, installed, answered.get(one.name))
+                for one in self.config.sources
             },
             notices=tuple(self.notices),
             lines=tuple(self.lines),
@@ -407,14 +445,12 @@ class _Pass:
             updated=self.directory.updated(),
             known_hosts=known_hosts,
             clusters={
-                party.name: party.destinations
-                for party in wanted.merged.parties
-                if party.is_cluster
+                party.name: party.replicas for party in wanted.merged.parties if party.replicas
             },
         )
 
     def _source_report(
-        self, source: "Source", wanted: Wanted, installed: Maps | None
+        self, source: "Source", wanted: Wanted, installed: Maps | None, answered_at: float | None
     ) -> SourceReport:
         name = source.name
         served: AbstractSet[str] = frozenset()
@@ -426,6 +462,7 @@ class _Pass:
             entries=len(served),
             changed=(source.cluster or name) in self.changed,
             stamp=self.recorded.get(name),
+            answered_at=answered_at,
             outdated=name in self.outdated,
         )
 
@@ -435,7 +472,7 @@ def _whose(
 ) -> Callable[[str], str]:
     """Names the party that a key is, or was, served for."""
     owners = [(party.name, party.tables) for party in wanted.merged.parties]
-    owners += [(one.party, one.before.tables) for one in asked if one.before]
+    owners += [(one.party, one.recorded.tables) for one in asked if one.recorded]
     owners += [(name, record.tables) for name, record in forgotten.items()]
     unknown = ", ".join(dict.fromkeys(one.party for one in asked))
     return lambda key: next((name for name, tables in owners if tables.names(key)), unknown)

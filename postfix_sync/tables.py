@@ -37,6 +37,9 @@ ADDRESSES_PER_LIST = 1 + len(SUBADDRESSES)
 MAX_LINE = 2048
 """Bytes; Postfix's own line_length_limit. An address has 320 at most."""
 
+MAX_DESTINATIONS = 32
+"""Of one source. Mailman writes one, and a file that was edited by hand a few."""
+
 Fold: TypeAlias = Callable[[str], str]
 
 
@@ -325,6 +328,7 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         HalfWritten: the files are valid, but do not belong together.
     """
     routes = parse_routes(snapshot.lmtp, fold, policy)
+    _check_destinations(snapshot.lmtp, routes)
     domains = parse_domains(snapshot.domains, fold, policy)
     aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
     _check_whole(snapshot.lmtp, routes)
@@ -337,6 +341,17 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)
     return MailmanTables(routes, domains, aliases)
+
+
+def _check_destinations(lmtp: SourceFile, routes: Table) -> None:
+    """Mailman writes one next hop; each is probed, so none may have any number of them."""
+    hops = len(set(routes.values()))
+    if hops > MAX_DESTINATIONS:
+        raise Refused(
+            f"{lmtp.place}: has {hops} different next hops, {MAX_DESTINATIONS} at most are allowed;"
+            " the file is refused, Postfix keeps the last good maps",
+            "Mailman writes one, its lmtp_host and lmtp_port: mailman aliases",
+        )
 
 
 def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:

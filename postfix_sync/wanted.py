@@ -13,10 +13,10 @@ from postfix_sync.changes import named
 from postfix_sync.errors import Refused, SyncError
 from postfix_sync.merge import (
     Claim,
+    Clash,
     Merged,
     Ranking,
     host_addresses,
-    host_names,
     merge,
     with_unclaimed,
     without,
@@ -27,12 +27,11 @@ from postfix_sync.model import (
     Installed,
     MailmanTables,
     Maps,
-    Notice,
     Policy,
     Record,
 )
 from postfix_sync.plan import guard
-from postfix_sync.tables import lists_of
+from postfix_sync.tables import domain_of, lists_of
 
 PEER = "ssh"
 """A source's address where it is that of the connected peer."""
@@ -46,9 +45,9 @@ class Asked:
     policy: Policy = field(default_factory=Policy)
     cluster: str | None = None
     address: str | None = None
-    before: Record | None = None
+    recorded: Record | None = None
     tables: MailmanTables | None = None
-    """What it asks for now; None where that is not known to differ from before."""
+    """What it asks for now; None where that is not known to differ from what is recorded."""
     peer: str | None = None
     error: SyncError | None = None
     has_answered: bool = False
@@ -62,6 +61,25 @@ class Asked:
     def address_with(self, record: Record) -> str | None:
         """The IP address that its host names get."""
         return record.peer if self.address == PEER else self.address
+
+    def before(self) -> Record | None:
+        """What was known, as far as the configuration of today allows it."""
+        if not self.recorded:
+            return None
+        tables = _confined(self.recorded.tables, self.policy)
+        return replace(self.recorded, tables=tables, peer=self.peer or self.recorded.peer)
+
+
+def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
+    """Tables from another day, within the domains, and with the destination, that hold now."""
+    allowed = {domain.casefold() for domain in policy.domains}
+    named = {domain_of(key) for key in (*tables.aliases, *tables.domains)}
+    if allowed and not named <= allowed:
+        lists = lists_of(tables.routes) | lists_of(tables.aliases)
+        tables = without(tables, {name for name in lists if domain_of(name) not in allowed})
+    if policy.destination:
+        tables = replace(tables, routes=dict.fromkeys(tables.routes, policy.destination.next_hop))
+    return tables
 
 
 @dataclass(frozen=True)
@@ -79,13 +97,11 @@ class Wanted:
     merged: Merged
     errors: Mapping[str, Sequence[SyncError]]
     """By source, what is wrong with it."""
-    notices: Sequence[Notice]
 
     def served(self, source: str) -> AbstractSet[str]:
         """The addresses that are routed for a source; for an unknown one, all that are nobody's."""
-        record = self.records.get(source)
-        if record:
-            return without(record.tables, record.left_out).routes.keys()
+        if source in self.merged.shares:
+            return self.merged.shares[source].routes.keys()
         routed = self.maps[ROUTES].keys() if self.maps else frozenset[str]()
         return routed - self.merged.tables.routes.keys()
 
@@ -104,41 +120,17 @@ def decide(
     `several_hops` see `merge`.
     """
     errors: dict[str, list[SyncError]] = {one.name: [] for one in asked}
-    known = _let_through(asked, installed, errors)
-    claims = _claims(asked, known)
-    addresses, clashes = host_addresses(claims, _addresses(asked, known))
-    for name, clash in clashes.items():
-        own = _addresses(asked, known)[name]
-        errors[name].append(
-            Refused(
-                f"{name}: names the host {clash.host}, which has the address {clash.address} for"
-                f" {clash.source}, so it cannot have {own}; refused, its last good lists stay",
-                f"give {name} a next hop that needs no name: destination: lmtp:[{own}]:8024",
-            )
-        )
-        known[name] = next(one.before for one in asked if one.name == name)
-    if clashes:
-        claims = _claims(asked, known)
-        addresses, _ = host_addresses(claims, _addresses(asked, known))
+    before = {one.name: one.before() for one in asked}
+    known = _let_through(asked, before, installed, errors)
+    claims, addresses = _without_clashes(asked, before, known, errors)
     merged = merge(claims, rankings, several_hops=several_hops)
     for name, lost in merged.left_out.items():
         if lost:
             errors[name].append(_conflict(name, lost))
-    maps: Maps | None = Maps.of(merged.tables)
-    if len(claims) < len(asked) or any(not one.has_answered for one in asked):
-        before = [one.before.tables for one in asked if one.before]
-        if len(claims) == len(asked):  # else one of these may have got another name
-            before += [record.tables for record in forgotten.values()]
-        present = installed.readable
-        if present:
-            maps = with_unclaimed(Maps.of(merged.tables), present, before)
-        elif len(claims) < len(asked):
-            maps = None
     records = {
         claim.source: replace(claim.record, left_out=frozenset(merged.left_out[claim.source]))
         for claim in claims
     }
-    notices = _strangers(claims, addresses, _addresses(asked, known))
     let_through = {
         one.name
         for one in asked
@@ -146,62 +138,104 @@ def decide(
         and one.name in records
         and (one.tables is None or records[one.name].tables is one.tables)
     }
-    return Wanted(maps, addresses, records, let_through, merged, errors, notices)
+    maps = _with_what_stays(asked, records, merged, installed, forgotten)
+    return Wanted(maps, addresses, records, let_through, merged, errors)
+
+
+def _with_what_stays(
+    asked: Sequence[Asked],
+    records: Mapping[str, Record],
+    merged: Merged,
+    installed: Installed,
+    forgotten: Mapping[str, Record],
+) -> Maps | None:
+    """What is served, and what may be a source's that does not answer."""
+    maps = Maps.of(merged.tables)
+    all_known = len(records) == len(asked)
+    if all_known and all(one.has_answered for one in asked):
+        return maps
+    known = [one.recorded.tables for one in asked if one.recorded]
+    if all_known:  # else one of these may have got another name
+        known += [record.tables for record in forgotten.values()]
+    present = installed.readable
+    if present:
+        return with_unclaimed(maps, present, known)
+    return maps if all_known else None
 
 
 def _let_through(
-    asked: Sequence[Asked], installed: Installed, errors: Mapping[str, list[SyncError]]
+    asked: Sequence[Asked],
+    before: Mapping[str, Record | None],
+    installed: Installed,
+    errors: Mapping[str, list[SyncError]],
 ) -> dict[str, Record | None]:
     """By source, what counts of it: its answer if the guards let it pass, else what was known."""
     first = _first_answers(asked)  # together: which of them has which installed list is not known
-    known: dict[str, Record | None] = {}
+    known = dict(before)
     for one in asked:
-        known[one.name] = one.before and replace(one.before, peer=one.peer or one.before.peer)
+        old = before[one.name]
         if one.error:
             errors[one.name].append(one.error)
         if one.tables is None or one.error:
             continue
         try:
-            if not one.before:
+            if not old:
                 guard(one.name, _unclaimed(asked, installed), first, one.policy)
-            elif one.before.tables != one.tables:
-                present = lists_of(one.before.tables.routes)
+            elif old.tables != one.tables:
+                present = lists_of(old.tables.routes)
                 guard(one.name, present, lists_of(one.tables.routes), one.policy)
         except Refused as error:
             errors[one.name].append(error)
         else:
-            peer = one.peer or (one.before.peer if one.before else None)
-            known[one.name] = Record(one.tables, peer)
+            known[one.name] = Record(one.tables, one.peer or (old.peer if old else None))
     return known
+
+
+def _without_clashes(
+    asked: Sequence[Asked],
+    before: Mapping[str, Record | None],
+    known: dict[str, Record | None],
+    errors: Mapping[str, list[SyncError]],
+) -> tuple[list[Claim], Mapping[str, str]]:
+    """What is asked for, and the hosts' addresses; who would turn a name away is refused."""
+    claims, own = _claims(asked, before, known)
+    addresses, clashes = host_addresses(claims, own)
+    if not clashes:
+        return claims, addresses
+    for name, clash in clashes.items():
+        errors[name].append(_clash(name, own.get(name), clash))
+        known[name] = before[name]
+    claims, own = _claims(asked, before, known)
+    return claims, host_addresses(claims, own)[0]
+
+
+def _claims(
+    asked: Sequence[Asked],
+    before: Mapping[str, Record | None],
+    known: Mapping[str, Record | None],
+) -> tuple[list[Claim], dict[str, str]]:
+    """What is asked for, and the addresses that sources have."""
+    claims = []
+    addresses = {}
+    for one in asked:
+        if record := known[one.name]:
+            claims.append(Claim(one.name, one.cluster, record, before[one.name]))
+            if address := one.address_with(record):
+                addresses[one.name] = address
+    return claims, addresses
 
 
 def _first_answers(asked: Sequence[Asked]) -> AbstractSet[str]:
     """The lists of the sources that nothing was known of before."""
-    answers = (one.tables.routes for one in asked if one.tables and not one.before)
+    answers = (one.tables.routes for one in asked if one.tables and not one.recorded)
     return frozenset[str]().union(*map(lists_of, answers))
 
 
 def _unclaimed(asked: Sequence[Asked], installed: Installed) -> AbstractSet[str]:
     """The installed lists that no source is known to have."""
-    claimed = (lists_of(one.before.tables.routes) for one in asked if one.before)
+    claimed = (lists_of(one.recorded.tables.routes) for one in asked if one.recorded)
     present = lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES))
     return present.difference(*claimed)
-
-
-def _claims(asked: Sequence[Asked], known: Mapping[str, Record | None]) -> list[Claim]:
-    return [
-        Claim(one.name, one.cluster, record, one.before)
-        for one in asked
-        if (record := known[one.name])
-    ]
-
-
-def _addresses(asked: Sequence[Asked], known: Mapping[str, Record | None]) -> dict[str, str]:
-    return {
-        one.name: address
-        for one in asked
-        if (record := known[one.name]) and (address := one.address_with(record))
-    }
 
 
 def _conflict(name: str, lost: Mapping[str, str]) -> Refused:
@@ -215,17 +249,11 @@ def _conflict(name: str, lost: Mapping[str, str]) -> Refused:
     )
 
 
-def _strangers(
-    claims: Sequence[Claim], addresses: Mapping[str, str], own: Mapping[str, str]
-) -> list[Notice]:
-    """A name that got one source's address, and that another uses without having one."""
-    return [
-        Notice(
-            f"{claim.source}: names the host {host}, too, which the hosts file says is"
-            f" {addresses[host]}; if its Mailman is another one, it gets none of its mail",
-            f"give {claim.source} an address: or a destination: of its own",
-        )
-        for claim in claims
-        if claim.source not in own
-        for host in sorted(host_names(claim.record.tables.routes) & addresses.keys())
-    ]
+def _clash(name: str, own: str | None, clash: Clash) -> Refused:
+    there = f"has the address {clash.address}" if clash.address else "has no address: here"
+    return Refused(
+        f"{name}: names the host {clash.host}, which {there} for {clash.source}, so it cannot"
+        f" {f'have {own}' if own else 'be looked up'}; refused, its last good lists stay",
+        f"give {name} a next hop that needs no name: destination: lmtp:[{own or 'ADDRESS'}]:8024;"
+        f" or, if both are on one host, give both the same address:",
+    )

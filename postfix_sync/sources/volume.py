@@ -65,11 +65,11 @@ class Volume:
         settled = time.monotonic() + SETTLE_AT_MOST
         give_up = settled + READ_AT_MOST
         while True:
-            before = self._state()
+            before = await asyncio.to_thread(self._state)  # a dead mount may hang
             overdue = time.monotonic() > settled
             if overdue or _is_quiet(before):
                 snapshot = await asyncio.to_thread(self._read)
-                if self._state() == before:
+                if await asyncio.to_thread(self._state) == before:
                     return snapshot
                 if time.monotonic() > give_up:
                     raise restless(str(self.directory), self.directory / ROUTES)

@@ -227,9 +227,9 @@ def test_trouble_has_its_exit_status_and_stops_nothing(
 
 def test_a_kept_connection_is_reused(far: Far) -> None:
     far.configure(interval="200ms")
-    with RunningDaemon(far.site) as daemon:
+    with RunningDaemon(far.site, "-v") as daemon:
         daemon.wait_for("far: +1 list: ants")
-        daemon.wait_for_passes(daemon.passes + 3)
+        daemon.wait_for("far: asked: same", times=3)
         far.files.write(ANTS, BEES)
         daemon.wait_for("far: +1 list: bees")
         assert far.logins == 1
@@ -322,7 +322,7 @@ def test_files_that_are_not_there_yet_are_found_when_they_come(far: Far) -> None
     far.configure(interval="200ms")
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("No such file or directory")
-        daemon.wait_for_passes(daemon.passes + 2)
+        daemon.wait_for_passes(daemon.passes + 2)  # it is looked for at the interval
         (far.site.directory / "later").rename(far.files.directory)
         daemon.wait_for("far: +1 list: ants")
         assert daemon.count("No such file or directory") == 1

@@ -20,6 +20,7 @@ from postfix_sync import config
 from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.postfix import fold_of
+from postfix_sync.state import StatusFile, after_pass
 from postfix_sync.sync import Report, make_pass, records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -369,20 +370,20 @@ def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -
     several.site.once()
     report = passed(several.site, one=old)
     assert several.lists == {ANTS: ONE, BEES: TWO, CATS: ONE}
-    assert report.outdated
     assert report.sources["one"].outdated
     assert report.sources["one"].errors == ()
     assert not report.sources["two"].outdated
-    assert not passed(several.site, one=answered(several.site, "one")).outdated
+    again = passed(several.site, one=answered(several.site, "one"))
+    assert not again.sources["one"].outdated
 
 
 def test_an_answer_without_news_needs_a_record(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     seen = records_of(config.load(several.site.config)).stamp("one")
-    assert not passed(several.site, one=Fetched(seen)).outdated
+    assert not passed(several.site, one=Fetched(seen, 0)).sources["one"].outdated
     (several.site.state / "sources/one.json").unlink()
-    report = passed(several.site, one=Fetched(None))
+    report = passed(several.site, one=Fetched(None, 0))
     assert report.sources["one"].outdated
     assert several.lists == {ANTS: ONE, BEES: TWO}
 
@@ -454,12 +455,46 @@ def test_a_name_without_an_address_is_not_the_last_resort(several: Several) -> N
     several.configure(cluster="mm", probe={"level": "rcpt"})
     port = free_port()
     several.write([ANTS], [ANTS], ("lmtp:[nosuch.invalid]:8024", f"lmtp:[127.0.0.1]:{port}"))
+    first = f"lmtp:[nosuch.invalid]:8024, [127.0.0.1]:{port}"
     several.site.once(expect=69)
-    assert "nosuch.invalid" in several.lists[ANTS]
+    several.site.once(expect=69)
+    assert several.lists == {ANTS: first}, "though the other one is down as well"
     with LmtpSink([ANTS], port=port):
         several.site.once(expect=69)
         several.site.once(expect=69)
-    assert several.lists == {ANTS: f"lmtp:[127.0.0.1]:{port}"}
+    assert several.lists == {ANTS: first}
+
+
+def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -> None:
+    several.write([ANTS], [BEES])
+    several.site.once()
+    several.one.directory.rename(several.site.directory / "away")
+    several.site.once(expect=75)
+    before = several.source("one")
+    report = passed(several.site, two=answered(several.site, "two"))
+    assert report.errors == ()
+    assert report.sources["one"].answered_at is None
+    old = StatusFile(several.site.state).read()
+    found = after_pass(old, ["one", "two"], report, probing=False, now=2e9)["sources"]
+    assert found["one"] == before
+    assert found["two"]["state"] == "ok"
+    assert (found["two"]["last_success"] or "") < "2033", (
+        "when it answered, not when that was noted"
+    )
+
+
+def test_what_can_not_be_told_is_told(several: Several) -> None:
+    """A map's text is lost, and of a source nothing is known: neither can say what has to stay."""
+    several.write([ANTS], [BEES])
+    several.site.once()
+    (several.site.maps / ROUTES).write_bytes(b"")
+    (several.site.state / "sources/two.json").unlink()
+    several.two.directory.rename(several.site.directory / "away")
+    said = several.site.once(expect=1)
+    assert f"{several.site.maps / ROUTES}: can't be read, and nothing is known of two" in said
+    (several.site.directory / "away").rename(several.two.directory)
+    several.site.once()
+    assert several.lists == {ANTS: ONE, BEES: TWO}
 
 
 def test_a_daemon_changes_the_order_by_itself(several: Several) -> None:

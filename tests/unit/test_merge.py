@@ -113,11 +113,22 @@ def test_an_alias_takes_an_address_as_a_list_does() -> None:
     """Mail to the other Mailman's list would be turned away to the alias's list."""
     one = tables("ants@x.y", aliases={ANTS: "ants@x.y"})
     two = tables(ANTS, BEES)
-    assert lost(claim("one", one), claim("two", two)) == {"two": {ANTS: "one"}}
-    assert lost(claim("one", one), claim("two", two, before=two)) == {"one": {"ants@x.y": "two"}}
+    assert lost(claim("one", one), claim("two", two, before=two)) == {"one": {ANTS: "two"}}
     kept = merge([claim("one", one), claim("two", two, before=two)], {}, several_hops=True)
     assert kept.tables.aliases == {}
-    assert kept.tables.domains == {"b.c": "b.c"}
+    assert set(lists_of(kept.tables.routes)) == {"ants@x.y", ANTS, BEES}
+
+
+def test_an_alias_that_is_new_takes_no_list_away() -> None:
+    """Though the list that it leads to was there before."""
+    before, two = tables("ants@x.y"), tables(ANTS)
+    one = tables("ants@x.y", aliases={ANTS: "ants@x.y"})
+    claims = claim("one", one, before=before), claim("two", two, before=two)
+    assert lost(*claims) == {"one": {ANTS: "two"}}
+    assert set(routes(*claims)) == {"ants@x.y", ANTS}
+    had = claim("one", one, before=one), claim("two", two)
+    assert lost(*had) == {"two": {ANTS: "one"}}
+    assert merge(had, {}, several_hops=True).tables.aliases == one.aliases
 
 
 def test_a_domain_goes_with_its_last_list() -> None:
@@ -158,16 +169,23 @@ def test_all_addresses_of_a_list_go_the_same_way() -> None:
     assert len({merged[one] for one in nine("ants-owner@b.c")}) == 1
 
 
-def test_what_is_down_is_tried_last_and_what_has_no_address_not_at_all() -> None:
+def test_what_is_down_is_tried_last_and_what_has_no_address_never_is() -> None:
     shares = [tables(ANTS, hop=f"lmtp:[{host}]:24") for host in ("a", "b")]
     claims = [claim(str(number), one, cluster="mm") for number, one in enumerate(shares)]
     for down, up in (("a", "b"), ("b", "a")):
         last = Ranking(frozenset([f"{down}:24"]))
         assert routes(*claims, ranking=last)[ANTS] == f"lmtp:[{up}]:24, [{down}]:24"
-        out = Ranking(frozenset([f"{down}:24"]), frozenset([f"{down}:24"]))
-        assert routes(*claims, ranking=out)[ANTS] == f"lmtp:[{up}]:24"
-    nowhere = Ranking(out=frozenset(["a:24", "b:24"]))
-    assert len(parse_next_hops(routes(*claims, ranking=nowhere)[ANTS])) == 2
+        nameless = Ranking(frozenset([f"{down}:24"]), frozenset([f"{down}:24"]))
+        assert routes(*claims, ranking=nameless)[ANTS] == f"lmtp:[{down}]:24, [{up}]:24"
+        all_down = Ranking(frozenset(["a:24", "b:24"]), frozenset([f"{down}:24"]))
+        assert routes(*claims, ranking=all_down)[ANTS] == f"lmtp:[{down}]:24, [{up}]:24"
+
+
+def test_each_replica_has_a_list_to_be_asked_for() -> None:
+    one, two = tables(BEES, hop="lmtp:[a]:24"), tables(ANTS, BEES, hop="lmtp:[b]:24")
+    claims = [claim("one", one, cluster="mm"), claim("two", two, cluster="mm")]
+    [party] = merge(claims, {}, several_hops=False).parties
+    assert party.replicas == {Destination("a", 24): BEES, Destination("b", 24): ANTS}
 
 
 def test_a_cluster_is_another_party_than_a_source_of_that_name() -> None:
@@ -201,7 +219,19 @@ def test_a_host_name_has_one_address() -> None:
         {"one": Clash("m", "192.0.2.2", "two")},
     )
     assert host_addresses(new, dict.fromkeys(addresses, "192.0.2.1"))[1] == {}
-    assert host_addresses(new, {"two": "192.0.2.2"}) == ({"m": "192.0.2.2"}, {})
+
+
+def test_a_name_with_an_address_is_another_place_than_one_without() -> None:
+    one, two = tables(ANTS, hop="lmtp:[m]:24"), tables(BEES, hop="lmtp:[m]:24")
+    address = {"two": "192.0.2.2"}
+    new = [claim("one", one), claim("two", two)]
+    assert host_addresses(new, address) == ({}, {"two": Clash("m", None, "one")})
+    had = [claim("one", one), claim("two", two, before=two)]
+    assert host_addresses(had, address) == (
+        {"m": "192.0.2.2"},
+        {"one": Clash("m", "192.0.2.2", "two")},
+    )
+    assert host_addresses(new, {}) == ({}, {})
 
 
 def test_what_nobody_is_known_to_have_stays() -> None:
@@ -242,8 +272,9 @@ def all_claims(draw: st.DrawFn) -> list[Claim]:
 
 
 def _aliases(draw: st.DrawFn, names: frozenset[str]) -> dict[str, str]:
+    taken = {address for name in names for address in nine(name)}
     keys = draw(st.lists(NAMES, max_size=1))
-    return {key: name for key in keys for name in sorted(names)[:1] if key not in names}
+    return {key: n for key in keys for n in sorted(names)[:1] if taken.isdisjoint(nine(key))}
 
 
 @given(all_claims(), st.frozensets(st.sampled_from([f"{name}:24" for name in SOURCES])))
