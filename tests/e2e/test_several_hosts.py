@@ -88,7 +88,7 @@ def test_one_of_two_mailmans_fails(failure: str, measured: Measured) -> None:
             create_meanwhile,
             lambda: mend(hosts),
             per_second=PER_SECOND,
-            seconds=40,
+            seconds=25,
         )
         tell(measured, f"two Mailmans, one {failure}", run)
         check(run)
@@ -115,7 +115,7 @@ def test_member_of_a_cluster_fails(failure: str, measured: Measured) -> None:
             lambda: fail(hosts),
             lambda: mend(hosts),
             per_second=PER_SECOND,
-            seconds=40,
+            seconds=25,
         )
         tell(measured, f"cluster of two, one {failure}", run)
         check(run)
