@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -111,3 +112,20 @@ def end_processes(variable: str, value: str, timeout: float) -> None:
             except ProcessLookupError:
                 continue
         wait_for(lambda: not processes_with(variable, value), 10, f"end of {variable}={value}")
+
+
+def run(*command: str, umask: int = -1, timeout: float = 60) -> str:
+    """Run a command that must succeed; what it printed, on either stream."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        umask=umask,
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout

@@ -26,7 +26,7 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, Self
 
-from .common import end_processes, free_port, processes_with, wait_for
+from .common import end_processes, free_port, processes_with, run, wait_for
 
 VERSION = "3.3.10"
 USER = "list"
@@ -101,11 +101,11 @@ def installed(version: str = VERSION) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(venv, ignore_errors=True)
-            _run([PYTHON, "-m", "venv", str(venv)], umask=0o022)
+            run(PYTHON, "-m", "venv", str(venv), umask=0o022)
             install = [f"{venv}/bin/pip", "install", "--quiet"]
-            _run([*install, "--no-deps", f"mailman=={version}"], umask=0o022)
-            _run([*install, *_requirements(venv)], umask=0o022)
-            _run([PYTHON, "-m", "compileall", "-q", str(venv)], umask=0o022)
+            run(*install, "--no-deps", f"mailman=={version}", umask=0o022, timeout=600)
+            run(*install, *_requirements(venv), umask=0o022, timeout=600)
+            run(PYTHON, "-m", "compileall", "-q", str(venv), umask=0o022, timeout=600)
             complete.touch()
     return venv
 
@@ -113,25 +113,9 @@ def installed(version: str = VERSION) -> Path:
 def _requirements(venv: Path) -> list[str]:
     """What Mailman needs. Python 3.13's lost nntplib lives on under another name than it says."""
     ask = "from importlib.metadata import requires; print(*requires('mailman'), sep='\\n')"
-    lines = _run([f"{venv}/bin/python", "-c", ask]).splitlines()
+    lines = run(f"{venv}/bin/python", "-c", ask).splitlines()
     needed = [line for line in lines if "extra ==" not in line]
     return [f"standard-{one}" if one.startswith("nntplib") else one for one in needed]
-
-
-def _run(command: list[str], umask: int = -1) -> str:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        umask=umask,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
-    return done.stdout
 
 
 class Mailman:

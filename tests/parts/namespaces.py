@@ -17,12 +17,13 @@ the kernel would say "No route to host" after three seconds without an answer to
 import ctypes
 import itertools
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from .common import run
 
 _IP = "/usr/sbin/ip"
 _TC = "/usr/sbin/tc"
@@ -36,8 +37,8 @@ def available() -> bool:
     """This kernel, and this container if it is one, lets us make network namespaces."""
     name = f"pfs-{os.getpid()}-try"
     try:
-        _run(_IP, "netns", "add", name)
-        _run(_IP, "netns", "delete", name)
+        run(_IP, "netns", "add", name)
+        run(_IP, "netns", "delete", name)
     except (OSError, RuntimeError):
         return False
     return True
@@ -69,11 +70,11 @@ class Host:
 
     def cut_off(self) -> None:
         """From now on every packet to this host and from it is lost, silently."""
-        _run(_IP, "-n", self.switch, "link", "set", self.name, "nomaster")
+        run(_IP, "-n", self.switch, "link", "set", self.name, "nomaster")
 
     def reconnect(self) -> None:
         """Packets come through again; those of connections that are still open as well."""
-        _run(_IP, "-n", self.switch, "link", "set", self.name, "master", "switch")
+        run(_IP, "-n", self.switch, "link", "set", self.name, "master", "switch")
 
     def limit(self, rate: str) -> None:
         """Send no faster than this, as tc(8) writes it: `1mbit`."""
@@ -84,7 +85,7 @@ class Host:
         self._tc("netem", "delay", time)
 
     def _tc(self, *discipline: str) -> None:
-        _run(_TC, "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", *discipline)
+        run(_TC, "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", *discipline)
 
 
 class Network:
@@ -122,7 +123,7 @@ class Network:
         """Make the hosts, and connect them."""
         try:
             self._namespace(self._switch)
-            _run(_IP, "-n", self._switch, "link", "add", "switch", "up", "type", "bridge")
+            run(_IP, "-n", self._switch, "link", "add", "switch", "up", "type", "bridge")
             for host in self._hosts.values():
                 self._connect(host)
         except BaseException:
@@ -134,23 +135,23 @@ class Network:
         self._made.close()
 
     def _namespace(self, name: str) -> None:
-        _run(_IP, "netns", "add", name)
-        self._made.callback(_run, _IP, "netns", "delete", name)
-        _run(_IP, "-n", name, "link", "set", "lo", "up")
+        run(_IP, "netns", "add", name)
+        self._made.callback(run, _IP, "netns", "delete", name)
+        run(_IP, "-n", name, "link", "set", "lo", "up")
 
     def _connect(self, host: Host) -> None:
         self._namespace(host.namespace)
         port = ("link", "add", host.name, "master", "switch", "up", "type", "veth")
         peer = ("peer", "name", "eth0", "address", _hardware(host), "netns", host.namespace)
-        _run(_IP, "-n", self._switch, *port, *peer)
+        run(_IP, "-n", self._switch, *port, *peer)
         # A process that outlives the test would keep its namespace, but not this.
         self._made.callback(_unplug, host)
         inside = (_IP, "-n", host.namespace)
-        _run(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
-        _run(*inside, "link", "set", "eth0", "up")
+        run(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
+        run(*inside, "link", "set", "eth0", "up")
         for other in self._hosts.values():
             known = ("neighbour", "add", other.address, "lladdr", _hardware(other))
-            _run(*inside, *known, "dev", "eth0", "nud", "permanent")
+            run(*inside, *known, "dev", "eth0", "nud", "permanent")
 
 
 def _hardware(host: Host) -> str:
@@ -159,7 +160,7 @@ def _hardware(host: Host) -> str:
 
 def _unplug(host: Host) -> None:
     with suppress(RuntimeError):
-        _run(_IP, "-n", host.switch, "link", "delete", host.name)
+        run(_IP, "-n", host.switch, "link", "delete", host.name)
 
 
 def _enter(descriptor: int) -> None:
@@ -167,17 +168,3 @@ def _enter(descriptor: int) -> None:
     if _LIBC.setns(descriptor, _CLONE_NEWNET):
         number = ctypes.get_errno()
         raise OSError(number, f"setns: {os.strerror(number)}")
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")

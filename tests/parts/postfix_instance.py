@@ -18,14 +18,13 @@ import os
 import re
 import shutil
 import smtplib
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .common import end_processes, free_port, processes_with, wait_for
+from .common import end_processes, free_port, processes_with, run, wait_for
 from .dead_end_dns import DeadEndDns
 
 SENDER_DOMAIN = "sender.example"
@@ -205,18 +204,7 @@ class PostfixInstance:
 
     def command(self, program: str, *arguments: str) -> str:
         """Run one of Postfix's programs (postfix, postqueue, postconf ...) for this instance."""
-        done = subprocess.run(
-            [f"/usr/sbin/{program}", "-c", str(self.config_directory), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(done.args)}: status {done.returncode}\n{done.stdout}")
-        return done.stdout
+        return run(f"/usr/sbin/{program}", "-c", str(self.config_directory), *arguments)
 
     def start(self) -> None:
         """Set up the chroot as Debian does, start, and wait until smtpd answers."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from .common import free_port, wait_for
+from .common import free_port, run, wait_for
 
 PROGRAM = "/usr/sbin/sshd"
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
@@ -150,7 +150,7 @@ class Sshd:
                 algorithm, data = public(self.host_key(kind)).split()[:2]
                 file.write(f"{self.known_as} {algorithm} {data}\n")
         if hashed:
-            _run("ssh-keygen", "-H", "-f", str(path))
+            run("ssh-keygen", "-H", "-f", str(path))
             path.with_name(path.name + ".old").unlink()
         return path
 
@@ -285,7 +285,7 @@ class Sshd:
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
     """A new key pair: the private key at `path`, the public one beside it with .pub."""
-    _run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path))
+    run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path))
     return path
 
 
@@ -296,7 +296,7 @@ def public(key: Path) -> str:
 
 def fingerprint(key: Path) -> str:
     """SHA256:…, as ssh-keygen tells it."""
-    return _run("ssh-keygen", "-l", "-f", f"{key}.pub").split()[1]
+    return run("ssh-keygen", "-l", "-f", f"{key}.pub").split()[1]
 
 
 def openssh_version() -> tuple[int, int]:
@@ -319,13 +319,6 @@ def rooted_directory() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    return done.stdout
 
 
 def _descendants(pid: int) -> list[int]:
