@@ -9,9 +9,10 @@ on which of them answered first, and routes an address to nobody but sources tha
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from postfix_sync.model import (
     ALIASES,
@@ -148,18 +149,23 @@ def _conflicts(
     contested = _contested(parties)
     if not contested:
         return {}
-    wanted = []
+    wanted: list[tuple[bool, int, _Unit, tuple[str, str]]] = []
     for number, (party, members) in enumerate(parties.items()):
         before = [member.served_before for member in members]
-        for name, addresses in _claimed(members, contested).items():
-            had = any(_has_all(tables, addresses) for tables in before)
-            wanted.append((not had, number, name, party, addresses))
+        wanted += [
+            (not any(map(unit.is_in, before)), number, unit, party)
+            for unit in _units(members, contested)
+        ]
     owners: dict[str, tuple[str, str]] = {}
     lost: dict[tuple[str, str], dict[str, str]] = {}
-    for *_, name, party, addresses in sorted(wanted):
+    for _, _, unit, party in sorted(wanted):
+        out = lost.setdefault(party, {})
+        if unit.leads_to and out.keys() >= {*unit.leads_to}:
+            continue  # aliases go with the list that they lead to
+        addresses = list(addresses_of(unit.name))
         others = sorted({owners[one][1] for one in addresses if owners.get(one, party) != party})
         if others:
-            lost.setdefault(party, {})[name] = others[0]
+            out[unit.name] = others[0]
         else:
             owners.update(dict.fromkeys(addresses, party))
     return lost
@@ -181,20 +187,36 @@ def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> set[str]:
     return twice
 
 
-def _claimed(members: Iterable[Claim], contested: AbstractSet[str]) -> dict[str, tuple[str, ...]]:
-    """A party's lists, and aliases of lists, that touch contested addresses, with their nine."""
-    return {
-        name: addresses
-        for member in members
-        for table in (member.record.tables.routes, member.record.tables.aliases)
-        for name in lists_of(table)
-        if not contested.isdisjoint(addresses := tuple(addresses_of(name)))
-    }
+class _Unit(NamedTuple):
+    """Nine addresses that stand or fall together: a list, or the aliases of one."""
+
+    leads_to: tuple[str, ...]
+    """The lists that they are aliases of; none for a list: lists are sorted before aliases."""
+    name: str
+
+    def is_in(self, tables: MailmanTables) -> bool:
+        """Whether it is all there, and where it leads to as well."""
+        table = tables.aliases if self.leads_to else tables.routes
+        lists = [one for name in self.leads_to for one in addresses_of(name)]
+        return table.keys() >= {*addresses_of(self.name)} and tables.routes.keys() >= {*lists}
 
 
-def _has_all(tables: MailmanTables, addresses: Iterable[str]) -> bool:
-    """Whether these were served as a list, or as aliases of one."""
-    return any(table.keys() >= {*addresses} for table in (tables.routes, tables.aliases))
+def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_Unit]:
+    """A party's lists, and its lists' aliases, that touch contested addresses."""
+    lists: set[str] = set()
+    aliases: dict[str, set[str]] = {}
+    for member in members:
+        tables = member.record.tables
+        lists |= lists_of(tables.routes)
+        for name in lists_of(tables.aliases):
+            # read_tables() lets no alias pass that leads to another part of a list.
+            aliases.setdefault(name, set()).add(tables.aliases[name])
+    for name in lists:
+        if not contested.isdisjoint(addresses_of(name)):
+            yield _Unit((), name)
+    for name, leads_to in aliases.items():
+        if not contested.isdisjoint(addresses_of(name)):
+            yield _Unit(tuple(sorted(leads_to)), name)
 
 
 def _by_list(routes: Iterable[str]) -> dict[str, str]:

@@ -545,6 +545,8 @@ def test_a_daemon_follows_each_source(several: Several) -> None:
 
 def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
     several.configure(interval="200ms")
+    several.write([ANTS], [BEES])
+    several.site.once()
     several.write([ANTS], [ANTS, BEES])
     with RunningDaemon(several.site) as daemon:
         daemon.wait_for("two: 1 list: ants@lists.example.net is left out")
