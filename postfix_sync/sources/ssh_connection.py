@@ -275,26 +275,35 @@ def _known(file: Path, server: Server) -> _Known:
         lines = [line.strip() for line in file.read_text(errors="replace").splitlines()]
     except OSError as error:
         raise say.no_known_hosts(file, why(error), server) from None
+    entries = []
     for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
         try:
-            asyncssh.import_known_hosts(line)
+            marker, names, key = _entry(line)
+            entries.append(f"{marker} {names} {key}")
+            asyncssh.import_known_hosts(entries[-1])
+            if marker == "@revoked":
+                asyncssh.import_public_key(key)  # the line before passes over what it can't read
         except ValueError:
             raise say.bad_known_hosts(file, number, line) from None
-    revoked = [line.split(None, 1)[1] for line in lines if line.startswith("@revoked")]
-    trusted = [line for line in lines if not line.startswith("@revoked")]
-    port = None if server.port == 22 else server.port
-    good = asyncssh.import_known_hosts("\n".join(trusted))
-    bad = asyncssh.import_known_hosts("\n".join(revoked))
-    names = {server.host, server.host.lower()}
-    matches = [good.match(name, "", port) for name in names]
-    return _Known(
-        file,
-        keys=tuple(key for match in matches for key in match[0]),
-        authorities=tuple(key for match in matches for key in match[1]),
-        revoked=tuple(
-            key for name in names for at in (port, None) for key in bad.match(name, "", at)[0]
-        ),
-    )
+    known = asyncssh.import_known_hosts("\n".join(entries))
+    keys, authorities, *_ = known.match(server.host, "", None if server.port == 22 else server.port)
+    # Asked by port, match() would forget those of the port when it falls back to the plain name.
+    revoked = [*known.match(server.host, "", None)[2], *known.match(server.known_as, "", None)[2]]
+    return _Known(file, tuple(keys), tuple(authorities), tuple(revoked))
+
+
+def _entry(line: str) -> tuple[str, str, str]:
+    """Marker or nothing, names, and key of a line. Raises ValueError where there are no names.
+
+    Names are in lower case, as hosts are, and names before they are hashed. A comment is left out:
+    asyncssh does not read lines that are not ASCII.
+    """
+    fields = line.split()
+    marker = fields.pop(0) if line.startswith("@") else ""
+    names, *key = fields[:3]
+    return marker, names if names.startswith("|") else names.lower(), " ".join(key)
 
 
 # --- the connection, by way of a bastion if need be

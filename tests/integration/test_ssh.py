@@ -611,9 +611,28 @@ def test_an_address_of_another_host_does_not_vouch_for_this_one(far: Far) -> Non
     assert "is not in" in error.message
 
 
-def test_capitals_make_no_difference(far: Far) -> None:
-    rewrite_names(far, f"[localhost]:{far.sshd.port}")
-    assert fetched(far.source(host="LocalHost"))
+@pytest.mark.parametrize("pattern", ["LocalHost", "[LocalHost]:*", "other,LOCAL*"])
+def test_capitals_make_no_difference(far: Far, pattern: str) -> None:
+    """Hosts are in lower case in the configuration, and names before they are hashed."""
+    rewrite_names(far, pattern)
+    assert fetched(far.source(host="localhost"))
+
+
+@pytest.mark.parametrize("pattern", ["LocalHost", "[LOCALHOST]:{port}", "Local*", "x,LocalHost"])
+def test_capitals_make_no_difference_to_a_revoked_key(far: Far, pattern: str) -> None:
+    key = public(far.sshd.host_key())
+    pattern = pattern.format(port=far.sshd.port)
+    far.known_hosts.write_text(f"localhost {key}\n@revoked {pattern} {key}\n")
+    assert "is marked @revoked in" in failed(far.source(host="localhost")).message
+
+
+def test_comments_make_no_difference(far: Far) -> None:
+    key = public(far.sshd.host_key())
+    far.known_hosts.write_text(f"127.0.0.1 {key} clé de l'hôte\n", encoding="utf-8")
+    assert fetched(far.source())
+    with far.known_hosts.open("ab") as file:
+        file.write(f"@revoked\t127.0.0.1 {key} volée, cl\xe9".encode("latin-1"))
+    assert "is marked @revoked in" in failed(far.source()).message
 
 
 @pytest.mark.parametrize("known", ["ed25519", "ecdsa", "rsa"])
@@ -709,7 +728,7 @@ def certified(directory: Path) -> Iterator[tuple[Far, Path]]:
     """A host with a certificate, known by its CA alone; and the CA's key."""
     authority = make_key(directory / "ca")
     far = Far(directory)
-    certify(far, authority, "127.0.0.1")
+    certify(far.sshd.host_key(), authority, "127.0.0.1")
     far.sshd = Sshd(
         directory / "certified",
         options=[
@@ -724,15 +743,22 @@ def certified(directory: Path) -> Iterator[tuple[Far, Path]]:
         yield far, authority
 
 
-def certify(far: Far, authority: Path, name: str, valid: str = "+1h") -> None:
-    """Has the CA sign the host's key."""
-    key = f"{far.sshd.host_key()}.pub"
+def certify(key: Path, authority: Path, name: str, valid: str = "+1h") -> None:
+    """Has the CA sign a host's key."""
     command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "id", "-h", "-n", name]
-    subprocess.run([*command, "-V", valid, key], check=True, capture_output=True)
+    subprocess.run([*command, "-V", valid, f"{key}.pub"], check=True, capture_output=True)
 
 
 def test_a_host_that_its_ca_vouches_for(certified: tuple[Far, Path]) -> None:
     assert fetched(certified[0].source())
+
+
+def test_capitals_make_no_difference_to_a_ca(certified: tuple[Far, Path]) -> None:
+    far, authority = certified
+    certify(far.directory / "sshd" / "ssh_host_ed25519_key", authority, "localhost")
+    far.sshd.restart()
+    far.known_hosts.write_text(f"@cert-authority LocalHost {public(authority)}\n")
+    assert fetched(far.source(host="localhost"))
 
 
 def test_a_certificate_of_another_ca(certified: tuple[Far, Path]) -> None:
@@ -771,14 +797,24 @@ def test_a_certificate_for_another_host_or_time(
     certified: tuple[Far, Path], name: str, valid: str
 ) -> None:
     far, authority = certified
-    far.sshd.stop()
-    key = far.directory / "sshd" / "ssh_host_ed25519_key"
-    command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "id", "-h", "-n", name]
-    subprocess.run([*command, "-V", valid, f"{key}.pub"], check=True, capture_output=True)
-    far.sshd.start()
+    certify(far.directory / "sshd" / "ssh_host_ed25519_key", authority, name, valid)
+    far.sshd.restart()
     error = failed(far.source())
     assert type(error) is NotPermitted
     assert "its host certificate by a known CA is not accepted" in error.message
+
+
+def test_a_certificate_that_is_revoked_itself_can_not_be_read(
+    certified: tuple[Far, Path],
+) -> None:
+    """Passed over, it would be accepted."""
+    far, _ = certified
+    certificate = (far.directory / "sshd" / "ssh_host_ed25519_key-cert.pub").read_text()
+    with far.known_hosts.open("a") as file:
+        file.write(f"@revoked * {certificate}")
+    error = failed(far.source())
+    assert type(error) is NotPermitted
+    assert error.message.startswith(f"{far.known_hosts}:2: no line of a known_hosts file")
 
 
 def test_a_host_without_a_certificate_where_one_is_expected(far: Far) -> None:
@@ -801,10 +837,25 @@ def test_no_known_hosts_file(far: Far) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["nonsense", "@revoked 127.0.0.1", "@unknown * ssh-ed25519 AAAA", "|1|x|y {key}"]
+    "line",
+    [
+        "nonsense",
+        "@revoked",
+        "@revoked 127.0.0.1",
+        "@revoked {key}",
+        "@revoked * {cut}",
+        "@revoked * {data}",
+        "@revoked * {data} comment",
+        "@revoked * ssh-unknown {data}",
+        "@revoked * ssh-ed25519-cert-v01@openssh.com {data}",
+        "@revoked |1|x|y {key}",
+        "@unknown * ssh-ed25519 AAAA",
+        "|1|x|y {key}",
+    ],
 )
 def test_a_malformed_known_hosts_file(far: Far, line: str) -> None:
-    line = line.format(key=public(far.sshd.host_key()))
+    key = public(far.sshd.host_key())
+    line = line.format(key=key, cut=key[:-4], data=key.split()[1])
     far.known_hosts.write_bytes(far.known_hosts.read_bytes() + b"# caf\xe9\n" + line.encode())
     error = failed(far.source())
     assert type(error) is NotPermitted
