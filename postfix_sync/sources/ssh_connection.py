@@ -169,7 +169,7 @@ class _Hop:
 
     def allow(self, size: int) -> None:
         """Lets the server send `size` bytes of content, with what SSH and SFTP add to them."""
-        self.allowance = max(self.allowance, SLACK) + size + size // 8
+        self.allowance += size + size // 8
 
     def guard(self, connection: "asyncssh.SSHClientConnection") -> None:
         """Aborts the connection when the server sends far more than it was asked for.
@@ -473,7 +473,6 @@ class Session:
 
     async def look(self) -> State:
         """The state of the three files. Raises OutOfReach or NotPermitted."""
-        self._allow(0)
         async with self._asked():
             return tuple(await _together(*(self._stat(name) for name in NAMES)))
 
@@ -515,13 +514,11 @@ class Session:
         """Drops the connection."""
         await _abort(self._hops)
 
-    def _allow(self, size: int) -> None:
-        for hop in self._hops:
-            hop.allow(size)
-
     @asynccontextmanager
     async def _asked(self) -> AsyncIterator[asyncio.Timeout]:
-        """Gives whatever becomes of a request its name, and an end in time."""
+        """Gives whatever becomes of a request its name, and an end in time and in size."""
+        for hop in self._hops:
+            hop.allowance = SLACK
         try:
             async with asyncio.timeout(READ_TIMEOUT) as limit:
                 yield limit
@@ -596,7 +593,8 @@ class Session:
             nonlocal received
             for start in starts:
                 at, end = start, min(start + block, size + 1)
-                self._allow(end - at)
+                for hop in self._hops:
+                    hop.allow(end - at)
                 while at < end:
                     data: bytes = await file.read(end - at, at)
                     if not data:

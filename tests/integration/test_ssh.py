@@ -1246,6 +1246,22 @@ def test_more_than_was_asked_for(far: Far) -> None:
     assert "sends more than it was asked for" in error.message or "nobody asked" in error.message
 
 
+class Chatty(Honest):
+    """Sends 2 MiB that nobody asked for once the files have been read."""
+
+    def lstat(self, path: bytes) -> Any:
+        if self.opened and path.endswith(b"postfix_lmtp"):
+            for _ in range(64):
+                self.channel.get_connection().send_debug("x" * 2**15)
+        return super().lstat(path)
+
+
+def test_what_a_large_file_left_over_is_no_leave_to_say_more(far: Far) -> None:
+    """What is allowed beyond a file's size is for that file alone."""
+    far.grow(2**25)
+    assert "nobody asked" in lying(far, Chatty).message
+
+
 def test_one_byte_at_a_time(far: Far, impatient: None) -> None:
     """Each byte comes in time, but the block does not."""
     assert "no answer for 0.5 s" in lying(far, Stingy).message
