@@ -43,6 +43,9 @@ IN_FLIGHT = 16
 BLOCK = 255 * 1024
 """Bytes of one read request: the most that OpenSSH answers."""
 
+BLOCK_AT_LEAST = 32 * 1024
+"""Bytes: what every server has to answer, whatever it announces."""
+
 SLACK = 1024 * 1024
 """Bytes that a server may send without having been asked for a file's content."""
 
@@ -585,7 +588,7 @@ class Session:
     ) -> bytes | None:
         """What a file holds if that is `size` bytes and no more, read in several blocks at once."""
         content = io.BytesIO()
-        block = min(BLOCK, self._sftp.limits.max_read_len)
+        block = max(BLOCK_AT_LEAST, min(BLOCK, self._sftp.limits.max_read_len))
         received = 0
         starts = iter(range(0, size + 1, block))  # to its end, and one byte beyond
 

@@ -1267,6 +1267,15 @@ def test_one_byte_at_a_time(far: Far, impatient: None) -> None:
     assert "no answer for 0.5 s" in lying(far, Stingy).message
 
 
+def test_one_byte_at_a_time_as_announced(
+    far: Far, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """limits@openssh.com may say so; a block that moves the deadline is larger all the same."""
+    monkeypatch.setattr(asyncssh.sftp, "MAX_SFTP_READ_LEN", 1)
+    far.grow(200)
+    assert "no answer for 0.5 s" in lying(far, Stingy).message
+
+
 def test_words_for_a_terminal_are_quoted(far: Far) -> None:
     error = lying(far, Rude)
     assert type(error) is OutOfReach
