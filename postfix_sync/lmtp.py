@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from postfix_sync.dial import dial, resolve
 from postfix_sync.errors import quote, why
 from postfix_sync.model import PHASES, Destination, Notice, ProbeResult, Table
 from postfix_sync.tables import destinations_of, parse_next_hops
@@ -176,23 +177,10 @@ class _Session:
     async def _connected(self, hosts: Mapping[str, str]) -> socket.socket:
         """A connection to the first address of the destination that accepts one."""
         host, port = self.target.destination.host, self.target.destination.port
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self.timeout):
-            found = await loop.getaddrinfo(hosts.get(host, host), port, type=socket.SOCK_STREAM)
+            found = await resolve(hosts.get(host, host), port)
         self._enter("connect")
-        refused: OSError = OSError("no address")
-        for family, kind, protocol, _, address in found:
-            connection = socket.socket(family, kind, protocol)
-            connection.setblocking(False)
-            try:
-                async with asyncio.timeout(self.timeout):
-                    await loop.sock_connect(connection, address)
-            except OSError as error:
-                connection.close()
-                refused = error
-            else:
-                return connection
-        raise refused
+        return await dial(found, self.timeout)
 
     async def _greeted(self, connection: socket.socket) -> "SMTP":
         from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
+from postfix_sync.dial import dial, resolve
 from postfix_sync.errors import OutOfReach, SyncError, quote, why
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES
 from postfix_sync.sources import ssh_errors as say
@@ -152,6 +153,7 @@ class _Hop:
     def __init__(self, server: Server, known: _Known) -> None:
         self.server = server
         self.known = known
+        self.socket: socket.socket | None = None
         self.connection: asyncssh.SSHClientConnection | None = None
         self.refusal: SyncError | None = None
         """What is wrong with its host key."""
@@ -323,10 +325,13 @@ async def connect(login: Login, directory: PurePosixPath) -> "Session":
             bastion = Server(jump.host, jump.port, jump.user, role="bastion")
             hops.append(_Hop(bastion, _known(login.known_hosts, bastion)))
             async with _told(hops[0], login, identity):
-                await _log_in(hops[0], identity, None)
+                await _dial(hops[0], login)
+                await _log_in(hops[0], identity)
         server = Server(login.host, login.port, login.user, behind=f"{bastion}" if bastion else "")
         hops.append(_Hop(server, _known(login.known_hosts, server)))
         async with _told(hops[-1], login, identity, bastion):
+            if not jump:
+                await _dial(hops[-1], login)
             connection = await _log_in(hops[-1], identity, hops[0].connection if jump else None)
             sftp = await connection.start_sftp_client()
     except BaseException:
@@ -335,8 +340,14 @@ async def connect(login: Login, directory: PurePosixPath) -> "Session":
     return Session(hops, sftp, directory)
 
 
+async def _dial(hop: _Hop, login: Login) -> None:
+    """Makes the TCP connection. Each of the server's addresses has its share of the time."""
+    found = await resolve(hop.server.host, hop.server.port)
+    hop.socket = await dial(found, login.connect_timeout / len(found))
+
+
 async def _log_in(
-    hop: _Hop, identity: "asyncssh.SSHKey", tunnel: "asyncssh.SSHClientConnection | None"
+    hop: _Hop, identity: "asyncssh.SSHKey", tunnel: "asyncssh.SSHClientConnection | None" = None
 ) -> "asyncssh.SSHClientConnection":
     import asyncssh  # noqa: PLC0415 - see above
 
@@ -344,6 +355,7 @@ async def _log_in(
         hop.server.host,
         hop.server.port,
         tunnel=tunnel,
+        sock=hop.socket,
         config=None,
         client_factory=lambda: _client(hop),
         # asyncssh itself knows no host, so that it asks the client about every key.
@@ -381,13 +393,12 @@ async def _told(
 ) -> AsyncIterator[None]:
     """Gives whatever goes wrong while a server is connected to its name, and an end in time."""
     try:
-        async with asyncio.timeout(login.connect_timeout) as limit:
+        async with asyncio.timeout(login.connect_timeout):
             yield
     except SyncError:
         raise
     except Exception as error:  # noqa: BLE001 - what a server sends decides what asyncssh raises
-        late = isinstance(error, TimeoutError) and limit.expired()
-        if late:
+        if isinstance(error, TimeoutError) and not error.errno:  # ours, not the kernel's
             said = f"no answer {hop.phase} within {login.connect_timeout:g} s"
             raise say.unreachable(hop.server, said) from None
         raise await _why_not(hop, login, _name(identity), bastion, error) from None
@@ -453,6 +464,9 @@ async def _abort(hops: list[_Hop]) -> None:
     # asyncssh's tasks see the end one after the other, each at its next turn.
     for _ in range(5):
         await asyncio.sleep(0)
+    for hop in hops:
+        if hop.socket:
+            hop.socket.close()  # asyncssh does, if it came to use it
 
 
 class Session:

@@ -5,13 +5,14 @@ import dataclasses
 import os
 import shlex
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -1017,6 +1018,58 @@ def test_an_unknown_name(far: Far) -> None:
     assert type(error) is OutOfReach
     assert f"no-such-host.invalid:{far.sshd.port}: name unknown: " in error.message
     assert error.hint == "getent ahosts no-such-host.invalid"
+
+
+@pytest.fixture
+def several(far: Far, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ssh]]:
+    """A source at a host with several addresses: `accepts`, `refuses`, `drops` (its packets)."""
+    addresses = {"accepts": "127.0.0.1", "refuses": "127.0.0.2", "drops": "127.0.0.3"}
+    real = socket.getaddrinfo
+    rewrite_names(far, f"[several.example]:{far.sshd.port}")
+
+    def source(*kinds: str, **changed: Any) -> Ssh:
+        def found(host: str, *rest: Any, **options: Any) -> list[Any]:
+            known = [addresses[kind] for kind in kinds] if host == "several.example" else [host]
+            return [one for address in known for one in real(address, *rest, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", found)
+        return far.source(host="several.example", **changed)
+
+    with ExitStack() as opened:
+        hole = (addresses["drops"], far.sshd.port)
+        opened.enter_context(socket.create_server(hole, backlog=0))
+        for _ in range(4):  # more than it takes
+            one = opened.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(hole)
+        yield source
+
+
+@pytest.mark.parametrize("first", ["drops", "refuses"])
+def test_another_address_of_the_host_is_enough(several: Callable[..., Ssh], first: str) -> None:
+    async def session() -> str | None:
+        async with closing(several(first, "accepts", connect_timeout=3.0)) as source:
+            assert await source.fetch()
+            return source.peer
+
+    assert run(session()) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("kinds", [["drops"], ["drops", "drops"], ["refuses", "drops"]])
+def test_no_address_of_the_host_is_any_good(
+    several: Callable[..., Ssh], far: Far, kinds: list[str]
+) -> None:
+    began = time.monotonic()
+    error = failed(several(*kinds, connect_timeout=0.5))
+    assert time.monotonic() - began < 2
+    assert type(error) is OutOfReach
+    said = f"several.example:{far.sshd.port}: no answer while connecting within 0.5 s; {STAY}"
+    assert error.message == said
+
+
+def test_an_address_that_refuses_comes_last(several: Callable[..., Ssh], far: Far) -> None:
+    error = failed(several("drops", "refuses", connect_timeout=0.5))
+    assert error.message == f"several.example:{far.sshd.port}: Connection refused; {STAY}"
 
 
 @pytest.mark.parametrize("name", sorted(BANNERS))

@@ -19,7 +19,7 @@ LAYERS = [
     {"log", "postfix", "sources.ssh_connection", "systemd", "wanted", "wiring"},
     {"changes", "merge", "sources.ssh_errors"},
     {"sources"},
-    {"hosts", "plan", "system", "tables"},
+    {"dial", "hosts", "plan", "system", "tables"},
     {"model"},
     {"errors"},
     {"__init__"},
