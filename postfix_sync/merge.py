@@ -151,10 +151,9 @@ def _conflicts(
         return {}
     wanted: list[tuple[bool, int, _Unit, tuple[str, str]]] = []
     for number, (party, members) in enumerate(parties.items()):
-        before = [member.served_before for member in members]
+        before = _united([member.served_before for member in members])
         wanted += [
-            (not any(map(unit.is_in, before)), number, unit, party)
-            for unit in _units(members, contested)
+            (not unit.is_in(before), number, unit, party) for unit in _units(members, contested)
         ]
     owners: dict[str, tuple[str, str]] = {}
     lost: dict[tuple[str, str], dict[str, str]] = {}

@@ -251,6 +251,19 @@ def test_an_address_that_only_has_a_route_left_is_not_accepted_again() -> None:
     assert with_unclaimed(Maps.of(tables()), routed, [])["postfix_recipients"] == {}
 
 
+def test_replicas_that_disagree_on_an_alias_keep_it_as_one() -> None:
+    """One of them has not written its files since the alias_domain was changed."""
+    one = tables(ANTS, aliases={BEES: ANTS})
+    two = tables("ants-owner@b.c", aliases={BEES: "ants-owner@b.c"})
+    three = tables(BEES)
+    claims = [
+        claim("three", three, before=three, left_out=[BEES]),
+        claim("one", one, before=one, cluster="mm"),
+        claim("two", two, before=two, cluster="mm"),
+    ]
+    assert lost(*claims) == {"three": {BEES: "mm"}}
+
+
 SOURCES = ("one", "two", "three", "four")
 NAMES = st.sampled_from(["a@b.c", "a-owner@b.c", "b@b.c", "c@d.e", "c-join@d.e", "e@f.g"])
 
