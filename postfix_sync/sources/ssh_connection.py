@@ -308,6 +308,8 @@ def _entry(line: str) -> tuple[str, str, str]:
     fields = line.split()
     marker = fields.pop(0) if line.startswith("@") else ""
     names, *key = fields[:3]
+    if not all(names.split(",")):
+        raise ValueError("an empty name, which asyncssh would find for every host")
     return marker, names if names.startswith("|") else names.lower(), " ".join(key)
 
 
