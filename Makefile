@@ -11,7 +11,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
-# And what only the tests run; iproute2 has their slow links (tc), too.
+# And what only the tests run.
 test bench: PACKAGES += openssh-client openssh-server
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \

@@ -77,15 +77,6 @@ def test_commands_run_on_a_host(network: Network) -> None:
     assert inside == prefixed
 
 
-def test_limited_rate(network: Network) -> None:
-    """A host that sends no faster than it may."""
-    network["mm"].limit("1mbit")
-    with network["mm"].inside():
-        told = subprocess.run(["tc", "qdisc"], capture_output=True, text=True, check=True).stdout
-    assert "rate 1Mbit" in told
-    reach(network["mx"], network["mm"])
-
-
 def test_nothing_is_left() -> None:
     """Also of two that stand side by side, and when what they are for fails."""
 

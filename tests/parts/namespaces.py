@@ -26,7 +26,6 @@ from typing import Self
 from .common import run
 
 _IP = "/usr/sbin/ip"
-_TC = "/usr/sbin/tc"
 _RUN = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +55,7 @@ class Host:
     @property
     def prefix(self) -> tuple[str, ...]:
         """What to put before a command, for who starts it from outside."""
-        return ("nsenter", f"--net={_RUN / self.namespace}")
+        return _in(self.namespace)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -70,22 +69,11 @@ class Host:
 
     def cut_off(self) -> None:
         """From now on every packet to this host and from it is lost, silently."""
-        run(_IP, "-n", self.switch, "link", "set", self.name, "nomaster")
+        run(*_in(self.switch), _IP, "link", "set", self.name, "nomaster")
 
     def reconnect(self) -> None:
         """Packets come through again; those of connections that are still open as well."""
-        run(_IP, "-n", self.switch, "link", "set", self.name, "master", "switch")
-
-    def limit(self, rate: str) -> None:
-        """Send no faster than this, as tc(8) writes it: `1mbit`."""
-        self._tc("tbf", "rate", rate, "burst", "16kb", "latency", "400ms")
-
-    def delay(self, time: str) -> None:
-        """Hold back each packet that is sent: `50ms`. Not every kernel has netem for it."""
-        self._tc("netem", "delay", time)
-
-    def _tc(self, *discipline: str) -> None:
-        run(_TC, "-n", self.namespace, "qdisc", "replace", "dev", "eth0", "root", *discipline)
+        run(*_in(self.switch), _IP, "link", "set", self.name, "master", "switch")
 
 
 class Network:
@@ -123,7 +111,7 @@ class Network:
         """Make the hosts, and connect them."""
         try:
             self._namespace(self._switch)
-            run(_IP, "-n", self._switch, "link", "add", "switch", "up", "type", "bridge")
+            run(*_in(self._switch), _IP, "link", "add", "switch", "up", "type", "bridge")
             for host in self._hosts.values():
                 self._connect(host)
         except BaseException:
@@ -137,21 +125,26 @@ class Network:
     def _namespace(self, name: str) -> None:
         run(_IP, "netns", "add", name)
         self._made.callback(run, _IP, "netns", "delete", name)
-        run(_IP, "-n", name, "link", "set", "lo", "up")
+        run(*_in(name), _IP, "link", "set", "lo", "up")
 
     def _connect(self, host: Host) -> None:
         self._namespace(host.namespace)
         port = ("link", "add", host.name, "master", "switch", "up", "type", "veth")
         peer = ("peer", "name", "eth0", "address", _hardware(host), "netns", host.namespace)
-        run(_IP, "-n", self._switch, *port, *peer)
+        run(*_in(self._switch), _IP, *port, *peer)
         # A process that outlives the test would keep its namespace, but not this.
         self._made.callback(_unplug, host)
-        inside = (_IP, "-n", host.namespace)
+        inside = (*host.prefix, _IP)
         run(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")
         for other in self._hosts.values():
             known = ("neighbour", "add", other.address, "lladdr", _hardware(other))
             run(*inside, *known, "dev", "eth0", "nud", "permanent")
+
+
+def _in(namespace: str) -> tuple[str, ...]:
+    """Not `ip -n`: it mounts things first, which a chroot doesn't let it."""
+    return ("nsenter", f"--net={_RUN / namespace}")
 
 
 def _hardware(host: Host) -> str:
@@ -160,7 +153,7 @@ def _hardware(host: Host) -> str:
 
 def _unplug(host: Host) -> None:
     with suppress(RuntimeError):
-        run(_IP, "-n", host.switch, "link", "delete", host.name)
+        run(*_in(host.switch), _IP, "link", "delete", host.name)
 
 
 def _enter(descriptor: int) -> None:
