@@ -5,9 +5,12 @@ at once and on any machine, whether or not that machine has a DNS.  (An `error:`
 do: smtpd refuses such a recipient before anything can be lost.)
 """
 
+import itertools
 import os
 import socket
 import threading
+
+_NUMBERS = itertools.count()
 
 NXDOMAIN = 0x8183  # a response, recursion available, name error
 
@@ -16,8 +19,9 @@ class DeadEndDns:
     """The server, on port 53 of a loopback address of its own; start() and stop() it."""
 
     def __init__(self) -> None:
-        """Choose the address: one of 16 million, by process and object, so that no two meet."""
-        self.address = f"127.{os.getpid() % 251 + 2}.{id(self) // 16 % 251 + 1}.53"
+        """Choose the address: by process, and by how many it has had, so that no two meet."""
+        pid = os.getpid()
+        self.address = f"127.{pid % 251 + 2}.{pid // 251 % 251}.{next(_NUMBERS) % 250 + 2}"
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -25,9 +29,14 @@ class DeadEndDns:
         """Answer from now on."""
         if self._socket is not None:
             return
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((self.address, 53))
-        self._thread = threading.Thread(target=_answer, args=(self._socket,), daemon=True)
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            server.bind((self.address, 53))
+        except OSError:
+            server.close()
+            raise
+        self._socket = server
+        self._thread = threading.Thread(target=_answer, args=(server,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
