@@ -72,11 +72,11 @@ class Asked:
 
 def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
     """Tables from another day, within the domains, and with the destination, that hold now."""
-    allowed = {domain.casefold() for domain in policy.domains}
-    named = {domain_of(key) for key in (*tables.aliases, *tables.domains)}
-    if allowed and not named <= allowed:
-        lists = lists_of(tables.routes) | lists_of(tables.aliases)
-        tables = without(tables, {name for name in lists if domain_of(name) not in allowed})
+    if policy.domains:
+        allowed = {domain.casefold() for domain in policy.domains}
+        if any(domain_of(key) not in allowed for key in (*tables.aliases, *tables.domains)):
+            lists = lists_of(tables.routes) | lists_of(tables.aliases)
+            tables = without(tables, {name for name in lists if domain_of(name) not in allowed})
     if policy.destination:
         tables = replace(tables, routes=dict.fromkeys(tables.routes, policy.destination.next_hop))
     return tables
@@ -255,5 +255,5 @@ def _clash(name: str, own: str | None, clash: Clash) -> Refused:
         f"{name}: names the host {clash.host}, which {there} for {clash.source}, so it cannot"
         f" {f'have {own}' if own else 'be looked up'}; refused, its last good lists stay",
         f"give {name} a next hop that needs no name: destination: lmtp:[{own or 'ADDRESS'}]:8024;"
-        f" or, if both are on one host, give both the same address:",
+        " or, if both are on one host, give both the same address:",
     )
