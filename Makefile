@@ -11,8 +11,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
-# And what only the tests run.
-test bench: PACKAGES += openssh-client openssh-server
+# And what only the tests run: prometheus for its promtool.
+test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
+	prometheus
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -44,7 +45,8 @@ packages:
 		$(no_services); \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
 			apt-get -q install -y --no-install-recommends $$missing; \
-		case "$$missing" in *openssh-server*) $(SUDO) update-rc.d ssh disable;; esac; }
+		case "$$missing" in *openssh-server*) $(SUDO) update-rc.d ssh disable;; esac; \
+		case "$$missing" in *prometheus*) $(SUDO) update-rc.d prometheus disable;; esac; }
 
 $(VENV)/complete: pyproject.toml
 	$(MAKE) packages

@@ -1,32 +1,22 @@
 """The command line: flags in, exit status out.
 
-What is heavy is imported by the command that needs it: the daemon's watcher, the probe's client.
+All options are here; what a command does with them is in commands/, in the module of its name.
 """
 
 import argparse
 import asyncio
 import io
-import json
 import logging
 import os
-import signal
 import sys
-import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from postfix_sync import __version__
-from postfix_sync.errors import Busy, Exit, SyncError, worst
+from postfix_sync.errors import Exit, SyncError
 from postfix_sync.log import LOG, configure, tell
-from postfix_sync.model import ROUTES, Destination, ProbeResult
-
-if TYPE_CHECKING:
-    from postfix_sync.config import Config
-    from postfix_sync.lmtp import Target
-    from postfix_sync.sync import Report
+from postfix_sync.model import Destination
 
 LMTP_PORT = 8024
 """Where Mailman listens by default, for a destination that is named without a port."""
@@ -36,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.dry_run or options.force) and not options.once:
-        parser.error("--dry-run and --force go with --once")
+    if options.force and not options.once:
+        parser.error("--force goes with --once")
+    if options.dry_run and not (options.once or options.command == "setup"):
+        parser.error("--dry-run goes with --once and with setup")
     if options.once and options.command:
         parser.error(f"--once does not go with {options.command}")
     os.umask(0o022)  # Postfix's processes read what is installed, whoever they run as
@@ -46,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     configure(_level(options), options.log_format, timed=_is_daemon(options))
     try:
-        return int(_COMMANDS[options.command or ("once" if options.once else "daemon")](options))
+        command = options.command or ("once" if options.once else "serve")
+        return int(import_module(f"postfix_sync.commands.{command}").run(options))
     except SyncError as error:
         tell(error)
         return int(error.status)
@@ -97,7 +90,35 @@ def _parser() -> argparse.ArgumentParser:
         "--rcpt", type=_address, metavar="ADDRESS", help="the list address to ask for"
     )
     probing.add_argument("--level", choices=("connect", "lhlo", "rcpt"), help="how far to go")
-    probing.add_argument("--json", action="store_true", help="print one JSON document")
+    shape = probing.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print one JSON document")
+    shape.add_argument("--nagios", action="store_true", help="answer as a monitoring plugin does")
+
+    doctor = commands.add_parser(
+        "doctor", parents=[_common()], help="check this host's Postfix, and say what mends it"
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+
+    setup = commands.add_parser(
+        "setup", parents=[_common()], help="make Postfix use the maps, and take that back"
+    )
+    manner = setup.add_mutually_exclusive_group()
+    manner.add_argument("--yes", action="store_true", help="do not ask")
+    manner.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show the changes, change nothing",
+    )
+    setup.add_argument("--undo", action="store_true", help="take out what setup has added")
+
+    rollback = commands.add_parser(
+        "rollback", parents=[_common()], help="put an earlier state of the maps back, and hold it"
+    )
+    rollback.add_argument(
+        "generation", nargs="?", metavar="GENERATION", help="which; without it, they are listed"
+    )
+    commands.add_parser("resume", parents=[_common()], help="go on after a rollback")
 
     status = commands.add_parser(
         "status", parents=[_common()], help="show what the last passes and probes found"
@@ -145,178 +166,3 @@ def _level(options: argparse.Namespace) -> int:
     if options.verbose:
         return logging.DEBUG if talkative else logging.INFO
     return logging.INFO if talkative else logging.WARNING
-
-
-def _load(options: argparse.Namespace) -> "Config":
-    from postfix_sync.config import DEFAULT_PATH, load  # noqa: PLC0415 - pydantic is heavy
-
-    return load(options.config or DEFAULT_PATH)
-
-
-def _run(work: Awaitable[Any]) -> Any:
-    """Runs `work` to its end; SIGTERM cancels it, as SIGINT does."""
-
-    async def cancelled_by_sigterm() -> Any:
-        task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await task
-
-    return asyncio.run(cancelled_by_sigterm())
-
-
-def _daemon(options: argparse.Namespace) -> Exit:
-    from postfix_sync.config import DEFAULT_PATH  # noqa: PLC0415
-    from postfix_sync.daemon import Daemon  # noqa: PLC0415 - watchfiles is heavy
-
-    configuration = _load(options)
-
-    async def serve() -> None:
-        await Daemon(options.config or DEFAULT_PATH, configuration).run()
-
-    asyncio.run(serve())
-    return Exit.OK
-
-
-def _once(options: argparse.Namespace) -> Exit:
-    configuration = _load(options)
-    status: Exit = _run(_pass_and_probe(configuration, options))
-    return status
-
-
-async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
-    from postfix_sync import state, sync  # noqa: PLC0415
-
-    status = state.StatusFile(configuration.state_directory).read_or_new()
-    rankings = state.rankings(status)
-    report = await sync.once(configuration, rankings, force=options.force, dry_run=options.dry_run)
-    for line in report.lines:
-        LOG.info("%s", line)
-    for notice in report.notices:
-        tell(notice, logging.WARNING)
-    for error in report.errors:
-        tell(error)
-    if any(isinstance(error, Busy) for error in report.errors):
-        return report.status
-    if options.dry_run:
-        sys.stdout.writelines(f"{line}\n" for line in report.preview)
-        return report.status
-    return await _record_and_probe(configuration, report)
-
-
-async def _record_and_probe(configuration: "Config", report: "Report") -> Exit:
-    """Probes what the pass left installed, and notes in the status what both found."""
-    from postfix_sync import lmtp, state  # noqa: PLC0415
-    from postfix_sync.sync import interrupted  # noqa: PLC0415
-
-    status_file = state.StatusFile(configuration.state_directory)
-    changes = [
-        partial(
-            state.after_pass,
-            sources=[one.name for one in configuration.sources],
-            report=report,
-            probing=configuration.probe.level != "off",
-            now=time.time(),
-        )
-    ]
-    results: list[ProbeResult] = []
-    section = configuration.probe
-    if report.installed and section.level != "off" and not interrupted():
-        asked = lmtp.targets(report.installed[ROUTES], report.replicas)
-        results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
-        changes.append(partial(state.after_probes, results=results, now=time.time()))
-    try:
-        for change in changes:
-            await status_file.update(change)
-    except SyncError as error:
-        if error.message not in {known.message for known in report.errors}:
-            tell(error)
-        return worst([report.status, error.status])
-    return worst([report.status, _tell_down(results)])
-
-
-def _tell_down(results: Sequence[ProbeResult]) -> Exit:
-    """Logs the destinations that are down; the exit status that this makes."""
-    from postfix_sync.lmtp import describe  # noqa: PLC0415
-
-    for result in results:
-        if not result.up:
-            tell(describe(result))
-    return Exit.OK if all(result.up for result in results) else Exit.PROBE_FAILED
-
-
-def _probe(options: argparse.Namespace) -> Exit:
-    from postfix_sync import lmtp  # noqa: PLC0415
-
-    configuration = _load(options)
-    results: list[ProbeResult] = _run(
-        lmtp.probe_all(
-            _targets(configuration, options),
-            options.level or configuration.probe.level.replace("off", "rcpt"),
-            configuration.probe.timeout,
-            _known_hosts(configuration),
-        )
-    )
-    if options.json:
-        print(json.dumps([_as_json(result) for result in results], indent=2))  # noqa: T201
-    for result in results:
-        notice = lmtp.describe(result)
-        if result.up and not options.json and not options.quiet:
-            print(notice.message)  # noqa: T201
-        elif not result.up:
-            tell(notice)
-    if not results:
-        LOG.error(
-            "%s: no destination is installed there",
-            configuration.postfix.map_directory,
-            extra={"hint": "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once"},
-        )
-    return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
-
-
-def _targets(configuration: "Config", options: argparse.Namespace) -> list["Target"]:
-    """What to probe: the named destinations, or those of the installed maps."""
-    from postfix_sync.lmtp import Target, targets  # noqa: PLC0415
-    from postfix_sync.maps import installed_routes  # noqa: PLC0415
-
-    installed = targets(installed_routes(configuration.postfix.map_directory), {})
-    if options.destinations:
-        lists = {one.destination: one.recipient for one in installed}
-        asked = [Target(one, lists.get(one)) for one in options.destinations]
-    elif installed:
-        asked = installed
-    else:
-        asked = []
-    return [replace(one, recipient=options.rcpt or one.recipient) for one in asked]
-
-
-def _known_hosts(configuration: "Config") -> dict[str, str]:
-    from postfix_sync.hosts_files import HostsFiles  # noqa: PLC0415
-
-    try:
-        return HostsFiles(configuration.hosts.file, None).read().lookup()
-    except SyncError as error:  # the resolver knows its names as well
-        tell(error, logging.WARNING)
-        return {}
-
-
-def _as_json(result: ProbeResult) -> dict[str, object]:
-    return {
-        "destination": result.destination.endpoint,
-        "up": result.up,
-        "phase": result.phase,
-        "reply": result.reply,
-        "seconds": result.seconds,
-        "error": result.error,
-    }
-
-
-def _status(options: argparse.Namespace) -> Exit:
-    from postfix_sync import state  # noqa: PLC0415
-
-    status = state.StatusFile(_load(options).state_directory).read()
-    text = json.dumps(status, indent=2) if options.json else state.render(status, time.time())
-    print(text)  # noqa: T201
-    return Exit.OK
-
-
-_COMMANDS = {"daemon": _daemon, "once": _once, "probe": _probe, "status": _status}

@@ -108,6 +108,17 @@ def _jump(value: object) -> "Jump":
     return Jump(check_host(found["v6"] or found["host"]), int(found["port"] or 22), user)
 
 
+def _listen(value: object) -> "Listen":
+    found = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):(\d{1,5})", str(value))
+    if not found or not 1 <= int(found[3]) <= 65535:
+        raise ValueError(f"expected ADDRESS:PORT such as 127.0.0.1:9825, not {quote(str(value))}")
+    try:
+        address = ipaddress.ip_address(found[1] or found[2])
+    except ValueError:
+        raise ValueError(f"expected an IP address, not {quote(found[1] or found[2])}") from None
+    return Listen(str(address), int(found[3]))
+
+
 def _off(value: object) -> object:
     """YAML 1.1 reads an unquoted `off` as false."""
     return "off" if value is False else value
@@ -135,6 +146,13 @@ class Jump(NamedTuple):
     host: str
     port: int
     user: str | None
+
+
+class Listen(NamedTuple):
+    """An IP address of this host, and a TCP port of it."""
+
+    address: str
+    port: int
 
 
 class SshSection(_Section):
@@ -216,6 +234,14 @@ class ProbeSection(_Section):
     level: Annotated[Literal["connect", "lhlo", "rcpt", "off"], BeforeValidator(_off)] = "rcpt"
     interval: Seconds = 60.0
     timeout: Seconds = 10.0
+    flush: bool = True
+
+
+class MetricsSection(_Section):
+    """Where metrics are written to, and served."""
+
+    textfile: AbsolutePath | None = None
+    listen: Annotated[Listen, PlainValidator(_listen)] | None = None
 
 
 class Config(_Section):
@@ -227,6 +253,8 @@ class Config(_Section):
     guard: GuardSection = GuardSection()
     probe: ProbeSection = ProbeSection()
     state_directory: AbsolutePath = Path("/var/lib/postfix-sync")
+    generations: Annotated[int, Field(ge=1, le=1000)] = 10
+    metrics: MetricsSection = MetricsSection()
 
     def model_post_init(self, _context: object) -> None:
         """Names the sources that have no name."""
@@ -261,6 +289,7 @@ _SECTIONS: dict[tuple[str, ...], type[_Section]] = {
     ("hosts",): HostsSection,
     ("guard",): GuardSection,
     ("probe",): ProbeSection,
+    ("metrics",): MetricsSection,
 }
 
 

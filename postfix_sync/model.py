@@ -224,3 +224,30 @@ class ProbeResult:
     reply: str
     seconds: float
     error: str = ""
+
+
+class Verdict(Enum):
+    """What a check of doctor comes to."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Worth a look: it works, but not in every case, or not for long."""
+    FAILURE = "failure"
+    """Mail of the lists is lost, refused or held up by it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    `name` stays the same from version to version, and is found once in a report: where a check
+    looks at several things of one kind, it is followed by a colon and which of them.
+    """
+
+    name: str
+    verdict: Verdict
+    seen: str
+    why: str = ""
+    """What it means for the mail, and what to do where no single command mends it."""
+    fix: str | None = None
+    """A command that mends it, as a shell on this host takes it."""

@@ -11,10 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from postfix_sync import tables
 from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
 from postfix_sync.model import Table
+from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import Completed, find_command, run
 
 PARAMETERS = (
@@ -160,35 +162,49 @@ class Postfix:
                 )
             await asyncio.sleep(TURNOVER_POLL)
 
+    async def queue(self) -> list[Queued]:
+        """The messages in the queue. Raises ApplyError where postqueue(1) can't say."""
+        if not (self.queue_directory / "active").is_dir():
+            return []  # this Postfix was never started
+        done = await run(self._command("postqueue", "-j"))
+        if done.status:
+            raise ApplyError(f"postqueue -j: {done.complaint}")
+        try:
+            # Addresses may hold U+2028 and its like, at which splitlines() would split.
+            return [_queued(json.loads(line)) for line in done.stdout.split("\n") if line]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApplyError(f"postqueue -j: can't be read: {error}") from None
+
     async def queued_recipients(self) -> frozenset[str]:
         """The folded addresses that queued mail waits for, extensions cut off as well.
 
         Raises ApplyError where postqueue(1) can't say.
         """
-        if not (self.queue_directory / "active").is_dir():
-            return frozenset()  # this Postfix was never started
-        done = await run(self._command("postqueue", "-j"))
-        if done.status:
-            raise ApplyError(f"postqueue -j: {done.complaint}")
         delimiters = self.parameters["recipient_delimiter"]
-        fold = _fold(self.parameters)
-        found = set()
-        try:
-            # Addresses may hold U+2028 and its like, at which splitlines() would split.
-            for line in filter(None, done.stdout.split("\n")):
-                for recipient in json.loads(line)["recipients"]:
-                    address = fold(recipient["address"])
-                    found.update(_without_extensions(address, delimiters))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ApplyError(f"postqueue -j: can't be read: {error}") from None
-        return frozenset(found)
+        fold = self.fold
+        return frozenset(
+            key
+            for message in await self.queue()
+            for address, _ in message.recipients
+            for key in without_extensions(fold(address), delimiters)
+        )
+
+    @property
+    def fold(self) -> tables.Fold:
+        """How this Postfix folds keys and addresses."""
+        return _fold(self.parameters)
 
 
-def _without_extensions(address: str, delimiters: str) -> set[str]:
-    """The address, and what each recipient_delimiter in its local part would leave of it."""
-    local, at, domain = address.rpartition("@")
-    cuts = [i for i, character in enumerate(local) if i and character in delimiters]
-    return {address, *(local[:i] + at + domain for i in cuts)}
+def _queued(found: dict[str, Any]) -> Queued:
+    """One line of postqueue(1), version 3.1 and later."""
+    return Queued(
+        queue_id=found["queue_id"],
+        queue_name=found["queue_name"],
+        arrival_time=float(found["arrival_time"]),
+        recipients=tuple(
+            (one["address"], one.get("delay_reason", "")) for one in found["recipients"]
+        ),
+    )
 
 
 async def inspect(config_directory: Path) -> Postfix:

@@ -7,7 +7,7 @@ a `--once` beside it agree. The sources are asked before: a pass waits for none 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from postfix_sync import changes, postfix, wiring
 from postfix_sync.apply import Apply
 from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
-from postfix_sync.fetch import Fetched, ask, open_source
+from postfix_sync.fetch import Fetched, Source, ask, open_source
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, host_names
@@ -37,7 +37,8 @@ from postfix_sync.tables import lists_of, next_hops_of
 from postfix_sync.wanted import Asked, Wanted, decide
 
 if TYPE_CHECKING:
-    from postfix_sync.config import Config, Source
+    from postfix_sync import config as settings
+    from postfix_sync.config import Config
 
 LOCK_NAME = "lock"
 
@@ -113,6 +114,30 @@ def records_of(config: "Config") -> Records:
     return Records(config.state_directory / RECORDS_NAME)
 
 
+@contextlib.asynccontextmanager
+async def opened(config: "Config") -> AsyncIterator[dict[str, Source]]:
+    """All sources by name, to be asked once or a few times."""
+    sources = {one.name: open_source(one, config.guard.max_size) for one in config.sources}
+    try:
+        yield sources
+    finally:
+        await asyncio.gather(*(source.close() for source in sources.values()))
+
+
+async def ask_all(config: "Config", sources: Mapping[str, Source]) -> dict[str, Fetched]:
+    """Every source's answer, all of them asked at the same time.
+
+    Raises ConfigError where there is no Postfix that would say how keys are folded.
+    """
+    fold = await postfix.fold_of(config.postfix.config_directory)
+    records = records_of(config)
+    asking = (
+        ask(sources[one.name], one.name, records, fold, config.policy(one))
+        for one in config.sources
+    )
+    return dict(zip(sources, await asyncio.gather(*asking), strict=True))
+
+
 async def once(
     config: "Config",
     rankings: Mapping[str, Ranking],
@@ -121,26 +146,19 @@ async def once(
     dry_run: bool = False,
 ) -> Report:
     """Asks every source, all at the same time, and makes one pass; see `make_pass`."""
-    sources = {one.name: open_source(one, config.guard.max_size) for one in config.sources}
     report = Report()
     try:
-        for _ in range(TRIES):
-            fold = await postfix.fold_of(config.postfix.config_directory)
-            asking = (
-                ask(sources[one.name], one.name, records_of(config), fold, config.policy(one))
-                for one in config.sources
-            )
-            answers = dict(zip(sources, await asyncio.gather(*asking), strict=True))
-            report = await make_pass(config, answers, rankings, force=force, dry_run=dry_run)
-            outdated = [name for name, one in report.sources.items() if one.outdated]
-            if not outdated:
-                return report
-            for name in outdated:
-                sources[name].forget()
+        async with opened(config) as sources:
+            for _ in range(TRIES):
+                answers = await ask_all(config, sources)
+                report = await make_pass(config, answers, rankings, force=force, dry_run=dry_run)
+                outdated = [name for name, one in report.sources.items() if one.outdated]
+                if not outdated:
+                    return report
+                for name in outdated:
+                    sources[name].forget()
     except SyncError as error:
         return Report(failed=(error,))
-    finally:
-        await asyncio.gather(*(source.close() for source in sources.values()))
     names = ", ".join(name for name, one in report.sources.items() if one.outdated)
     late = Busy(
         f"{names}: other passes were faster each time; their answers count",
@@ -254,7 +272,7 @@ class _Pass:
         }
         return await asyncio.to_thread(self._report, wanted, at)
 
-    async def _asked(self, source: "Source", answer: Fetched | None) -> Asked:
+    async def _asked(self, source: "settings.Source", answer: Fetched | None) -> Asked:
         """What is known of a source, and its answer, if it is not older than that."""
         name = source.name
         try:
@@ -450,7 +468,11 @@ class _Pass:
         )
 
     def _source_report(
-        self, source: "Source", wanted: Wanted, installed: Maps | None, answered_at: float | None
+        self,
+        source: "settings.Source",
+        wanted: Wanted,
+        installed: Maps | None,
+        answered_at: float | None,
     ) -> SourceReport:
         name = source.name
         served: AbstractSet[str] = frozenset()

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,18 @@ ROLES = {
     "virtual_alias_maps": ALIASES,
 }
 """The main.cf parameter that each map is for."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter of main.cf that has to be another one for the maps to work."""
+
+    parameter: str
+    present: str
+    """As it is written, $names and all."""
+    wanted: str
+    problem: str
+    """What is wrong with it, beginning with the parameter."""
 
 
 def _items(value: str) -> list[str]:
@@ -88,7 +101,23 @@ def notices(
     *,
     hosts_used: bool,
 ) -> list[Notice]:
-    """What main.cf lacks for the maps to work. `domains` are the mail domains of all lists."""
+    """What main.cf lacks, each with its remedy; see `settings`."""
+    found = settings(postfix, map_directory, map_type, domains, hosts_used=hosts_used)
+    return [Notice(f"main.cf: {one.problem}", remedy(postfix, one)) for one in found]
+
+
+def settings(
+    postfix: "Postfix",
+    map_directory: Path,
+    map_type: str,
+    domains: AbstractSet[str],
+    *,
+    hosts_used: bool,
+) -> list[Setting]:
+    """What main.cf lacks for the maps to work. `domains` are the mail domains of all lists.
+
+    `hosts_used`: the names of destinations are in the hosts file.
+    """
     parameters = postfix.parameters
     local = domains & {item.lower() for item in _items(parameters["mydestination"])}
     relayed = domains - local
@@ -105,17 +134,19 @@ def notices(
     # An empty local_recipient_maps accepts every address, by Postfix's definition.
     needed["local_recipient_maps"] = bool(local) and bool(parameters["local_recipient_maps"])
     found = [
-        notice
+        setting
         for parameter, name in ROLES.items()
         if needed[parameter]
-        for notice in _unnamed(postfix, parameter, map_directory / name, map_type)
+        for setting in _unnamed(postfix, parameter, map_directory / name, map_type)
     ]
     if hosts_used and "native" not in _items(parameters["lmtp_host_lookup"]):
         found.append(
-            Notice(
-                f"main.cf: lmtp_host_lookup = {parameters['lmtp_host_lookup']}: lmtp(8) does not"
-                " read the hosts file, so it will not find the destination that was entered there",
-                _remedy(postfix, "lmtp_host_lookup", "native"),
+            Setting(
+                "lmtp_host_lookup",
+                postfix.unexpanded["lmtp_host_lookup"],
+                "native",
+                f"lmtp_host_lookup = {parameters['lmtp_host_lookup']}: lmtp(8) does not read the"
+                " hosts file, so it will not find the destination that was entered there",
             )
         )
     return found
@@ -125,15 +156,16 @@ def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
     """What main.cf lacks for a route with several next hops to be worth something."""
     timeout = postfix.parameters["lmtp_connect_timeout"]
     if re.fullmatch("0+[smhdw]?", timeout):
-        yield Notice(
-            f"main.cf: lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets,"
-            " mail waits minutes before the next member is tried",
-            _remedy(postfix, "lmtp_connect_timeout", "5s"),
+        problem = (
+            f"lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets, mail"
+            " waits minutes before the next member is tried"
         )
+        setting = Setting("lmtp_connect_timeout", timeout, "5s", problem)
+        yield Notice(f"main.cf: {problem}", remedy(postfix, setting))
 
 
-def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> Iterator[Notice]:
-    """A notice if `parameter` does not name the map at `path` with the type it is built as."""
+def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> Iterator[Setting]:
+    """A setting if `parameter` does not name the map at `path` with the type it is built as."""
     wanted = f"{map_type}:{path}"
     items = _items(postfix.parameters[parameter])
     types = [one for item in items if (one := _named_type(item, path))]
@@ -149,12 +181,19 @@ def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> I
     else:
         mended = f"{present}, {wanted}" if present else wanted
         problem = f"does not name {wanted}, so Postfix does not use that map"
-    yield Notice(f"main.cf: {parameter} {problem}", _remedy(postfix, parameter, mended))
+    yield Setting(parameter, postfix.unexpanded[parameter], mended, f"{parameter} {problem}")
 
 
-def _remedy(postfix: "Postfix", parameter: str, value: str) -> str:
-    """The command that sets one parameter of this instance."""
+def remedy(postfix: "Postfix", setting: Setting) -> str:
+    """The command that makes a setting in this instance."""
+    change = f"{setting.parameter} = {setting.wanted}"
+    return (
+        f"{command(postfix, 'postconf', '-e', change)} && {command(postfix, 'postfix', 'reload')}"
+    )
+
+
+def command(postfix: "Postfix", name: str, *arguments: str) -> str:
+    """A Postfix command as an operator types it for this instance."""
     directory = str(postfix.config_directory)
     instance = [] if directory == "/etc/postfix" else ["-c", directory]
-    postconf = shlex.join(["postconf", *instance, "-e", f"{parameter} = {value}"])
-    return f"{postconf} && {shlex.join(['postfix', *instance, 'reload'])}"
+    return shlex.join([name, *instance, *arguments])

@@ -85,9 +85,9 @@ def test_the_configuration_before_the_command_counts(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--dry-run"], "--dry-run and --force go with --once"),
-        (["--force"], "--dry-run and --force go with --once"),
-        (["--dry-run", "status"], "--dry-run and --force go with --once"),
+        (["--dry-run"], "--dry-run goes with --once and with setup"),
+        (["--force"], "--force goes with --once"),
+        (["--dry-run", "status"], "--dry-run goes with --once and with setup"),
         (["--once", "status"], "--once does not go with status"),
         (["--once", "probe"], "--once does not go with probe"),
         (["-v", "-q"], "not allowed with argument"),

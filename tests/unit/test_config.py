@@ -78,6 +78,7 @@ def test_the_example_has_every_option_with_its_default() -> None:
         config.HostsSection,
         config.GuardSection,
         config.ProbeSection,
+        config.MetricsSection,
         config.Config,
     )
     for section in sections:

@@ -1,0 +1,34 @@
+"""One module a command: from its options to its exit status.
+
+Each has a function `run(options)`, and is imported when its command is given, so that no command
+pays for what another one needs.
+"""
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+
+T = TypeVar("T")
+
+
+def load(options: argparse.Namespace) -> "Config":
+    """The configuration that the command line names. Raises ConfigError or NotPermitted."""
+    from postfix_sync.config import DEFAULT_PATH, load  # noqa: PLC0415 - pydantic is heavy
+
+    return load(options.config or DEFAULT_PATH)
+
+
+def complete(work: Coroutine[Any, Any, T]) -> T:
+    """Runs `work` to its end; SIGTERM cancels it, as SIGINT does."""
+
+    async def cancelled_by_sigterm() -> T:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    return asyncio.run(cancelled_by_sigterm())

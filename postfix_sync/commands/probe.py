@@ -1,0 +1,79 @@
+"""postfix-sync probe: is Mailman's LMTP server there, and does it take mail?"""
+
+import argparse
+import json
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from postfix_sync import lmtp
+from postfix_sync.commands import complete, load
+from postfix_sync.errors import Exit, SyncError
+from postfix_sync.hosts_files import HostsFiles
+from postfix_sync.log import LOG, tell
+from postfix_sync.maps import installed_routes
+from postfix_sync.model import ProbeResult
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Probes what is named, or what is installed."""
+    configuration = load(options)
+    results = complete(
+        lmtp.probe_all(
+            _targets(configuration, options),
+            options.level or configuration.probe.level.replace("off", "rcpt"),
+            configuration.probe.timeout,
+            _known_hosts(configuration),
+        )
+    )
+    if options.json:
+        document = json.dumps([_as_json(result) for result in results], indent=2)
+        print(document)  # noqa: T201 - the command's answer
+    for result in results:
+        notice = lmtp.describe(result)
+        if result.up and not options.json and not options.quiet:
+            print(notice.message)  # noqa: T201 - the command's answer
+        elif not result.up:
+            tell(notice)
+    if not results:
+        LOG.error(
+            "%s: no destination is installed there",
+            configuration.postfix.map_directory,
+            extra={"hint": "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once"},
+        )
+    return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
+
+
+def _targets(configuration: "Config", options: argparse.Namespace) -> list[lmtp.Target]:
+    """What to probe: the named destinations, or those of the installed maps."""
+    installed = lmtp.targets(installed_routes(configuration.postfix.map_directory), {})
+    if options.destinations:
+        lists = {one.destination: one.recipient for one in installed}
+        asked = [lmtp.Target(one, lists.get(one)) for one in options.destinations]
+    elif installed:
+        asked = installed
+    else:
+        asked = []
+    return [replace(one, recipient=options.rcpt or one.recipient) for one in asked]
+
+
+def _known_hosts(configuration: "Config") -> dict[str, str]:
+    try:
+        return HostsFiles(configuration.hosts.file, None).read().lookup()
+    except SyncError as error:  # the resolver knows its names as well
+        tell(error, logging.WARNING)
+        return {}
+
+
+def _as_json(result: ProbeResult) -> dict[str, object]:
+    return {
+        "destination": result.destination.endpoint,
+        "up": result.up,
+        "phase": result.phase,
+        "reply": result.reply,
+        "seconds": result.seconds,
+        "error": result.error,
+    }

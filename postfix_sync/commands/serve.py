@@ -1,0 +1,20 @@
+"""postfix-sync without a command: the daemon, in the foreground."""
+
+import argparse
+import asyncio
+
+from postfix_sync.commands import load
+from postfix_sync.config import DEFAULT_PATH
+from postfix_sync.daemon import Daemon
+from postfix_sync.errors import Exit
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Serves until it is told to stop."""
+    configuration = load(options)
+
+    async def serve() -> None:
+        await Daemon(options.config or DEFAULT_PATH, configuration).run()
+
+    asyncio.run(serve())
+    return Exit.OK

@@ -1,0 +1,79 @@
+"""Mail that waits in the deferred queue for destinations of ours. Pure.
+
+Postfix tells of its queue by `postqueue -j`; where a waiting message would go is known from the
+routes that are installed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from postfix_sync.model import Destination, Table
+from postfix_sync.tables import Fold, parse_next_hops
+
+DEFERRED = "deferred"
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One message in Postfix's queue."""
+
+    queue_id: str
+    queue_name: str
+    """maildrop, hold, incoming, active or deferred."""
+    arrival_time: float
+    """In seconds since the epoch."""
+    recipients: tuple[tuple[str, str], ...]
+    """The addresses that it still has to reach, each with Postfix's own reason for the delay."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What waits for one destination."""
+
+    queue_ids: tuple[str, ...] = ()
+    """The messages, the oldest first."""
+    oldest: float = 0.0
+    """When the first of them arrived, in seconds since the epoch."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """What Postfix says of the delay, each with the number of recipients it says it of."""
+
+
+def waiting(
+    messages: Iterable[Queued], routes: Table, fold: Fold, delimiters: str
+) -> dict[Destination, Waiting]:
+    """The deferred messages with a recipient that a route leads to, by destination.
+
+    `fold` and `delimiters` are how this Postfix folds addresses, and its recipient_delimiter.
+    """
+    found: dict[Destination, dict[str, Queued]] = {}
+    reasons: dict[Destination, dict[str, int]] = {}
+    for message in messages:
+        if message.queue_name != DEFERRED:
+            continue
+        for address, reason in message.recipients:
+            for hop in _next_hops(fold(address), routes, delimiters):
+                found.setdefault(hop, {})[message.queue_id] = message
+                said = reasons.setdefault(hop, {})
+                said[reason] = said.get(reason, 0) + 1
+    return {hop: _waiting(held.values(), reasons[hop]) for hop, held in found.items()}
+
+
+def _waiting(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Waiting:
+    oldest_first = sorted(messages, key=lambda one: (one.arrival_time, one.queue_id))
+    return Waiting(
+        tuple(one.queue_id for one in oldest_first), oldest_first[0].arrival_time, reasons
+    )
+
+
+def _next_hops(address: str, routes: Table, delimiters: str) -> Iterator[Destination]:
+    for key in without_extensions(address, delimiters):
+        if key in routes:
+            yield from parse_next_hops(routes[key])
+            return
+
+
+def without_extensions(address: str, delimiters: str) -> list[str]:
+    """The address, and what each recipient_delimiter in its local part would leave of it."""
+    local, at, domain = address.rpartition("@")
+    cuts = [i for i, character in enumerate(local) if i and character in delimiters]
+    return [address, *(local[:i] + at + domain for i in reversed(cuts))]
