@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    PrivateAttr,
     ValidationError,
 )
 
@@ -255,9 +256,16 @@ class Config(_Section):
     state_directory: AbsolutePath = Path("/var/lib/postfix-sync")
     generations: Annotated[int, Field(ge=1, le=1000)] = 10
     metrics: MetricsSection = MetricsSection()
+    _path: Path = PrivateAttr(DEFAULT_PATH)
 
-    def model_post_init(self, _context: object) -> None:
+    @property
+    def path(self) -> Path:
+        """The file that it was read from."""
+        return self._path
+
+    def model_post_init(self, context: object) -> None:
         """Names the sources that have no name."""
+        super().model_post_init(context)
         given = {source.name for source in self.sources}
         short = Counter(source.short_name() for source in self.sources if not source.name)
         for source in self.sources:
@@ -313,6 +321,7 @@ def load(path: Path) -> Config:
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
             "every key with its default: config.example.yaml",
         )
+    config._path = path
     return config
 
 

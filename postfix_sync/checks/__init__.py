@@ -5,6 +5,7 @@ module, and doctor.py has the table of all. None of them changes anything. They 
 another, so what more than one of them needs is asked once, here.
 """
 
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -58,6 +59,12 @@ class Host:
     def destinations(self) -> AbstractSet[Destination]:
         """All that mail is routed to at the moment."""
         return next_hops_of(self.table(ROUTES))
+
+    def command(self, *arguments: str) -> str:
+        """postfix-sync itself with this configuration, as an operator types it."""
+        path = str(self.config.path)
+        chosen = [] if path == "/etc/postfix-sync/config.yaml" else ["-c", path]
+        return shlex.join(["postfix-sync", *chosen, *arguments])
 
 
 Check: TypeAlias = Callable[[Host], AsyncIterator[Finding]]
