@@ -74,13 +74,3 @@ def as_json(findings: list[Finding]) -> dict[str, object]:
             for one in findings
         ],
     }
-
-
-def render(findings: list[Finding]) -> str:
-    """The findings for people."""
-    lines = []
-    for one in findings:
-        lines.append(f"{one.verdict.value:<8} {one.name}: {one.seen}")
-        lines += [f"         {one.why}"] if one.why else []
-        lines += [f"         {one.fix}"] if one.fix else []
-    return "\n".join(lines)

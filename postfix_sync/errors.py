@@ -97,9 +97,16 @@ def why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
+def escape(text: str) -> str:
+    """Untrusted text for people: what is no printable character is spelt out, `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
 def quote(text: str, limit: int = 80) -> str:
     """Untrusted text for a message: quoted, escaped, and cut to `limit` characters."""
-    escaped = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:limit]
-    )
+    escaped = escape(text[:limit])
     return f'"{escaped[:limit]}…"' if len(escaped) > limit or len(text) > limit else f'"{escaped}"'

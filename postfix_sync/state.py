@@ -14,7 +14,6 @@ from types import UnionType
 from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from postfix_sync import __version__
-from postfix_sync.changes import counted
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
 from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
@@ -315,40 +314,3 @@ def _fits(value: object, kind: Any) -> bool:
         return any(_fits(value, one) for one in get_args(kind))
     number = kind is float and type(value) is int
     return type(value) is kind or number
-
-
-def render(status: Status, now: float) -> str:
-    """The status for people, 80 columns wide where names allow it."""
-    lines = [f"postfix-sync {status['version']}, as of {status['updated']}", ""]
-    for name, source in status["sources"].items():
-        lines.append(
-            f"source {name}: {source['state']}, {counted(source['lists'], 'list')},"
-            f" {counted(source['entries'], 'address')}"
-        )
-        success = source["last_success"]
-        old = f", {_age(now - seconds_of(success))} old" if success and source["error"] else ""
-        lines.append(f"  last success {success or 'never'}{old}")
-        lines.append(f"  last change  {source['last_change'] or 'never'}")
-        if source["error"]:
-            lines.append(f"  {source['error']['message']}")
-            lines += [f"  hint: {source['error']['hint']}"] if source["error"]["hint"] else []
-    lines += [""] if status["maps"] else []
-    for name, one in status["maps"].items():
-        lines.append(f"map {name:<18} {one['type']:<5} {one['entries']:>8}  {one['updated']}")
-    lines += [""] if status["destinations"] else []
-    for endpoint, found in status["destinations"].items():
-        state = "up" if found["up"] else "DOWN"
-        lines.append(f"destination {endpoint}: {state} since {found['since']}")
-        lines.append(f"  {found['phase']}: {found['error'] or found['reply']}")
-    for name, cluster in status["clusters"].items():
-        last = f"; tried last: {', '.join(cluster['last'])}" if cluster["last"] else ""
-        lines.append(f"cluster {name}: {', '.join(cluster['destinations'])}{last}")
-    return "\n".join(lines)
-
-
-def _age(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h`, `5 d`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -2,16 +2,22 @@
 
 import argparse
 import json
+import os
+import sys
 import time
 
-from postfix_sync import state
+from postfix_sync import show, state
 from postfix_sync.commands import load
 from postfix_sync.errors import Exit
+from postfix_sync.terminal import Terminal
 
 
 def run(options: argparse.Namespace) -> Exit:
     """Prints the status. Raises OutOfReach where no pass has been made."""
     status = state.StatusFile(load(options).state_directory).read()
-    text = json.dumps(status, indent=2) if options.json else state.render(status, time.time())
+    if options.json:
+        text = json.dumps(status, indent=2)
+    else:
+        text = show.status(status, time.time(), Terminal.of(sys.stdout, os.environ))
     print(text)  # noqa: T201 - the command's answer
     return Exit.OK

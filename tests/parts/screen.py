@@ -1,0 +1,77 @@
+"""A terminal of 80 columns, and what a command shows there."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.parts.site import Site
+
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+ERASED = re.compile(r"[^\n]*\r\x1b\[K")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a command wrote to a terminal, and how it ended."""
+
+    status: int
+    written: str
+
+    @property
+    def text(self) -> str:
+        """What is left to be seen, without its colours."""
+        return SGR.sub("", ERASED.sub("", self.written))
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of that."""
+        return self.text.splitlines()
+
+
+def at_a_terminal(
+    site: Site, *arguments: str, columns: int = 80, environment: Mapping[str, str] | None = None
+) -> Screen:
+    """Runs the command with a terminal for its output and its messages."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    parts: list[bytes] = []
+
+    def read() -> None:
+        try:
+            while part := os.read(ours, 4096):
+                parts.append(part)
+        except OSError:  # EIO: the other end is closed
+            pass
+
+    reader = threading.Thread(target=read)
+    variables = {"TERM": "xterm", "NO_COLOR": "", "COLUMNS": "", **(environment or {})}
+    with site.start(*arguments, stdout=theirs, stderr=theirs, environment=variables) as process:
+        os.close(theirs)
+        reader.start()
+        status = process.wait(60)
+    reader.join()
+    os.close(ours)
+    return Screen(status, b"".join(parts).decode().replace("\r\n", "\n"))
+
+
+def width(line: str) -> int:
+    """The columns that a line takes."""
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
+        for one in line
+    )
+
+
+def run_in_a_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """What somebody does who pastes a line into a root shell."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )

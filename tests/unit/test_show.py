@@ -1,0 +1,146 @@
+"""What status and doctor show to people."""
+
+import pytest
+
+from postfix_sync import show
+from postfix_sync.model import Finding, Verdict
+from postfix_sync.state import (
+    ClusterStatus,
+    DestinationStatus,
+    MapStatus,
+    SourceStatus,
+    Status,
+    iso,
+)
+from postfix_sync.terminal import Terminal
+
+NOW = 1_790_000_000.0
+PLAIN = Terminal()
+COLOURED = Terminal(coloured=True)
+
+LONG_FIX = (
+    "postconf -e 'relay_domains = hash:/etc/postfix/relay,"
+    " lmdb:/etc/postfix/mailman/postfix_domains' && postfix reload"
+)
+WELL = Finding("transport_maps", Verdict.OK, "transport_maps = lmdb:/m/postfix_lmtp")
+DOUBTFUL = Finding("clock", Verdict.WARNING, "it is 1970", "the hour is wrong")
+BAD = Finding("relay_domains", Verdict.FAILURE, "relay_domains = ", "no map " * 15, LONG_FIX)
+
+
+def test_failures_stand_last_above_the_prompt() -> None:
+    assert show.findings([BAD, WELL, DOUBTFUL, WELL], PLAIN).splitlines() == [
+        "ok       transport_maps = lmdb:/m/postfix_lmtp",
+        "ok       transport_maps = lmdb:/m/postfix_lmtp",
+        "",
+        "warning  clock",
+        "         it is 1970",
+        "         the hour is wrong",
+        "",
+        "failure  relay_domains",
+        "         relay_domains =",
+        "         " + ("no map " * 10).rstrip(),
+        "         " + ("no map " * 5).rstrip(),
+        f"           {LONG_FIX}",
+        "",
+        "1 failure, 1 warning, 2 ok",
+    ]
+
+
+def test_quiet_leaves_what_is_not_well() -> None:
+    assert show.findings([WELL], PLAIN, problems_only=True) == ""
+    text = show.findings([WELL, DOUBTFUL], PLAIN, problems_only=True)
+    assert text.splitlines()[0] == "warning  clock"
+    assert "transport_maps" not in text
+
+
+def test_numbers_are_told_of_what_there_is() -> None:
+    assert show.findings([WELL], PLAIN).splitlines()[-1] == "1 ok"
+    assert show.findings([BAD, BAD], PLAIN).splitlines()[-1] == "2 failures, 0 ok"
+
+
+def test_a_finding_is_called_by_its_name() -> None:
+    one = Finding("state_directory", Verdict.OK, "/var/lib/postfix-sync, 2 GiB free")
+    assert show.findings([one], PLAIN).splitlines()[0] == (
+        "ok       state_directory: /var/lib/postfix-sync, 2 GiB free"
+    )
+
+
+def test_a_command_is_whole_and_colours_are_around_it() -> None:
+    text = show.findings([BAD], COLOURED)
+    assert f"           \x1b[36m{LONG_FIX}\x1b[0m\n" in text
+    assert text.startswith("\x1b[1;31mfailure  \x1b[0m\x1b[1mrelay_domains\x1b[0m\n")
+
+
+def status(**changed: object) -> Status:
+    source = SourceStatus(
+        state="ok",
+        lists=12,
+        entries=108,
+        last_success=iso(NOW - 10),
+        last_change=iso(NOW - 5 * 86400),
+        error=None,
+    )
+    refused = SourceStatus(
+        state="refused",
+        lists=1,
+        entries=9,
+        last_success=None,
+        last_change=None,
+        error={"message": "x: names no list at all; " + "kept " * 20, "hint": "mailman aliases"},
+    )
+    found = Status(
+        version="0.1.0",
+        updated=iso(NOW - 3 * 3600),
+        sources={"lists": source, "リスト": refused},
+        maps={"postfix_lmtp": MapStatus(type="lmdb", entries=117, updated=iso(NOW - 600))},
+        destinations={
+            "127.0.0.1:8024": DestinationStatus(
+                up=False, since=iso(NOW - 90), phase="greeting", reply="", seconds=10, error="lost"
+            )
+        },
+        clusters={
+            "mm": ClusterStatus(
+                destinations=["a:8024", "b:8024"], last=["b:8024"], nameless=[], changed=None
+            )
+        },
+    )
+    return Status(**{**found, **changed})  # type: ignore[typeddict-item]  # what is to differ
+
+
+def test_a_status() -> None:
+    assert show.status(status(), NOW, PLAIN).splitlines() == [
+        f"postfix-sync 0.1.0, as of {iso(NOW - 3 * 3600)}, 3 h ago",
+        "",
+        "source  state    lists  addresses  last success  last change",
+        "lists   ok          12        108  10 s ago      5 d ago",
+        "リスト  refused      1          9  never         never",
+        "  x: names no list at all; " + ("kept " * 10).rstrip(),
+        "  " + ("kept " * 10).rstrip(),
+        "  hint: mailman aliases",
+        "",
+        "map           type  entries  updated",
+        "postfix_lmtp  lmdb      117  10 min ago",
+        "",
+        "destination     state  for   phase     seconds",
+        "127.0.0.1:8024  DOWN   90 s  greeting       10",
+        "  lost",
+        "",
+        "cluster mm: a:8024, b:8024; tried last: b:8024",
+    ]
+
+
+def test_what_is_not_there_leaves_no_gap() -> None:
+    text = show.status(status(sources={}, destinations={}, clusters={}), NOW, PLAIN)
+    assert text.count("\n\n") == 1
+
+
+@pytest.mark.parametrize("moment", ["", "yesterday"])
+def test_a_time_that_somebody_else_wrote(moment: str) -> None:
+    assert show.status(status(updated=moment), NOW, PLAIN).splitlines()[0].endswith(", ? ago")
+
+
+def test_colours_tell_good_from_bad() -> None:
+    text = show.status(status(), NOW, COLOURED)
+    assert "\x1b[32mok\x1b[0m" in text
+    assert "\x1b[1;31mrefused\x1b[0m" in text
+    assert "\x1b[1;31mDOWN\x1b[0m" in text
