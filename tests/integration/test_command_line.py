@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -70,7 +71,12 @@ def test_options_before_and_after_the_command(
         for words in ([*file, *option, *command], [*command, *option, *file])
     ]
     assert {end.returncode for end in ends} == {0 if command == ["status"] else 69}
-    assert ends[0].stdout == ends[1].stdout
+    assert ageless(ends[0].stdout) == ageless(ends[1].stdout)
+
+
+def ageless(status: str) -> str:
+    """A status for people without what passes while two are asked for."""
+    return re.sub(r"\d+ s\b +", "N s ", status)
 
 
 def test_the_configuration_before_the_command_counts(site: Site) -> None:
@@ -231,14 +237,15 @@ def test_errors_are_told_however_quiet(site: Site) -> None:
 def test_quiet_leaves_the_result_of_a_question(site: Site) -> None:
     """Whoever asks for a status wants one."""
     site.once()
-    assert site.run("status", "-q").stdout == site.run("status").stdout != ""
+    quiet, plain = (site.run("status", *option).stdout for option in (["-q"], []))
+    assert ageless(quiet) == ageless(plain) != ""
 
 
 def test_the_example_configuration_loads_as_it_is() -> None:
     """And says what the defaults are: without it, nothing else would be in force."""
     example = config.load(EXAMPLE)
     bare = config.Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
-    assert example == bare
+    assert example.model_dump() == bare.model_dump()
     text = EXAMPLE.read_text()
     for section in (
         config.Config,
