@@ -5,10 +5,11 @@ own; where there is no Postfix at all, that is the only one that counts.
 """
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from postfix_sync import postfix, state, wiring
-from postfix_sync.checks import Check, Host, failure, main_cf
+from postfix_sync import as_lmtp, postfix, state, wiring
+from postfix_sync.checks import Check, Host, failure, instance, main_cf, names, network
 from postfix_sync.errors import SyncError
 from postfix_sync.maps import MapDirectory
 from postfix_sync.model import Finding, Verdict
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
     from postfix_sync.config import Config
 
 CHECKS: Mapping[str, Check] = {
+    "postfix": instance.found,
+    "running": instance.running,
+    "map_type": instance.map_type,
+    "main_cf_warnings": instance.main_cf_warnings,
+    "transport": instance.transport,
     "main_cf": main_cf.maps_named,
+    "lmtp_parameters": instance.lmtp_parameters,
+    "hosts": names.hosts_file,
+    "lmtp_host_lookup": names.host_lookup,
+    "chroot": names.chroot,
+    "name": names.resolved,
+    "next_hops": names.next_hops,
+    "mynetworks": network.mynetworks,
+    "inet_interfaces": network.inet_interfaces,
 }
 """All checks in the order in which they are told, by what to call one that could not be made."""
 
@@ -26,9 +40,14 @@ CHECKS: Mapping[str, Check] = {
 async def examine(config: "Config") -> AsyncIterator[Finding]:
     """What every check found, as they find it."""
     try:
-        host = await _host(config)
+        found = await postfix.inspect(config.postfix.config_directory)
     except SyncError as error:
         yield failure("postfix", error.message, error.hint)
+        return
+    try:
+        host = await _host(config, found)
+    except SyncError as error:
+        yield await instance.no_map_type(found, config.postfix.map_type, error)
         return
     for name, check in CHECKS.items():
         try:
@@ -38,25 +57,28 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             yield failure(name, error.message, error.hint)
 
 
-async def _host(config: "Config") -> Host:
-    """Asks what the checks have in common. Raises SyncError where there is no Postfix."""
-    instance = await postfix.inspect(config.postfix.config_directory)
+async def _host(config: "Config", found: postfix.Postfix) -> Host:
+    """Asks what the checks have in common. Raises ConfigError where no map can be built."""
     map_directory = config.postfix.map_directory
-    map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
+    map_type = wiring.choose_map_type(found, map_directory, config.postfix.map_type)
     try:
         status = state.StatusFile(config.state_directory).read()
     except SyncError:
         status = None
     async with opened(config) as sources:
         answers = await ask_all(config, sources)
-    return Host(
+    host = Host(
         config=config,
-        postfix=instance,
+        postfix=found,
         map_type=map_type,
-        installed=MapDirectory(map_directory, map_type, instance).tables(),
+        installed=MapDirectory(map_directory, map_type, found).tables(),
         answers=answers,
+        services=await found.services(),
         status=status,
     )
+    resolver = await as_lmtp.resolver(found, host.lmtp)
+    lookups = await as_lmtp.look_up_all(resolver, host.host_names)
+    return replace(host, resolver=resolver, lookups=lookups)
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:

@@ -67,6 +67,40 @@ class Postfix:
         found = re.match(r"(\d+)\.(\d+)", self.version)
         return found is not None and (int(found[1]), int(found[2])) >= (3, 5)
 
+    async def values(self, *names: str) -> dict[str, str]:
+        """Parameters of main.cf as they take effect, $names expanded. Raises ConfigError."""
+        return _settings(await _postconf(self.config_directory, "-x", *names))
+
+    async def written_as(self, name: str) -> str:
+        """A parameter as it is written, $names and all. Raises ConfigError."""
+        return _settings(await _postconf(self.config_directory, name))[name]
+
+    async def services(self) -> tuple["Service", ...]:
+        """The services of master.cf, none where there is no such file. Raises ConfigError."""
+        if not (self.config_directory / "master.cf").exists():
+            return ()
+        printed = await _postconf(self.config_directory, "-M")
+        overrides = _settings(await _postconf(self.config_directory, "-P", "-x"))
+        level = self.parameters["compatibility_level"]
+        return tuple(_service(line, overrides, level) for line in printed.splitlines() if line)
+
+    async def warnings(self) -> list[str]:
+        """What postconf(1) finds odd about main.cf and master.cf."""
+        return await self._warnings("-n")
+
+    async def type_warnings(self) -> list[str]:
+        """What postconf(1) says of map types that it can't load."""
+        return await self._warnings("-m")
+
+    async def _warnings(self, option: str) -> list[str]:
+        done = await run(self._command("postconf", option))
+        told = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
+        return [line for line in told if line]
+
+    async def written(self) -> dict[str, str]:
+        """The parameters that main.cf has, $names expanded. Raises ConfigError."""
+        return _settings(await _postconf(self.config_directory, "-x", "-n"))
+
     def _command(self, name: str, *arguments: str) -> list[str]:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
 
@@ -195,6 +229,37 @@ class Postfix:
         return _fold(self.parameters)
 
 
+@dataclass(frozen=True)
+class Service:
+    """A line of master.cf(5)."""
+
+    name: str
+    kind: str
+    """inet, unix, unix-dgram, fifo or pass."""
+    unprivileged: bool
+    chrooted: bool
+    command: str
+    """The program, without its arguments."""
+    overrides: Mapping[str, str]
+    """The parameters of main.cf that it has other values of, by -o, $names expanded."""
+
+
+def _service(line: str, overrides: Mapping[str, str], compatibility_level: str) -> Service:
+    """A service as `postconf -M` prints it, with what `postconf -P` prints of all."""
+    name, kind, _private, unprivileged, chroot, _wakeup, _limit, command, *_ = line.split()
+    own = f"{name}/{kind}/"
+    return Service(
+        name=name,
+        kind=kind,
+        unprivileged=unprivileged != "n",
+        chrooted=chroot in _chrooted(compatibility_level),
+        command=command,
+        overrides={
+            key.removeprefix(own): value for key, value in overrides.items() if key.startswith(own)
+        },
+    )
+
+
 def _queued(found: dict[str, Any]) -> Queued:
     """One line of postqueue(1), version 3.1 and later."""
     return Queued(
@@ -261,18 +326,35 @@ async def _postconf(config_directory: Path, *arguments: str) -> str:
     except SyncError as error:
         raise ConfigError(error.message, error.hint) from None
     if done.status:
+        said = done.complaint.partition(": fatal: ")[2] or done.complaint
         raise ConfigError(
-            f"{config_directory}: no Postfix configuration can be read here: {done.complaint}",
-            "set postfix.config_directory to the directory that has main.cf",
+            f"{config_directory}: no Postfix configuration can be read here: {said}",
+            _unreadable(config_directory),
         )
     return done.stdout
 
 
+def _unreadable(config_directory: Path) -> str:
+    """What helps where postconf(1) has failed."""
+    try:
+        with (config_directory / "main.cf").open("rb"):
+            return f"mend that; postconf -c {config_directory} -n is silent when it is right"
+    except PermissionError:
+        return "run postfix-sync as root"
+    except OSError:
+        return "set postfix.config_directory to the directory that has main.cf (see: postmulti -l)"
+
+
 def _lmtp_is_chrooted(services: str, compatibility_level: str) -> bool:
-    """Whether master(5)'s lmtp service runs chrooted; its line is name type private unpriv chroot.
+    """Whether the lmtp service is chrooted; master(5): name type private unprivileged chroot."""
+    chrooted = _chrooted(compatibility_level)
+    fields = (line.split() for line in services.splitlines())
+    return any(field[:2] == ["lmtp", "unix"] and field[4] in chrooted for field in fields)
+
+
+def _chrooted(compatibility_level: str) -> set[str]:
+    """What stands in master(5)'s chroot field of a service that is chrooted.
 
     "-" stands for "n", below compatibility_level 1 for "y" (COMPATIBILITY_README).
     """
-    chrooted = {"y", "-"} if compatibility_level in {"", "0"} else {"y"}
-    fields = (line.split() for line in services.splitlines())
-    return any(field[:2] == ["lmtp", "unix"] and field[4] in chrooted for field in fields)
+    return {"y", "-"} if compatibility_level in {"", "0"} else {"y"}

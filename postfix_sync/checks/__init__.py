@@ -10,8 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from postfix_sync import wiring
+from postfix_sync.as_lmtp import Answer, Resolver
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import (
     DOMAINS,
@@ -21,7 +24,7 @@ from postfix_sync.model import (
     Table,
     Verdict,
 )
-from postfix_sync.postfix import Postfix
+from postfix_sync.postfix import Postfix, Service
 from postfix_sync.tables import next_hops_of
 
 if TYPE_CHECKING:
@@ -40,6 +43,12 @@ class Host:
     """The entries of each map after its text, None where they can't be known."""
     answers: Mapping[str, Fetched]
     """What each source said just now, by name."""
+    services: tuple[Service, ...] = ()
+    """Those of master.cf."""
+    resolver: Resolver | None = None
+    """How lmtp(8) looks names up."""
+    lookups: Mapping[str, Answer] = field(default_factory=dict)
+    """What that comes to for the host names that mail goes to."""
     status: "Status | None" = None
     """status.json, if there is one that can be read."""
     now: float = field(default_factory=time.time)
@@ -60,12 +69,69 @@ class Host:
         """All that mail is routed to at the moment."""
         return next_hops_of(self.table(ROUTES))
 
+    @property
+    def named(self) -> Mapping[str, AbstractSet[Destination]]:
+        """The destinations that each source named just now, by its name."""
+        return {
+            name: next_hops_of(one.tables.routes)
+            for name, one in self.answers.items()
+            if one.tables
+        }
+
+    @property
+    def host_names(self) -> AbstractSet[str]:
+        """What has to be looked up for mail to be delivered, now or after the next pass."""
+        everything = {*self.destinations, *(one for hops in self.named.values() for one in hops)}
+        return {one.host for one in everything if one.is_name}
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """The host names that the configuration has an IP address for."""
+        known = {}
+        for source in self.config.sources:
+            answer = self.answers.get(source.name)
+            address = answer.peer if answer and source.address == "ssh" else source.address
+            for one in self.named.get(source.name, ()) if address else ():
+                if one.is_name and address:
+                    known[one.host] = address
+        return known
+
+    @property
+    def lmtp(self) -> Service | None:
+        """The transport that all routes name."""
+        return next((one for one in self.services if (one.name, one.kind) == LMTP), None)
+
+    def set_lmtp(self, parameter: str, value: str) -> str:
+        """The command that gives lmtp(8) another value, where it has the present one from."""
+        if self.lmtp and parameter in self.lmtp.overrides:
+            return self.edit(f"lmtp/unix/{parameter} = {value}", "-P")
+        return self.edit(f"{parameter} = {value}")
+
+    def edit(self, change: str, option: str = "-e") -> str:
+        """The command that makes a change with postconf(1), and has a Postfix that runs see it."""
+        edited = wiring.command(self.postfix, "postconf", option, change)
+        reload = f" && {wiring.command(self.postfix, 'postfix', 'reload')}"
+        return edited + reload if self.postfix.master else edited
+
+    def service(self, verb: str) -> str:
+        """The command that starts or restarts Postfix."""
+        if SYSTEMD.is_dir() and str(self.postfix.config_directory) == "/etc/postfix":
+            return f"systemctl {verb} postfix"
+        verbs = ["stop", "start"] if verb == "restart" else [verb]
+        return " && ".join(wiring.command(self.postfix, "postfix", one) for one in verbs)
+
     def command(self, *arguments: str) -> str:
         """postfix-sync itself with this configuration, as an operator types it."""
         path = str(self.config.path)
         chosen = [] if path == "/etc/postfix-sync/config.yaml" else ["-c", path]
         return shlex.join(["postfix-sync", *chosen, *arguments])
 
+
+LMTP = ("lmtp", "unix")
+"""Name and type of the service in master.cf that routes name."""
+
+SYSTEMD = Path("/run/systemd/system")
+"""It is there where systemd runs (sd_booted(3))."""
 
 Check: TypeAlias = Callable[[Host], AsyncIterator[Finding]]
 

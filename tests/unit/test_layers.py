@@ -14,11 +14,12 @@ LAYERS = [
     {"commands.doctor", "commands.once", "commands.probe", "commands.serve", "commands.status"},
     {"commands"},
     {"daemon", "doctor", "show"},
-    {"checks.main_cf"},
+    {"checks.instance", "checks.main_cf", "checks.names", "checks.network"},
     {"checks"},
     {"follow", "state"},
     {"sync"},
     {"apply", "fetch"},
+    {"as_lmtp"},
     {"config", "hosts_files", "lmtp", "maps", "records", "sources.ssh", "sources.volume"},
     {"log", "postfix", "sources.ssh_connection", "systemd", "wanted", "wiring"},
     {"changes", "merge", "sources.ssh_errors"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"dial", "hosts", "plan", "queue", "system"},
     {"tables"},
     {"model", "terminal"},
-    {"errors"},
+    {"errors", "interfaces", "lookup"},
     {"__init__"},
 ]
 PURE = {

@@ -1,0 +1,174 @@
+"""Postfix itself: is it there, does it run, can it read our maps, and can it speak LMTP?
+
+`postfix check` is not asked: it makes directories that are missing, and doctor changes nothing.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from postfix_sync import wiring
+from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.errors import SyncError
+from postfix_sync.model import Finding
+from postfix_sync.postfix import Postfix
+
+PACKAGED = frozenset({"cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"})
+"""The map types that Debian has a package postfix-TYPE for."""
+
+BERKELEY = frozenset({"btree", "hash"})
+
+DATABASES = PACKAGED | BERKELEY | {"dbm", "sdbm"}
+"""The map types that a Postfix may have, or not."""
+
+ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"})
+"""The TLS security levels at which nothing is delivered in the clear."""
+
+APT = Path("/usr/bin/apt-get")
+
+WARNINGS_TOLD = 3
+
+
+async def found(host: Host) -> AsyncIterator[Finding]:
+    """There is a Postfix, and it is new enough."""
+    seen = f"Postfix {host.postfix.version}, {host.postfix.config_directory}"
+    clusters = sorted({one.cluster for one in host.config.sources if one.cluster})
+    if clusters and not host.postfix.several_next_hops:
+        yield warning(
+            "postfix",
+            seen,
+            f"a route with several next hops needs Postfix 3.5: the lists of {clusters[0]} are"
+            " routed to one of its members only, and wait while that one is down",
+        )
+    else:
+        yield ok("postfix", seen)
+
+
+async def running(host: Host) -> AsyncIterator[Finding]:
+    """Some master(8) of this instance runs."""
+    if pid := host.postfix.master:
+        yield ok("running", f"process {pid}")
+    else:
+        yield warning(
+            "running",
+            "Postfix is stopped",
+            "no mail is taken and none is delivered until it is started",
+            host.service("start"),
+        )
+
+
+async def map_type(host: Host) -> AsyncIterator[Finding]:
+    """Every map type that main.cf names is there."""
+    missing: dict[str, str] = {}
+    for parameter, value in (await host.postfix.written()).items():
+        for item in re.split(r"[\s,]+", value):
+            kind, colon, path = item.removeprefix("proxy:").partition(":")
+            if colon and path and kind in DATABASES - host.postfix.map_types:
+                missing.setdefault(kind, f"{parameter} = {item}")
+    if not missing:
+        yield ok("map_type", f"{host.map_type}, for the maps of the lists")
+        return
+    kind, seen = next(iter(missing.items()))
+    why, fix = _absent(kind, await host.postfix.type_warnings())
+    yield failure(
+        "map_type",
+        f"{seen}: this Postfix has no map type {kind}",
+        f"{why}; until then mail that this map is asked about is deferred (451)",
+        fix,
+    )
+
+
+async def no_map_type(postfix: Postfix, wanted: str, error: SyncError) -> Finding:
+    """What to tell where no map type is left that could be built."""
+    if wanted == "auto" or wanted in postfix.map_types:
+        return failure("map_type", error.message, error.hint)
+    why, fix = _absent(wanted, await postfix.type_warnings())
+    return failure("map_type", error.message, f"postfix.map_type is {wanted}: {why}", fix)
+
+
+def _absent(kind: str, told: list[str]) -> tuple[str, str | None]:
+    """Why a map type is not there, by what Postfix told, and the command that brings it."""
+    for line in told:
+        path, _, problem = line.partition(": ")
+        if "owned or writable by non-root" in problem:
+            return f"{path}: {problem}", f"chown root:root {path} && chmod go-w {path}"
+    if kind in BERKELEY:
+        why = "it was built without Berkeley DB (NON_BERKELEYDB_README)"
+        return f"{why}: name another type, and build each such map as that", None
+    if kind in PACKAGED and APT.exists():
+        return f"it comes with the package postfix-{kind}", f"apt-get install postfix-{kind}"
+    return f"install what brings {kind}, or name another type", None
+
+
+async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
+    """Postfix takes main.cf and master.cf as they are meant."""
+    if told := await host.postfix.warnings():
+        more = len(told) - WARNINGS_TOLD
+        seen = "; ".join(told[:WARNINGS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+        yield warning(
+            "main_cf_warnings",
+            seen,
+            "of a parameter that stands twice only the last line counts, and one that Postfix does"
+            " not know is spelt wrong or left from another version: mend or remove these lines",
+        )
+    else:
+        yield ok("main_cf_warnings", "main.cf and master.cf are read without a warning")
+
+
+async def transport(host: Host) -> AsyncIterator[Finding]:
+    """master.cf has the transport that all routes name, and it speaks LMTP."""
+    service = host.lmtp
+    if service and service.command == "lmtp":
+        chrooted = "chrooted" if service.chrooted else "not chrooted"
+        yield ok("transport", f"lmtp in master.cf, {chrooted}{_told(service.overrides)}")
+        return
+    beside = next((one for one in host.services if (one.name, one.kind) == ("smtp", "unix")), None)
+    chroot = "y" if beside and beside.chrooted else "n"
+    line = f"lmtp unix - - {chroot} - - lmtp"
+    fix = host.edit(f"lmtp/unix={line}", "-M")
+    if service:
+        yield failure(
+            "transport",
+            f"lmtp in master.cf runs {service.command}",
+            "all routes to lists name the transport lmtp; Mailman is spoken to by another protocol"
+            " than its own, and refuses the mail",
+            fix,
+        )
+    else:
+        yield failure(
+            "transport",
+            "master.cf has no service lmtp",
+            'all routes to lists name it: their mail waits in the queue ("mail transport'
+            ' unavailable")',
+            fix,
+        )
+
+
+def _told(overrides: object) -> str:
+    if not isinstance(overrides, dict) or not overrides:
+        return ""
+    return "".join(f", -o {name}={value}" for name, value in overrides.items())
+
+
+async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
+    """lmtp(8) does not ask more of Mailman than it can do."""
+    level, maps = "lmtp_tls_security_level", "lmtp_tls_policy_maps"
+    values = await host.postfix.values(level, maps, "lmtp_enforce_tls")
+    values |= host.lmtp.overrides if host.lmtp else {}
+    present = values[level]
+    if present in ENCRYPTED or (not present and values["lmtp_enforce_tls"] == "yes"):
+        name, seen = (level, present) if present else ("lmtp_enforce_tls", "yes")
+        tell = warning if values[maps] else failure
+        unless = f" unless {maps} says otherwise for it" if values[maps] else ""
+        yield tell(
+            name,
+            f"{name} = {seen}",
+            "Mailman's LMTP server has no STARTTLS: its mail waits until it is returned"
+            f' ("TLS is required, but was not offered"){unless}; "may" encrypts where it can',
+            host.set_lmtp(level, "may"),
+        )
+    else:
+        yield ok(level, f"{level} = {present or 'none'}")
+    if any(one.cluster for one in host.config.sources):
+        for notice in wiring.cluster_notices(host.postfix):
+            yield warning("lmtp_connect_timeout", notice.message, "", notice.hint)

@@ -1,0 +1,223 @@
+"""Who may talk to whom: Mailman hands its mail to this Postfix, which must be there and take it.
+
+Only addresses that are known for Mailman's are judged. Behind a published port (127.0.0.1) its own
+address is not known, and nothing is said of it.
+"""
+
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from postfix_sync import wiring
+from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.interfaces import is_own, toward
+from postfix_sync.model import Finding
+from postfix_sync.postfix import Postfix, Service
+from postfix_sync.system import run
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TOO_WIDE = {4: 8, 6: 16}
+"""Public networks with a prefix this long or shorter are no one's own: whoever trusts them relays
+for strangers."""
+
+WIDE = {4: 15, 6: 28}
+"""And with one this long or shorter, hardly anyone's."""
+
+LOOPBACK_ONLY = "loopback-only"
+
+
+class Peer(NamedTuple):
+    """An address of a Mailman, and whether that is on another host, which may send elsewhere."""
+
+    address: Address
+    source: str
+    is_remote: bool
+
+
+async def mynetworks(host: Host) -> AsyncIterator[Finding]:
+    """Mailman may send through this Postfix, and half the world may not."""
+    values = await host.postfix.values("mynetworks", "mynetworks_style")
+    present = values["mynetworks"]
+    if wide := next(too_wide(present), None):
+        yield _open(host, present, *wide)
+        return
+    if values["mynetworks_style"] == "class" and not await _is_written(host.postfix):
+        yield warning(
+            "mynetworks",
+            f"mynetworks_style = class: {present}",
+            "that trusts everybody in the whole network class of this host",
+            host.edit(f"mynetworks_style = {'host'}"),
+        )
+        return
+    peers = list(_peers(host))
+    for peer in peers:
+        if not await _trusted(host, peer.address):
+            yield await _refused(host, peer)
+            return
+    told = ", ".join(f"{one.address} ({one.source})" for one in peers)
+    about = f"Mailman is in it: {told}" if told else "no address of a Mailman has to be in it"
+    yield ok("mynetworks", f"{present or 'empty'}; {about}")
+
+
+def _open(host: Host, present: str, item: str, net: Net) -> Finding:
+    rest = [one for one in items(present) if one != item]
+    keep = " ".join(rest) or "127.0.0.0/8 [::1]/128"
+    tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
+    return tell(
+        "mynetworks",
+        f"mynetworks = {present}",
+        f"{item} trusts {net.num_addresses:,} addresses of strangers: who may relay through this"
+        " host sends spam through it, and then nobody takes the mail of its lists any more",
+        host.edit(f"mynetworks = {keep}"),
+    )
+
+
+async def _refused(host: Host, peer: Peer) -> Finding:
+    written = await host.postfix.written_as("mynetworks")
+    item = f"[{peer.address}]" if peer.address.version == 6 else str(peer.address)
+    values = await host.postfix.values(
+        "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
+    )
+    restrictions = f"{values['smtpd_relay_restrictions']} {values['smtpd_recipient_restrictions']}"
+    otherwise = "check_client_access" in restrictions or values["smtpd_sasl_auth_enable"] == "yes"
+    tell = warning if otherwise or peer.is_remote else failure
+    maybe = ", unless it is allowed to otherwise" if otherwise else ""
+    maybe = ", unless it sends through another host" if peer.is_remote else maybe
+    return tell(
+        "mynetworks",
+        f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
+        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}',
+        host.edit(f"mynetworks = {f'{written} {item}'.strip()}"),
+    )
+
+
+async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
+    """Postfix listens where Mailman can reach it."""
+    present = (await host.postfix.values("inet_interfaces"))["inet_interfaces"]
+    listening = [one for one in host.services if one.kind == "inet" and one.command == "smtpd"]
+    outside = [one for one in _peers(host) if toward(one.address)]
+    beyond = any(_beyond_loopback(one, present) for one in listening)
+    if not outside or beyond or not listening:
+        yield ok("inet_interfaces", f"inet_interfaces = {present}")
+        return
+    peer = outside[0]
+    here = str(toward(peer.address))
+    item = f"[{here}]" if ":" in here else here
+    loopback = [one for one in ("127.0.0.1", "[::1]") if is_own(one.strip("[]"))]
+    kept = loopback if present == LOOPBACK_ONLY else items(present)
+    change = f"inet_interfaces = {', '.join([*kept, item])}"
+    fix = wiring.command(host.postfix, "postconf", "-e", change)
+    if host.postfix.master:
+        fix += f" && {host.service('restart')}"
+    tell = warning if peer.is_remote else failure
+    yield tell(
+        "inet_interfaces",
+        f"inet_interfaces = {present}, and the Mailman of {peer.source} is at {peer.address}",
+        f"Postfix does not listen on {here}, where Mailman reaches this host: what it sends is not"
+        ' taken ("Connection refused"). Postfix needs that address to be there when it starts: let'
+        " it start after the container engine",
+        fix if any(_by_interfaces(one) for one in listening) else None,
+    )
+
+
+def _peers(host: Host) -> Iterator[Peer]:
+    """Where the Mailmans are, as far as that is known to be their own address."""
+    told = set()
+    for source in host.config.sources:
+        for one in sorted(host.named.get(source.name, host.destinations)):
+            answer = host.lookups.get(one.host)
+            for text in answer.addresses if answer else (one.host,):
+                address = ipaddress.ip_address(text.partition("%")[0])
+                own = address.is_loopback or address.is_unspecified or is_own(str(address))
+                if not own and address not in told:
+                    told.add(address)
+                    yield Peer(address, source.name, source.ssh is not None)
+
+
+async def _trusted(host: Host, address: Address) -> bool:
+    """Whether an smtpd(8) of this instance has an address in its mynetworks."""
+    everywhere = (await host.postfix.values("mynetworks"))["mynetworks"]
+    servers = [one for one in host.services if one.kind == "inet" and one.command == "smtpd"]
+    lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
+    return any([await matches(host.postfix, address, items(one)) for one in lists])
+
+
+async def matches(postfix: Postfix, address: Address, patterns: Sequence[str]) -> bool:
+    """Whether an address is in a list as mynetworks is one: the first item that matches decides."""
+    for item in patterns:
+        pattern = item.removeprefix("!")
+        if await _in(postfix, address, pattern):
+            return not item.startswith("!")
+    return False
+
+
+async def _in(postfix: Postfix, address: Address, pattern: str) -> bool:
+    if net := network(pattern):
+        return address in net
+    if pattern.startswith("/"):
+        return await matches(postfix, address, _items_of_file(pattern))
+    if ":" in pattern:
+        argv = ["postmap", "-c", str(postfix.config_directory), "-q", str(address), pattern]
+        return (await run(argv)).status == 0
+    return False
+
+
+def _items_of_file(path: str) -> list[str]:
+    """The items of a file that a list in main.cf names, none where it can't be read."""
+    try:
+        lines = Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return items(" ".join(line for line in lines if not line.startswith("#")))
+
+
+def items(value: str) -> list[str]:
+    """The items of a list in main.cf."""
+    return value.replace(",", " ").split()
+
+
+def network(pattern: str) -> Net | None:
+    """An item of mynetworks as a network, None where it is something else."""
+    found = re.fullmatch(r"\[?([0-9a-fA-F.:]+)\]?(/\d{1,3})?", pattern)
+    try:
+        return ipaddress.ip_network(found[1] + (found[2] or ""), strict=False) if found else None
+    except ValueError:
+        return None
+
+
+def too_wide(present: str) -> Iterator[tuple[str, Net]]:
+    """The items that trust a large part of the Internet."""
+    for item in items(present):
+        net = network(item)
+        if net and net.prefixlen <= WIDE[net.version] and not net.is_private:
+            yield item, net
+
+
+async def _is_written(postfix: Postfix) -> bool:
+    return "mynetworks" in await postfix.written()
+
+
+def _by_interfaces(service: Service) -> bool:
+    """Whether a server listens where inet_interfaces says, and not where its own name does."""
+    return ":" not in service.name
+
+
+def _beyond_loopback(service: Service, interfaces: str) -> bool:
+    """Whether a server listens on an address that another host can reach."""
+    if not _by_interfaces(service):
+        interfaces = service.name.rpartition(":")[0]
+    else:
+        interfaces = service.overrides.get("inet_interfaces", interfaces)
+    return any(not _is_loopback(one) for one in items(interfaces))
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether an item of inet_interfaces is loopback; names but localhost count as others."""
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name in {LOOPBACK_ONLY, "localhost"}

@@ -1,0 +1,28 @@
+"""This host's own IP addresses: which is one, and which one others see. No packet is sent."""
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+
+
+def is_own(address: str) -> bool:
+    """Whether an IP address is one of this host's: only such a one can be bound to."""
+    try:
+        with _socket(":" in address) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def toward(address: IPv4Address | IPv6Address) -> str | None:
+    """This host's address on the way to another; None where there is no way."""
+    try:
+        with _socket(address.version == 6) as probe:
+            probe.connect((str(address), 25))
+            return str(probe.getsockname()[0])
+    except OSError:
+        return None
+
+
+def _socket(is_ipv6: bool) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)

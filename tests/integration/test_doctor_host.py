@@ -1,0 +1,574 @@
+"""doctor's checks of the host around the maps: Postfix itself, names, and who may talk to whom.
+
+Each problem is set up with real parts, doctor asked as an operator asks it, the command that it
+prints run in a shell, and doctor asked again. That names are resolved as lmtp(8) resolves them is
+shown beside a real lmtp(8), which is sent a message for each.
+"""
+
+import asyncio
+import os
+import shutil
+import smtplib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.checks.network import items, matches
+from postfix_sync.postfix import inspect
+from tests.conftest import need
+from tests.parts import namespaces
+from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.disk import mounted
+from tests.parts.doctor import Report, examine
+from tests.parts.mailman_files import MailmanFiles
+from tests.parts.namespaces import Network
+from tests.parts.postfix_instance import SENDER, Outcome, PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+pytestmark = pytest.mark.slow
+
+ANTS = "ants@lists.example.net"
+NAME = "mailman-core"
+HOP = f"lmtp:[{NAME}]:8024"
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
+    """A site whose maps main.cf names, with one list, beside a stopped Postfix."""
+    made = make_site()
+    idle_postfix.postconf(**mailman_parameters(made.maps, made.map_type))
+    made.files.write(ANTS)
+    return made
+
+
+MakeWorld = Callable[[str], "World"]
+
+
+def named(site: Site, address: str | None = None, hop: str = HOP) -> Site:
+    """The same with a next hop that is a name, and its address."""
+    given = {"address": address} if address else {}
+    site.configure(
+        sources=[{"name": "lists", "path": str(site.files.directory), **given}],
+    )
+    site.files.write(ANTS, hop=hop)
+    site.once()
+    return site
+
+
+def main_cf(postfix: PostfixInstance) -> str:
+    return (postfix.config_directory / "main.cf").read_text()
+
+
+# Postfix itself
+
+
+def test_a_host_that_is_well(site: Site) -> None:
+    site.once()
+    assert examine(site).troubles == {"running": "warning"}
+
+
+def test_no_postfix_here(site: Site, idle_postfix: PostfixInstance) -> None:
+    (idle_postfix.config_directory / "main.cf").unlink()
+    found = examine(site)
+    assert found.troubles == {"postfix": "failure"}
+    assert f"{idle_postfix.config_directory}/main.cf: No such file" in found["postfix"]["seen"]
+    assert "postfix.config_directory" in found["postfix"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "complaint"),
+    [
+        ("main.cf", "nonsense", "missing '=' after attribute name"),
+        ("master.cf", "nonsense", "bad field count"),
+    ],
+)
+def test_a_postfix_that_can_not_be_read(
+    site: Site, idle_postfix: PostfixInstance, name: str, line: str, complaint: str
+) -> None:
+    with (idle_postfix.config_directory / name).open("a") as file:
+        file.write(f"{line}\n")
+    found = examine(site)
+    assert found.troubles == {"postfix": "failure"}
+    assert complaint in found["postfix"]["seen"]
+    assert f"postconf -c {idle_postfix.config_directory} -n" in found["postfix"]["why"]
+
+
+def test_lines_of_main_cf_that_do_nothing(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    text = main_cf(idle_postfix)
+    (idle_postfix.config_directory / "main.cf").write_text(
+        f"{text}lmtp_host_lokup = native\nbiff = yes\n"
+    )
+    found = examine(site)
+    assert found.status("main_cf_warnings") == "warning"
+    assert "unused parameter: lmtp_host_lokup=native" in found["main_cf_warnings"]["seen"]
+    assert "overriding earlier entry: biff=no" in found["main_cf_warnings"]["seen"]
+
+
+# Problem 15: the library of a map type is there, and is not loaded.
+@pytest.mark.parametrize("map_type", ["lmdb", "auto"])
+def test_a_map_type_that_is_not_loaded(
+    site: Site, idle_postfix: PostfixInstance, map_type: str
+) -> None:
+    site.once()
+    site.configure(postfix={"map_type": map_type})
+    meta = site.directory / "meta"
+    shutil.copytree("/etc/postfix", meta)
+    os.chown(meta / "dynamicmaps.cf", 65534, 65534)
+    idle_postfix.postconf(meta_directory=str(meta))
+    found = examine(site)
+    assert found.status("map_type") == "failure"
+    assert "owned or writable by non-root users" in found["map_type"]["why"]
+    assert found.mend("map_type").status("map_type") == "ok"
+
+
+# Problem 16: main.cf names a type that this build has not; dbm is what Berkeley DB is elsewhere.
+def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.postconf(alias_maps="dbm:/etc/aliases")
+    found = examine(site)
+    assert found.status("map_type") == "failure"
+    assert "alias_maps = dbm:/etc/aliases" in found["map_type"]["seen"]
+    idle_postfix.postconf(alias_maps="hash:/etc/aliases")
+    assert examine(site).status("map_type") == "ok"
+
+
+# Problem 43: the transport that all routes name.
+def test_no_transport_lmtp(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.command("postconf", "-MX", "lmtp/unix")
+    found = examine(site)
+    assert found.status("transport") == "failure"
+    assert "master.cf has no service lmtp" in found["transport"]["seen"]
+    assert found.mend("transport").status("transport") == "ok"
+    assert idle_postfix.command("postconf", "-M", "lmtp/unix").split() == [
+        *("lmtp", "unix", "-", "-", "y", "-", "-", "lmtp"),
+    ]
+
+
+# Problem 29: a transport of that name, and another protocol.
+def test_a_transport_lmtp_that_speaks_smtp(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - y - - smtp")
+    found = examine(site)
+    assert found.status("transport") == "failure"
+    assert found.mend("transport").status("transport") == "ok"
+
+
+def test_tls_that_mailman_has_not(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.postconf(lmtp_tls_security_level="encrypt")
+    found = examine(site)
+    assert found.status("lmtp_tls_security_level") == "failure"
+    assert found.mend("lmtp_tls_security_level").status("lmtp_tls_security_level") == "ok"
+    assert "lmtp_tls_security_level = may\n" in main_cf(idle_postfix)
+    idle_postfix.command("postconf", "-P", "lmtp/unix/lmtp_tls_security_level=encrypt")
+    found = examine(site)
+    assert found.status("lmtp_tls_security_level") == "failure"
+    assert found.mend("lmtp_tls_security_level").status("lmtp_tls_security_level") == "ok"
+
+
+def test_a_cluster_that_waits_for_ever(site: Site) -> None:
+    sources = [
+        {"name": name, "path": str(site.files.directory), "cluster": "lists"} for name in "ab"
+    ]
+    site.configure(sources=sources)
+    site.once()
+    found = examine(site)
+    assert found.status("lmtp_connect_timeout") == "warning"
+    assert "lmtp_connect_timeout = 5s" in found["lmtp_connect_timeout"]["fix"]
+
+
+# Names, beside a real lmtp(8)
+
+
+@dataclass
+class World:
+    """A Postfix that runs, and a site with a source whose next hop is a name."""
+
+    postfix: PostfixInstance
+    site: Site
+    sent: int = 0
+
+    @property
+    def etc(self) -> Path:
+        """What lmtp(8) has for /etc."""
+        return self.postfix.queue_directory / "etc"
+
+    def restore(self) -> None:
+        """Everything as it should be for a next hop that the hosts file knows."""
+        self.site.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.9 {NAME}\n")
+        self.postfix.command("postconf", "-X", *WITH_DEFAULTS)
+        self.postfix.postconf(lmtp_host_lookup="native", inet_protocols="all")
+        self.postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - y - - lmtp")
+        self.postfix._fill_chroot()
+
+    def deliver(self) -> Outcome:
+        """What becomes of a message for the list."""
+        self.sent += 1
+        self.postfix.reload()
+        recipient = f"ants+{self.sent}@lists.example.net"
+        command = ["/usr/sbin/sendmail", "-C", str(self.postfix.config_directory), "-f", SENDER]
+        subprocess.run([*command, recipient], input=b"Subject: x\n\nx\n", check=True)
+        return wait_for(
+            lambda: [one for one in self.postfix.outcomes() if one.recipient == recipient],
+            PATIENCE,
+            f"an outcome for {recipient}",
+        )[0]
+
+
+WITH_DEFAULTS = ("disable_dns_lookups", "lmtp_dns_support_level")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[World]:
+    """One Postfix for all tests of names, whose list has a next hop that nobody listens on."""
+    need(os.geteuid() == 0, "root")
+    need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
+    with public_directory() as directory:
+        hosts = directory / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n")
+        parameters = mailman_parameters(directory / "maps", "lmdb")
+        with PostfixInstance(directory / "postfix", main_cf=parameters, hosts=hosts) as postfix:
+            site = Site(directory, postfix.config_directory)
+            site.files.write(ANTS, hop=f"lmtp:[{NAME}]:9")
+            site.once()
+            yield World(postfix, site)
+
+
+@pytest.fixture
+def make_world(running: World) -> Iterator[MakeWorld]:
+    """The same, healthy, with sources.address."""
+
+    def make(address: str) -> World:
+        running.site.configure(
+            sources=[
+                {"name": "lists", "path": str(running.site.files.directory), "address": address}
+            ]
+        )
+        running.site.hosts.write_text("127.0.0.1 localhost\n")
+        running.site.once()
+        return running
+
+    running.restore()
+    yield make
+    running.site.configure()
+
+
+@pytest.fixture
+def world(running: World) -> World:
+    """The same, healthy; only main.cf, the hosts file and the chroot may be changed."""
+    running.restore()
+    return running
+
+
+def as_postfix(outcome: Outcome) -> str:
+    """What a delivery to a port that nobody listens on says of the name."""
+    if outcome.text.startswith("connect to "):
+        return outcome.text.partition("[")[2].partition("]")[0]
+    return "waits" if outcome.status == "deferred" else "bounces"
+
+
+def as_doctor(found: Report) -> str:
+    """What doctor says of it."""
+    one = found[f"name:{NAME}"]
+    if one["seen"].startswith("is "):
+        address: str = one["seen"].split()[1].rstrip(",;")
+        return address
+    return "waits" if "waits in the queue" in one["why"] else "bounces"
+
+
+def test_a_name_that_is_found(world: World) -> None:
+    found = examine(world.site)
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+# Problem 25.
+def test_a_name_of_the_hosts_file_is_asked_of_the_dns(world: World) -> None:
+    world.postfix.postconf(lmtp_host_lookup="dns")
+    found = examine(world.site)
+    assert found.troubles == {"lmtp_host_lookup": "failure", f"name:{NAME}": "failure"}
+    assert "the DNS alone" in found[f"name:{NAME}"]["why"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+    found = found.mend(f"name:{NAME}")
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+def test_an_override_of_the_service_is_where_it_is_mended(world: World) -> None:
+    world.postfix.command("postconf", "-P", "lmtp/unix/lmtp_host_lookup=dns")
+    found = examine(world.site)
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+    found = found.mend("lmtp_host_lookup")
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+@pytest.mark.parametrize("name", ["disable_dns_lookups", "lmtp_dns_support_level"])
+def test_without_the_dns_the_hosts_file_is_read(world: World, name: str) -> None:
+    off = {"disable_dns_lookups": "yes", "lmtp_dns_support_level": "disabled"}
+    world.postfix.postconf(lmtp_host_lookup="dns", **{name: off[name]})
+    found = examine(world.site)
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+def test_the_hosts_file_comes_after_a_dns_that_does_not_answer(world: World) -> None:
+    world.postfix.postconf(lmtp_host_lookup="dns, native")
+    found = examine(world.site)
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+    (world.etc / "resolv.conf").write_text("")  # that is one on this host, where nobody listens
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure"}
+    assert "The DNS is asked before the hosts file" in found[f"name:{NAME}"]["why"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "waits"
+    found = found.mend(f"name:{NAME}")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+# Problem 26.
+@pytest.mark.parametrize(
+    "spoil",
+    [Path.unlink, lambda path: path.write_text("127.0.0.1 localhost\n")],
+    ids=["none", "older"],
+)
+def test_a_chroot_without_the_name(world: World, spoil: Callable[[Path], object]) -> None:
+    spoil(world.postfix.chroot_hosts)
+    found = examine(world.site)
+    assert found.status(f"name:{NAME}") == "failure"
+    assert "chrooted, and its copy of" in found[f"name:{NAME}"]["why"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+    found = found.mend(f"name:{NAME}")
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+def test_a_name_that_nobody_knows(world: World) -> None:
+    for path in (world.site.hosts, world.postfix.chroot_hosts):
+        path.write_text("127.0.0.1 localhost\n")
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure"}
+    assert "give the source an address:" in found[f"name:{NAME}"]["why"]
+    assert found[f"name:{NAME}"]["fix"] is None
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+
+
+def test_a_chroot_that_asks_name_servers_of_another_day(world: World) -> None:
+    for path in (world.site.hosts, world.postfix.chroot_hosts):
+        path.write_text("127.0.0.1 localhost\n")
+    copy = world.etc / "resolv.conf"
+    copy.write_text("nameserver 127.0.0.1\n")  # nobody listens there
+    os.utime(copy, (0, 0))
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure", "chroot:resolv.conf": "warning"}
+    assert f"{copy} names 127.0.0.1, " in found[f"name:{NAME}"]["why"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "waits"
+    found = found.mend("chroot:resolv.conf")
+    assert found.status("chroot") == "ok"
+    assert copy.read_bytes() == Path("/etc/resolv.conf").read_bytes()
+
+
+# libc goes by the nsswitch.conf outside, which Postfix has read before it enters the chroot.
+@pytest.mark.parametrize("content", [None, "hosts: dns\n"])
+def test_what_the_chroot_says_of_services_does_not_matter(
+    world: World, content: str | None
+) -> None:
+    copy = world.etc / "nsswitch.conf"
+    copy.unlink()
+    if content:
+        copy.write_text(content)
+        os.utime(copy, (0, 0))
+    found = examine(world.site)
+    assert found.troubles == {"chroot:nsswitch.conf": "warning"}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+    assert found.mend("chroot:nsswitch.conf").troubles == {}
+
+
+def test_a_chroot_that_lmtp_is_not_in(world: World) -> None:
+    world.postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - n - - lmtp")
+    found = examine(world.site)
+    assert "not chrooted" in found["chroot"]["seen"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+
+
+def test_addresses_that_postfix_does_not_use(world: World) -> None:
+    for path in (world.site.hosts, world.postfix.chroot_hosts):
+        path.write_text(f"2001:db8::9 {NAME}\n")
+    found = examine(world.site)
+    assert found[f"name:{NAME}"]["seen"] == "is 2001:db8::9 for lmtp(8)"
+    world.postfix.postconf(inet_protocols="ipv4")
+    found = examine(world.site)
+    assert found.status(f"name:{NAME}") == "failure"
+    assert "It has only 2001:db8::9, which inet_protocols" in found[f"name:{NAME}"]["why"]
+
+
+# Problem 23: where Mailman was told to listen.
+def test_a_name_that_is_no_host(world: World) -> None:
+    for path in (world.site.hosts, world.postfix.chroot_hosts):
+        path.write_text(f"0.0.0.0 {NAME}\n")
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure"}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "0.0.0.0"
+
+
+# Problem 21: the configuration knows where Mailman is now, and what lmtp(8) finds is from before.
+def test_a_chroot_with_an_address_of_another_day(make_world: MakeWorld) -> None:
+    world = make_world("127.0.0.9")
+    world.postfix.chroot_hosts.write_text(f"127.0.0.8 {NAME}\n")
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure"}
+    assert found[f"name:{NAME}"]["seen"] == (
+        "is 127.0.0.8 for lmtp(8); sources.address says 127.0.0.9"
+    )
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.8"
+    found = found.mend(f"name:{NAME}")
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+# The hosts file: problems 46 and 47.
+
+
+def test_an_address_that_is_not_entered_yet(site: Site, idle_postfix: PostfixInstance) -> None:
+    named(site, "127.0.0.9")
+    site.hosts.write_text("127.0.0.1 localhost\n")
+    found = examine(site)
+    assert found.status("hosts") == "failure"
+    found = found.mend("hosts")
+    assert found.troubles == {"running": "warning"}
+    assert found["hosts"]["seen"] == f"{site.hosts}: {NAME} is 127.0.0.9"
+
+
+def test_a_line_of_somebody_else(site: Site) -> None:
+    site.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.8\tother {NAME} {NAME}2 # old\n")
+    named(site, "127.0.0.9")
+    found = examine(site)
+    assert found.status("hosts") == "failure"
+    assert f"{NAME} is 127.0.0.8 on a line that is not" in found["hosts"]["seen"]
+    assert found.status(f"name:{NAME}") == "failure"
+    found = found.mend("hosts")
+    assert found.troubles == {"running": "warning"}
+    assert site.hosts.read_text().startswith(
+        f"127.0.0.1 localhost\n127.0.0.8\tother {NAME}2 # old\n# BEGIN"
+    )
+
+
+def test_damaged_markers(site: Site) -> None:
+    named(site, "127.0.0.9")
+    whole = site.hosts.read_text()
+    site.hosts.write_text(whole.replace("# END postfix-sync\n", ""))
+    found = examine(site)
+    assert found.status("hosts") == "failure"
+    assert "do not enclose one block" in found["hosts"]["seen"]
+    assert found.mend("hosts").troubles == {"running": "warning"}
+    assert site.hosts.read_text() == whole
+
+
+def test_a_hosts_file_that_is_a_mount(site: Site) -> None:
+    image = site.directory / "image"
+    image.write_bytes(site.hosts.read_bytes())
+    with mounted(site.hosts, "--bind", str(image)):
+        named(site, "127.0.0.9")
+        found = examine(site)
+        assert found.troubles == {"running": "warning"}
+        assert "a mount that is written in place" in found["hosts"]["seen"]
+
+
+def test_two_mailmans_at_one_address(site: Site) -> None:
+    sources = [
+        {"name": "one", "path": str(site.files.directory)},
+        {"name": "two", "path": str(site.directory / "two"), "address": "127.0.0.1"},
+    ]
+    MailmanFiles(site.directory / "two").write("bees@b.example", hop=HOP)
+    site.configure(sources=sources)
+    site.once()
+    found = examine(site)
+    assert found.troubles == {"running": "warning", "next_hops": "warning"}
+    assert found["next_hops"]["seen"] == "127.0.0.1 port 8024 is the next hop of one and two"
+    sources[1]["address"] = "127.0.0.2"
+    site.configure(sources=sources)
+    site.once()
+    assert examine(site).status("next_hops") == "ok"
+
+
+# Who may talk to whom: a Mailman at an address of its own
+
+
+@pytest.fixture
+def network(root: None) -> Iterator[Network]:
+    """A host for Postfix, and one for Mailman; what is asked of a host is asked on it."""
+    need(namespaces.available(), "network namespaces")
+    with Network("mx", "mm") as made:
+        yield made
+
+
+def test_mailman_is_not_in_mynetworks(
+    site: Site, idle_postfix: PostfixInstance, network: Network
+) -> None:
+    """Problem 35."""
+    idle_postfix.postconf(mynetworks="127.0.0.0/8", inet_interfaces="all")
+    named(site, hop=f"lmtp:[{network['mm'].address}]:8024")
+    with network["mx"].inside():
+        found = examine(site)
+        assert found.troubles["mynetworks"] == "failure"
+        assert "without 10.77.0.2, the Mailman of lists" in found["mynetworks"]["seen"]
+        found = found.mend("mynetworks")
+        assert found.status("mynetworks") == "ok"
+    assert "mynetworks = 127.0.0.0/8 10.77.0.2\n" in main_cf(idle_postfix)
+
+
+def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) -> None:
+    (public / "file").write_text("# 10.0.0.0/30\n127.0.0.0/8\n10.77.0.0/30\n")
+    (public / "table").write_text("10.77.0.0/29 ok\n")
+    postfix = asyncio.run(inspect(idle_postfix.config_directory))
+    for address, value, expected in [
+        ("10.77.0.2", "127.0.0.0/8, 10.77.0.0/24", True),
+        ("10.77.0.2", "!10.77.0.2 10.77.0.0/24", False),
+        ("10.77.0.2", "10.77.0.0/24 !10.77.0.2", True),
+        ("10.77.0.2", f"[::1]/128 {public}/file", True),
+        ("10.77.0.4", f"{public}/file", False),
+        ("10.77.0.2", f"!{public}/file 0.0.0.0/0", False),
+        ("10.77.0.2", f"{public}/nothing", False),
+        ("10.77.0.4", f"cidr:{public}/table", True),
+        ("10.77.0.8", f"cidr:{public}/table", False),
+        ("2001:db8::2", "[2001:db8::]/32", True),
+        ("2001:db8::2", "10.0.0.0/8 [::1]/128 nonsense", False),
+    ]:
+        found = asyncio.run(matches(postfix, ip_address(address), items(value)))
+        assert found is expected, (address, value)
+
+
+def test_half_the_world_in_mynetworks(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.postconf(mynetworks="127.0.0.0/8, 0.0.0.0/0, 10.0.0.0/8")
+    found = examine(site)
+    assert found.status("mynetworks") == "failure"
+    assert found.mend("mynetworks").status("mynetworks") == "ok"
+    assert "mynetworks = 127.0.0.0/8 10.0.0.0/8\n" in main_cf(idle_postfix)
+
+
+def test_mailman_can_not_reach_postfix(
+    site: Site, idle_postfix: PostfixInstance, network: Network
+) -> None:
+    """Problem 34."""
+    idle_postfix.postconf(mynetworks="10.77.0.0/24")
+    master = idle_postfix.config_directory / "master.cf"
+    master.write_text(master.read_text().replace("127.0.0.1:", ""))
+    named(site, hop=f"lmtp:[{network['mm'].address}]:8024")
+    with network["mx"].inside():
+        found = examine(site)
+        assert found.troubles["inet_interfaces"] == "failure"
+        assert "does not listen on 10.77.0.1" in found["inet_interfaces"]["why"]
+        with idle_postfix:
+            found = found.mend("inet_interfaces")
+            assert found.status("inet_interfaces") == "ok"
+        server = network["mx"].address, idle_postfix.port
+        with idle_postfix, network["mm"].inside(), smtplib.SMTP(*server, timeout=PATIENCE) as smtp:
+            assert smtp.noop()[0] == 250

@@ -1,0 +1,64 @@
+"""doctor, as an operator uses it: asked with --json, and its commands pasted into a shell."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.parts.site import Site
+
+
+@dataclass(frozen=True)
+class Report:
+    """What doctor said, by the names of its findings."""
+
+    site: Site
+    checks: dict[str, dict[str, Any]]
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        """A finding."""
+        return self.checks[name]
+
+    def status(self, name: str) -> str:
+        """ok, warning, failure; nothing where there is no such finding."""
+        found: str = self.checks.get(name, {}).get("status", "")
+        return found
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """What is not ok, with its status."""
+        found = {name: one["status"] for name, one in self.checks.items()}
+        return {name: status for name, status in found.items() if status != "ok"}
+
+    def mend(self, name: str) -> "Report":
+        """Runs a finding's command, which must succeed, and asks again."""
+        fix = self.checks[name]["fix"]
+        assert fix, self.checks[name]
+        path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+        done = subprocess.run(
+            fix,
+            shell=True,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (fix, done.stdout)
+        return examine(self.site)
+
+
+def examine(site: Site) -> Report:
+    """Asks doctor, which answers in any case, and exits with 78 only where something failed."""
+    done = site.run("doctor", "--json")
+    assert not done.stderr, done
+    document = json.loads(done.stdout)
+    names = [one["name"] for one in document["checks"]]
+    assert len(names) == len(set(names)), names
+    assert document["ok"] == all(one["status"] != "failure" for one in document["checks"])
+    assert done.returncode == (0 if document["ok"] else 78)
+    return Report(site, {one["name"]: one for one in document["checks"]})
