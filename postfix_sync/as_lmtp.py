@@ -3,7 +3,7 @@
 lmtp(8) runs as another user, on Debian in a chroot, and asks what lmtp_host_lookup says: the DNS by
 a client of its own that knows no hosts file, or getaddrinfo(3) with the chroot's files, or the
 first and then the second. Guessing at that from outside is how people lose a day; so it is done,
-in a process that is put where lmtp(8) is (lookup.py).
+in a process that is put where lmtp(8) is (name_lookup.py).
 """
 
 import asyncio
@@ -35,7 +35,7 @@ PARAMETERS = (
     "mail_owner",
 )
 
-_PROGRAM = Path(__file__).with_name("lookup.py")
+_PROGRAM = Path(__file__).with_name("name_lookup.py")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ LAYERS = [
     {"dial", "hosts", "plan", "queue", "system"},
     {"tables"},
     {"model", "terminal"},
-    {"errors", "interfaces", "lookup"},
+    {"errors", "interfaces", "name_lookup"},
     {"__init__"},
 ]
 PURE = {
