@@ -25,6 +25,7 @@ class Apply:
         self.directory = directory
         self.lock = lock
         self.tell = tell
+        self.reloads = 0
         self._published: dict[str, Table] = {}
 
     async def run(self, plan: Plan) -> None:
@@ -58,6 +59,7 @@ class Apply:
         else:
             if reload:
                 await postfix.reload()
+                self.reloads += 1
                 self.tell("postfix: reloaded")
             await postfix.turned_over(before)
         self.directory.reloaded()

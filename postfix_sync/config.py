@@ -155,6 +155,13 @@ class Listen(NamedTuple):
     address: str
     port: int
 
+    def __str__(self) -> str:
+        return (
+            f"[{self.address}]:{self.port}"
+            if ":" in self.address
+            else f"{self.address}:{self.port}"
+        )
+
 
 class SshSection(_Section):
     """How a source on another host is reached. Its host key is always checked."""
@@ -243,6 +250,11 @@ class MetricsSection(_Section):
 
     textfile: AbsolutePath | None = None
     listen: Annotated[Listen, PlainValidator(_listen)] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are to be metrics at all."""
+        return bool(self.textfile or self.listen)
 
 
 class Config(_Section):

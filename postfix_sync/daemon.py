@@ -6,6 +6,7 @@ meet in a pass.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 import signal
@@ -15,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync import __version__, config, state, systemd
-from postfix_sync.errors import SyncError
+from postfix_sync import __version__, config, http_server, monitoring, state, systemd
+from postfix_sync.errors import ConfigError, SyncError
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.lmtp import describe, probe_all, targets
 from postfix_sync.log import LOG, tell
@@ -36,6 +37,9 @@ FULL_PASS = 60.0
 HEARTBEAT = 60.0
 """Seconds after which status.json is refreshed at the latest."""
 
+LISTEN_AGAIN = 60.0
+"""Seconds between tries to listen for monitoring where that failed, at most."""
+
 
 class Daemon:
     """One daemon, from its start to its end, through changes of its configuration."""
@@ -43,6 +47,7 @@ class Daemon:
     def __init__(self, config_path: Path, first: config.Config) -> None:
         self.config_path = config_path
         self.config = first
+        self.started = time.time()
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
         self.probe = asyncio.Event()
@@ -119,6 +124,10 @@ class Daemon:
             group.create_task(_every(HEARTBEAT, self._heartbeat))
             if self.config.probe.level != "off":
                 group.create_task(self._probes())
+            if self.config.metrics.wanted:
+                group.create_task(_every(self.config.probe.interval, self._count_deferred))
+            if self.config.metrics.listen:
+                group.create_task(self._answer(self.config.metrics.listen))
 
     def _look(self) -> None:
         """Has every source asked now, and a pass made with each answer."""
@@ -137,10 +146,15 @@ class Daemon:
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
             self.probe.set()
             failures = failures + 1 if report.failed else 0
-            delay = max(self.config.interval, FULL_PASS)
+            delay = self._quiet
             if failures:
                 jitter = random.random()  # noqa: S311 - no secret
                 delay = retry_delay(failures, self.config.interval, jitter)
+
+    @property
+    def _quiet(self) -> float:
+        """Seconds after which a pass is made without news."""
+        return max(self.config.interval, FULL_PASS)
 
     async def _pass(self) -> Report:
         answers = answers_of(self.followers)
@@ -157,13 +171,7 @@ class Daemon:
         LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
         await self._update(
-            partial(
-                state.after_pass,
-                sources=list(self.followers),
-                report=report,
-                probing=self.config.probe.level != "off",
-                now=time.time(),
-            )
+            partial(state.after_pass, config=self.config, report=report, now=time.time())
         )
         return report
 
@@ -227,10 +235,47 @@ class Daemon:
 
     async def _update(self, change: Callable[[state.Status], state.Status]) -> state.Status | None:
         try:
-            return await state.StatusFile(self.config.state_directory).update(change)
+            status = await state.StatusFile(self.config.state_directory).update(change)
         except SyncError as error:
             self._tell_once(Notice(error.message, error.hint))
             return None
+        errors = []
+        try:
+            await monitoring.write_textfile(self.config)
+        except SyncError as error:
+            errors.append(error)
+        self._tell_errors("metrics.textfile", "metrics.textfile", errors)
+        return status
+
+    async def _count_deferred(self) -> None:
+        """Keeps how much mail is deferred for which destination."""
+        counted, errors = None, []
+        try:
+            counted = await monitoring.count_deferred(self.config)
+        except ConfigError:
+            pass  # a pass meets the same, and tells it
+        except SyncError as error:
+            errors.append(error)
+        self._tell_errors("queue", "the deferred queue", errors)
+        await self._update(partial(state.after_count, deferred=counted, now=time.time()))
+
+    async def _answer(self, at: config.Listen) -> None:
+        """Serves monitoring over HTTP; tries again for as long as it can't listen there."""
+        pages = monitoring.pages(self.config, self._quiet, self.started)
+        for failures in itertools.count(1):
+            try:
+                listener = http_server.listen(*at)
+            except OSError as error:
+                problem = monitoring.cannot_listen(at, error)
+                self._tell_errors("metrics.listen", "metrics.listen", [problem])
+                jitter = random.random()  # noqa: S311 - no secret
+                await asyncio.sleep(retry_delay(failures, LISTEN_AGAIN, jitter))
+            else:
+                break
+        self.told_errors.pop("metrics.listen", None)
+        LOG.info("metrics.listen: http://%s serves %s", at, ", ".join(pages))
+        with listener:
+            await http_server.serve(listener, pages)
 
 
 def _summary(report: Report) -> str:

@@ -204,8 +204,7 @@ class Postfix:
         if done.status:
             raise ApplyError(f"postqueue -j: {done.complaint}")
         try:
-            # Addresses may hold U+2028 and its like, at which splitlines() would split.
-            return [_queued(json.loads(line)) for line in done.stdout.split("\n") if line]
+            return await asyncio.to_thread(_messages, done.stdout)
         except (ValueError, KeyError, TypeError) as error:
             raise ApplyError(f"postqueue -j: can't be read: {error}") from None
 
@@ -258,6 +257,11 @@ def _service(line: str, overrides: Mapping[str, str], compatibility_level: str) 
             key.removeprefix(own): value for key, value in overrides.items() if key.startswith(own)
         },
     )
+
+
+def _messages(printed: str) -> list[Queued]:
+    # Addresses may hold U+2028 and its like, at which splitlines() would split.
+    return [_queued(json.loads(line)) for line in printed.split("\n") if line]
 
 
 def _queued(found: dict[str, Any]) -> Queued:

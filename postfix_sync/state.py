@@ -11,14 +11,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from postfix_sync import __version__
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
 from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
+from postfix_sync.queue import Waiting
 from postfix_sync.sync import LOCK_NAME, Report
 from postfix_sync.system import lock, replace_file, unwritable
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
 
 STATUS_NAME = "status.json"
 
@@ -42,6 +54,7 @@ class SourceStatus(TypedDict):
     last_success: str | None
     last_change: str | None
     error: ErrorStatus | None
+    failing_since: str | None
 
 
 class MapStatus(TypedDict):
@@ -72,6 +85,29 @@ class ClusterStatus(TypedDict):
     changed: str | None
 
 
+class PassesStatus(TypedDict):
+    """The passes of a daemon and of `--once` alike: the last one, and all of them counted."""
+
+    last_attempt: str | None
+    last_success: str | None
+    """When one last went through, whatever single sources had to say."""
+    failing_since: str | None
+    error: ErrorStatus | None
+    seconds: float | None
+    made: int
+    failed: int
+    reloads: int
+    entries: dict[str, int]
+    """How many entries of the maps were added, removed and changed."""
+
+
+class QueueStatus(TypedDict):
+    """What waits for a destination in the deferred queue."""
+
+    messages: int
+    oldest: str | None
+
+
 class Status(TypedDict):
     """The whole file."""
 
@@ -81,6 +117,9 @@ class Status(TypedDict):
     maps: dict[str, MapStatus]
     destinations: dict[str, DestinationStatus]
     clusters: dict[str, ClusterStatus]
+    passes: PassesStatus
+    queue: dict[str, QueueStatus] | None
+    """The deferred mail by destination; None where nobody counts it, or it could not be read."""
 
 
 def iso(seconds: float) -> str:
@@ -93,20 +132,24 @@ def seconds_of(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def after_pass(
-    old: Status, sources: Iterable[str], report: Report, probing: bool, now: float
-) -> Status:
-    """The status after a pass; `sources` are all that are configured. Pure.
+def after_pass(old: Status, config: "Config", report: Report, now: float) -> Status:
+    """The status after a pass. Pure.
 
-    What is not probed has no state.
+    What is not probed has no state, and a queue that is not counted has no numbers.
     """
+    probing = config.probe.level != "off"
     status = Status(
         version=__version__,
         updated=iso(now),
-        sources={name: _source(old["sources"].get(name), name, report, now) for name in sources},
+        sources={
+            one.name: _source(old["sources"].get(one.name), one.name, report, now)
+            for one in config.sources
+        },
         maps=old["maps"],
         destinations=old["destinations"] if probing else {},
         clusters=old["clusters"],
+        passes=_passes(old["passes"], report, now),
+        queue=old["queue"] if config.metrics.wanted else None,
     )
     if report.sources:
         status["clusters"] = {
@@ -124,6 +167,29 @@ def after_pass(
             if (updated := report.updated.get(name))
         }
     return status
+
+
+def _passes(before: PassesStatus, report: Report, now: float) -> PassesStatus:
+    failed = bool(report.failed)
+    since = before["failing_since"] or iso(now)
+    return PassesStatus(
+        last_attempt=iso(now),
+        last_success=before["last_success"] if failed else iso(now),
+        failing_since=since if failed else None,
+        error=_error(report.failed[0]) if failed else None,
+        seconds=round(report.seconds, 3),
+        made=before["made"] + 1,
+        failed=before["failed"] + failed,
+        reloads=before["reloads"] + report.reloads,
+        entries={
+            kind: before["entries"].get(kind, 0) + report.entries.get(kind, 0)
+            for kind in ("added", "removed", "changed")
+        },
+    )
+
+
+def _error(error: SyncError) -> ErrorStatus:
+    return ErrorStatus(message=error.message, hint=error.hint)
 
 
 def _source(before: SourceStatus | None, name: str, report: Report, now: float) -> SourceStatus:
@@ -144,9 +210,10 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
         status = worst(error.status for error in errors)
         error = next(error for error in errors if error.status is status)
         found["state"] = _state(error)
-        found["error"] = ErrorStatus(message=error.message, hint=error.hint)
+        found["error"] = _error(error)
+        found["failing_since"] = before["failing_since"] or iso(now)
     elif one and one.answered_at:  # else it was not asked in the meantime
-        found["state"], found["error"] = "ok", None
+        found["state"], found["error"], found["failing_since"] = "ok", None, None
         found["last_success"] = seen
     return found
 
@@ -180,6 +247,19 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
         name: _reordered(cluster, destinations, now) for name, cluster in old["clusters"].items()
     }
     return touched(Status(**{**old, "destinations": destinations, "clusters": clusters}), now)
+
+
+def after_count(old: Status, deferred: Mapping[Destination, Waiting] | None, now: float) -> Status:
+    """The status after the deferred queue was counted; None: it could not be. Pure."""
+    queue = None
+    if deferred is not None:
+        queue = {
+            destination.endpoint: QueueStatus(
+                messages=len(found.queue_ids), oldest=iso(found.oldest) if found.queue_ids else None
+            )
+            for destination, found in deferred.items()
+        }
+    return touched(Status(**{**old, "queue": queue}), now)
 
 
 def _reordered(
@@ -220,7 +300,27 @@ def touched(old: Status, now: float) -> Status:
 
 def _unknown_source() -> SourceStatus:
     return SourceStatus(
-        state="stale", lists=0, entries=0, last_success=None, last_change=None, error=None
+        state="stale",
+        lists=0,
+        entries=0,
+        last_success=None,
+        last_change=None,
+        error=None,
+        failing_since=None,
+    )
+
+
+def _no_passes() -> PassesStatus:
+    return PassesStatus(
+        last_attempt=None,
+        last_success=None,
+        failing_since=None,
+        error=None,
+        seconds=None,
+        made=0,
+        failed=0,
+        reloads=0,
+        entries={},
     )
 
 
@@ -270,14 +370,15 @@ class StatusFile:
                 maps={},
                 destinations={},
                 clusters={},
+                passes=_no_passes(),
+                queue=None,
             )
 
     def read(self) -> Status:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
             found = json.loads(self.path.read_bytes())
-            if isinstance(found, dict):
-                found.setdefault("clusters", {})  # version 0.1 had none
+            _complete(found)
             if not _fits(found, Status):
                 raise ValueError("something is missing, or of another kind")
         except PermissionError as error:
@@ -293,6 +394,19 @@ class StatusFile:
             ) from None
         status: Status = found
         return status
+
+
+def _complete(found: object) -> None:
+    """Adds what a file of an earlier version does not have."""
+    if not isinstance(found, dict):
+        return
+    found.setdefault("clusters", {})
+    found.setdefault("passes", _no_passes())
+    found.setdefault("queue", None)
+    sources = found.get("sources")
+    for source in sources.values() if isinstance(sources, dict) else ():
+        if isinstance(source, dict):
+            source.setdefault("failing_since", None)
 
 
 def _fits(value: object, kind: Any) -> bool:

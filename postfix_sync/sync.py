@@ -7,6 +7,8 @@ a `--once` beside it agree. The sources are asked before: a pass waits for none 
 
 import asyncio
 import contextlib
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -86,6 +88,12 @@ class Report:
     """Host names with the addresses that the hosts file gives them."""
     clusters: Mapping[str, Mapping[Destination, str]] = field(default_factory=dict)
     """The destinations of each cluster, each with a list that it must know."""
+    entries: Mapping[str, int] = field(default_factory=dict)
+    """How many entries of the maps it has added, removed and changed, under these names."""
+    reloads: int = 0
+    """How often it had Postfix reload."""
+    seconds: float = 0.0
+    """How long it took, waiting for the lock included."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:
@@ -180,6 +188,19 @@ async def make_pass(
     `answers` are the sources' by name; of the others, what is recorded counts. `rankings`
     are the clusters'. `force` overrides the guards; `dry_run` writes nothing at all.
     """
+    began = time.monotonic()
+    report = await _make_pass(config, answers, rankings, force=force, dry_run=dry_run)
+    return replace(report, seconds=time.monotonic() - began)
+
+
+async def _make_pass(
+    config: "Config",
+    answers: Mapping[str, Fetched],
+    rankings: Mapping[str, Ranking],
+    *,
+    force: bool,
+    dry_run: bool,
+) -> Report:
     try:
         instance = await postfix.inspect(config.postfix.config_directory)
         map_directory = config.postfix.map_directory
@@ -222,6 +243,8 @@ class _Pass:
         self.recorded: dict[str, Stamp | None] = {}
         self.outdated: set[str] = set()
         self.changed: set[str] = set()
+        self.entries: Counter[str] = Counter()
+        self.reloads = 0
 
     async def make(
         self,
@@ -377,6 +400,11 @@ class _Pass:
             await apply.run(steps)
         finally:
             done = apply.published_of(steps.wanted)
+            self.reloads += apply.reloads
+            for diff in (steps.changes[name] for name in done):
+                self.entries["added"] += len(diff.added)
+                self.entries["removed"] += len(diff.removed)
+                self.entries["changed"] += len(diff.changed)
             for party, line in changes.log_lines(steps, installed, done, whose):
                 self.changed.add(party)
                 self.lines.append(line)
@@ -465,6 +493,8 @@ class _Pass:
             clusters={
                 party.name: party.replicas for party in wanted.merged.parties if party.replicas
             },
+            entries=self.entries,
+            reloads=self.reloads,
         )
 
     def _source_report(

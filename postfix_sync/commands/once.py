@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from postfix_sync import lmtp, state, sync
+from postfix_sync import lmtp, monitoring, state, sync
 from postfix_sync.commands import complete, load
-from postfix_sync.errors import Busy, Exit, SyncError, worst
+from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
 from postfix_sync.log import LOG, tell
-from postfix_sync.model import ROUTES, ProbeResult
+from postfix_sync.model import ROUTES, Destination, ProbeResult
+from postfix_sync.queue import Waiting
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -42,31 +43,38 @@ async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) 
 
 
 async def _record_and_probe(configuration: "Config", report: sync.Report) -> Exit:
-    """Probes what the pass left installed, and notes in the status what both found."""
+    """Probes what the pass left installed; notes for status and metrics what both found."""
     status_file = state.StatusFile(configuration.state_directory)
-    changes = [
-        partial(
-            state.after_pass,
-            sources=[one.name for one in configuration.sources],
-            report=report,
-            probing=configuration.probe.level != "off",
-            now=time.time(),
-        )
-    ]
+    changes = [partial(state.after_pass, config=configuration, report=report, now=time.time())]
     results: list[ProbeResult] = []
     section = configuration.probe
     if report.installed and section.level != "off" and not sync.interrupted():
         asked = lmtp.targets(report.installed[ROUTES], report.replicas)
         results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         changes.append(partial(state.after_probes, results=results, now=time.time()))
+    if configuration.metrics.wanted and not sync.interrupted():
+        deferred = await _count_deferred(configuration)
+        changes.append(partial(state.after_count, deferred=deferred, now=time.time()))
     try:
         for change in changes:
             await status_file.update(change)
+        await monitoring.write_textfile(configuration)
     except SyncError as error:
         if error.message not in {known.message for known in report.errors}:
             tell(error)
         return worst([report.status, error.status])
     return worst([report.status, _tell_down(results)])
+
+
+async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting] | None:
+    """What is deferred for which destination; None where Postfix can't say."""
+    try:
+        return await monitoring.count_deferred(configuration)
+    except ConfigError:  # the pass met the same, and told it
+        return None
+    except SyncError as error:
+        tell(error, logging.WARNING)
+        return None
 
 
 def _tell_down(results: Sequence[ProbeResult]) -> Exit:

@@ -254,6 +254,7 @@ def test_the_example_configuration_loads_as_it_is() -> None:
         config.HostsSection,
         config.GuardSection,
         config.ProbeSection,
+        config.MetricsSection,
     ):
         for key in section.model_fields:
             assert f"{key}:" in text, f"{section.__name__}.{key} is not shown"
@@ -263,7 +264,8 @@ LOADED = """\
 import sys
 from postfix_sync.cli import main
 status = main(sys.argv[1:])
-print(status, *sorted({"watchfiles", "aiosmtplib", "pydantic"} & sys.modules.keys()))
+libraries = {"watchfiles", "aiosmtplib", "prometheus_client", "pydantic"}
+print(status, *sorted(libraries & sys.modules.keys()))
 """
 
 

@@ -84,7 +84,7 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
         site.once()
         found = site.status()
         endpoint = f"127.0.0.1:{sink.port}"
-    keys = {"version", "updated", "sources", "maps", "destinations", "clusters"}
+    keys = {"version", "updated", "sources", "maps", "destinations", "clusters", "passes", "queue"}
     assert found.keys() == keys
     assert found["version"] == __version__
     moment(found["updated"])
@@ -97,6 +97,7 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
         "last_success": source["last_success"],
         "last_change": source["last_change"],
         "error": None,
+        "failing_since": None,
     }
     moment(source["last_success"])
     moment(source["last_change"])

@@ -1,0 +1,220 @@
+"""The status as Prometheus' metrics. Pure; the only module that knows prometheus_client.
+
+status.json is the one source: what is exported is what it says, whoever wrote it, and what it does
+not know is left out instead of being zero. Names follow Prometheus' conventions: seconds, times
+since the epoch (an age would stand still in a file that nobody writes any more), `_total` for what
+only grows. What is wrong now is a gauge: an alert on a counter's increase ends by itself while the
+fault goes on.
+"""
+
+import platform
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from postfix_sync.model import PHASES
+from postfix_sync.state import Status, seconds_of
+
+STATES = ("ok", "stale", "refused", "failed")
+
+Samples = Iterable[tuple[tuple[str, ...], float | None]]
+"""Label values, each with a value; None: not known."""
+
+
+def render(status: Status, accept: str = "") -> tuple[str, str]:
+    """The metrics as text, and its media type: what an Accept field asks for, or plain text."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(status))
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # the version it asks for is no number
+        encode, media_type = choose_encoder("")
+    return encode(registry).decode(), media_type
+
+
+class _Collector(Collector):
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _of_build(self._status)
+        yield from _of_passes(self._status)
+        yield from _of_sources(self._status)
+        yield from _of_maps(self._status)
+        yield from _of_destinations(self._status)
+
+
+def _gauge(name: str, meaning: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    family = GaugeMetricFamily(f"postfix_sync_{name}", meaning, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
+
+
+def _counter(name: str, meaning: str, labels: tuple[str, ...], samples: Samples) -> Metric:
+    family = CounterMetricFamily(f"postfix_sync_{name}", meaning, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
+
+
+def _time(moment: str | None) -> float | None:
+    return seconds_of(moment) if moment else None
+
+
+def _of_build(status: Status) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "postfix_sync_build",
+        "What runs: the versions of postfix-sync and Python, and the type of the installed maps.",
+        value={
+            "version": status["version"],
+            "python": platform.python_version(),
+            "map_type": next((one["type"] for one in status["maps"].values()), ""),
+        },
+    )
+
+
+def _of_passes(status: Status) -> Iterator[Metric]:
+    passes = status["passes"]
+    yield _gauge(
+        "pass_last_attempt_timestamp_seconds",
+        "When the last pass ended, whether or not it went through.",
+        (),
+        [((), _time(passes["last_attempt"]))],
+    )
+    yield _gauge(
+        "pass_last_success_timestamp_seconds",
+        "When the last pass ended that went through; a source that is away does not stop one.",
+        (),
+        [((), _time(passes["last_success"]))],
+    )
+    yield _gauge(
+        "pass_duration_seconds",
+        "How long the last pass took, waiting for another one included.",
+        (),
+        [((), passes["seconds"])],
+    )
+    yield _gauge(
+        "apply_failed",
+        "Whether the last pass could not bring the maps into step (1), or could (0).",
+        (),
+        [((), float(passes["failing_since"] is not None) if passes["made"] else None)],
+    )
+    yield _counter(
+        "passes",
+        "Passes made.",
+        ("result",),
+        [
+            (("success",), passes["made"] - passes["failed"]),
+            (("failure",), passes["failed"]),
+        ],
+    )
+    yield _counter(
+        "reloads", "How often Postfix was reloaded for a change.", (), [((), passes["reloads"])]
+    )
+    yield _counter(
+        "changed_entries",
+        "Entries of the installed maps that were added, removed or changed.",
+        ("change",),
+        [((kind,), number) for kind, number in passes["entries"].items()],
+    )
+
+
+def _of_sources(status: Status) -> Iterator[Metric]:
+    sources = status["sources"].items()
+    yield _gauge(
+        "source_up",
+        "Whether a source gave a good answer when it was last asked.",
+        ("source",),
+        [((name,), one["state"] == "ok") for name, one in sources],
+    )
+    yield _gauge(
+        "source_state",
+        "How a source stands: 1 for one of ok, stale (out of reach), refused and failed.",
+        ("source", "state"),
+        [((name, state), one["state"] == state) for name, one in sources for state in STATES],
+    )
+    yield _gauge(
+        "source_last_success_timestamp_seconds",
+        "When a source last gave a good answer.",
+        ("source",),
+        [((name,), _time(one["last_success"])) for name, one in sources],
+    )
+    yield _gauge(
+        "source_last_change_timestamp_seconds",
+        "When entries of a source were last changed in the maps.",
+        ("source",),
+        [((name,), _time(one["last_change"])) for name, one in sources],
+    )
+    yield _gauge(
+        "source_lists",
+        "Lists of a source that are installed.",
+        ("source",),
+        [((name,), one["lists"]) for name, one in sources],
+    )
+    yield _gauge(
+        "source_entries",
+        "Addresses of a source that are installed.",
+        ("source",),
+        [((name,), one["entries"]) for name, one in sources],
+    )
+
+
+def _of_maps(status: Status) -> Iterator[Metric]:
+    maps = status["maps"].items()
+    yield _gauge(
+        "map_entries",
+        "Entries of an installed map.",
+        ("map",),
+        [((name,), one["entries"]) for name, one in maps],
+    )
+    yield _gauge(
+        "map_updated_timestamp_seconds",
+        "When an installed map was last published.",
+        ("map",),
+        [((name,), _time(one["updated"])) for name, one in maps],
+    )
+
+
+def _of_destinations(status: Status) -> Iterator[Metric]:
+    probed = status["destinations"].items()
+    yield _gauge(
+        "probe_up",
+        "Whether a destination takes mail, as far as the last probe went.",
+        ("destination",),
+        [((name,), one["up"]) for name, one in probed],
+    )
+    yield _gauge(
+        "probe_phase",
+        "How far the last probe came: 1 for one of resolve, connect, greeting, lhlo, mail, rcpt.",
+        ("destination", "phase"),
+        [((name, phase), one["phase"] == phase) for name, one in probed for phase in PHASES],
+    )
+    yield _gauge(
+        "probe_duration_seconds",
+        "How long the last probe of a destination took.",
+        ("destination",),
+        [((name,), one["seconds"]) for name, one in probed],
+    )
+    waiting = (status["queue"] or {}).items()
+    yield _gauge(
+        "deferred_messages",
+        "Messages in Postfix's deferred queue that wait for a destination.",
+        ("destination",),
+        [((name,), one["messages"]) for name, one in waiting],
+    )
+    yield _gauge(
+        "deferred_oldest_timestamp_seconds",
+        "When the oldest message that is deferred for a destination arrived; none where none is.",
+        ("destination",),
+        [((name,), _time(one["oldest"])) for name, one in waiting],
+    )

@@ -1,0 +1,584 @@
+"""What monitoring gets to see: the metrics file, the pages over HTTP, and how much mail waits.
+
+The daemon and `--once` are the real ones, and so are Postfix's queue and, where it is installed,
+Prometheus' promtool. A daemon here has a source that it asks several times a second, so that three
+intervals are soon over.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from postfix_sync import __version__, http_server
+from postfix_sync.state import seconds_of
+from tests.parts.common import PATIENCE, free_port, wait_for
+from tests.parts.daemon import RunningDaemon, install, obey_modes
+from tests.parts.disk import fill, remount, small_disk
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.load import send
+from tests.parts.monitor import Monitor, promtool, samples, value
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+pytestmark = pytest.mark.slow
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+
+SOON = "300ms"
+NEVER = "1h"
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where maps are kept that were built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def monitor() -> Monitor:
+    """A client, and the port that it will ask."""
+    return Monitor(free_port())
+
+
+@pytest.fixture
+def site(make_site: MakeSite, idle_postfix: PostfixInstance, template: Path) -> Site:
+    """One list, installed, that main.cf knows of, so a good pass says nothing; asked often."""
+    made = make_site("lmdb", source={"interval": SOON})
+    idle_postfix.postconf(**mailman_parameters(made.maps, "lmdb"))
+    return install(made, ANTS, template=template)
+
+
+def textfile_of(site: Site) -> Path:
+    """Where `with_textfile` puts the metrics."""
+    return site.directory / "metrics/postfix-sync.prom"
+
+
+@pytest.fixture
+def with_textfile(site: Site) -> Site:
+    """The same, with a metrics file in a directory of its own."""
+    textfile_of(site).parent.mkdir()
+    site.configure(metrics={"textfile": str(textfile_of(site))})
+    return site
+
+
+def metrics_of(site: Site) -> str:
+    """The metrics file."""
+    return textfile_of(site).read_text()
+
+
+# ---- the file -----------------------------------------------------------------------------------
+
+
+def test_once_writes_what_the_status_says(with_textfile: Site) -> None:
+    site, port = with_textfile, free_port()
+    site.configure(
+        metrics={"textfile": str(textfile_of(site))}, probe={"level": "rcpt", "timeout": "20s"}
+    )
+    site.files.write(ANTS, BEES, hop=f"lmtp:[127.0.0.1]:{port}")
+    with LmtpSink([ANTS, BEES], port=port):
+        site.once()
+    text, status = metrics_of(site), site.status()
+    here = {"destination": f"127.0.0.1:{port}"}
+    passes, source = status["passes"], status["sources"]["lists"]
+    for name, expected in {
+        "pass_last_attempt_timestamp_seconds": seconds_of(passes["last_attempt"]),
+        "pass_last_success_timestamp_seconds": seconds_of(passes["last_success"]),
+        "pass_duration_seconds": passes["seconds"],
+        "apply_failed": 0,
+        "reloads_total": 0,
+    }.items():
+        assert value(text, name) == expected, name
+    assert passes["seconds"] > 0
+    assert value(text, "passes_total", result="success") == 1
+    assert value(text, "passes_total", result="failure") == 0
+    # Nine routes, recipients each for BEES; all of ANTS' nine routes lead elsewhere now.
+    assert value(text, "changed_entries_total", change="added") == 18
+    assert value(text, "changed_entries_total", change="changed") == 9
+    assert value(text, "changed_entries_total", change="removed") == 0
+    assert value(text, "source_up", source="lists") == 1
+    assert value(text, "source_lists", source="lists") == 2
+    assert value(text, "source_entries", source="lists") == 18
+    for kind in ("success", "change"):
+        at = value(text, f"source_last_{kind}_timestamp_seconds", source="lists")
+        assert at == seconds_of(source[f"last_{kind}"])
+    assert value(text, "map_entries", map="postfix_lmtp") == 18
+    assert value(text, "map_updated_timestamp_seconds", map="postfix_vmap") == seconds_of(
+        status["maps"]["postfix_vmap"]["updated"]
+    )
+    assert value(text, "probe_up", **here) == 1
+    assert value(text, "probe_phase", **here, phase="rcpt") == 1
+    assert value(text, "probe_phase", **here, phase="connect") == 0
+    assert (
+        value(text, "probe_duration_seconds", **here)
+        == status["destinations"][here["destination"]]["seconds"]
+    )
+    assert value(text, "deferred_messages", **here) == 0
+    assert value(text, "deferred_oldest_timestamp_seconds", **here) is None
+    [build] = samples(text)["postfix_sync_build_info"]
+    assert dict(build) == {
+        "version": __version__,
+        "python": ".".join(str(part) for part in sys.version_info[:3]),
+        "map_type": "lmdb",
+    }
+    promtool("check", "metrics", stdin=text)
+
+    site.once("--dry-run")
+    assert metrics_of(site) == text, "a dry run writes nothing"
+    site.once(expect=69)
+    assert value(metrics_of(site), "probe_up", **here) == 0
+    assert value(metrics_of(site), "probe_phase", **here, phase="connect") == 1
+    assert value(metrics_of(site), "passes_total", result="success") == 2
+
+
+def test_each_way_to_fail_is_a_state_of_its_own(with_textfile: Site) -> None:
+    """And what grows goes on from where it was: the file is the memory of every --once."""
+    site = with_textfile
+    site.once()
+
+    def states() -> dict[str, float | None]:
+        text = metrics_of(site)
+        return {
+            state: value(text, "source_state", source="lists", state=state)
+            for state in ("ok", "stale", "refused", "failed")
+        }
+
+    assert states() == {"ok": 1, "stale": 0, "refused": 0, "failed": 0}
+    before = value(metrics_of(site), "source_last_success_timestamp_seconds", source="lists")
+    site.files.put("postfix_lmtp", "nonsense\n")
+    site.once(expect=65)
+    assert states() == {"ok": 0, "stale": 0, "refused": 1, "failed": 0}
+    assert value(metrics_of(site), "source_up", source="lists") == 0
+    assert value(metrics_of(site), "apply_failed") == 0, "that is the source's fault"
+    assert before == value(
+        metrics_of(site), "source_last_success_timestamp_seconds", source="lists"
+    )
+    (site.files.directory / "postfix_lmtp").unlink()
+    site.once(expect=75)
+    assert states() == {"ok": 0, "stale": 1, "refused": 0, "failed": 0}
+    site.config_directory.rename(site.directory / "elsewhere")
+    site.once(expect=78)
+    assert states() == {"ok": 0, "stale": 0, "refused": 0, "failed": 1}
+    text = metrics_of(site)
+    assert value(text, "apply_failed") == 1
+    assert value(text, "passes_total", result="success") == 3
+    assert value(text, "passes_total", result="failure") == 1
+    assert samples(text)["postfix_sync_source_lists"], "what was known is known"
+    assert "postfix_sync_deferred_messages" not in samples(text), "nobody can count it"
+
+
+def test_node_exporter_can_read_the_file(with_textfile: Site) -> None:
+    """Whatever the umask; and nothing it would take for another file is ever beside it."""
+    site = with_textfile
+    old = os.umask(0o077)
+    try:
+        site.once()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(textfile_of(site).stat().st_mode) == 0o644
+    assert [path.name for path in textfile_of(site).parent.iterdir()] == ["postfix-sync.prom"]
+
+
+def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
+    site = with_textfile
+    textfile_of(site).parent.rmdir()
+    site.files.write(ANTS, BEES)
+    message, hint = site.once(expect=1).splitlines()
+    assert f"metrics.textfile {textfile_of(site)}: No such file or directory" in message
+    assert "the maps are not concerned" in message
+    assert len(site.installed("postfix_recipients")) == 18
+    subprocess.run(hint.partition("hint: ")[2], shell=True, check=True)
+    assert site.once() == ""
+    assert value(metrics_of(site), "source_lists", source="lists") == 2
+
+
+def test_a_place_that_may_not_be_written(with_textfile: Site) -> None:
+    site = with_textfile
+    textfile_of(site).parent.chmod(0o555)
+    with site.start("--once", preexec_fn=obey_modes) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 77
+    assert f"metrics.textfile {textfile_of(site)}: Permission denied" in said
+    assert site.status()["sources"]["lists"]["state"] == "ok"
+
+
+@pytest.mark.usefixtures("root")
+def test_a_disk_that_is_full_or_read_only_leaves_the_old_file(with_textfile: Site) -> None:
+    site = with_textfile
+    with small_disk(textfile_of(site).parent, "256k") as disk:
+        site.once()
+        before = metrics_of(site)
+        filler = fill(disk)
+        message, hint = site.once(expect=1).splitlines()
+        assert "metrics.textfile" in message
+        assert "No space left on device" in message
+        assert "KiB are free there" in hint
+        assert metrics_of(site) == before
+        filler.unlink()
+        assert sorted(path.name for path in disk.iterdir()) == ["postfix-sync.prom"]
+        remount(disk, "ro")
+        message, hint = site.once(expect=1).splitlines()
+        assert "Read-only file system" in message
+        assert f"findmnt -T {disk}" in hint
+        remount(disk, "rw")
+        assert site.once() == ""
+        assert metrics_of(site) != before
+
+
+def test_the_daemon_tells_of_its_file_once_and_mends_it(with_textfile: Site) -> None:
+    site = with_textfile
+    directory = textfile_of(site).parent
+    directory.rmdir()
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for("metrics.textfile")
+        for name in (BEES, ANTS):
+            site.files.write(name)
+            daemon.wait_for("lists: -1 list: " + (ANTS if name == BEES else BEES))
+        directory.mkdir()
+        wait_for(textfile_of(site).exists, 90, "the file")
+        daemon.wait_for("metrics.textfile: in step again")
+        assert daemon.count(": No such file or directory; the maps are not concerned") == 1
+        assert daemon.stop() == 0
+    assert value(metrics_of(site), "source_up", source="lists") == 1
+
+
+def test_the_file_follows_each_round_of_probes(with_textfile: Site) -> None:
+    site, port = with_textfile, free_port()
+    site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
+    site.configure(
+        metrics={"textfile": str(textfile_of(site))},
+        probe={"level": "rcpt", "interval": "200ms", "timeout": "20s"},
+    )
+
+    def up() -> float | None:
+        text = metrics_of(site) if textfile_of(site).exists() else ""
+        return value(text, "probe_up", destination=f"127.0.0.1:{port}")
+
+    with RunningDaemon(site) as daemon:
+        wait_for(lambda: up() == 0, PATIENCE, "a destination that is down")
+        with LmtpSink([ANTS], port=port):
+            wait_for(lambda: up() == 1, PATIENCE, "a destination that is up")
+        assert daemon.stop() == 0
+
+
+# ---- over HTTP ----------------------------------------------------------------------------------
+
+
+def serve(site: Site, monitor: Monitor, **sections: object) -> None:
+    """Configures where the daemon is to listen."""
+    site.configure(metrics={"listen": monitor.listen}, **sections)
+
+
+@pytest.fixture
+def served(site: Site, monitor: Monitor) -> Iterator[RunningDaemon]:
+    """A daemon that is well, and listens."""
+    serve(site, monitor)
+    with RunningDaemon(site) as daemon:
+        wait_for(lambda: monitor.health()[0] == 200, PATIENCE, "health")
+        yield daemon
+
+
+def test_the_three_pages(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
+    found = monitor.get("/metrics")
+    assert found.status == 200
+    assert found.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert value(found.body, "source_up", source="lists") == 1
+    promtool("check", "metrics", stdin=found.body)
+
+    accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5"
+    found = monitor.get("/metrics?name=anything", Accept=accept)
+    assert found.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert 'postfix_sync_source_up{source="lists"} 1.0\n' in found.body
+    assert found.body.endswith("\n# EOF\n")
+    assert monitor.get("/metrics", Accept="application/openmetrics-text;version=x").status == 200
+
+    assert monitor.get("/healthz").body == "ok\n"
+    found = monitor.get("/status")
+    assert found.headers["Content-Type"] == "application/json"
+    assert json.loads(found.body).keys() == site.status().keys()
+    assert json.loads(found.body)["sources"]["lists"]["state"] == "ok"
+    assert served.count(f"metrics.listen: http://{monitor} serves /metrics") == 1
+    assert served.stop() == 0
+    with socket.create_server(("127.0.0.1", monitor.port)):
+        pass  # the port is free again
+
+
+def test_what_http_asks_of_any_server(served: RunningDaemon, monitor: Monitor) -> None:
+    found = monitor.get("/")
+    assert (found.status, "/metrics, /healthz, /status" in found.body) == (404, True)
+    found = monitor.get("/metrics", method="HEAD")
+    assert (found.status, found.body) == (200, "")
+    assert int(found.headers["Content-Length"]) > 1000
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "get"):
+        found = monitor.get("/metrics", method=method)
+        assert (found.status, found.headers["Allow"]) == (405, "GET, HEAD")
+    assert monitor.get(f"http://{monitor}/healthz").status == 200
+
+    for request, status in {
+        b"nonsense\r\n\r\n": b"400",
+        b"GET http://[/healthz HTTP/1.1\r\n\r\n": b"400",
+        b"\x16\x03\x01\x02\r\n\r\n": b"400",
+        b"GET /metrics HTTP/1.1\r\nno field\r\n\r\n": b"400",
+        b"GET /metrics HTTP/1.1\r\nAccept: a\nb\r\n\r\n": b"400",
+        b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 10000 + b"\r\n": b"431",
+        b"GET /metrics HTTP/1.0\r\n\r\n": b"200",
+        b"POST /status HTTP/1.1\r\nContent-Length: 8000\r\n\r\n" + b"x" * 8000: b"405",
+    }.items():
+        with monitor.connect() as connection:
+            connection.sendall(request)
+            answer = b""
+            while block := connection.recv(65536):
+                answer += block
+        assert answer.startswith(b"HTTP/1.1 " + status), request[:80]
+    assert served.stop() == 0
+
+
+def test_slow_clients_hold_up_nobody(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
+    """Nor do many of them, nor one that never reads its answer, nor one that leaves in between."""
+    with ExitStack() as stack:
+        slow = [stack.enter_context(monitor.connect()) for _ in range(http_server.CONNECTIONS - 1)]
+        for connection in slow:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        for _ in range(5):
+            with monitor.connect() as gone:
+                gone.sendall(b"GET /met")
+            with monitor.connect() as unread:
+                unread.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert monitor.health()[0] == 200
+        for connection in slow:  # a byte now and then buys no time
+            connection.sendall(b"x")
+        more = [stack.enter_context(monitor.connect()) for _ in range(20)]
+        assert monitor.health()[0] == 200, "it waited until the first were put out"
+        assert [connection.recv(1) for connection in slow] == [b""] * len(slow)
+        site.files.write(ANTS, BEES)
+        served.wait_for(BEES)
+        assert len(more) == 20
+    assert served.stop() == 0
+
+
+def test_it_ends_with_clients_at_the_line(served: RunningDaemon, monitor: Monitor) -> None:
+    with monitor.connect() as slow:
+        slow.sendall(b"GET /")
+        assert monitor.health()[0] == 200
+        assert served.stop() == 0
+        assert slow.recv(1) == b""
+
+
+def test_a_daemon_that_hangs_gives_no_answer(served: RunningDaemon, monitor: Monitor) -> None:
+    """No thread goes on saying that all is well."""
+    served.send(signal.SIGSTOP)
+    with monitor.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        served.send(signal.SIGCONT)
+        connection.settimeout(PATIENCE)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert served.stop() == 0
+
+
+def test_ipv6(site: Site, root: None) -> None:
+    monitor = Monitor(free_port("::1"), "::1")
+    serve(site, monitor)
+    with RunningDaemon(site) as daemon:
+        wait_for(lambda: monitor.health()[0] == 200, PATIENCE, "health")
+        assert daemon.count(f"http://[::1]:{monitor.port} serves") == 1
+        assert daemon.stop() == 0
+
+
+def test_a_port_in_use_is_told_once_and_taken_when_it_is_free(site: Site, monitor: Monitor) -> None:
+    serve(site, monitor)
+    with RunningDaemon(site) as daemon:
+        with socket.create_server(("127.0.0.1", monitor.port)):
+            site.files.write(ANTS, BEES)
+            daemon.wait_for("Address already in use")
+            daemon.wait_for(BEES)
+            time.sleep(2)  # time for a second try
+        wait_for(lambda: monitor.health()[0] == 200, 90, "health")
+        assert daemon.count("Address already in use; tried again, and everything else goes on") == 1
+        assert f"hint: see what has the port: ss -ltnp 'sport = :{monitor.port}'" in daemon.messages
+        assert daemon.stop() == 0
+
+
+def test_an_address_of_another_host_is_told(site: Site) -> None:
+    site.configure(metrics={"listen": "192.0.2.1:9825"})
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for("metrics.listen 192.0.2.1:9825: Cannot assign requested address")
+        daemon.wait_for_passes(1)
+        assert daemon.stop() == 0
+
+
+def test_sighup_moves_it(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
+    other = Monitor(free_port())
+    textfile_of(site).parent.mkdir()
+    site.configure(metrics={"listen": other.listen, "textfile": str(textfile_of(site))})
+    served.send(signal.SIGHUP)
+    wait_for(lambda: other.health()[0] == 200, PATIENCE, "health elsewhere")
+    assert monitor.health()[0] == 0
+    wait_for(textfile_of(site).exists, PATIENCE, "a file as well")
+    served.send(signal.SIGHUP)  # and nothing has changed
+    served.wait_for(f"http://{other} serves", times=2)
+    assert other.health()[0] == 200
+    site.configure()
+    served.send(signal.SIGHUP)
+    served.wait_for("was read again", times=3)
+    wait_for(lambda: other.health()[0] == 0, PATIENCE, "an end")
+    assert served.stop() == 0
+
+
+# ---- health -------------------------------------------------------------------------------------
+
+
+def illness(monitor: Monitor) -> str:
+    """What /healthz complains of."""
+    status, said = monitor.health()
+    return said if status == 503 else ""
+
+
+def test_nothing_is_well_before_the_first_success(site: Site, monitor: Monitor) -> None:
+    """Also of a daemon whose predecessor was well a moment ago."""
+    serve(site, monitor)
+    site.once()
+    with (site.state / "lock").open("rb") as held, RunningDaemon(site) as daemon:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        wait_for(lambda: monitor.health()[0], PATIENCE, "an answer")
+        assert monitor.health() == (503, "no pass has succeeded since the start\n")
+        fcntl.flock(held, fcntl.LOCK_UN)
+        wait_for(lambda: monitor.health() == (200, "ok\n"), PATIENCE, "health")
+        assert daemon.stop() == 0
+
+
+def test_a_source_that_never_answered_is_not_well(make_site: MakeSite, monitor: Monitor) -> None:
+    site = make_site("lmdb", source={"interval": SOON})
+    serve(site, monitor)
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(1)
+        status, said = monitor.health()
+        assert (status, said.startswith("lists: has given no good answer yet: ")) == (503, True)
+        found = monitor.get("/status")
+        assert found.status == 200
+        site.files.write(ANTS)
+        wait_for(lambda: monitor.health()[0] == 200, PATIENCE, "health")
+        assert daemon.stop() == 0
+
+
+def test_what_goes_on_for_three_intervals_is_told_and_ends(
+    site: Site, served: RunningDaemon, monitor: Monitor
+) -> None:
+    """A source that vanishes, one that is refused, and a Postfix that is gone."""
+    away = site.directory / "away"
+    site.files.directory.rename(away)
+    said = wait_for(lambda: illness(monitor), PATIENCE, "illness")
+    assert said.startswith("lists: stale since 20")
+    assert "No such file or directory" in said
+    away.rename(site.files.directory)
+    wait_for(lambda: monitor.health() == (200, "ok\n"), PATIENCE, "health")
+
+    site.files.put("postfix_lmtp", "nonsense\n")
+    said = wait_for(lambda: illness(monitor), PATIENCE, "illness")
+    assert said.startswith("lists: refused since 20")
+    site.files.write(ANTS)
+    wait_for(lambda: monitor.health() == (200, "ok\n"), PATIENCE, "health")
+
+    site.config_directory.rename(site.directory / "elsewhere")
+    said = wait_for(
+        lambda: found if "passes have failed" in (found := illness(monitor)) else "",
+        PATIENCE,
+        "illness",
+    )
+    assert f"{site.config_directory}: no Postfix configuration can be read here" in said
+    (site.directory / "elsewhere").rename(site.config_directory)
+    wait_for(lambda: monitor.health() == (200, "ok\n"), PATIENCE, "health")
+    assert served.stop() == 0
+
+
+def test_a_failure_that_is_soon_over_is_no_illness(
+    make_site: MakeSite, template: Path, monitor: Monitor
+) -> None:
+    site = install(make_site("lmdb", source={"interval": NEVER}), ANTS, template=template)
+    serve(site, monitor)
+    with RunningDaemon(site) as daemon:
+        daemon.wait_until_it_watches()
+        site.files.put("postfix_lmtp", "nonsense\n")
+        daemon.wait_for("postfix_lmtp")
+        daemon.look()
+        assert site.status()["sources"]["lists"]["state"] == "refused"
+        assert monitor.health()[0] == 200
+        found = monitor.get("/metrics").body
+        assert value(found, "source_state", source="lists", state="refused") == 1
+        assert daemon.stop() == 0
+
+
+# ---- the queue ----------------------------------------------------------------------------------
+
+
+def test_deferred_mail_is_counted_by_destination(
+    with_textfile: Site, idle_postfix: PostfixInstance, monitor: Monitor
+) -> None:
+    site, ports = with_textfile, (free_port(), free_port())
+    site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{ports[0]}")
+    site.once()
+    began = time.time()
+    with idle_postfix as postfix:
+        for address in (ANTS, ANTS.replace("@", "-join@")):
+            assert send(postfix.port, address).accepted
+        wait_for(lambda: len(postfix.outcomes()) == 2, PATIENCE, "two tries")
+        wait_for(
+            lambda: [one["queue_name"] for one in postfix.queue()] == ["deferred"] * 2,
+            PATIENCE,
+            "two messages that wait",
+        )
+        serve(site, monitor, probe={"level": "off", "interval": "200ms"})
+        with RunningDaemon(site) as daemon:
+            text = wait_for(lambda: _counted(monitor, ports[0]), PATIENCE, "a count")
+            assert value(text, "deferred_messages", destination=f"127.0.0.1:{ports[0]}") == 2
+            oldest = value(
+                text, "deferred_oldest_timestamp_seconds", destination=f"127.0.0.1:{ports[0]}"
+            )
+            assert oldest is not None
+            assert int(began) <= oldest <= time.time()
+            queue = site.status()["queue"][f"127.0.0.1:{ports[0]}"]
+            assert queue == {"messages": 2, "oldest": queue["oldest"]}
+            with LmtpSink([ANTS, ANTS.replace("@", "-join@")], port=ports[0]):
+                postfix.command("postqueue", "-f")
+                wait_for(lambda: _counted(monitor, ports[0], 0), 60, "none that waits")
+            assert daemon.stop() == 0
+    site.configure()
+    site.once()
+    assert site.status()["queue"] is None, "nobody counts any more"
+
+
+def _counted(monitor: Monitor, port: int, number: int = 2) -> str:
+    try:
+        text = monitor.get("/metrics").body
+    except OSError:
+        return ""
+    found = value(text, "deferred_messages", destination=f"127.0.0.1:{port}")
+    return text if found == number else ""
+
+
+def test_a_queue_that_cannot_be_read_has_no_numbers(
+    with_textfile: Site, idle_postfix: PostfixInstance
+) -> None:
+    site = with_textfile
+    site.once()
+    assert "postfix_sync_deferred_messages" in samples(metrics_of(site))
+    (idle_postfix.queue_directory / "deferred").rename(idle_postfix.queue_directory / "gone")
+    (idle_postfix.queue_directory / "deferred").touch()
+    said = site.once()
+    assert "warning: postqueue -j: " in said
+    assert site.status()["queue"] is None
+    assert "postfix_sync_deferred_messages" not in samples(metrics_of(site))
