@@ -109,6 +109,13 @@ def _of_passes(status: Status) -> Iterator[Metric]:
         (),
         [((), float(passes["failing_since"] is not None) if passes["made"] else None)],
     )
+    held = dict(status).get("held")
+    yield _gauge(
+        "held",
+        "Whether passes are held after a rollback (1), and change nothing.",
+        (),
+        [((), float(bool(held)) if held is not None else None)],
+    )
     yield _counter(
         "passes",
         "Passes made.",

@@ -310,7 +310,8 @@ def _unknown_source() -> SourceStatus:
     )
 
 
-def _no_passes() -> PassesStatus:
+def no_passes() -> PassesStatus:
+    """What is known of them before the first one."""
     return PassesStatus(
         last_attempt=None,
         last_success=None,
@@ -370,7 +371,7 @@ class StatusFile:
                 maps={},
                 destinations={},
                 clusters={},
-                passes=_no_passes(),
+                passes=no_passes(),
                 queue=None,
             )
 
@@ -401,7 +402,7 @@ def _complete(found: object) -> None:
     if not isinstance(found, dict):
         return
     found.setdefault("clusters", {})
-    found.setdefault("passes", _no_passes())
+    found.setdefault("passes", no_passes())
     found.setdefault("queue", None)
     sources = found.get("sources")
     for source in sources.values() if isinstance(sources, dict) else ():

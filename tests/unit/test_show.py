@@ -11,6 +11,7 @@ from postfix_sync.state import (
     SourceStatus,
     Status,
     iso,
+    no_passes,
 )
 from postfix_sync.terminal import Terminal
 
@@ -79,6 +80,7 @@ def status(**changed: object) -> Status:
         last_success=iso(NOW - 10),
         last_change=iso(NOW - 5 * 86400),
         error=None,
+        failing_since=None,
     )
     refused = SourceStatus(
         state="refused",
@@ -87,6 +89,7 @@ def status(**changed: object) -> Status:
         last_success=None,
         last_change=None,
         error={"message": "x: names no list at all; " + "kept " * 20, "hint": "mailman aliases"},
+        failing_since=None,
     )
     found = Status(
         version="0.1.0",
@@ -103,6 +106,8 @@ def status(**changed: object) -> Status:
                 destinations=["a:8024", "b:8024"], last=["b:8024"], nameless=[], changed=None
             )
         },
+        passes=no_passes(),
+        queue=None,
     )
     return Status(**{**found, **changed})  # type: ignore[typeddict-item]  # what is to differ
 
