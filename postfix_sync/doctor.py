@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync import as_lmtp, postfix, state, wiring
-from postfix_sync.checks import Check, Host, failure, instance, main_cf, names, network
+from postfix_sync.address_classes import classify
+from postfix_sync.checks import Check, Host, failure, instance, main_cf, names, network, served
 from postfix_sync.errors import SyncError
+from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
 from postfix_sync.model import Finding, Verdict
-from postfix_sync.sync import ask_all, opened
+from postfix_sync.sync import ask_all, installation, opened
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -67,12 +69,17 @@ async def _host(config: "Config", found: postfix.Postfix) -> Host:
         status = None
     async with opened(config) as sources:
         answers = await ask_all(config, sources)
+    installed = MapDirectory(map_directory, map_type, found).tables()
+    ours = installation(config, map_type, any(one.address for one in config.sources))
+    tables = Tables(found, ours, served(installed, answers))
     host = Host(
         config=config,
         postfix=found,
         map_type=map_type,
-        installed=MapDirectory(map_directory, map_type, found).tables(),
+        installed=installed,
         answers=answers,
+        tables=tables,
+        classes=await classify(tables),
         services=await found.services(),
         status=status,
     )

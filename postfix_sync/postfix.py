@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,35 @@ from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import Completed, find_command, run
 
 PARAMETERS = (
+    "alias_database",
+    "alias_maps",
+    "canonical_maps",
     "compatibility_level",
     "default_database_type",
     "lmtp_connect_timeout",
     "lmtp_host_lookup",
     "local_recipient_maps",
     "mydestination",
+    "owner_request_special",
+    "parent_domain_matches_subdomains",
     "queue_directory",
+    "recipient_canonical_maps",
     "recipient_delimiter",
     "relay_domains",
     "relay_recipient_maps",
+    "relocated_maps",
+    "sender_canonical_maps",
+    "smtpd_reject_unlisted_recipient",
     "smtputf8_enable",
+    "soft_bounce",
     "transport_maps",
+    "unknown_local_recipient_reject_code",
+    "unknown_relay_recipient_reject_code",
+    "unknown_virtual_mailbox_reject_code",
+    "virtual_alias_domains",
     "virtual_alias_maps",
+    "virtual_mailbox_domains",
+    "virtual_mailbox_maps",
 )
 
 TURNOVER_TIMEOUT = 30.0
@@ -64,8 +80,12 @@ class Postfix:
     @property
     def several_next_hops(self) -> bool:
         """Whether a transport(5) entry may name several, tried in order: Postfix 3.5 and later."""
+        return self.at_least(3, 5)
+
+    def at_least(self, major: int, minor: int) -> bool:
+        """Whether this is that version of Postfix, or a later one."""
         found = re.match(r"(\d+)\.(\d+)", self.version)
-        return found is not None and (int(found[1]), int(found[2])) >= (3, 5)
+        return found is not None and (int(found[1]), int(found[2])) >= (major, minor)
 
     async def values(self, *names: str) -> dict[str, str]:
         """Parameters of main.cf as they take effect, $names expanded. Raises ConfigError."""
@@ -117,17 +137,22 @@ class Postfix:
 
     async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
         """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
+        return await self.look_up(f"{map_type}:{text}", keys, timeout=600)
+
+    async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
+        """What a table that main.cf may name holds for `keys`, each asked as it is.
+
+        Raises ApplyError where it can't say, or takes longer than `timeout` seconds.
+        """
         asked = "".join(f"{key}\n" for key in keys).encode()
-        done = await run(
-            self._command("postmap", "-q", "-", f"{map_type}:{text}"), stdin=asked, timeout=600
-        )
+        done = await run(self._command("postmap", "-q", "-", table), stdin=asked, timeout=timeout)
         # Status 1 without a word means that none of the keys was found. That an index is older
         # than its text is no reason not to look into it.
-        older = f"is older than source file {text}"
-        if done.status not in (0, 1) or any(
-            not line.endswith(older) for line in self._complaints(done)
-        ):
-            raise self._failed(f"postmap -q - {map_type}:{text}", done)
+        complaints = [
+            line for line in self._complaints(done) if " is older than source file " not in line
+        ]
+        if done.status not in (0, 1) or complaints:
+            raise self._failed(f"postmap -q - {table}", done)
         pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
         return {key: value for key, _, value in pairs}
 

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from postfix_sync import changes, postfix, wiring
+from postfix_sync.address_classes import classify
 from postfix_sync.apply import Apply
 from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
 from postfix_sync.fetch import Fetched, Source, ask, open_source
 from postfix_sync.hosts_files import HostsFiles
+from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, host_names
 from postfix_sync.model import (
-    DOMAINS,
     RECIPIENTS,
     ROUTES,
     Destination,
@@ -32,6 +33,7 @@ from postfix_sync.model import (
     Record,
     Table,
 )
+from postfix_sync.parameter import Installation
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
@@ -217,6 +219,12 @@ async def _make_pass(
         return Report(failed=(failed,))
 
 
+def installation(config: "Config", map_type: str, hosts_used: bool) -> Installation:
+    """The maps, as main.cf should name them."""
+    volumes = tuple(one.path for one in config.sources if one.ssh is None)
+    return Installation(config.postfix.map_directory, map_type, volumes, hosts_used)
+
+
 def _hosts_files(config: "Config", instance: postfix.Postfix) -> HostsFiles:
     chrooted = config.hosts.chroot == "auto" and instance.lmtp_chrooted
     return HostsFiles(
@@ -285,7 +293,7 @@ class _Pass:
                     await _to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
                 self.failed.append(error)
-            self._check_wiring(wanted, wanted.maps)
+            await self._check_wiring(wanted, wanted.maps)
         else:
             self.failed.append(self._undecided(installed, wanted))
         at = {
@@ -438,16 +446,13 @@ class _Pass:
             {host: ip for host, ip in block.items() if host in names or host in needed}
         )
 
-    def _check_wiring(self, wanted: Wanted, maps: Maps) -> None:
-        self.notices += wiring.notices(
-            self.directory.postfix,
-            self.directory.path,
-            self.directory.map_type,
-            maps[DOMAINS].keys(),
-            hosts_used=bool(wanted.addresses),
-        )
+    async def _check_wiring(self, wanted: Wanted, maps: Maps) -> None:
+        postfix = self.directory.postfix
+        ours = installation(self.config, self.directory.map_type, bool(wanted.addresses))
+        classes = await classify(Tables(postfix, ours, maps.tables))
+        self.notices += wiring.notices(postfix, ours, classes)
         if any(party.replicas for party in wanted.merged.parties):
-            self.notices += wiring.cluster_notices(self.directory.postfix)
+            self.notices += wiring.cluster_notices(postfix)
 
     def _undecided(self, installed: Installed, wanted: Wanted) -> SyncError:
         """What to tell where nothing can be done for want of knowledge."""

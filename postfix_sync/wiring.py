@@ -1,20 +1,35 @@
-"""Does main.cf use the maps? Pure: from what postconf(1) says to what is missing, and its remedy.
+"""What main.cf must say for the maps to work. Pure: from what postconf(1) says to what is missing.
 
-The maps do nothing until main.cf names each of them in the parameter for its role, and a hosts
-entry does nothing while lmtp(8) asks only the DNS. main.cf belongs to the operator: what is missing
-is said, with the command that mends it, and never changed from here.
+The maps do nothing until main.cf names each of them in the parameter for its role, and which roles
+there are depends on the address class of each list domain (ADDRESS_CLASS_README): local, virtual
+alias, virtual mailbox, relay, or none. `settings` is the one place that knows; the daemon's
+notices, doctor and setup tell, or make, what it returns.
+
+A setting adds to what a parameter has, and what Postfix accepts today it accepts afterwards:
+defaults and `$names` stay, and where a parameter was empty, which accepts everything, what is not a
+list's stays accepted. Only the maps themselves in a wrong place, and Mailman's own files, go.
 """
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ConfigError
-from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS, ROUTES, Notice
+from postfix_sync.match_list import items, unproxied
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    INDEX_SUFFIX,
+    RECIPIENTS,
+    ROUTES,
+    Notice,
+    Verdict,
+)
+from postfix_sync.parameter import Edit, Installation, path_of, type_of
 
 if TYPE_CHECKING:
     from postfix_sync.postfix import Postfix
@@ -24,9 +39,86 @@ ROLES = {
     "relay_domains": DOMAINS,
     "relay_recipient_maps": RECIPIENTS,
     "local_recipient_maps": RECIPIENTS,
+    "virtual_mailbox_maps": RECIPIENTS,
     "virtual_alias_maps": ALIASES,
 }
 """The main.cf parameter that each map is for."""
+
+CLASSES = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
+"""The parameters that give a domain its class, in the order in which trivial-rewrite(8) asks."""
+
+HARMLESS = {
+    "mydestination": {DOMAINS},
+    "virtual_alias_domains": {ALIASES},
+    "virtual_mailbox_domains": {DOMAINS, RECIPIENTS},
+}
+"""Where else a map does no harm; some parameters are by default what another is."""
+
+NO_ROLE = (
+    "alias_database",
+    "alias_maps",
+    "canonical_maps",
+    "mydestination",
+    "recipient_canonical_maps",
+    "relocated_maps",
+    "sender_canonical_maps",
+    "virtual_mailbox_domains",
+)
+"""Parameters in which people name a map of Mailman's that is for another one."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The domains that the maps are for, and where main.cf names each of them."""
+
+    domains: AbstractSet[str] = frozenset()
+    """The mail domains of all lists."""
+    mail_hosts: AbstractSet[str] = frozenset()
+    """Those that have an alias_domain in Mailman: postfix_vmap has their addresses."""
+    named: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
+    """By parameter of CLASSES: those of them all that it names, by the maps or otherwise."""
+    relayed_anyway: AbstractSet[str] = frozenset()
+    """Those that relay_domains names without the maps."""
+    kept_out: AbstractSet[str] = frozenset()
+    """Those that a `!` in relay_domains keeps out."""
+    self_aliased: AbstractSet[str] = frozenset()
+    """Those whose list addresses virtual_alias_maps knows, as aliases for themselves."""
+
+    def parameters(self, domain: str) -> list[str]:
+        """The parameters that name a domain; the first is the one that counts."""
+        return [one for one in CLASSES if domain in self.named.get(one, ())]
+
+    @property
+    def local(self) -> AbstractSet[str]:
+        """The list domains that are local ones."""
+        return self._of("mydestination")
+
+    @property
+    def aliased(self) -> AbstractSet[str]:
+        """The list domains in which nothing but virtual aliases is known, the lists not among them.
+
+        They can't stay so; the classes below are what they have otherwise.
+        """
+        return self._of("virtual_alias_domains") - self.self_aliased
+
+    @property
+    def mailbox(self) -> AbstractSet[str]:
+        """The list domains that are virtual mailbox ones."""
+        named = self.domains & self.named.get("virtual_mailbox_domains", frozenset())
+        return named - self.local - self.kept_as_alias
+
+    @property
+    def kept_as_alias(self) -> AbstractSet[str]:
+        """The list domains that are virtual alias ones, and work as such."""
+        return self._of("virtual_alias_domains") & self.self_aliased
+
+    @property
+    def relayed(self) -> AbstractSet[str]:
+        """The list domains that are to be relayed: all others."""
+        return self.domains - self.local - self.mailbox - self.kept_as_alias
+
+    def _of(self, parameter: str) -> AbstractSet[str]:
+        return {one for one in self.domains if self.parameters(one)[:1] == [parameter]}
 
 
 @dataclass(frozen=True)
@@ -39,10 +131,8 @@ class Setting:
     wanted: str
     problem: str
     """What is wrong with it, beginning with the parameter."""
-
-
-def _items(value: str) -> list[str]:
-    return value.replace(",", " ").split()
+    verdict: Verdict = Verdict.FAILURE
+    """WARNING where mail of the lists flows all the same."""
 
 
 def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) -> str:
@@ -55,10 +145,10 @@ def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) ->
     place of one that main.cf reads as another type: hash and btree share a suffix.
     """
     named = [
-        map_type
+        type_of(item)
         for parameter, name in ROLES.items()
-        for item in _items(postfix.parameters[parameter])
-        if (map_type := _named_type(item, map_directory / name))
+        for item in items(postfix.parameters[parameter])
+        if path_of(item) == str(map_directory / name)
     ]
     usable = INDEX_SUFFIX.keys() & postfix.map_types
     if configured != "auto":
@@ -87,69 +177,229 @@ def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: l
             )
 
 
-def _named_type(item: str, path: Path) -> str:
-    """The type under which an item of main.cf names the map at `path`, else nothing."""
-    map_type, colon, named = item.removeprefix("proxy:").partition(":")
-    return map_type if colon and named == str(path) else ""
-
-
-def notices(
-    postfix: "Postfix",
-    map_directory: Path,
-    map_type: str,
-    domains: AbstractSet[str],
-    *,
-    hosts_used: bool,
-) -> list[Notice]:
+def notices(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Notice]:
     """What main.cf lacks, each with its remedy; see `settings`."""
-    found = settings(postfix, map_directory, map_type, domains, hosts_used=hosts_used)
+    found = settings(postfix, ours, classes)
     return [Notice(f"main.cf: {one.problem}", remedy(postfix, one)) for one in found]
 
 
-def settings(
-    postfix: "Postfix",
-    map_directory: Path,
-    map_type: str,
-    domains: AbstractSet[str],
-    *,
-    hosts_used: bool,
-) -> list[Setting]:
-    """What main.cf lacks for the maps to work. `domains` are the mail domains of all lists.
+def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Setting]:
+    """What main.cf lacks for the maps to work: one setting for a parameter at most."""
+    edits = {one: Edit(postfix, one) for one in (*ROLES, "virtual_alias_domains", *NO_ROLE)}
+    needed = _needed(postfix, ours, classes)
+    for parameter, edit in edits.items():
+        _put_map(edit, ours, needed.get(parameter))
+    _put_relayed(edits["relay_domains"], ours, classes)
+    _put_others(edits["relay_recipient_maps"], ours, classes)
+    _put_virtual(edits["virtual_alias_domains"], classes)
+    found = [
+        Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
+        for parameter, edit in edits.items()
+        if edit.problem
+    ]
+    return [*found, *_delimiter(postfix), *_host_lookup(postfix, ours)]
 
-    `hosts_used`: the names of destinations are in the hosts file.
-    """
+
+def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[str, Verdict]:
+    """The parameters that have to name a map, and what it means where they don't."""
     parameters = postfix.parameters
-    local = domains & {item.lower() for item in _items(parameters["mydestination"])}
-    relayed = domains - local
-    names_recipients = any(
-        _named_type(item, map_directory / RECIPIENTS)
-        for item in _items(parameters["local_recipient_maps"])
+    in_local = any(
+        ours.named(item) == RECIPIENTS for item in items(parameters["local_recipient_maps"])
     )
     # As long as there is no list, it can't be told whether its domain will be a local one.
-    relaying = bool(relayed) or not (domains or names_recipients)
-    needed = {"transport_maps": True, "virtual_alias_maps": True, "relay_recipient_maps": relaying}
-    needed["relay_domains"] = relaying and not (
-        relayed and relayed <= set(_items(parameters["relay_domains"]))
-    )
-    # An empty local_recipient_maps accepts every address, by Postfix's definition.
-    needed["local_recipient_maps"] = bool(local) and bool(parameters["local_recipient_maps"])
-    found = [
-        setting
-        for parameter, name in ROLES.items()
-        if needed[parameter]
-        for setting in _unnamed(postfix, parameter, map_directory / name, map_type)
-    ]
-    if hosts_used and "native" not in _items(parameters["lmtp_host_lookup"]):
-        found.append(
-            Setting(
-                "lmtp_host_lookup",
-                postfix.unexpanded["lmtp_host_lookup"],
-                "native",
-                f"lmtp_host_lookup = {parameters['lmtp_host_lookup']}: lmtp(8) does not read the"
-                " hosts file, so it will not find the destination that was entered there",
-            )
+    relaying = bool(classes.relayed) or not (classes.domains or in_local)
+    anyway = classes.relayed and classes.relayed <= classes.relayed_anyway
+    needed = {
+        "transport_maps": Verdict.FAILURE,
+        "virtual_alias_maps": Verdict.FAILURE if classes.mail_hosts else Verdict.WARNING,
+    }
+    if relaying and not anyway:
+        needed["relay_domains"] = Verdict.FAILURE
+    if relaying and _others_can_be_kept(postfix, ours, classes):
+        present = parameters["relay_recipient_maps"]
+        needed["relay_recipient_maps"] = Verdict.FAILURE if present else Verdict.WARNING
+    # An empty local_recipient_maps or virtual_mailbox_maps accepts every address, by Postfix's
+    # definition; to name the map there would refuse all others.
+    if classes.local and parameters["local_recipient_maps"]:
+        needed["local_recipient_maps"] = Verdict.FAILURE
+    if classes.mailbox and parameters["virtual_mailbox_maps"]:
+        needed["virtual_mailbox_maps"] = Verdict.FAILURE
+    return needed
+
+
+def _put_map(edit: Edit, ours: Installation, needed: Verdict | None) -> None:
+    """Makes a parameter name the map for it, as the type that is built, and no other.
+
+    `needed` is what it means where the map is not named, None where that is no fault.
+    """
+    name = ROLES.get(edit.parameter, "")
+    wanted = ours.reference(name) if name else ""
+    named = False
+    for item in dict.fromkeys(edit.items):
+        if name and ours.named(item) == name:
+            named = True
+            if type_of(item) != ours.map_type:
+                edit.replace(item, wanted)
+                edit.because(f"names {item}, but the map is built as {ours.map_type}")
+        elif reason := _misplaced(edit, ours, item):
+            edit.replace(item, wanted if needed else "")
+            edit.because(*reason)
+            named |= bool(needed)
+    if needed and not named:
+        edit.append(wanted)
+        edit.because(f"does not name {wanted}{_so(edit)}", needed)
+
+
+def _misplaced(edit: Edit, ours: Installation, item: str) -> tuple[str, Verdict] | None:
+    """Why an item should not be there: a map in a wrong role, or a file of Mailman's own."""
+    if _comes_from_elsewhere(edit, item):
+        return None
+    if ours.of_mailman(item):
+        why = "that is Mailman's own file, which changes without Postfix being told"
+        return f"names {item}: {why}", Verdict.FAILURE
+    name = ours.named(item)
+    if not name or name in HARMLESS.get(edit.parameter, ()):
+        return None
+    if name == ROUTES and ROLES.get(edit.parameter) == RECIPIENTS:
+        why = "which has a new list's addresses before Postfix knows their route"
+        return f"names {item}, {why}", Verdict.WARNING
+    role = " or ".join(one for one, map_name in ROLES.items() if map_name == name)
+    return f"names {item}, which is for {role}", Verdict.FAILURE
+
+
+def _comes_from_elsewhere(edit: Edit, item: str) -> bool:
+    """Whether another parameter, to which the value refers, has the item, and will lose it."""
+    names = re.findall(r"\$[{(]?(\w+)", edit.text)
+    parameters = edit.postfix.parameters
+    return any(item in items(parameters.get(name, "")) for name in names)
+
+
+def _so(edit: Edit) -> str:
+    if edit.parameter == "relay_recipient_maps" and not edit.items:
+        return (
+            ": mail to any address in a list domain is accepted, and returned to whoever seems to"
+            " have sent it where there is no such list"
         )
-    return found
+    return ", so Postfix does not use that map"
+
+
+def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
+    """Makes relay_domains name the relayed list domains, and none that is a virtual one.
+
+    postfix_domains has all list domains. trivial-rewrite(8) says nothing of one that is in
+    mydestination as well; of one that is a virtual one, it warns with each message.
+    """
+    virtual = classes.mailbox | classes.kept_as_alias
+    if ours.reference(DOMAINS) not in map(unproxied, items(edit.text)):
+        double = virtual & classes.relayed_anyway
+        lost: AbstractSet[str] = frozenset()
+    else:
+        double = virtual - classes.kept_out
+        lost = classes.relayed & classes.kept_out
+    for domain in sorted(lost):
+        edit.because(f'keeps {domain} out with a "!": mail to its lists is refused')
+        if f"!{domain}" in items(edit.text):
+            edit.replace(f"!{domain}")
+        else:
+            edit.prepend(domain)
+    for domain in sorted(double):
+        edit.because(
+            f"names {domain}, which is a virtual domain, too: Postfix warns of that with each"
+            " message",
+            Verdict.WARNING,
+        )
+        edit.prepend(f"!{domain}")
+    for domain in sorted(classes.relayed):
+        if any(domain.endswith(f".{one}") for one in double):
+            edit.prepend(domain)
+
+
+def _relays_others(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
+    """Whether relay_domains names more than list domains."""
+    return any(
+        not (ours.named(item) or ours.of_mailman(item) or item.lower() in classes.domains)
+        for item in items(postfix.parameters["relay_domains"])
+        if not item.startswith("!")
+    )
+
+
+def _others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
+    """Whether relay_recipient_maps can get the map without refusing the mail of other domains.
+
+    A table within main.cf needs Postfix 3.7, and says which the list domains are.
+    """
+    return (
+        bool(postfix.parameters["relay_recipient_maps"])
+        or not _relays_others(postfix, ours, classes)
+        or (bool(classes.relayed) and postfix.at_least(3, 7))
+    )
+
+
+def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
+    """Keeps accepted what an empty relay_recipient_maps accepted in other relay domains.
+
+    Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
+    """
+    domains = "|".join(one.replace(".", r"\.") for one in sorted(classes.relayed))
+    wanted = f"{_OTHERS}({domains})$$/ OK}}}}"
+    present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
+    if not edit.items and edit.text and _relays_others(edit.postfix, ours, classes):
+        edit.append(wanted)
+    elif present and present != wanted and classes.relayed:
+        edit.replace(present, wanted)
+        edit.because(
+            f"names {present}, which takes every address of other domains; the list domains are"
+            f" {', '.join(sorted(classes.relayed))} now",
+            Verdict.WARNING,
+        )
+
+
+_OTHERS = "regexp:{{!/@"
+"""How an item begins that names everything which is not in a list domain."""
+
+
+def _put_virtual(edit: Edit, classes: Classes) -> None:
+    """Makes virtual_alias_domains name the hosts of aliases, and no list domain.
+
+    Virtual aliases are looked up for every class of domain: those of a domain that is kept out
+    work as before.
+    """
+    for domain in sorted(classes.aliased):
+        edit.prepend(f"!{domain}")
+        edit.because(
+            f"names {domain}: its lists are refused, because Postfix looks for addresses of such a"
+            " domain in virtual_alias_maps only"
+        )
+    for domain in sorted(one for one in classes.mail_hosts if not classes.parameters(one)):
+        edit.append(domain)
+        edit.because(
+            f"does not name {domain}, the domain of lists that have an alias_domain: mail to them"
+            " is refused"
+        )
+
+
+def _delimiter(postfix: "Postfix") -> Iterator[Setting]:
+    present = postfix.parameters["recipient_delimiter"]
+    if "+" not in present:
+        yield Setting(
+            "recipient_delimiter",
+            postfix.unexpanded["recipient_delimiter"],
+            f"{present}+",
+            f"recipient_delimiter = {present}: Postfix refuses answers to Mailman's confirmations,"
+            " and bounces, which come to addresses such as ants-confirm+1a2b3c",
+        )
+
+
+def _host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:
+    present = postfix.parameters["lmtp_host_lookup"]
+    if ours.hosts_used and "native" not in items(present):
+        yield Setting(
+            "lmtp_host_lookup",
+            postfix.unexpanded["lmtp_host_lookup"],
+            "native",
+            f"lmtp_host_lookup = {present}: lmtp(8) does not read the hosts file, so it will not"
+            " find the destination that was entered there",
+        )
 
 
 def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
@@ -162,26 +412,6 @@ def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
         )
         setting = Setting("lmtp_connect_timeout", timeout, "5s", problem)
         yield Notice(f"main.cf: {problem}", remedy(postfix, setting))
-
-
-def _unnamed(postfix: "Postfix", parameter: str, path: Path, map_type: str) -> Iterator[Setting]:
-    """A setting if `parameter` does not name the map at `path` with the type it is built as."""
-    wanted = f"{map_type}:{path}"
-    items = _items(postfix.parameters[parameter])
-    types = [one for item in items if (one := _named_type(item, path))]
-    if types and set(types) == {map_type}:
-        return
-    # As it is written, so that $names stay; but a default that comes to nothing is not kept.
-    present = postfix.unexpanded[parameter] if postfix.parameters[parameter] else ""
-    if types:
-        named = f"{types[0]}:{path}"
-        spelt = present if named in present else postfix.parameters[parameter]
-        mended = spelt.replace(named, wanted)
-        problem = f"names {types[0]}:{path}, but the map is built as {map_type}"
-    else:
-        mended = f"{present}, {wanted}" if present else wanted
-        problem = f"does not name {wanted}, so Postfix does not use that map"
-    yield Setting(parameter, postfix.unexpanded[parameter], mended, f"{parameter} {problem}")
 
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, TypeAlias
 from postfix_sync import wiring
 from postfix_sync.as_lmtp import Answer, Resolver
 from postfix_sync.fetch import Fetched
+from postfix_sync.lookup import Tables
 from postfix_sync.model import (
-    DOMAINS,
+    MAP_NAMES,
     ROUTES,
     Destination,
     Finding,
+    Maps,
     Table,
     Verdict,
 )
 from postfix_sync.postfix import Postfix, Service
 from postfix_sync.tables import next_hops_of
+from postfix_sync.wiring import Classes
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -43,6 +46,10 @@ class Host:
     """The entries of each map after its text, None where they can't be known."""
     answers: Mapping[str, Fetched]
     """What each source said just now, by name."""
+    tables: Tables
+    """The tables that main.cf names; the maps in them are as `served` says."""
+    classes: Classes
+    """The address classes of the domains that are served."""
     services: tuple[Service, ...] = ()
     """Those of master.cf."""
     resolver: Resolver | None = None
@@ -61,8 +68,7 @@ class Host:
     @property
     def domains(self) -> AbstractSet[str]:
         """The mail domains of all lists: those that are installed, and those that sources name."""
-        named = (one.tables.domains for one in self.answers.values() if one.tables)
-        return self.table(DOMAINS).keys() | {domain for domains in named for domain in domains}
+        return self.classes.domains
 
     @property
     def destinations(self) -> AbstractSet[Destination]:
@@ -132,6 +138,21 @@ LMTP = ("lmtp", "unix")
 
 SYSTEMD = Path("/run/systemd/system")
 """It is there where systemd runs (sd_booted(3))."""
+
+
+def served(
+    installed: Mapping[str, Table | None], answers: Mapping[str, Fetched]
+) -> Mapping[str, Table]:
+    """The entries that the maps have, or will have: installed ones, and those that sources name."""
+    wanted = [Maps.of(one.tables) for one in answers.values() if one.tables]
+    return {
+        name: {
+            **{key: value for one in wanted for key, value in one[name].items()},
+            **(installed.get(name) or {}),
+        }
+        for name in MAP_NAMES
+    }
+
 
 Check: TypeAlias = Callable[[Host], AsyncIterator[Finding]]
 

@@ -3,25 +3,24 @@
 from collections.abc import AsyncIterator
 
 from postfix_sync import wiring
-from postfix_sync.checks import Host, failure, ok
+from postfix_sync.checks import Host, ok
 from postfix_sync.model import Finding
 
 
 async def maps_named(host: Host) -> AsyncIterator[Finding]:
-    """Each parameter that the maps need names them, and lmtp(8) finds what it should."""
-    wanted = {
-        one.parameter: one
-        for one in wiring.settings(
-            host.postfix,
-            host.config.postfix.map_directory,
-            host.map_type,
-            host.domains,
-            hosts_used=any(one.address for one in host.config.sources),
-        )
-    }
-    for parameter in wiring.ROLES:
-        if one := wanted.get(parameter):
+    """Each parameter that the maps need names them, and none that they would do harm in does."""
+    settings = {one.parameter: one for one in lacking(host)}
+    settings.pop("lmtp_host_lookup", None)  # that is a matter of where names are looked up
+    told = [*wiring.ROLES, "virtual_alias_domains", "recipient_delimiter"]
+    for parameter in [*told, *(one for one in settings if one not in told)]:
+        if one := settings.get(parameter):
+            seen = f"{parameter} = {one.present}"
             fix = wiring.remedy(host.postfix, one)
-            yield failure(parameter, f"{parameter} = {one.present}", one.problem, fix)
+            yield Finding(parameter, one.verdict, seen, one.problem, fix)
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
+
+
+def lacking(host: Host) -> list[wiring.Setting]:
+    """What main.cf lacks for the maps to work: what setup makes."""
+    return wiring.settings(host.postfix, host.tables.ours, host.classes)

@@ -20,14 +20,14 @@ LAYERS = [
     {"health", "metrics"},
     {"follow", "state"},
     {"sync"},
-    {"apply", "fetch"},
-    {"as_lmtp"},
+    {"address_classes", "apply", "fetch"},
+    {"as_lmtp", "lookup"},
     {"config", "hosts_files", "lmtp", "maps", "records", "sources.ssh", "sources.volume"},
     {"http_server"},
     {"log", "postfix", "sources.ssh_connection", "systemd", "wanted", "wiring"},
-    {"changes", "merge", "sources.ssh_errors"},
+    {"changes", "merge", "parameter", "sources.ssh_errors"},
     {"sources"},
-    {"dial", "hosts", "plan", "queue", "system"},
+    {"dial", "hosts", "match_list", "plan", "queue", "system"},
     {"tables"},
     {"model", "terminal"},
     {"errors", "interfaces", "name_lookup"},
@@ -38,8 +38,10 @@ PURE = {
     "errors",
     "health",
     "hosts",
+    "match_list",
     "merge",
     "model",
+    "parameter",
     "plan",
     "queue",
     "show",
@@ -83,7 +85,7 @@ def layer(module: str) -> int:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_one_way(module: str) -> None:
     ours = {name.removeprefix("postfix_sync.") for name in imported(MODULES[module])} & set(MODULES)
-    type_checking_only = {("wiring", "postfix")}
+    type_checking_only = {("wiring", "postfix"), ("parameter", "postfix")}
     for other in ours:
         assert layer(module) < layer(other) or (module, other) in type_checking_only
 

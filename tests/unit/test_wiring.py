@@ -6,10 +6,22 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ConfigError
+from postfix_sync.match_list import Style, decision, patterns
+from postfix_sync.model import Verdict
+from postfix_sync.parameter import Installation
 from postfix_sync.postfix import PARAMETERS, Postfix
-from postfix_sync.wiring import choose_map_type, cluster_notices, notices
+from postfix_sync.wiring import (
+    CLASSES,
+    Classes,
+    Setting,
+    choose_map_type,
+    cluster_notices,
+    notices,
+    settings,
+)
 
 MAPS = Path("/etc/postfix/mailman")
+VOLUME = Path("/srv/mailman_var/data")
 WIRED = {
     "transport_maps": "lmdb:/etc/postfix/mailman/postfix_lmtp",
     "relay_domains": "lmdb:/etc/postfix/mailman/postfix_domains",
@@ -17,7 +29,17 @@ WIRED = {
     "virtual_alias_maps": "lmdb:/etc/postfix/mailman/postfix_vmap",
     "lmtp_host_lookup": "native",
 }
+LOCAL = {**WIRED, "mydestination": "localhost Lists.example.NET", "relay_domains": ""}
+MAILBOX = {
+    **WIRED,
+    "relay_domains": "",
+    "relay_recipient_maps": "",
+    "virtual_mailbox_domains": "example.com, lists.example.net",
+    "virtual_mailbox_maps": "lmdb:/etc/postfix/mailboxes",
+}
 DOMAINS = frozenset({"lists.example.net"})
+TWO = frozenset({"lists.example.net", "lists.example.org"})
+RECIPIENTS = "lmdb:/etc/postfix/mailman/postfix_recipients"
 
 
 def postfix(
@@ -28,13 +50,64 @@ def postfix(
         "default_database_type": "hash",
         "lmtp_host_lookup": "dns",
         "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
+        "recipient_delimiter": "+",
         **parameters,
     }
-    return Postfix(Path(directory), values, values, frozenset(types.split()), lmtp_chrooted=True)
+    return Postfix(
+        Path(directory), values, values, frozenset(types.split()), lmtp_chrooted=True, version="3.7"
+    )
+
+
+def classes(
+    one: Postfix, domains: frozenset[str], mail_hosts: frozenset[str] = frozenset()
+) -> Classes:
+    """As address_classes.classify has it where main.cf names domains, and no tables of others."""
+
+    def named(parameter: str, *, with_maps: bool = True) -> dict[str, bool | None]:
+        value = one.parameters[parameter]
+        if with_maps and parameter != "virtual_alias_domains":
+            value = value.replace(f"lmdb:{MAPS}/postfix_domains", " ".join(domains))
+        listed = list(patterns(value, lambda path: ""))
+        style = Style.PARENTS if parameter == "relay_domains" else Style.EXACT
+        every = domains | mail_hosts
+        return {name: decision(name, listed, style, lambda *_: False) for name in every}
+
+    def true(found: dict[str, bool | None]) -> set[str]:
+        return {name for name, is_named in found.items() if is_named}
+
+    return Classes(
+        domains=domains,
+        mail_hosts=mail_hosts,
+        named={parameter: true(named(parameter)) for parameter in CLASSES},
+        relayed_anyway=true(named("relay_domains", with_maps=False)),
+        kept_out={n for n, is_named in named("relay_domains").items() if is_named is False},
+    )
+
+
+def wanted(
+    one: Postfix,
+    domains: frozenset[str] = DOMAINS,
+    mail_hosts: frozenset[str] = frozenset(),
+    *,
+    hosts: bool = False,
+) -> dict[str, Setting]:
+    ours = Installation(MAPS, "lmdb", (VOLUME,), hosts_used=hosts)
+    listed = settings(one, ours, classes(one, domains, mail_hosts))
+    by_parameter = {setting.parameter: setting for setting in listed}
+    assert len(by_parameter) == len(listed)
+    for setting in listed:
+        assert setting.problem.startswith(setting.parameter)
+        assert setting.present == one.unexpanded[setting.parameter]
+    return by_parameter
+
+
+def values(one: Postfix, *args: frozenset[str]) -> dict[str, str]:
+    return {parameter: setting.wanted for parameter, setting in wanted(one, *args).items()}
 
 
 def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -> dict[str, str]:
-    listed = notices(one, MAPS, "lmdb", domains, hosts_used=hosts)
+    ours = Installation(MAPS, "lmdb", hosts_used=hosts)
+    listed = notices(one, ours, classes(one, domains))
     by_parameter = {notice.message.split()[1]: notice.hint for notice in listed}
     assert len(by_parameter) == len(listed)
     return by_parameter
@@ -70,8 +143,8 @@ def test_what_comes_to_nothing_is_not_kept() -> None:
     one = postfix()
     one = replace(one, unexpanded={**one.unexpanded, "virtual_alias_maps": "$virtual_maps"})
     assert "'virtual_alias_maps = lmdb:/etc/" in found(one)["virtual_alias_maps"]
-    values = {**one.parameters, "transport_maps": "hash:/x"}
-    one = replace(one, parameters=values, unexpanded={**values, "transport_maps": "hash:$dir/x"})
+    given = {**one.parameters, "transport_maps": "hash:/x"}
+    one = replace(one, parameters=given, unexpanded={**given, "transport_maps": "hash:$dir/x"})
     assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(one)["transport_maps"]
 
 
@@ -96,9 +169,219 @@ def test_relay_domains_may_name_the_domains_themselves() -> None:
 
 
 def test_a_domain_in_mydestination() -> None:
-    local = {**WIRED, "mydestination": "localhost Lists.example.NET", "relay_domains": ""}
-    assert list(found(postfix(**{**local, "relay_recipient_maps": ""}))) == ["local_recipient_maps"]
-    assert found(postfix(**{**local, "local_recipient_maps": ""})) == {}
+    assert values(postfix(**LOCAL)) == {
+        "local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps, {RECIPIENTS}"
+    }
+    assert values(postfix(**{**LOCAL, "local_recipient_maps": ""})) == {}
+    assert values(postfix(**{**LOCAL, "local_recipient_maps": f"hash:/x {RECIPIENTS}"})) == {}
+
+
+def test_a_virtual_mailbox_domain() -> None:
+    assert values(postfix(**MAILBOX)) == {
+        "virtual_mailbox_maps": f"lmdb:/etc/postfix/mailboxes, {RECIPIENTS}"
+    }
+    # That takes every address, and must not begin to refuse any.
+    assert values(postfix(**{**MAILBOX, "virtual_mailbox_maps": ""})) == {}
+
+
+def test_domains_of_several_classes() -> None:
+    """postfix_domains has all of them, and Postfix warns of one that is a virtual one, too."""
+    one = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
+    assert values(one, TWO)["relay_domains"] == (
+        "!lists.example.net, example.edu, lmdb:/etc/postfix/mailman/postfix_domains"
+    )
+    named = {**WIRED, **{k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}}
+    found = wanted(postfix(**named), TWO)["relay_domains"]
+    assert found.wanted == "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
+    assert found.verdict is Verdict.WARNING
+    mended = {**named, "relay_domains": found.wanted}
+    assert "relay_domains" not in wanted(postfix(**mended), TWO)
+    # Of a local domain it says nothing.
+    local = {**WIRED, "mydestination": "lists.example.net"}
+    assert list(wanted(postfix(**local), TWO)) == ["local_recipient_maps"]
+
+
+def test_a_list_domain_below_one_that_is_kept_out() -> None:
+    domains = frozenset({"example.com", "lists.example.com"})
+    one = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
+    assert values(one, domains)["relay_domains"] == (
+        "lists.example.com, !example.com, lmdb:/etc/postfix/mailman/postfix_domains"
+    )
+
+
+@pytest.mark.parametrize(
+    ("present", "mended"),
+    [
+        ("!lists.example.net, {}", "{}"),
+        ("example.org, !lists.example.net,  {}", "example.org, {}"),
+        ("!example.net, {}", "lists.example.net, !example.net, {}"),
+    ],
+)
+def test_a_domain_that_is_kept_out_is_let_in(present: str, mended: str) -> None:
+    domains = "lmdb:/etc/postfix/mailman/postfix_domains"
+    recipients = f"hash:/etc/postfix/relay_recipients, {RECIPIENTS}"
+    one = {**WIRED, "relay_recipient_maps": recipients, "relay_domains": present.format(domains)}
+    assert values(postfix(**one)) == {"relay_domains": mended.format(domains)}
+
+
+def test_a_virtual_alias_domain() -> None:
+    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
+    assert values(postfix(**one)) == {
+        "virtual_alias_domains": "!lists.example.net, $virtual_alias_maps, lists.example.net"
+    }
+    works = replace(classes(postfix(**one), DOMAINS), self_aliased=DOMAINS)
+    listed = settings(postfix(**one), Installation(MAPS, "lmdb"), works)
+    assert {setting.parameter: setting.wanted for setting in listed} == {
+        "relay_domains": "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
+    }
+
+
+def test_the_mail_host_of_aliases() -> None:
+    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
+    hosts = frozenset({"example.com"})
+    assert values(postfix(**one), DOMAINS, hosts) == {
+        "virtual_alias_domains": "$virtual_alias_maps, example.com"
+    }
+    for parameter in CLASSES:
+        named = f"{one.get(parameter, '')} example.com".strip()
+        elsewhere = values(postfix(**{**one, parameter: named}), DOMAINS, hosts)
+        assert "virtual_alias_domains" not in elsewhere
+
+
+def test_aliases_decide_whether_a_missing_vmap_loses_mail() -> None:
+    one = postfix(**{**WIRED, "virtual_alias_maps": "hash:/etc/postfix/virtual"})
+    assert wanted(one)["virtual_alias_maps"].verdict is Verdict.WARNING
+    with_aliases = wanted(one, DOMAINS, frozenset({"lists.example.net"}))
+    assert with_aliases["virtual_alias_maps"].verdict is Verdict.FAILURE
+
+
+def test_other_relay_domains_stay_accepted() -> None:
+    """An empty relay_recipient_maps accepts every address; with one map in it, only list ones."""
+    others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
+    one = {**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org, hash:/x"}
+    assert values(postfix(**one)) == {
+        "relay_domains": "example.org, hash:/x, lmdb:/etc/postfix/mailman/postfix_domains",
+        "relay_recipient_maps": f"{RECIPIENTS}, {others}",
+    }
+    assert wanted(postfix(**one))["relay_recipient_maps"].verdict is Verdict.WARNING
+    # Where recipients are listed, the others have their entries already.
+    listed = values(postfix(**{**one, "relay_recipient_maps": "hash:/r"}))["relay_recipient_maps"]
+    assert listed == f"hash:/r, {RECIPIENTS}"
+    assert (
+        wanted(postfix(**{**one, "relay_recipient_maps": "hash:/r"}))[
+            "relay_recipient_maps"
+        ].verdict
+        is Verdict.FAILURE
+    )
+    # Without a list domain, or before 3.7, it can't be said what the others are.
+    assert "relay_recipient_maps" not in wanted(postfix(**one), frozenset())
+    assert "relay_recipient_maps" not in wanted(replace(postfix(**one), version="3.6.9"))
+
+
+def test_a_new_list_domain_is_no_other_domain() -> None:
+    present = (
+        r"lmdb:/etc/postfix/mailman/postfix_recipients, regexp:{{!/@(lists\.example\.net)$$/ OK}}"
+    )
+    one = postfix(
+        **{
+            **WIRED,
+            "relay_domains": "example.org, lmdb:/etc/postfix/mailman/postfix_domains",
+            "relay_recipient_maps": present,
+        }
+    )
+    assert values(one) == {}
+    both = r"(lists\.example\.net|lists\.example\.org)"
+    assert values(one, TWO) == {
+        "relay_recipient_maps": present.replace(r"(lists\.example\.net)", both)
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameter", "present", "mended"),
+    [
+        # The map for that parameter takes the place of another one.
+        ("transport_maps", "{vmap}", "{lmtp}"),
+        ("transport_maps", "hash:/x, {recipients}", "hash:/x, {lmtp}"),
+        ("transport_maps", "{domains} {lmtp}", "{lmtp}"),
+        ("virtual_alias_maps", "{lmtp}, hash:/x", "{vmap}, hash:/x"),
+        ("virtual_alias_maps", "hash:/x, {vmap}, {recipients}", "hash:/x, {vmap}"),
+        ("relay_domains", "example.org {lmtp}", "example.org {domains}"),
+        ("relay_recipient_maps", "{lmtp}", "{recipients}"),
+        ("relay_recipient_maps", "{domains} hash:/x", "{recipients} hash:/x"),
+        ("alias_maps", "hash:/etc/aliases, {lmtp}", "hash:/etc/aliases"),
+        ("alias_maps", "hash:/etc/aliases,{lmtp},hash:/y", "hash:/etc/aliases, hash:/y"),
+        ("canonical_maps", "{vmap}", ""),
+        ("virtual_alias_domains", "example.com {domains}", "example.com"),
+        # Mailman's own files, as in the recipes that people follow.
+        ("transport_maps", "regexp:{volume}/postfix_lmtp", "{lmtp}"),
+        ("transport_maps", "hash:/x, hash:{volume}/postfix_lmtp", "hash:/x, {lmtp}"),
+        ("transport_maps", "{lmtp}, regexp:{volume}/postfix_lmtp", "{lmtp}"),
+        ("relay_domains", "regexp:{volume}/postfix_domains", "{domains}"),
+        ("local_recipient_maps", "proxy:unix:p, regexp:{volume}/postfix_lmtp", "proxy:unix:p"),
+        # Another type.
+        (
+            "local_recipient_maps",
+            "hash:/x, proxy:hash:{maps}/postfix_recipients",
+            "hash:/x, {recipients}",
+        ),
+    ],
+)
+def test_maps_in_a_wrong_place(parameter: str, present: str, mended: str) -> None:
+    places = {
+        "lmtp": WIRED["transport_maps"],
+        "domains": WIRED["relay_domains"],
+        "recipients": RECIPIENTS,
+        "vmap": WIRED["virtual_alias_maps"],
+        "volume": str(VOLUME),
+        "maps": str(MAPS),
+    }
+    others = r", regexp:{{!/@(lists\.example\.net)$$/ OK}}"
+    one = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
+    expected = {parameter: mended.format(**places)}
+    assert values(postfix(**one)) == expected, others
+
+
+def test_the_same_maps_by_another_parameter_are_mended_there() -> None:
+    lmtp = WIRED["transport_maps"]
+    expanded = {
+        **LOCAL,
+        "alias_maps": f"hash:/etc/aliases {lmtp}",
+        "local_recipient_maps": f"proxy:unix:passwd.byname hash:/etc/aliases {lmtp} {RECIPIENTS}",
+    }
+    one = postfix(**expanded)
+    spelt = {"local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps {RECIPIENTS}"}
+    one = replace(one, unexpanded={**one.unexpanded, **spelt})
+    assert values(one) == {"alias_maps": "hash:/etc/aliases"}
+
+
+def test_a_dollar_that_is_no_name_stays_one() -> None:
+    """postconf -x gives `$` for `$$`; what is written out again needs both."""
+    one = postfix(**{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"})
+    spelt = "regexp:{{/a$$/ x:}} hash:$there/postfix_lmtp"
+    one = replace(one, unexpanded={**one.unexpanded, "transport_maps": spelt})
+    lmtp = WIRED["transport_maps"]
+    assert values(one) == {"transport_maps": f"regexp:{{{{/a$$/ x:}}}} {lmtp}"}
+
+
+@pytest.mark.parametrize(
+    ("present", "value", "mended"),
+    [
+        ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "", ""),
+        ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "a.b", "$mydestination, "),
+        ("$mydestination", "", "$mydestination, "),
+        ("$mine", "", "$mine, "),
+    ],
+)
+def test_what_the_default_gives_is_kept(present: str, value: str, mended: str) -> None:
+    one = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
+    one = replace(one, unexpanded={**one.unexpanded, "relay_domains": present})
+    assert values(one)["relay_domains"] == f"{mended}lmdb:/etc/postfix/mailman/postfix_domains"
+
+
+@pytest.mark.parametrize(("present", "mended"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
+def test_extensions_need_their_delimiter(present: str, mended: str) -> None:
+    one = postfix(**{**WIRED, "recipient_delimiter": present})
+    assert values(one).get("recipient_delimiter", "") == mended
 
 
 def test_no_list_yet() -> None:

@@ -1,0 +1,86 @@
+"""What Postfix finds in the tables that main.cf names, asked with postmap(1) as its daemons would.
+
+postfix-sync's own maps, and Mailman's files where main.cf names those, are not asked: they count as
+if they were installed, which they may not be yet.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from postfix_sync.errors import SyncError
+from postfix_sync.match_list import PATTERN_TYPES, items, unproxied
+from postfix_sync.model import Table
+from postfix_sync.parameter import Installation, type_of
+from postfix_sync.postfix import Postfix
+
+TIMEOUT = 10.0
+"""Seconds that one table may take: it may be another host's."""
+
+
+class Found(NamedTuple):
+    """An entry, and the table that has it, as main.cf names that."""
+
+    table: str
+    key: str
+    value: str
+
+
+@dataclass
+class Tables:
+    """The tables of one Postfix; each is asked for a key once at most."""
+
+    postfix: Postfix
+    ours: Installation
+    own: Mapping[str, Table]
+    """The entries of the maps, by name."""
+    unreadable: dict[str, SyncError] = field(default_factory=dict)
+    """The tables that can't be asked, and why."""
+    _held: dict[str, dict[str, str]] = field(default_factory=dict)
+    _asked: dict[str, set[str]] = field(default_factory=dict)
+
+    def name(self, table: str) -> str:
+        """The map of ours, or Mailman's file, that a table is; else nothing."""
+        return self.ours.named(table) or self.ours.of_mailman(table)
+
+    async def ask(self, table: str, keys: Iterable[str]) -> Table:
+        """What a table holds, for `keys` at least; nothing where it can't be asked."""
+        if name := self.name(table):
+            return self.own.get(name, {})
+        table = unproxied(table)
+        held = self._held.setdefault(table, {})
+        asked = self._asked.setdefault(table, set())
+        if table not in self.unreadable and (new := set(keys) - asked):
+            asked |= new
+            try:
+                held.update(await self.postfix.look_up(table, sorted(new), timeout=TIMEOUT))
+            except SyncError as error:
+                self.unreadable[table] = error
+        return held
+
+    async def find(self, value: str, keys: Sequence[str]) -> Found | None:
+        """The first entry for an address in the tables of a parameter's value.
+
+        `keys` are the forms in which they are asked for it, the whole address first. Each form goes
+        through all tables before the next does (maps_find(3), mail_addr_find(3)), and tables of
+        patterns see the whole address only.
+        """
+        tables = [one for one in items(value) if ":" in one]
+        for table in tables:
+            await self.ask(table, keys)
+        for key in keys:
+            for table in tables:
+                if key != keys[0] and type_of(table) in PATTERN_TYPES:
+                    continue
+                if (found := (await self.ask(table, [key])).get(key)) is not None:
+                    return Found(table, key, found)
+        return None
+
+
+def address_keys(address: str, delimiters: str) -> Iterator[str]:
+    """An address whole, and without its extension."""
+    yield address
+    local, _, domain = address.rpartition("@")
+    at = next((i for i, one in enumerate(local) if one in delimiters), 0)
+    if 0 < at < len(local) - 1:
+        yield f"{local[:at]}@{domain}"
