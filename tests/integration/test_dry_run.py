@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("root")
 def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
     """A site with a hosts file to fill; main.cf names its maps."""
     made = make_site("hash", source={"address": "127.0.0.9"})
-    idle_postfix.postconf(**mailman_parameters(made.maps, "hash"))
+    hosts = {"virtual_alias_domains": "$virtual_alias_maps, mail.example"}
+    idle_postfix.postconf(**mailman_parameters(made.maps, "hash"), **hosts)
     made.files.write(ANTS, BEES, hop=ONE)
     made.configure()
     return made
