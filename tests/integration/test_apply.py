@@ -38,7 +38,9 @@ def site(
 ) -> Site:
     """A site with two lists installed, with each type of map; a good pass says nothing."""
     made = make_site(request.param)
-    idle_postfix.postconf(**mailman_parameters(made.maps, request.param))
+    idle_postfix.postconf(
+        **mailman_parameters(made.maps, request.param), virtual_alias_domains="mail.example"
+    )
     made.files.write(ANTS, BEES)
     assert made.once() == ""
     return made
