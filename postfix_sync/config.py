@@ -82,8 +82,23 @@ def _address(value: object) -> str:
     return str(address)
 
 
-def _address_or_peer(value: object) -> str:
-    return "ssh" if value == "ssh" else _address(value)
+class InContainer(NamedTuple):
+    """A container of this host, by the command of its engine and its own name."""
+
+    engine: str
+    name: str
+
+
+def _where(value: object) -> str | InContainer:
+    """An IP address, or how it is to be found out."""
+    if value == "ssh":
+        return "ssh"
+    engine, colon, name = str(value).partition(":")
+    if colon and engine in {"docker", "podman"}:
+        if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", name):
+            raise ValueError(f"expected {engine}:NAME of a container, not {quote(str(value))}")
+        return InContainer(engine, name)
+    return _address(value)
 
 
 def _next_hop(value: object) -> Destination:
@@ -183,7 +198,7 @@ class Source(_Section):
     ssh: SshSection | None = None
     interval: Seconds = 0
     domains: list[Annotated[str, AfterValidator(check_domain)]] = []
-    address: Annotated[str, PlainValidator(_address_or_peer)] | None = None
+    address: Annotated[str | InContainer, PlainValidator(_where)] | None = None
     destination: Annotated[Destination, PlainValidator(_next_hop)] | None = None
     cluster: Annotated[str, AfterValidator(_name)] | None = None
 
@@ -191,6 +206,16 @@ class Source(_Section):
         """What is looked at over SSH is looked at with a glance, so more often."""
         if not self.interval:
             object.__setattr__(self, "interval", 10.0 if self.ssh else 60.0)
+
+    @property
+    def container(self) -> InContainer | None:
+        """The container in which its Mailman runs, where that is to tell the address."""
+        return self.address if isinstance(self.address, InContainer) else None
+
+    @property
+    def fixed_address(self) -> str | None:
+        """Its address, where that is not found out."""
+        return self.address if isinstance(self.address, str) and self.address != "ssh" else None
 
     @property
     def place(self) -> str:
@@ -296,6 +321,7 @@ class Config(_Section):
         return Policy(
             domains=frozenset(source.domains),
             destination=source.destination,
+            is_placed=source.container is not None,
             allow_empty=self.guard.allow_empty,
             max_removed=self.guard.max_removed,
         )
@@ -350,6 +376,20 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str | int, ...], str
         if source.address == "ssh" and (source.ssh is None or source.ssh.jump):
             unseen = "a bastion is in between" if source.ssh else "there is no ssh section"
             yield ("sources", number, "address"), f"expected an IP address, not ssh: {unseen}"
+        if source.container:
+            yield from _contradictions_in_container(number, source)
+
+
+def _contradictions_in_container(
+    number: int, source: Source
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if source.ssh:
+        elsewhere = "the container would be one of this host, and ssh is another"
+        text = f"expected an IP address or ssh: {elsewhere}"
+        yield ("sources", number, "address"), text
+    if source.destination and not source.destination.is_name:
+        text = "expected a host name, as its address is that of a container"
+        yield ("sources", number, "destination"), text
 
 
 def _read(path: Path) -> bytes:

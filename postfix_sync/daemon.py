@@ -120,6 +120,7 @@ class Daemon:
             for follower in self.followers.values():
                 group.create_task(follower.run())
                 group.create_task(follower.watch())
+                group.create_task(follower.watch_container())
             group.create_task(self._passes())
             group.create_task(_every(HEARTBEAT, self._heartbeat))
             if self.config.probe.level != "off":

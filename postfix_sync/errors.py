@@ -88,8 +88,20 @@ class Missing(OutOfReach):
     """The source can be reached, but its files are not there (yet)."""
 
 
+class NotPlaced(OutOfReach):
+    """Where a container is to be reached can't be found out; `fix` may be a command that helps."""
+
+    def __init__(self, message: str, hint: str = "", fix: str | None = None) -> None:
+        super().__init__(message, hint or (fix or ""))
+        self.fix = fix
+
+
 class Busy(OutOfReach):
     """Another pass holds the lock."""
+
+
+class TimedOut(ApplyError):
+    """A command took too long, and was killed."""
 
 
 def why(error: OSError) -> str:

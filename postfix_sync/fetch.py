@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+from postfix_sync.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError
-from postfix_sync.model import MailmanTables, Policy, Snapshot
+from postfix_sync.model import MailmanTables, Peer, Policy, Snapshot
 from postfix_sync.records import Records, Stamp
 from postfix_sync.sources import SETTLE_AT_MOST
+from postfix_sync.sources.contained import Contained
 from postfix_sync.sources.ssh import Ssh
 from postfix_sync.sources.ssh_connection import Jump, Login
 from postfix_sync.sources.volume import Volume
@@ -30,8 +32,12 @@ class Source(Protocol):
     """Where one Mailman's files are."""
 
     @property
-    def peer(self) -> str | None:
-        """The IP address at which it is connected, where there is a connection."""
+    def peer(self) -> Peer | None:
+        """Where it was reached last, where that is found out."""
+
+    @property
+    def misplaced(self) -> SyncError | None:
+        """Why it could not be found out where it is reached, though its files may be read."""
 
     async def fetch(self) -> Snapshot | None:
         """The files, whole; None where none of them changed since they were last returned.
@@ -55,7 +61,9 @@ class Fetched:
     at: float
     """When it was asked, in seconds since the epoch."""
     tables: MailmanTables | None = None
-    peer: str | None = None
+    peer: Peer | None = None
+    misplaced: SyncError | None = None
+    """Why it could not be found out where its Mailman is reached; its files are no part of it."""
     error: SyncError | None = None
 
 
@@ -63,7 +71,10 @@ def open_source(settings: "config.Source", max_size: int) -> Source:
     """The source that a part of the configuration describes; nothing is connected yet."""
     ssh = settings.ssh
     if ssh is None:
-        return Volume(settings.path, max_size)
+        volume = Volume(settings.path, max_size)
+        if found := settings.container:
+            return Contained(volume, Engine(found.engine), found.name)
+        return volume
     jump = Jump(ssh.jump.host, ssh.jump.port, ssh.jump.user or ssh.user) if ssh.jump else None
     login = Login(
         host=ssh.host,
@@ -86,12 +97,12 @@ async def ask(source: Source, name: str, records: Records, fold: Fold, policy: P
         try:
             snapshot = await source.fetch()
             if snapshot is None:
-                return Fetched(seen, at, peer=source.peer)
+                return Fetched(seen, at, None, source.peer, source.misplaced)
             tables = await asyncio.to_thread(read_tables, snapshot, fold, policy)
-            return Fetched(seen, at, tables, source.peer)
+            return Fetched(seen, at, tables, source.peer, source.misplaced)
         except SyncError as error:
             source.forget()  # what could not be used is not to count as known
             give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
-                return Fetched(seen, at, error=error)
+                return Fetched(seen, at, None, source.peer, source.misplaced, error)
         await asyncio.sleep(HALF_WRITTEN_POLL)

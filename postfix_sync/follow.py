@@ -7,6 +7,7 @@ a second, then after twice as long each time. What needs somebody to act is aske
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ from postfix_sync import postfix
 from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError
 from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.log import LOG, tell
-from postfix_sync.model import Notice
+from postfix_sync.model import Notice, Peer
 from postfix_sync.records import Records
+from postfix_sync.sources.contained import Contained
 from postfix_sync.sources.volume import Volume
 
 if TYPE_CHECKING:
@@ -89,8 +91,15 @@ class Follower:
         old = self.answer
         if old and old.tables and not answer.tables and not answer.error:
             return False  # nothing has changed since that one
+        if answer.peer and answer.peer.how and not (old and old.peer == answer.peer):
+            self._tell_place(answer.peer)
         self.answer = answer
         return answer.tables is not None or answer.error is not None
+
+    def _tell_place(self, peer: Peer) -> None:
+        """Logs where its Mailman is reached, which is new."""
+        where = peer.addresses[0] if peer.addresses else "this host"
+        LOG.info("%s: Mailman is reached at %s (%s)", self.settings.name, where, peer.how)
 
     def taken(self, answer: Fetched | None, report: "SourceReport") -> None:
         """A pass has been made with this answer; it need not be kept where it is recorded now."""
@@ -113,7 +122,7 @@ class Follower:
     async def watch(self) -> None:
         """Asks the source when its directory reports a change, where it can."""
         path, interval = self.settings.path, self.settings.interval
-        while isinstance(self.source, Volume):
+        while isinstance(self.source, Volume | Contained):
             try:
                 async for _ in self.source.changes():
                     self.look.set()
@@ -121,6 +130,27 @@ class Follower:
                 problem = f"{path}: can't be watched: {error}; it is looked at only"
                 tell(Notice(f"{problem} every {interval:g} s"))
                 await asyncio.sleep(interval)
+
+    async def watch_container(self) -> None:
+        """Asks the source when its container has moved, where it is in one.
+
+        The engine's events end when it is restarted, or is not there: then again, with back-off.
+        """
+        interval = self.settings.interval
+        failures, told = 0, ""
+        while isinstance(self.source, Contained):
+            try:
+                async for _ in self.source.moves():
+                    failures, told = 0, ""
+                    self.look.set()
+            except SyncError as error:
+                failures += 1
+                if failures > 1 and error.message != told:  # an engine may be restarted
+                    told = error.message
+                    at_least = f"; {self.settings.name} is looked at every {interval:g} s"
+                    tell(Notice(f"{error.message}{at_least}", error.hint), logging.WARNING)
+            await asyncio.sleep(retry_delay(failures, interval, random.random()))  # noqa: S311
+            self.look.set()
 
 
 def _may_pass(error: SyncError | None) -> bool:

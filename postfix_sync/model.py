@@ -84,12 +84,38 @@ class MailmanTables:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Where this host reaches a Mailman whose address is not configured, but found out."""
+
+    addresses: tuple[str, ...] = ()
+    """Its IP addresses that this host can reach, the preferred one first."""
+    published: Mapping[int, Destination] = field(default_factory=dict)
+    """Where it has none of its own: its TCP ports, and what each is on this host."""
+    is_here: bool = False
+    """It has no network of its own, but this host's."""
+    how: str = field(default="", compare=False)
+    """How that was found out, for messages."""
+
+    def reach(self, host: str, port: int) -> Destination | None:
+        """Where what Mailman calls `host` and `port` is reached; None where it is not.
+
+        An IP address that Mailman wrote is the one that it listens on: where that is one of its
+        addresses, no other will do.
+        """
+        if not self.addresses:
+            return self.published.get(port)
+        named = host and not Destination(host, port).is_name
+        known = named and (self.is_here or host in self.addresses)
+        return Destination(host if known else self.addresses[0], port)
+
+
+@dataclass(frozen=True)
 class Record:
     """What is known of one source: the last lists of its that were let through."""
 
     tables: MailmanTables
-    peer: str | None = None
-    """The IP address at which it was reached over SSH."""
+    peer: Peer | None = None
+    """Where it was reached last."""
     left_out: frozenset[str] = frozenset()
     """Its lists that are not served, because another source had an address of theirs first."""
 
@@ -194,6 +220,8 @@ class Policy:
 
     domains: frozenset[str] = frozenset()
     destination: Destination | None = None
+    is_placed: bool = False
+    """Where it is reached is found out by itself, so the host that Mailman wrote is not judged."""
     allow_empty: bool = False
     max_removed: float = 0.5
 

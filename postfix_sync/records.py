@@ -5,14 +5,16 @@ Postfix was to learn of are known to the next one, though their source be out of
 """
 
 import asyncio
+import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
-from postfix_sync.model import MailmanTables, Record, Table
+from postfix_sync.model import MailmanTables, Peer, Record, Table
 from postfix_sync.system import discard, replace_file, unwritable
+from postfix_sync.tables import parse_destination
 
 SUFFIX = ".json"
 
@@ -56,7 +58,14 @@ class Records:
             return None
         except PermissionError as error:
             raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ApplyError(
                 f"{path}: is no record of a source's lists: {error!r}; it is written anew when the"
                 " source has been read, and no list is removed until then"
@@ -69,7 +78,7 @@ class Records:
     def _write(self, source: str, record: Record) -> None:
         path = self._path(source)
         content = {
-            "peer": record.peer,
+            "peer": _peer_as_json(record.peer) if record.peer else None,
             "left_out": sorted(record.left_out),
             "domains": record.tables.domains,
             "aliases": record.tables.aliases,
@@ -97,13 +106,24 @@ def _record(found: Any) -> Record:
     peer, left_out = found["peer"], found["left_out"]
     if not set(aliases.values()) <= routes.keys():
         raise ValueError("an alias leads nowhere")
-    if not (peer is None or isinstance(peer, str)) or not isinstance(left_out, list):
-        raise TypeError("peer or left_out is of another kind")
+    if not isinstance(left_out, list):
+        raise TypeError("left_out is no list")
     return Record(
         tables=MailmanTables(routes, _table(found["domains"]), aliases),
-        peer=peer,
+        peer=None if peer is None else _peer(peer),
         left_out=frozenset(left_out),
     )
+
+
+def _peer_as_json(peer: Peer) -> dict[str, object]:
+    published = {str(port): place.next_hop for port, place in peer.published.items()}
+    return {"addresses": peer.addresses, "published": published, "is_here": peer.is_here}
+
+
+def _peer(found: Any) -> Peer:
+    published = {int(port): parse_destination(hop) for port, hop in found["published"].items()}
+    addresses = tuple(str(ipaddress.ip_address(one)) for one in found["addresses"])
+    return Peer(addresses, published, is_here=found["is_here"] is True)
 
 
 def _table(found: Any) -> Table:

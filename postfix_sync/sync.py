@@ -30,6 +30,7 @@ from postfix_sync.model import (
     Installed,
     Maps,
     Notice,
+    Peer,
     Record,
     Table,
 )
@@ -38,7 +39,7 @@ from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
 from postfix_sync.tables import lists_of, next_hops_of
-from postfix_sync.wanted import Asked, Wanted, decide
+from postfix_sync.wanted import FOUND_OUT, Asked, Wanted, decide
 
 if TYPE_CHECKING:
     from postfix_sync import config as settings
@@ -314,7 +315,12 @@ class _Pass:
             self.notices.append(Notice(error.message, error.hint))
             before = None
         current = self.records.stamp(name)
-        asked = Asked(name, self.config.policy(source), source.cluster, source.address, before)
+        fixed = source.fixed_address
+        address = fixed or (FOUND_OUT if source.address else None)
+        asked = Asked(name, self.config.policy(source), source.cluster, address, before)
+        if fixed:
+            # Remembered too: it is the last known one if it is to be found out some day.
+            asked = replace(asked, peer=Peer((fixed,)))
         if answer is None:
             return asked
         if answer.error is None and (
@@ -325,7 +331,8 @@ class _Pass:
         return replace(
             asked,
             tables=answer.tables,
-            peer=answer.peer,
+            peer=answer.peer or asked.peer,
+            misplaced=answer.misplaced,
             error=answer.error,
             has_answered=answer.error is None,
         )

@@ -17,12 +17,27 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.errors import ApplyError, Busy, ConfigError, NotPermitted, SyncError, why
+from postfix_sync.errors import (
+    ApplyError,
+    Busy,
+    ConfigError,
+    NotPermitted,
+    OutOfReach,
+    SyncError,
+    TimedOut,
+    why,
+)
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 """cron's PATH lacks the sbin directories, where Postfix lives."""
 
+ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
+
 COMMAND_TIMEOUT = 120.0
+
+AT_A_TIME = 65536
+"""Bytes of what a command prints that are taken from it at once."""
+
 LOCK_TIMEOUT = 30.0
 LOCK_POLL = 0.05
 
@@ -44,14 +59,14 @@ class Completed:
 
 
 @functools.cache
-def find_command(name: str) -> str:
-    """The absolute path of a command; raises ConfigError where there is none."""
+def find_command(
+    name: str,
+    hint: str = "install Postfix on this host: postfix-sync runs beside it, not in the container",
+) -> str:
+    """The absolute path of a command; raises ConfigError, with `hint`, where there is none."""
     path = shutil.which(name, path=SEARCH_PATH)
     if not path:
-        raise ConfigError(
-            f"{name}: no such command in {SEARCH_PATH}",
-            "install Postfix on this host: postfix-sync runs beside it, not in the container",
-        )
+        raise ConfigError(f"{name}: no such command in {SEARCH_PATH}", hint)
     return path
 
 
@@ -64,10 +79,10 @@ async def run(
 ) -> Completed:
     """Runs a command to its end; `keep_open` are file descriptors that it inherits.
 
-    Raises ApplyError where it can't be started, or takes longer than `timeout` seconds; it is
-    killed then.
+    Raises ApplyError where it can't be started, TimedOut where it takes longer than `timeout`
+    seconds; it is killed then.
     """
-    command = " ".join(argv[:2] if len(argv) > 1 and argv[1][:1] != "-" else argv[:1])
+    command = _short(argv)
     with _memory_file(stdin) as given, _memory_file() as printed, _memory_file() as complained:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -75,7 +90,7 @@ async def run(
                 stdin=given,
                 stdout=printed,
                 stderr=complained,
-                env={"PATH": SEARCH_PATH, "LC_ALL": "C"},
+                env=ENVIRONMENT,
                 pass_fds=keep_open,
             )
         except OSError as error:
@@ -84,12 +99,73 @@ async def run(
             async with asyncio.timeout(timeout):
                 status = await process.wait()
         except TimeoutError:
-            raise ApplyError(f"{command}: not done after {timeout:g} s; killed") from None
+            raise TimedOut(f"{command}: not done after {timeout:g} s; killed") from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         return Completed(command, status, _text(printed), _text(complained))
+
+
+def _short(argv: Sequence[str]) -> str:
+    """A command as it is called in messages."""
+    return " ".join(argv[:2] if len(argv) > 1 and argv[1][:1] != "-" else argv[:1])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that goes on, and what it prints while it does."""
+
+    command: str
+    process: asyncio.subprocess.Process
+    printed: asyncio.StreamReader
+    complained: int
+
+    async def prints(self, timeout: float | None) -> bool:
+        """Whether it printed something, within `timeout` seconds if given.
+
+        Raises OutOfReach when it has ended, with what it said of that.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                if await self.printed.read(AT_A_TIME):
+                    return True
+                status = await self.process.wait()
+        except TimeoutError:
+            return False
+        ended = Completed(self.command, status, "", _text(self.complained))
+        raise OutOfReach(f"{self.command}: has ended: {ended.complaint}")
+
+
+@contextlib.asynccontextmanager
+async def running(argv: Sequence[str]) -> AsyncIterator[Running]:
+    """Runs a command for as long as the block does. Raises ApplyError where it can't be started."""
+    # A pipe of our own: asyncio's would be waited for together with the process, and a child that
+    # the command leaves behind may hold it.
+    ours, theirs = os.pipe()
+    printed = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(printed), os.fdopen(ours, "rb", 0)
+    )
+    with contextlib.closing(transport), _memory_file() as complained:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=complained,
+                env=ENVIRONMENT,
+            )
+        except OSError as error:
+            raise ApplyError(f"{_short(argv)}: can't be started: {why(error)}") from None
+        finally:
+            os.close(theirs)
+        try:
+            yield Running(_short(argv), process, printed, complained)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 @contextlib.contextmanager

@@ -67,6 +67,8 @@ _HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
 _NEXT_HOP = re.compile(r"lmtp:\[(?P<host>[^\[\]]*)\]:(?P<port>[0-9]{1,5})")
 
+_ITSELF = {"localhost", "localhost.localdomain", "ip6-localhost", "127.0.0.1", "::1"}
+
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
 _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
@@ -105,6 +107,23 @@ def parse_destination(text: str) -> Destination:
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port} in {quote(text)} is not between 1 and 65535")
     return Destination(check_host(host), port)
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_unjudged(text: str) -> Destination:
+    """A next hop of a Mailman that is reached somewhere else than it may have written.
+
+    The host is empty where it is none that could be meant: none or several, one to listen on, or
+    the container itself. Raises ValueError where that is not all that is wrong.
+    """
+    found = _NEXT_HOP.fullmatch(text)
+    if not found or not 1 <= int(found["port"]) <= 65535:
+        return parse_destination(text)
+    try:
+        host = check_host(found["host"])
+    except ValueError:
+        host = ""
+    return Destination("" if host in _ITSELF else host, int(found["port"]))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -246,7 +265,8 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
     if policy.destination:
         next_hop = policy.destination.next_hop
         return _parse(file, fold, check, lambda _: next_hop)
-    return _parse(file, fold, check, lambda text: parse_destination(text).next_hop)
+    read = parse_unjudged if policy.is_placed else parse_destination
+    return _parse(file, fold, check, lambda text: read(text).next_hop)
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:

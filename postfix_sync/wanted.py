@@ -27,14 +27,16 @@ from postfix_sync.model import (
     Installed,
     MailmanTables,
     Maps,
+    Peer,
     Policy,
     Record,
 )
 from postfix_sync.plan import guard
+from postfix_sync.relocate import host_address, relocated, unpublished
 from postfix_sync.tables import domain_of, lists_of
 
-PEER = "ssh"
-"""A source's address where it is that of the connected peer."""
+FOUND_OUT = "found out"
+"""A source's address where it is not configured, but that of its peer."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Asked:
     policy: Policy = field(default_factory=Policy)
     cluster: str | None = None
     address: str | None = None
+    """The IP address that is configured, or FOUND_OUT."""
     recorded: Record | None = None
     tables: MailmanTables | None = None
     """What it asks for now; None where that is not known to differ from what is recorded."""
-    peer: str | None = None
+    peer: Peer | None = None
+    misplaced: SyncError | None = None
+    """Why it could not be found out where it is."""
     error: SyncError | None = None
     has_answered: bool = False
     """Whether what it asks for now is known."""
@@ -60,14 +65,37 @@ class Asked:
 
     def address_with(self, record: Record) -> str | None:
         """The IP address that its host names get."""
-        return record.peer if self.address == PEER else self.address
+        if self.address != FOUND_OUT:
+            return self.address
+        return host_address(record.tables.routes, record.peer) if record.peer else None
 
     def before(self) -> Record | None:
-        """What was known, as far as the configuration of today allows it."""
+        """What was known, as far as the configuration of today allows it.
+
+        None also where it is not known how its lists could be reached.
+        """
         if not self.recorded:
             return None
         tables = _confined(self.recorded.tables, self.policy)
-        return replace(self.recorded, tables=tables, peer=self.peer or self.recorded.peer)
+        for peer in (self.peer or self.recorded.peer, self.recorded.peer):
+            record = replace(self.recorded, tables=tables, peer=peer)
+            if self.routed(record):
+                return record
+        return None
+
+    def now(self, before: Record | None) -> Record | None:
+        """What it asks for; None where it did not say, or not all of it can be reached."""
+        if not self.tables:
+            return None
+        record = Record(self.tables, self.peer or (before.peer if before else None))
+        return record if self.routed(record) else None
+
+    def routed(self, record: Record) -> MailmanTables | None:
+        """A record's tables with its next hops as this host reaches them; None: it does not."""
+        if not self.policy.is_placed:
+            return record.tables
+        routes = relocated(record.tables.routes, record.peer or Peer())
+        return None if routes is None else replace(record.tables, routes=routes)
 
 
 def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
@@ -128,8 +156,9 @@ def decide(
         if lost:
             errors[name].append(_conflict(name, lost))
     records = {
-        claim.source: replace(claim.record, left_out=frozenset(merged.left_out[claim.source]))
-        for claim in claims
+        name: replace(record, left_out=frozenset(merged.left_out[name]))
+        for name, record in known.items()
+        if record
     }
     let_through = {
         one.name
@@ -154,7 +183,7 @@ def _with_what_stays(
     all_known = len(records) == len(asked)
     if all_known and all(one.has_answered for one in asked):
         return maps
-    known = [one.recorded.tables for one in asked if one.recorded]
+    known = [one.recorded.tables for one in asked if one.recorded and one.name in records]
     if all_known:  # else one of these may have got another name
         known += [record.tables for record in forgotten.values()]
     present = installed.readable
@@ -176,7 +205,15 @@ def _let_through(
         old = before[one.name]
         if one.error:
             errors[one.name].append(one.error)
+        if one.misplaced:
+            errors[one.name].append(_misplaced(one, one.misplaced, old))
         if one.tables is None or one.error:
+            continue
+        new = one.now(old)
+        if not new:
+            if one.peer and not one.misplaced:
+                ports = unpublished(one.tables.routes, one.peer)
+                errors[one.name].append(_unpublished(one.name, ports))
             continue
         try:
             if not old:
@@ -187,7 +224,7 @@ def _let_through(
         except Refused as error:
             errors[one.name].append(error)
         else:
-            known[one.name] = Record(one.tables, one.peer or (old.peer if old else None))
+            known[one.name] = new
     return known
 
 
@@ -218,8 +255,10 @@ def _claims(
     claims = []
     addresses = {}
     for one in asked:
-        if record := known[one.name]:
-            claims.append(Claim(one.name, one.cluster, record, before[one.name]))
+        record = known[one.name]
+        if record and (tables := one.routed(record)):
+            served = replace(record, tables=tables)
+            claims.append(Claim(one.name, one.cluster, served, before[one.name]))
             if address := one.address_with(record):
                 addresses[one.name] = address
     return claims, addresses
@@ -236,6 +275,29 @@ def _unclaimed(asked: Sequence[Asked], installed: Installed) -> AbstractSet[str]
     claimed = (lists_of(one.recorded.tables.routes) for one in asked if one.recorded)
     present = lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES))
     return present.difference(*claimed)
+
+
+def _misplaced(one: Asked, error: SyncError, before: Record | None) -> SyncError:
+    """It is not known where a source is; what was known of that stays."""
+    peer = before.peer if before else None
+    last = peer.addresses[:1] if peer else ()
+    if last:
+        stays = f"; its last known address, {last[0]}, stays in use, and mail waits for it"
+    elif peer:
+        stays = "; its last known ports stay in use, and mail waits for them"
+    else:
+        stays = "; no address of it is known from before, so its lists can't be taken in yet"
+    return type(error)(f"{one.name}: {error.message}{stays}", error.hint)
+
+
+def _unpublished(name: str, ports: AbstractSet[int]) -> Refused:
+    """A source's container is reached at published ports only, and these are not all it needs."""
+    first = min(ports)
+    return Refused(
+        f"{name}: leads to port {', '.join(map(str, sorted(ports)))} of its container, which is not"
+        " published on this host; refused, its last good lists stay",
+        f"publish it: -p 127.0.0.1:{first}:{first}; or connect the container to a network",
+    )
 
 
 def _conflict(name: str, lost: Mapping[str, str]) -> Refused:

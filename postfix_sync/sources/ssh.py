@@ -13,7 +13,7 @@ import time
 from pathlib import PurePosixPath
 
 from postfix_sync.errors import Missing, OutOfReach, Refused
-from postfix_sync.model import ALIASES, ROUTES, Snapshot, SourceFile
+from postfix_sync.model import ALIASES, ROUTES, Peer, Snapshot, SourceFile
 from postfix_sync.sources import QUIET, SETTLE_AT_MOST, kind, not_regular, restless, too_large
 from postfix_sync.sources import ssh_errors as say
 from postfix_sync.sources.ssh_connection import NAMES, Login, Session, State, connect
@@ -34,16 +34,20 @@ class Ssh:
         self._directory = directory
         self._max_size = max_size
         self._session: Session | None = None
-        self._peer: str | None = None
+        self._peer: Peer | None = None
         self._seen: tuple[State, float] = ((), 0.0)
         self._taken: State | None = None
         self._certain = False
         self._digest = b""
 
     @property
-    def peer(self) -> str | None:
-        """The IP address that was connected to last; None before, and through a bastion."""
+    def peer(self) -> Peer | None:
+        """The address that was connected to last; None before, and through a bastion."""
         return self._peer
+
+    @property
+    def misplaced(self) -> None:
+        """None: where its files are read, there it is."""
 
     def forget(self) -> None:
         """The next fetch reads the files and returns them, changed or not."""
@@ -82,7 +86,7 @@ class Ssh:
                 return self._session, await self._look(self._session)
         await self._hang_up()
         self._session = await connect(self._login, self._directory)
-        self._peer = self._session.peer
+        self._peer = Peer((self._session.peer,)) if self._session.peer else None
         return self._session, await self._look(self._session)
 
     async def _look(self, session: "Session") -> State:

@@ -48,6 +48,10 @@ class Volume:
     def peer(self) -> None:
         """None: it is on this host."""
 
+    @property
+    def misplaced(self) -> None:
+        """None: nobody is asked where it is."""
+
     def forget(self) -> None:
         """Nothing is remembered: each fetch reads the files."""
 

@@ -20,7 +20,7 @@ import asyncssh
 import pytest
 
 from postfix_sync.errors import Exit, Missing, NotPermitted, OutOfReach, Refused, SyncError
-from postfix_sync.model import Snapshot
+from postfix_sync.model import Peer, Snapshot
 from postfix_sync.sources import QUIET, SETTLE_AT_MOST, ssh, ssh_connection
 from postfix_sync.sources.ssh import Ssh
 from postfix_sync.sources.ssh_connection import Jump, Login
@@ -1056,12 +1056,12 @@ def several(far: Far, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
 
 @pytest.mark.parametrize("first", ["drops", "refuses"])
 def test_another_address_of_the_host_is_enough(several: Callable[..., Ssh], first: str) -> None:
-    async def session() -> str | None:
+    async def session() -> Peer | None:
         async with closing(several(first, "accepts", connect_timeout=3.0)) as source:
             assert await source.fetch()
             return source.peer
 
-    assert run(session()) == "127.0.0.1"
+    assert run(session()) == Peer(("127.0.0.1",))
 
 
 @pytest.mark.parametrize("kinds", [["drops"], ["drops", "drops"], ["refuses", "drops"]])
@@ -1217,7 +1217,7 @@ def test_one_connection_is_kept(far: Far) -> None:
             for _ in range(4):
                 await source.fetch()
                 source.forget()
-            assert source.peer == "127.0.0.1"
+            assert source.peer == Peer(("127.0.0.1",))
             assert far.sshd.log_text().count("Connection from") == 1
         await until(lambda: not far.sshd.sessions(), "the end of the session")
         assert "Disconnected from user root" in far.sshd.log_text()

@@ -112,6 +112,31 @@ def test_what_is_reached_over_ssh(tmp_path: Path) -> None:
     assert found.ssh.jump is None
 
 
+@pytest.mark.parametrize("name", ["mailman", "Mm_1.core-2"])
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_container(tmp_path: Path, engine: str, name: str) -> None:
+    text = f"sources: [{{path: /m, address: '{engine}:{name}', destination: 'lmtp:[mm]:24'}}]"
+    found = load(tmp_path, text).sources[0]
+    assert found.container == (engine, name)
+    assert found.fixed_address is None
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "a:b", "$(a)", "é"])
+def test_what_no_container_is_called(tmp_path: Path, name: str) -> None:
+    [problem] = problems(tmp_path, f"sources: [{{path: /m, address: 'docker:{name}'}}]")
+    assert "sources[0].address: expected docker:NAME of a container, not" in problem
+
+
+def test_a_container_is_one_of_this_host(tmp_path: Path) -> None:
+    text = "sources: [{path: /m, address: 'podman:mm', ssh: {host: mm}}]"
+    [problem] = problems(tmp_path, text)
+    assert "the container would be one of this host, and ssh is another" in problem
+    text = "sources: [{path: /m, address: 'podman:mm', destination: 'lmtp:[10.0.0.1]:24'}]"
+    assert problems(tmp_path, text) == [
+        "1: sources[0].destination: expected a host name, as its address is that of a container"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

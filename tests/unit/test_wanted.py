@@ -16,10 +16,11 @@ from postfix_sync.model import (
     InstalledMap,
     MailmanTables,
     Maps,
+    Peer,
     Policy,
     Record,
 )
-from postfix_sync.wanted import Asked, Wanted, decide
+from postfix_sync.wanted import FOUND_OUT, Asked, Wanted, decide
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS, DOGS = "ants@b.c", "bees@b.c", "cats@d.e", "dogs@d.e"
@@ -245,15 +246,16 @@ def test_what_is_known_is_confined_to_what_is_configured_today() -> None:
 
 
 def test_the_peers_address_is_remembered() -> None:
-    one = Asked("one", address="ssh", tables=tables(ANTS), peer="192.0.2.7")
+    one = Asked("one", address=FOUND_OUT, tables=tables(ANTS), peer=Peer(("192.0.2.7",)))
     found = ask(one)
     assert found.addresses == {"m": "192.0.2.7"}
-    away = ask(Asked("one", address="ssh", error=AWAY, recorded=found.records["one"]))
+    away = ask(Asked("one", address=FOUND_OUT, error=AWAY, recorded=found.records["one"]))
     assert away.addresses == {"m": "192.0.2.7"}
     assert away.records == found.records
-    moved = ask(Asked("one", address="ssh", peer="192.0.2.8", recorded=found.records["one"]))
+    elsewhere = Peer(("192.0.2.8",))
+    moved = ask(Asked("one", address=FOUND_OUT, peer=elsewhere, recorded=found.records["one"]))
     assert moved.addresses == {"m": "192.0.2.8"}
-    assert ask(Asked("one", address="ssh", tables=tables(ANTS))).addresses == {}
+    assert ask(Asked("one", address=FOUND_OUT, tables=tables(ANTS))).addresses == {}
 
 
 def test_replicas_are_one_party() -> None:

@@ -1,0 +1,124 @@
+"""All that is asked of a container engine, through its own command: docker or podman.
+
+No socket of an engine is opened here, and nothing is changed. A question has an end in time: a
+daemon that hangs is an error like one that is stopped.
+"""
+
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from postfix_sync import container
+from postfix_sync.container import Container
+from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
+from postfix_sync.model import Peer
+from postfix_sync.system import Completed, Running, find_command, run, running
+
+TIMEOUT = 10.0
+"""Seconds for an answer."""
+
+EVENTS = ("start", "restart", "die", "died", "connect", "disconnect", "rename")
+"""After which a container may have another address. die is docker's word, died podman's."""
+
+SHARED_AT_MOST = 4
+"""So many containers may use each other's network in a row; engines allow one."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine on this host: docker or podman."""
+
+    name: str
+
+    def _argv(self, *arguments: str) -> list[str]:
+        hint = (
+            f"install {self.name}; or set address: to the IP address at which this host reaches"
+            " Mailman"
+        )
+        return [find_command(self.name, hint), *arguments]
+
+    async def place(self, name: str) -> Peer:
+        """Where this host reaches a container.
+
+        Raises:
+            NotPlaced: the container is not there, does not run, or can't be reached.
+            OutOfReach: the engine does not answer.
+            NotPermitted, ConfigError: it may not be asked, or is not installed.
+        """
+        found = await self._inspect(name, name)
+        for _ in range(SHARED_AT_MOST):
+            if not found.shares or not found.is_running:
+                break
+            found = found.with_network_of(await self._inspect(name, found.shares))
+        return container.place(
+            found, {one.address: _our_end(one.address) for one in found.interfaces}
+        )
+
+    async def _inspect(self, name: str, container_id: str) -> Container:
+        done = await self._ask("container", "inspect", container_id)
+        if done.status:
+            if (
+                "no such container" in done.stderr.lower()
+                or "no such object" in done.stderr.lower()
+            ):
+                raise container.unknown(self.name, name, await self._names())
+            raise self._failed(done)
+        try:
+            [document] = json.loads(done.stdout)
+        except (ValueError, TypeError, RecursionError):
+            raise OutOfReach(
+                f"{done.command} {name}: printed {quote(done.stdout)}, which is no description of"
+                " a container",
+                f"see for yourself: {self.name} container inspect {name}",
+            ) from None
+        return container.read(self.name, name, document)
+
+    async def _names(self) -> list[str]:
+        done = await self._ask("ps", "--all", "--format", "{{.Names}}")
+        return done.stdout.split()
+
+    async def _ask(self, *arguments: str) -> Completed:
+        try:
+            return await run(self._argv(*arguments), timeout=TIMEOUT)
+        except TimedOut as error:
+            raise OutOfReach(error.message, f"does the engine hang? see {self.name} info") from None
+
+    def _failed(self, done: Completed) -> SyncError:
+        """Why the engine itself could not answer; both engines say it in words only."""
+        said = done.stderr.lower()
+        if "permission denied" in said:
+            return NotPermitted(
+                f"{done.command}: {done.complaint}",
+                f"run postfix-sync as root, or let its user ask {self.name}",
+            )
+        if "daemon running" in said or "docker api" in said or "cannot connect" in said:
+            return NotPlaced(
+                f"{done.command}: {done.complaint}", fix=f"systemctl start {self.name}"
+            )
+        return OutOfReach(f"{done.command}: {done.complaint}", f"see {self.name} info")
+
+    @contextlib.asynccontextmanager
+    async def events(self) -> AsyncIterator[Running]:
+        """Prints something whenever a container may have got another address.
+
+        Any container: one may use the network of another.
+        """
+        filters = (f"--filter=event={event}" for event in EVENTS)
+        async with running(self._argv("events", *filters)) as events:
+            yield events
+
+
+def _our_end(address: str) -> str:
+    """The address from which this host would talk to another one; empty where it could not.
+
+    Connecting a datagram socket asks the kernel for the route, and sends nothing.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, 9))
+            return str(asking.getsockname()[0])
+    except OSError:
+        return ""

@@ -1,0 +1,419 @@
+"""address: podman:NAME, with real containers: found, followed, and named where it can't be.
+
+docker prints the same JSON for the same questions; what differs in words is in the unit tests, and
+here a command of that name that is really podman, as on many hosts.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.system import SEARCH_PATH
+from tests.conftest import need
+from tests.parts import podman as parts
+from tests.parts.common import PATIENCE, public_directory, run, wait_for
+from tests.parts.daemon import RunningDaemon
+from tests.parts.mailman_files import nine
+from tests.parts.podman import Podman
+from tests.parts.site import Site
+
+pytestmark = pytest.mark.slow
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+NAME = "lmtp:[mailman]:8024"
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[Podman]:
+    """One podman for all tests here; each has containers of its own."""
+    need(parts.available(), "podman, runc and iptables")
+    with public_directory() as directory, Podman(directory / "podman") as podman:
+        yield podman
+
+
+@pytest.fixture
+def mm(podman: Podman, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a container that a test may start; it is removed at the end."""
+    name = request.node.name.partition("[")[0].removeprefix("test_")[:40]
+    yield name
+    podman.command("rm", "--force", "--ignore", "--time", "0", name)
+
+
+@pytest.fixture
+def site(podman: Podman, mm: str, make_site: Callable[..., Site]) -> Iterator[Site]:
+    """A site on podman's host, whose Mailman is in that container."""
+    with podman.inside():
+        yield make_site(source={"address": f"podman:{mm}"})
+
+
+def block(site: Site) -> dict[str, str]:
+    """The names that the hosts file has from postfix-sync."""
+    text = site.hosts.read_text().partition("# BEGIN postfix-sync\n")[2]
+    lines = (line.split() for line in text.partition("# END")[0].splitlines())
+    return {name: address for address, name in lines}
+
+
+def routes(site: Site) -> set[str]:
+    """The next hops that are installed."""
+    return set(site.installed("postfix_lmtp").values())
+
+
+def test_a_name_gets_the_containers_address(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": podman.address(mm)}
+    assert routes(site) == {NAME}
+    before = podman.address(mm)
+    podman.command("restart", mm)
+    assert podman.address(mm) != before
+    site.once()
+    assert block(site) == {"mailman": podman.address(mm)}
+
+
+def test_what_mailman_wrote_of_itself_gives_way(podman: Podman, mm: str, site: Site) -> None:
+    """An address from before the last start, two in one, one to listen on: all are seen."""
+    podman.run(mm)
+    for written in ("172.17.0.3 172.18.0.3", "172.19.199.2"):
+        site.files.write(ANTS, hop=f"lmtp:[{written}]:8024")
+        podman.command("restart", mm)
+        site.once()
+        assert routes(site) == {f"lmtp:[{podman.address(mm)}]:8024"}
+        assert block(site) == {}
+
+
+def test_a_stopped_container_is_named_and_keeps_its_address(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    address = podman.address(mm)
+    podman.command("stop", mm)
+    site.files.write(ANTS, BEES, hop=NAME)
+    told = site.once(expect=75)
+    assert (
+        f"lists: container {mm} (podman): does not run: it ended with exit status 137; its last"
+        f" known address, {address}, stays in use, and mail waits for it" in told
+    )
+    assert f"podman start {mm}" in told
+    assert block(site) == {"mailman": address}
+    assert {ANTS, BEES} <= set(site.installed("postfix_lmtp")), "its files could be read"
+    assert site.status()["sources"]["lists"]["state"] == "stale"
+    podman.command("start", mm)
+    site.once()
+
+
+def test_lists_wait_until_an_address_is_known(podman: Podman, mm: str, site: Site) -> None:
+    """Accepted and without a next hop, their mail would bounce."""
+    site.files.write(ANTS, hop=NAME)
+    told = site.once(expect=75)
+    assert f"container {mm} (podman): there is no container of this name" in told
+    assert "no address of it is known from before, so its lists can't be taken in yet" in told
+    assert site.installed("postfix_recipients") == {}
+    podman.run(mm)
+    site.once()
+    assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
+
+
+def test_an_address_from_before_stays_until_one_is_found(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """It was configured; now it is to be found out, and the container is not there."""
+    site.configure(
+        sources=[{"name": "lists", "path": str(site.files.directory), "address": "192.0.2.7"}]
+    )
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    site.configure()
+    site.once(expect=75)
+    assert block(site) == {"mailman": "192.0.2.7"}
+    assert routes(site) == {NAME}
+
+
+def test_close_names_are_told(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm)
+    site.configure(
+        sources=[
+            {"name": "lists", "path": str(site.files.directory), "address": f"podman:{mm[:-3]}"}
+        ]
+    )
+    site.files.write(ANTS, hop=NAME)
+    assert f"did you mean podman:{mm}?" in site.once(expect=75)
+
+
+def test_of_several_networks_the_one_that_mailman_listens_in(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    for network in ("test-b", "test-a"):
+        podman.command("network", "create", network)
+    podman.run(mm, "--network=test-b", "--network=test-a")
+    first, second = (podman.address(mm, network) for network in ("test-a", "test-b"))
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": first}
+    # docker-mailman writes the address that Mailman listens on, and it listens on no other.
+    site.files.write(ANTS, hop=f"lmtp:[{second}]:8024")
+    site.once()
+    assert routes(site) == {f"lmtp:[{second}]:8024"}
+    podman.command("network", "disconnect", "test-a", mm)
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": second}
+
+
+def test_a_container_that_only_has_ipv6(podman: Podman, mm: str, site: Site) -> None:
+    podman.command("network", "create", "--ipv6", "--subnet", "fd00:77:66::/64", "test-v6")
+    podman.run(mm, "--network=test-v6")
+    networks = podman.inspect(mm)["NetworkSettings"]["Networks"]["test-v6"]
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    expected = networks["IPAddress"] or networks["GlobalIPv6Address"]
+    assert block(site) == {"mailman": expected}
+
+
+def test_the_network_of_this_host(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm, "--network=host")
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": "127.0.0.1"}
+    # An address that Mailman wrote there is one of this host's, and it listens on no other.
+    site.files.write(ANTS, hop="lmtp:[192.0.2.2]:8024")
+    site.once()
+    assert routes(site) == {"lmtp:[192.0.2.2]:8024"}
+
+
+def test_no_network_at_all(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm, "--network=none")
+    site.files.write(ANTS, hop=NAME)
+    told = site.once(expect=75)
+    assert f"container {mm} (podman): has no network (--network none)" in told
+
+
+def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -> None:
+    """As in a pod, where the address is that of a container that does nothing else."""
+    podman.run(f"{mm}-other")
+    podman.run(mm, f"--network=container:{mm}-other")
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": podman.address(f"{mm}-other")}
+    podman.command("rm", "--force", "--depend", "--time", "0", f"{mm}-other")
+
+
+def cut_off(podman: Podman, network: str) -> None:
+    """Takes this host's address in a network away: what is there can't be reached directly.
+
+    So it is with a user's podman and with an engine in a virtual machine: containers have addresses
+    that this host knows nothing of, and what is published is all there is.
+    """
+    [found] = json.loads(podman.command("network", "inspect", network))
+    with podman.inside():
+        run("ip", "address", "flush", "dev", found["network_interface"])
+
+
+def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
+    podman.command("network", "create", "test-far")
+    podman.run(mm, "--network=test-far", "--publish=127.0.0.1:18024:8024")
+    cut_off(podman, "test-far")
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert routes(site) == {"lmtp:[mailman]:18024"}
+    assert block(site) == {"mailman": "127.0.0.1"}
+    site.files.write(ANTS, hop="lmtp:[10.0.0.1]:8024")
+    site.once()
+    assert routes(site) == {"lmtp:[127.0.0.1]:18024"}
+    # Started again with another port: routes follow without a word from Mailman.
+    podman.command("rm", "--force", "--time", "0", mm)
+    podman.run(mm, "--network=test-far", "--publish=18025:8024")
+    cut_off(podman, "test-far")
+    site.once()
+    assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
+    # The LMTP port is not among them any more: what was known stays.
+    podman.command("rm", "--force", "--time", "0", mm)
+    podman.run(mm, "--network=test-far", "--publish=18025:8001")
+    cut_off(podman, "test-far")
+    site.files.write(ANTS, BEES, hop="lmtp:[10.0.0.1]:8024")
+    told = site.once(expect=65)
+    assert "leads to port 8024 of its container, which is not published on this host" in told
+    assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
+    assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
+    # Nothing is published.
+    podman.command("rm", "--force", "--time", "0", mm)
+    podman.run(mm, "--network=test-far")
+    cut_off(podman, "test-far")
+    told = site.once(expect=75)
+    assert "but this host has none in that network, and no port of it is published here" in told
+    assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
+
+
+def test_a_destination_gives_a_container_a_name(podman: Podman, mm: str, site: Site) -> None:
+    """Two Mailmans that call themselves alike are told apart by it."""
+    podman.run(mm)
+    site.configure(
+        sources=[
+            {
+                "name": "lists",
+                "path": str(site.files.directory),
+                "address": f"podman:{mm}",
+                "destination": "lmtp:[first-mailman]:8024",
+            }
+        ]
+    )
+    site.files.write(ANTS, hop="lmtp:[0.0.0.0]:9")
+    site.once()
+    assert routes(site) == {"lmtp:[first-mailman]:8024"}
+    assert block(site) == {"first-mailman": podman.address(mm)}
+
+
+def test_the_daemon_follows_a_container(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for(f"lists: Mailman is reached at {podman.address(mm)} (network podman)")
+        daemon.wait_for_passes(2)
+        for _ in range(2):
+            podman.command("restart", mm)
+            now = podman.address(mm)
+            wait_for(lambda now=now: block(site) == {"mailman": now}, PATIENCE, "its new address")  # type: ignore[misc]
+        podman.command("stop", mm)
+        daemon.wait_for("does not run: it ended with exit status 137")
+        podman.command("start", mm)
+        daemon.wait_for("lists: in step again")
+        now = podman.address(mm)
+        assert block(site) == {"mailman": now}
+        podman.command("network", "create", "test-0")
+        podman.command("network", "connect", "test-0", mm)
+        podman.command("network", "disconnect", "podman", mm)
+        now = podman.address(mm, "test-0")
+        wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "the other network's address")
+        assert daemon.stop() == 0
+
+
+def test_the_daemon_takes_no_notice_of_other_containers(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(2)
+        # The look after the engine's events have begun comes after two seconds at the latest.
+        time.sleep(3)
+        passes = daemon.rest()
+        podman.run(f"{mm}-other")
+        podman.command("rm", "--force", "--time", "0", f"{mm}-other")
+        # This one it does notice, and it comes after those.
+        podman.command("restart", mm)
+        now = podman.address(mm)
+        wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")
+        daemon.wait_for_passes(passes + 1)
+        assert daemon.rest() == passes + 1
+
+
+def test_events_that_end_are_asked_for_again(podman: Podman, mm: str, site: Site) -> None:
+    """As when the engine is restarted: what happened meanwhile nobody tells, so it is looked at."""
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+
+    def events(daemon: RunningDaemon) -> int:
+        commands = daemon.commands().items()
+        return next((pid for pid, argv in commands if argv[1:2] == ["events"]), 0)
+
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for_passes(2)
+        pid = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        os.kill(pid, signal.SIGKILL)
+        podman.command("restart", mm)
+        now = podman.address(mm)
+        wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")
+        again = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        assert again != pid
+        daemon.stop()
+        assert not Path(f"/proc/{again}").exists()
+    assert "Task was destroyed" not in daemon.log
+
+
+@pytest.fixture
+def engine(podman: Podman, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Puts a docker command in place, on podman's host only: /usr/local/sbin is searched first."""
+    directory = tmp_path / "sbin"
+    directory.mkdir()
+    with podman.inside():
+        hidden = [Path(path, "docker") for path in SEARCH_PATH.split(":")]
+        for command in dict.fromkeys(path.resolve() for path in hidden if path.exists()):
+            run("mount", "--bind", "/dev/null", str(command))
+        run("mount", "--bind", str(directory), "/usr/local/sbin")
+
+        def put(script: str) -> None:
+            docker = directory / "docker"
+            docker.write_text(f"#!/bin/sh\n{script}\n")
+            docker.chmod(0o755)
+
+        yield put
+        run("umount", "/usr/local/sbin")
+
+
+def configure_docker(site: Site, mm: str) -> None:
+    site.configure(
+        sources=[{"name": "lists", "path": str(site.files.directory), "address": f"docker:{mm}"}]
+    )
+    site.files.write(ANTS, hop=NAME)
+
+
+def test_docker_that_is_really_podman(
+    podman: Podman, mm: str, site: Site, engine: Callable[[str], None]
+) -> None:
+    engine("echo 'Emulate Docker CLI using podman.' >&2; exec podman \"$@\"")
+    configure_docker(site, mm)
+    podman.run(mm)
+    site.once()
+    assert block(site) == {"mailman": podman.address(mm)}
+
+
+SOCKET = "unix:///var/run/docker.sock"
+STOPPED = f"Cannot connect to the Docker daemon at {SOCKET}. Is the docker daemon running?"
+DENIED = f"permission denied while trying to connect to the Docker daemon socket at {SOCKET}"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "told", "hint"),
+    [
+        (
+            f"echo '{STOPPED}' >&2; exit 1",
+            75,
+            f"docker container: {STOPPED}",
+            "systemctl start docker",
+        ),
+        (
+            f"echo '{DENIED}' >&2; exit 1",
+            77,
+            f"docker container: {DENIED}",
+            "run postfix-sync as root, or let its user ask docker",
+        ),
+        ("echo 'no JSON'", 75, 'printed "no JSON', "docker container inspect"),
+        ("exec sleep 600", 75, "not done after 10 s; killed", "docker info"),
+    ],
+)
+def test_an_engine_that_does_not_answer(
+    mm: str,
+    site: Site,
+    engine: Callable[[str], None],
+    script: str,
+    status: int,
+    told: str,
+    hint: str,
+) -> None:
+    engine(script)
+    configure_docker(site, mm)
+    said = site.once(expect=status)
+    assert told in said
+    assert hint in said
+
+
+def test_no_engine(mm: str, site: Site, engine: Callable[[str], None]) -> None:
+    configure_docker(site, mm)
+    assert "docker: no such command" in site.once(expect=78)

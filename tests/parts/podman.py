@@ -1,0 +1,210 @@
+"""Containers of a test's own, made by the real podman, from an image that is made here.
+
+    with Podman(directory) as podman, podman.inside():
+        podman.run("mailman")
+        site.once()
+
+All of it is apart from the machine's own containers and networks: podman has a storage of its own,
+and a mount and a network namespace in which its /etc/containers and /run are private, and its
+bridges and firewall rules are.  Whatever a thread does `inside()` is done there, postfix-sync's
+`podman` included: so that works with the containers of the test, as it would on any host.
+
+The image is nearly empty: the machine's /usr, the checkout and its Python are mounted into each
+container.  Nothing is downloaded.
+"""
+
+import ctypes
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from .common import run, wait_for
+
+IMAGE = "localhost/postfix-sync-test"
+
+CHECKOUT = Path(__file__).parents[2]
+
+_CONTAINERS_CONF = """\
+[network]
+network_backend = "netavark"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+lock_type = "file"
+[containers]
+log_driver = "k8s-file"
+default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
+"""
+_STORAGE_CONF = """\
+[storage]
+driver = "vfs"
+graphroot = "{directory}/storage"
+runroot = "{directory}/run"
+"""
+# Anything: the only image is the one that is made here.
+_POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
+
+_SETNS = {"net": 0x40000000, "mnt": 0x00020000}
+_CLONE_FS = 0x00000200
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def available() -> bool:
+    """Podman is there, and what it needs on this machine."""
+    path = "/usr/sbin:/usr/bin:/sbin:/bin"
+    return all(shutil.which(name, path=path) for name in ("podman", "runc", "iptables", "unshare"))
+
+
+class Podman:
+    """A podman with a host's worth of its own; start() and stop() it, or use it in a with block."""
+
+    def __init__(self, directory: Path) -> None:
+        """Prepare, in a directory that is not there yet."""
+        self.directory = directory
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._namespaces: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        """Start."""
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Make the namespaces, and the image."""
+        etc = self.directory / "etc"
+        etc.mkdir(parents=True)
+        (etc / "containers.conf").write_text(_CONTAINERS_CONF)
+        (etc / "storage.conf").write_text(_STORAGE_CONF.format(directory=self.directory))
+        (etc / "policy.json").write_text(_POLICY)
+        enter = (
+            "mount --make-rprivate / 2>/dev/null;"
+            " ip link set lo up && mount -t tmpfs tmpfs /run"
+            ' && mount --bind "$0" /etc/containers && echo made && exec cat'
+        )
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", "--net", "--propagation", "unchanged", "sh", "-c", enter, etc],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        assert self._holder.stdout
+        if self._holder.stdout.readline() != b"made\n":
+            raise RuntimeError("no namespaces could be made for podman")
+        for kind in _SETNS:
+            path = f"/proc/{self._holder.pid}/ns/{kind}"
+            self._namespaces[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        image = self.directory / "image.tar"
+        image.write_bytes(_image())
+        self.command("import", "--quiet", str(image), IMAGE)
+
+    def stop(self) -> None:
+        """End all containers, and whatever else runs inside; harmless when there is nothing."""
+        if self._namespaces:
+            with suppress(RuntimeError):
+                self.command("pod", "rm", "--all", "--force", "--time", "0")
+            self.command("rm", "--all", "--force", "--time", "0")
+        if self._holder:
+            self._holder.communicate()  # closes its standard input, and so ends it
+            self._holder = None
+        if self._namespaces:
+            wait_for(lambda: not self._end_all(), 20, "the end of what ran with podman")
+        for descriptor in self._namespaces.values():
+            os.close(descriptor)
+        self._namespaces = {}
+
+    def _end_all(self) -> list[int]:
+        """Kills what is left in the network namespace: conmon, aardvark-dns, events."""
+        there = os.fstat(self._namespaces["net"]).st_ino
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                pid = int(process.name)
+                if (process / "ns/net").stat().st_ino == there and pid != os.getpid():
+                    os.kill(pid, signal.SIGKILL)
+                    found.append(pid)
+        return found
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread is on podman's host, with all that it starts meanwhile."""
+        directory = Path.cwd()
+        home = {kind: os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in _SETNS}
+        try:
+            # A mount namespace is not entered by one thread of several that share their root.
+            if _LIBC.unshare(_CLONE_FS):
+                raise OSError(ctypes.get_errno(), "unshare")
+            _enter(self._namespaces)
+            os.chdir(directory)
+            try:
+                yield
+            finally:
+                _enter(home)
+                os.chdir(directory)
+        finally:
+            for descriptor in home.values():
+                os.close(descriptor)
+
+    def command(self, *arguments: str) -> str:
+        """Run podman, which must succeed; what it printed."""
+        with self.inside():
+            return run("podman", *arguments)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """All that podman says of a container."""
+        found: list[dict[str, Any]] = json.loads(self.command("container", "inspect", name))
+        return found[0]
+
+    def address(self, name: str, network: str = "podman") -> str:
+        """The IPv4 address of a container in a network."""
+        networks = self.inspect(name)["NetworkSettings"]["Networks"]
+        return str(networks[network]["IPAddress"])
+
+    def run(self, name: str, *options: str, command: tuple[str, ...] = ("sleep", "1000")) -> None:
+        """Start a container that runs a command, by default one that does nothing."""
+        here = {"/usr", str(CHECKOUT), sys.prefix, sys.base_prefix}
+        mounts = [f"--volume={path}:{path}:ro" for path in sorted(here)]
+        self.command(
+            *("run", "--detach", "--quiet", "--name", name, "--stop-timeout", "0"),
+            *(*mounts, f"--workdir={CHECKOUT}", *options, IMAGE, *command),
+        )
+
+
+def _enter(namespaces: dict[str, int]) -> None:
+    # os.setns() has come with Python 3.12.
+    for kind, descriptor in namespaces.items():
+        if _LIBC.setns(descriptor, _SETNS[kind]):
+            number = ctypes.get_errno()
+            raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+def _image() -> bytes:
+    """A root file system with places for what is mounted into it, as a tar."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name in ("usr", "etc", "proc", "sys", "dev", "run", "tmp", "var"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+            tar.addfile(directory)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            tar.addfile(link)
+    return content.getvalue()

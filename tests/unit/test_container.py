@@ -1,0 +1,182 @@
+"""From an engine's words to where a container is reached: docker's and podman's, and nonsense."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postfix_sync.container import Container, place, read, unknown
+from postfix_sync.errors import NotPlaced
+from postfix_sync.model import Destination, Peer
+
+
+def docker(
+    networks: dict[str, Any] | None = None,
+    ports: dict[str, Any] | None = None,
+    *,
+    mode: str = "bridge",
+    **state: Any,
+) -> Container:
+    """What docker prints of a container, as far as it is read."""
+    found = {
+        "Name": "/mm",
+        "State": {"Status": "running", "Running": True, "ExitCode": 0, **state},
+        "HostConfig": {"NetworkMode": mode},
+        "NetworkSettings": {"Ports": ports or {}, "Networks": networks or {}},
+    }
+    return read("docker", "mm", json.loads(json.dumps(found)))
+
+
+def network(number: int, v6: bool = False) -> dict[str, Any]:
+    """An endpoint: 172.NUMBER.0.2, and fd00:NUMBER::2."""
+    return {
+        "IPAddress": f"172.{number}.0.2",
+        "IPPrefixLen": 16,
+        "Gateway": f"172.{number}.0.1",
+        "GlobalIPv6Address": f"fd00:{number}::2" if v6 else "",
+        "GlobalIPv6PrefixLen": 64 if v6 else 0,
+        "IPv6Gateway": f"fd00:{number}::1" if v6 else "",
+    }
+
+
+def near(*numbers: int) -> dict[str, str]:
+    """This host is the gateway of these networks, and knows the default route to all others."""
+    everywhere = {f"172.{number}.0.2": "192.0.2.1" for number in range(16, 32)}
+    v4 = {f"172.{number}.0.2": f"172.{number}.0.1" for number in numbers}
+    return {**everywhere, **v4, **{f"fd00:{number}::2": f"fd00:{number}::1" for number in numbers}}
+
+
+PUBLISHED = {
+    "8001/tcp": None,
+    "8024/tcp": [{"HostIp": "0.0.0.0", "HostPort": "18024"}, {"HostIp": "::", "HostPort": "18024"}],
+    "8025/udp": [{"HostIp": "", "HostPort": "8025"}],
+    "9000/tcp": [{"HostIp": "192.0.2.1", "HostPort": "9000"}],
+}
+LOCAL = {8024: Destination("127.0.0.1", 18024), 9000: Destination("192.0.2.1", 9000)}
+
+
+def test_its_address_in_a_network_of_this_host() -> None:
+    assert place(docker({"bridge": network(17)}, PUBLISHED), near(17)) == Peer(("172.17.0.2",))
+
+
+def test_of_several_networks_the_first_by_name_of_those_near() -> None:
+    several = docker({"zoo": network(17), "ant": network(18), "bee": network(19)})
+    found = place(several, near(17, 19))
+    assert found == Peer(("172.19.0.2", "172.17.0.2"))
+    assert found.how == "network bee; it is in zoo, too"
+
+
+def test_a_bridge_of_this_host_before_a_network_that_it_is_in() -> None:
+    """A macvlan's addresses are in the host's own subnet, and the kernel lets nobody through."""
+    several = docker({"lan": network(17), "own": network(18)})
+    assert place(several, {**near(18), "172.17.0.2": "172.17.0.9"}).addresses[0] == "172.18.0.2"
+    assert place(docker({"lan": network(17)}), {"172.17.0.2": "172.17.0.9"}).addresses
+
+
+def test_both_families() -> None:
+    both = docker({"own": network(18, v6=True)})
+    assert place(both, near(18)) == Peer(("172.18.0.2", "fd00:18::2"))
+    only = docker({"own": {**network(18, v6=True), "IPAddress": "", "IPPrefixLen": 0}})
+    assert place(only, near(18)) == Peer(("fd00:18::2",))
+
+
+def test_published_ports_where_nothing_else_reaches_it() -> None:
+    """A user's podman has an address in a namespace of its own, or none at all."""
+    for networks in ({"podman": network(17)}, {}):
+        found = place(docker(networks, PUBLISHED), near())
+        assert found == Peer(published=LOCAL)
+        assert found.how == "published ports: 8024 is 127.0.0.1:18024, 9000 is 192.0.2.1:9000"
+    v6 = docker({}, {"24/tcp": [{"HostIp": "::", "HostPort": "25"}]}, mode="pasta")
+    assert place(v6, {}) == Peer(published={24: Destination("::1", 25)})
+
+
+def test_the_network_of_this_host() -> None:
+    assert place(docker({"host": {"IPAddress": ""}}, mode="host"), {}) == Peer(
+        ("127.0.0.1",), is_here=True
+    )
+
+
+def test_the_network_of_another_container() -> None:
+    mine = docker(mode="container:abc")
+    assert mine.shares == "abc"
+    assert docker().shares is None
+    other = docker({"bridge": network(17)})
+    assert place(mine.with_network_of(other), near(17)) == Peer(("172.17.0.2",))
+    stopped = docker(Running=False, Status="exited")
+    with pytest.raises(
+        NotPlaced, match="uses the network of another container, abc, which does not run"
+    ):
+        place(mine.with_network_of(stopped), near(17))
+
+
+@pytest.mark.parametrize(
+    ("one", "told", "fix"),
+    [
+        (
+            docker(Status="exited", Running=False, ExitCode=137),
+            "does not run: it ended with exit status 137",
+            "docker start mm",
+        ),
+        (docker(Status="created", Running=False), "was never started", "docker start mm"),
+        (
+            docker(Status="restarting", Running=True, ExitCode=1),
+            "is being restarted again and again, exit status 1",
+            None,
+        ),
+        (docker(Status="odd\n", Running=False), r'its state is "odd\n"', "docker start mm"),
+        (
+            docker({"none": {"IPAddress": ""}}, mode="none"),
+            "has no network (--network none)",
+            "docker network connect bridge mm",
+        ),
+        (docker(), "has no address, and no port of it is published on this host", None),
+        (
+            docker({"far": network(20)}),
+            "has the address 172.20.0.2 (network far), but this host has none in that network",
+            None,
+        ),
+    ],
+)
+def test_named_where_it_is_not_reached(one: Container, told: str, fix: str | None) -> None:
+    with pytest.raises(NotPlaced) as found:
+        place(one, near(17))
+    assert found.value.message.startswith("container mm (docker): ")
+    assert told in found.value.message
+    assert found.value.fix == fix
+    assert found.value.hint
+
+
+def test_a_paused_container_keeps_its_address() -> None:
+    paused = docker({"bridge": network(17)}, Status="paused", Paused=True)
+    assert place(paused, near(17)).addresses == ("172.17.0.2",)
+
+
+def test_an_unknown_name() -> None:
+    names = ["web", "mailman-mailman-core-1", "mailmen"]
+    assert unknown("docker", "mailman-core", names).hint == (
+        "did you mean docker:mailman-mailman-core-1?"
+    )
+    assert "docker:mailmen" in unknown("docker", "mailmann", names).hint
+    assert (
+        unknown("docker", "xyz", names).hint == "see docker ps --all, and set address: docker:NAME"
+    )
+    assert "another user started" in unknown("podman", "xyz", names).hint
+
+
+nonsense = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(nonsense, nonsense, nonsense, nonsense)
+def test_any_shape_is_read(all_of_it: Any, state: Any, networks: Any, ports: Any) -> None:
+    assert isinstance(read("docker", "mm", all_of_it), Container)
+    settings = {"Networks": networks, "Ports": ports}
+    found = read("docker", "mm", {"State": state, "NetworkSettings": settings})
+    for port, to in found.published.items():
+        assert 0 <= port <= 99999
+        assert to.host

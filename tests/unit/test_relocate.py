@@ -1,0 +1,64 @@
+"""What becomes of the next hops of a Mailman that is elsewhere than it wrote."""
+
+import pytest
+
+from postfix_sync.model import Destination, Peer
+from postfix_sync.relocate import host_address, relocated, unpublished
+from postfix_sync.tables import parse_unjudged
+
+BRIDGE = Peer(("172.17.0.2", "172.18.0.2"))
+HERE = Peer(("127.0.0.1",), is_here=True)
+PORTS = Peer(
+    published={8024: Destination("127.0.0.1", 18024), 9000: Destination("192.0.2.1", 9000)}
+)
+
+
+def moved(hop: str, peer: Peer) -> str | None:
+    found = relocated({"a@b.c": parse_unjudged(hop).next_hop}, peer)
+    return found["a@b.c"] if found is not None else None
+
+
+@pytest.mark.parametrize(
+    ("written", "peer", "expected"),
+    [
+        ("lmtp:[Mailman]:8024", BRIDGE, "lmtp:[mailman]:8024"),
+        ("lmtp:[10.0.0.1]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[172.18.0.2]:8024", BRIDGE, "lmtp:[172.18.0.2]:8024"),
+        ("lmtp:[172.17.0.3 172.18.0.3]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[0.0.0.0]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[::]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[127.0.0.1]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[localhost]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[]:8024", BRIDGE, "lmtp:[172.17.0.2]:8024"),
+        ("lmtp:[10.0.0.1]:8024", HERE, "lmtp:[10.0.0.1]:8024"),
+        ("lmtp:[0.0.0.0]:8024", HERE, "lmtp:[127.0.0.1]:8024"),
+        ("lmtp:[mailman]:8024", HERE, "lmtp:[mailman]:8024"),
+        ("lmtp:[mailman]:8024", PORTS, "lmtp:[mailman]:18024"),
+        ("lmtp:[10.0.0.1]:8024", PORTS, "lmtp:[127.0.0.1]:18024"),
+        ("lmtp:[10.0.0.1]:8025", PORTS, None),
+        ("lmtp:[mailman]:8024", Peer(), None),
+    ],
+)
+def test_next_hops(written: str, peer: Peer, expected: str | None) -> None:
+    assert moved(written, peer) == expected
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["lmtp:[a]:0", "lmtp:[a]:65536", "smtp:[a]:24", "lmtp:a:24", "lmtp:[a]b]:24", "lmtp:[a]:", ""],
+)
+def test_what_is_no_next_hop_at_all_is_refused_here_too(written: str) -> None:
+    with pytest.raises(ValueError, match=r"is no next hop|is not between"):
+        parse_unjudged(written)
+
+
+def test_the_address_of_names() -> None:
+    routes = {"a@b.c": "lmtp:[mailman]:8024", "d@e.f": "lmtp:[mailman]:9999"}
+    assert host_address(routes, BRIDGE) == "172.17.0.2"
+    assert host_address(routes, PORTS) == "127.0.0.1"
+    assert host_address({}, BRIDGE) is None
+    assert unpublished(routes, PORTS) == {9999}
+
+
+def test_no_routes_need_no_address() -> None:
+    assert relocated({}, Peer()) == {}
