@@ -201,16 +201,12 @@ def _out_of_reach(one: Container) -> NotPlaced:
     if one.mode == "none":
         return NotPlaced(
             f"{one}: has no network (--network none), so nobody can reach it",
-            fix=f"{one.engine} network connect {_default(one)} {shlex.quote(one.name)}",
+            "make it anew with another --network: one without any can't be connected later",
         )
     return NotPlaced(
         f"{one}: has no address, and no port of it is published on this host",
         f"connect it to a network, or {publish}",
     )
-
-
-def _default(one: Container) -> str:
-    return "bridge" if one.engine == "docker" else "podman"
 
 
 def unknown(engine: str, name: str, names: Iterable[str]) -> NotPlaced:

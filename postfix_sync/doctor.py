@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from postfix_sync import as_lmtp, postfix, state, wiring
 from postfix_sync.address_classes import classify
-from postfix_sync.checks import Check, Host, failure, instance, main_cf, names, network, served
+from postfix_sync.checks import (
+    Check,
+    Host,
+    container,
+    failure,
+    instance,
+    main_cf,
+    names,
+    network,
+    served,
+)
 from postfix_sync.errors import SyncError
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
@@ -28,6 +38,7 @@ CHECKS: Mapping[str, Check] = {
     "transport": instance.transport,
     "main_cf": main_cf.maps_named,
     "lmtp_parameters": instance.lmtp_parameters,
+    "container": container.reached,
     "hosts": names.hosts_file,
     "lmtp_host_lookup": names.host_lookup,
     "chroot": names.chroot,

@@ -5,14 +5,15 @@ daemon that hangs is an error like one that is stopped.
 """
 
 import contextlib
+import ipaddress
 import json
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from postfix_sync import container
 from postfix_sync.container import Container
 from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
+from postfix_sync.interfaces import toward
 from postfix_sync.model import Peer
 from postfix_sync.system import Completed, Running, find_command, run, running
 
@@ -52,9 +53,10 @@ class Engine:
             if not found.shares or not found.is_running:
                 break
             found = found.with_network_of(await self._inspect(name, found.shares))
-        return container.place(
-            found, {one.address: _our_end(one.address) for one in found.interfaces}
-        )
+        ours = {
+            one.address: toward(ipaddress.ip_address(one.address)) or "" for one in found.interfaces
+        }
+        return container.place(found, ours)
 
     async def _inspect(self, name: str, container_id: str) -> Container:
         done = await self._ask("container", "inspect", container_id)
@@ -108,17 +110,3 @@ class Engine:
         filters = (f"--filter=event={event}" for event in EVENTS)
         async with running(self._argv("events", *filters)) as events:
             yield events
-
-
-def _our_end(address: str) -> str:
-    """The address from which this host would talk to another one; empty where it could not.
-
-    Connecting a datagram socket asks the kernel for the route, and sends nothing.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.connect((address, 9))
-            return str(asking.getsockname()[0])
-    except OSError:
-        return ""

@@ -23,10 +23,12 @@ from postfix_sync.model import (
     Destination,
     Finding,
     Maps,
+    Peer,
     Table,
     Verdict,
 )
 from postfix_sync.postfix import Postfix, Service
+from postfix_sync.relocate import host_address, relocated
 from postfix_sync.tables import next_hops_of
 from postfix_sync.wiring import Classes
 
@@ -77,12 +79,16 @@ class Host:
 
     @property
     def named(self) -> Mapping[str, AbstractSet[Destination]]:
-        """The destinations that each source named just now, by its name."""
-        return {
-            name: next_hops_of(one.tables.routes)
-            for name, one in self.answers.items()
-            if one.tables
-        }
+        """The destinations that each source named just now, by its name, as they are reached."""
+        contained = {source.name for source in self.config.sources if source.container}
+        found = {}
+        for name, one in self.answers.items():
+            if one.tables:
+                routes: Table | None = one.tables.routes
+                if name in contained:
+                    routes = relocated(one.tables.routes, one.peer or Peer())
+                found[name] = next_hops_of(routes or {})
+        return found
 
     @property
     def host_names(self) -> AbstractSet[str]:
@@ -95,12 +101,18 @@ class Host:
         """The host names that the configuration has an IP address for."""
         known = {}
         for source in self.config.sources:
-            answer = self.answers.get(source.name)
-            address = answer.peer if answer and source.address == "ssh" else source.address
+            address = source.fixed_address or self._found_out(source.name)
             for one in self.named.get(source.name, ()) if address else ():
                 if one.is_name and address:
                     known[one.host] = address
         return known
+
+    def _found_out(self, source: str) -> str | None:
+        """The address of a source that is the peer's, or that of a container."""
+        answer = self.answers.get(source)
+        if not answer or not answer.peer or not answer.tables:
+            return None
+        return host_address(answer.tables.routes, answer.peer)
 
     @property
     def lmtp(self) -> Service | None:

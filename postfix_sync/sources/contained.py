@@ -61,6 +61,7 @@ class Contained:
         they do when it is restarted; ApplyError or ConfigError where it can't be asked for them.
         What happened until the events arrive, they do not tell: so it is looked at then as well.
         """
+        told: Peer | str | None = None
         async with self.engine.events() as events:
             wait: float | None = RESTART
             while True:
@@ -68,13 +69,17 @@ class Contained:
                 wait = None
                 if heard:
                     await asyncio.sleep(TOGETHER)
+                known: Peer | str | None = self.misplaced.message if self.misplaced else self.peer
+                now: Peer | str
                 try:
-                    has_moved = await self.engine.place(self.container) != self.peer
+                    now = await self.engine.place(self.container)
                 except SyncError as error:
-                    has_moved = not self.misplaced or self.misplaced.message != error.message
-                    if has_moved and heard:
-                        wait, has_moved = RESTART, False
-                else:
-                    has_moved = has_moved or self.misplaced is not None
-                if has_moved:
+                    now = error.message
+                    if heard and now != known:
+                        wait = RESTART
+                        continue
+                if now == known:
+                    told = None
+                elif now != told:  # told once, it is being asked for
+                    told = now
                     yield

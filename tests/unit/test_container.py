@@ -129,7 +129,7 @@ def test_the_network_of_another_container() -> None:
         (
             docker({"none": {"IPAddress": ""}}, mode="none"),
             "has no network (--network none)",
-            "docker network connect bridge mm",
+            None,
         ),
         (docker(), "has no address, and no port of it is published on this host", None),
         (

@@ -14,7 +14,7 @@ LAYERS = [
     {"commands.doctor", "commands.once", "commands.probe", "commands.serve", "commands.status"},
     {"commands"},
     {"daemon", "doctor", "show"},
-    {"checks.instance", "checks.main_cf", "checks.names", "checks.network"},
+    {"checks.container", "checks.instance", "checks.main_cf", "checks.names", "checks.network"},
     {"checks"},
     {"monitoring"},
     {"health", "metrics"},

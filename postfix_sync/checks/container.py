@@ -1,0 +1,70 @@
+"""Is each Mailman's container where mail for it goes?"""
+
+from collections.abc import AsyncIterator
+
+from postfix_sync.checks import Host, failure, ok
+from postfix_sync.errors import NotPlaced, SyncError
+from postfix_sync.fetch import Fetched
+from postfix_sync.model import ROUTES, Finding, Peer
+from postfix_sync.relocate import relocated, unpublished
+
+
+async def reached(host: Host) -> AsyncIterator[Finding]:
+    """Containers run, this host reaches them, and the installed routes lead there.
+
+    That names of theirs have these addresses is looked at with all other names.
+    """
+    told = set()
+    for source in host.config.sources:
+        if not (place := source.container) or place in told:
+            continue
+        told.add(place)
+        name = f"container:{place.name}"
+        answer = host.answers.get(source.name, Fetched(None, host.now))
+        if answer.misplaced:
+            yield _not_reached(name, answer.misplaced)
+        elif answer.peer:
+            yield _judged(host, name, answer, answer.peer)
+
+
+def _not_reached(name: str, error: SyncError) -> Finding:
+    fix = error.fix if isinstance(error, NotPlaced) else None
+    way_out = "" if fix else f"; {error.hint}"
+    return failure(
+        name,
+        error.message,
+        "its last known address stays in use, and mail for its lists waits in the queue; one that"
+        f" has never been known keeps its lists out{way_out}",
+        fix,
+    )
+
+
+def _judged(host: Host, name: str, answer: Fetched, peer: Peer) -> Finding:
+    where = ", ".join(peer.addresses) or "this host"
+    seen = f"is reached at {where}: {peer.how}"
+    if not answer.tables:
+        return ok(name, seen)
+    routes = relocated(answer.tables.routes, peer)
+    if routes is None:
+        ports = ", ".join(map(str, sorted(unpublished(answer.tables.routes, peer))))
+        return failure(
+            name,
+            seen,
+            f"Mailman listens on port {ports}, which is not published on this host: publish it, or"
+            " connect the container to a network of this host",
+        )
+    installed = host.table(ROUTES)
+    # Those of a cluster lead to other members as well.
+    elsewhere = {
+        installed[key]
+        for key, hop in routes.items()
+        if key in installed and hop.removeprefix("lmtp:") not in installed[key]
+    }
+    if elsewhere:
+        return failure(
+            name,
+            f"{seen}; but lists of it are routed to {' and '.join(sorted(elsewhere))}",
+            "mail for these lists goes to where Mailman is not",
+            host.command("--once"),
+        )
+    return ok(name, seen)
