@@ -86,9 +86,12 @@ def named(what: str, names: AbstractSet[str]) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """`1 list`, `2 lists`, `3 aliases`."""
-    plural = "" if number == 1 else "es" if what.endswith("s") else "s"
-    return f"{number} {what}{plural}"
+    """`1 list`, `2 lists`, `3 aliases`, `4 entries`."""
+    if number == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{number} {what[:-1]}ies"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def preview(plan: Plan) -> Iterator[str]:

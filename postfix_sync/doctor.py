@@ -8,24 +8,29 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from postfix_sync import as_lmtp, postfix, state, wiring
+from postfix_sync import as_lmtp, lmtp, postfix, state, wiring
 from postfix_sync.address_classes import classify
 from postfix_sync.checks import (
     Check,
     Host,
     container,
     failure,
+    files,
     instance,
+    mail,
     main_cf,
     names,
     network,
     served,
+    sources,
+    upkeep,
 )
-from postfix_sync.errors import SyncError
+from postfix_sync.errors import SyncError, why
+from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import Finding, Verdict
-from postfix_sync.sync import ask_all, installation, opened
+from postfix_sync.model import ROUTES, Destination, Finding, ProbeResult, Table, Verdict
+from postfix_sync.sync import ask_all, installation, make_pass, opened
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -46,6 +51,19 @@ CHECKS: Mapping[str, Check] = {
     "next_hops": names.next_hops,
     "mynetworks": network.mynetworks,
     "inet_interfaces": network.inet_interfaces,
+    "map_directory": files.map_directory,
+    "maps": files.maps,
+    "in_step": files.in_step,
+    "other_maps": files.other_maps,
+    "sources": sources.readable,
+    "events": sources.events,
+    "ssh_keys": sources.ssh_keys,
+    "state_directory": upkeep.state_directory,
+    "room": upkeep.room,
+    "clock": upkeep.clock,
+    "passes": upkeep.passes,
+    "probe": mail.probe,
+    "deferred": mail.deferred,
 }
 """All checks in the order in which they are told, by what to call one that could not be made."""
 
@@ -67,7 +85,9 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             async for finding in check(host):
                 yield finding
         except SyncError as error:
-            yield failure(name, error.message, error.hint)
+            yield failure(name, error.message, error.hint, error.fix)
+        except OSError as error:
+            yield failure(name, f"{error.filename or name}: {why(error)}", "it can't be checked")
 
 
 async def _host(config: "Config", found: postfix.Postfix) -> Host:
@@ -80,6 +100,8 @@ async def _host(config: "Config", found: postfix.Postfix) -> Host:
         status = None
     async with opened(config) as sources:
         answers = await ask_all(config, sources)
+    rankings = state.rankings(status) if status else {}
+    upcoming = await make_pass(config, answers, rankings, dry_run=True)
     installed = MapDirectory(map_directory, map_type, found).tables()
     ours = installation(config, map_type, any(one.address for one in config.sources))
     tables = Tables(found, ours, served(installed, answers))
@@ -91,12 +113,29 @@ async def _host(config: "Config", found: postfix.Postfix) -> Host:
         answers=answers,
         tables=tables,
         classes=await classify(tables),
+        upcoming=upcoming,
+        probes=await _probes(config, installed[ROUTES] or {}, upcoming.replicas),
         services=await found.services(),
         status=status,
     )
     resolver = await as_lmtp.resolver(found, host.lmtp)
     lookups = await as_lmtp.look_up_all(resolver, host.host_names)
     return replace(host, resolver=resolver, lookups=lookups)
+
+
+async def _probes(
+    config: "Config", routes: Table, replicas: Mapping[Destination, str]
+) -> list[ProbeResult]:
+    """What each destination says now, none where they are not to be asked."""
+    section = config.probe
+    if section.level == "off":
+        return []
+    try:
+        hosts = HostsFiles(config.hosts.file, None).read().lookup()
+    except SyncError:
+        hosts = {}  # the resolver knows its names as well
+    asked = lmtp.targets(routes, replicas)
+    return await lmtp.probe_all(asked, section.level, section.timeout, hosts)
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:

@@ -40,14 +40,19 @@ def worst(statuses: Iterable[Exit]) -> Exit:
 
 
 class SyncError(Exception):
-    """Something an operator can understand and mend; `hint` may be empty."""
+    """Something an operator can understand and mend; `hint` may be empty.
+
+    `fix` is a command for a shell on this host that mends it by itself, where there is one that can
+    be run without thinking it over.
+    """
 
     status = Exit.APPLY_FAILED
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", fix: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.fix = fix
 
 
 class ConfigError(SyncError):

@@ -116,7 +116,7 @@ class MapDirectory:
         """The staging directory, for one apply; gone after an apply that came through."""
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _check_owner(self.path)
+            check_owner(self.path)
             self._staging.mkdir(mode=0o700, exist_ok=True)
             if reload_owed:
                 write_file(self._staging / RELOAD_OWED, b"", MAP_MODE)
@@ -176,14 +176,16 @@ class MapDirectory:
             )
 
 
-def _check_owner(path: Path) -> None:
+def check_owner(path: Path) -> None:
     """Raises NotPermitted where somebody else could change the maps, or turn them into links."""
     found = path.stat()
     if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        mend = f"chown root: {path} && chmod go-w {path}"
         raise NotPermitted(
             f"{path}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: others than"
             " root could change Postfix's maps there; nothing is installed",
-            f"chown root: {path} && chmod go-w {path}",
+            mend,
+            mend,
         )
 
 

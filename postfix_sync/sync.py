@@ -24,6 +24,7 @@ from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, host_names
 from postfix_sync.model import (
+    MAP_NAMES,
     RECIPIENTS,
     ROUTES,
     Destination,
@@ -82,6 +83,10 @@ class Report:
     """What changed, for the log."""
     preview: tuple[str, ...] = ()
     """What a pass that is no dry run would change."""
+    pending: tuple[str, ...] = ()
+    """The entries among that, in the words of the log: how far the maps are behind."""
+    found: Installed | None = None
+    """What the pass found installed, before it changed anything."""
     map_type: str = ""
     installed: Maps | None = None
     """What Postfix works with after the pass; None where that can't be known."""
@@ -248,6 +253,7 @@ class _Pass:
         self.notices: list[Notice] = []
         self.lines: list[str] = []
         self.preview: list[str] = []
+        self.pending: list[str] = []
         self.recorded_before: dict[str, Record | None] = {}
         self.recorded: dict[str, Stamp | None] = {}
         self.outdated: set[str] = set()
@@ -287,10 +293,12 @@ class _Pass:
             )
             try:
                 names = self._names(wanted.addresses)
+                whose = _whose(wanted, asked, forgotten)
                 if dry_run:
                     self._preview(steps, names)
+                    told = changes.log_lines(steps, installed, set(MAP_NAMES), whose)
+                    self.pending = [line for party, line in told if party]
                 else:
-                    whose = _whose(wanted, asked, forgotten)
                     await _to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
                 self.failed.append(error)
@@ -302,7 +310,8 @@ class _Pass:
             for name, answer in answers.items()
             if name not in self.outdated and not answer.error
         }
-        return await asyncio.to_thread(self._report, wanted, at)
+        report = await asyncio.to_thread(self._report, wanted, at)
+        return replace(report, found=installed)
 
     async def _asked(self, source: "settings.Source", answer: Fetched | None) -> Asked:
         """What is known of a source, and its answer, if it is not older than that."""
@@ -498,6 +507,7 @@ class _Pass:
             notices=tuple(self.notices),
             lines=tuple(self.lines),
             preview=tuple(self.preview),
+            pending=tuple(self.pending),
             map_type=self.directory.map_type,
             installed=installed,
             updated=self.directory.updated(),

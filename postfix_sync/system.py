@@ -11,6 +11,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -188,6 +189,33 @@ def _text(descriptor: int) -> str:
         parts.append(part)
         offset += len(part)
     return b"".join(parts).decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of the kernel's list of mounts."""
+
+    point: Path
+    kind: str
+    """The type of its file system: ext4, nfs4, fuse.sshfs…"""
+
+
+def mount_of(path: Path) -> Mount | None:
+    """The mount that a path lies in, or is; None where the kernel does not say (proc(5))."""
+    try:
+        listed = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
+        path = path.resolve()
+    except OSError:
+        return None
+    found = None
+    for line in listed.splitlines():
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), before.split()[4])
+        mount = Mount(Path(point), after.split()[0])
+        deeper = found is None or mount.point.is_relative_to(found.point)  # later ones lie on top
+        if deeper and path.is_relative_to(mount.point):
+            found = mount
+    return found
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ another, so what more than one of them needs is asked once, here.
 
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,13 @@ from postfix_sync.model import (
     Finding,
     Maps,
     Peer,
+    ProbeResult,
     Table,
     Verdict,
 )
 from postfix_sync.postfix import Postfix, Service
 from postfix_sync.relocate import host_address, relocated
+from postfix_sync.sync import Report
 from postfix_sync.tables import next_hops_of
 from postfix_sync.wiring import Classes
 
@@ -52,6 +54,10 @@ class Host:
     """The tables that main.cf names; the maps in them are as `served` says."""
     classes: Classes
     """The address classes of the domains that are served."""
+    upcoming: Report
+    """What a pass would find and change now."""
+    probes: Sequence[ProbeResult] = ()
+    """What each destination said just now."""
     services: tuple[Service, ...] = ()
     """Those of master.cf."""
     resolver: Resolver | None = None

@@ -11,6 +11,10 @@ import stat
 from pathlib import PurePath
 
 from postfix_sync.errors import OutOfReach, Refused
+from postfix_sync.model import ALIASES, DOMAINS, ROUTES
+
+NAMES = (ROUTES, DOMAINS, ALIASES)
+"""The files that Mailman writes; the last one only while a domain has an alias_domain."""
 
 QUIET = 0.2
 """Seconds without a change after which a set of files counts as complete."""

@@ -14,9 +14,17 @@ from pathlib import PurePosixPath
 
 from postfix_sync.errors import Missing, OutOfReach, Refused
 from postfix_sync.model import ALIASES, ROUTES, Peer, Snapshot, SourceFile
-from postfix_sync.sources import QUIET, SETTLE_AT_MOST, kind, not_regular, restless, too_large
+from postfix_sync.sources import (
+    NAMES,
+    QUIET,
+    SETTLE_AT_MOST,
+    kind,
+    not_regular,
+    restless,
+    too_large,
+)
 from postfix_sync.sources import ssh_errors as say
-from postfix_sync.sources.ssh_connection import NAMES, Login, Session, State, connect
+from postfix_sync.sources.ssh_connection import Login, Session, State, connect
 
 READS_AT_LEAST = 3
 """How often files are read that change meanwhile, however long one read takes."""

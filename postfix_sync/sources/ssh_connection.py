@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from postfix_sync.dial import dial, resolve
 from postfix_sync.errors import OutOfReach, SyncError, quote, why
-from postfix_sync.model import ALIASES, DOMAINS, ROUTES
+from postfix_sync.sources import NAMES
 from postfix_sync.sources import ssh_errors as say
 from postfix_sync.sources.ssh_errors import Server
 
@@ -68,8 +68,6 @@ HOST_KEYS = (
     "rsa-sha2-512",
     "rsa-sha2-256",
 )
-
-NAMES = (ROUTES, DOMAINS, ALIASES)
 
 # asyncssh logs what it then raises; without a handler Python would print some of it.
 logging.getLogger("asyncssh").addHandler(logging.NullHandler())

@@ -135,6 +135,7 @@ def open_identity(file: Path, mode: int) -> NotPermitted:
         f"{file}: mode {stat.S_IMODE(mode):04o}: others than its owner have access to this private"
         f" key; {STAY}",
         f"chmod 600 {shlex.quote(str(file))}; if somebody may have read it, make a new one",
+        fix=f"chmod 600 {shlex.quote(str(file))}",
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import pwd
+import shlex
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from pathlib import Path
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Snapshot, SourceFile
 from postfix_sync.sources import (
+    NAMES,
     NOT_WRITTEN_YET,
     QUIET,
     SETTLE_AT_MOST,
@@ -81,7 +83,7 @@ class Volume:
 
     def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
         """What tells a file from its next version: inode, time of change (ns), size."""
-        return tuple(self._stat(name) for name in (ROUTES, DOMAINS, ALIASES))
+        return tuple(self._stat(name) for name in NAMES)
 
     def _stat(self, name: str) -> tuple[int, int, int] | None:
         try:
@@ -174,7 +176,7 @@ class Volume:
 
 def _is_a_table(_change: object, path: str) -> bool:
     """Mailman's database may lie beside its tables, and changes with every message."""
-    return Path(path).name in {ROUTES, DOMAINS, ALIASES}
+    return Path(path).name in NAMES
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
@@ -201,12 +203,15 @@ def not_permitted(path: Path) -> NotPermitted:
         owner = f"owner {_user_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
     except OSError:
         owner = "owner unknown"
-    if os.geteuid() == 0:
-        hint = f"let its owner read it: chmod u+rX {blocking}"
+    fix = f"chmod u+rX {shlex.quote(str(blocking))}" if os.geteuid() == 0 else None
+    if fix:
+        hint = f"let its owner read it: {fix}"
     else:
         hint = f"run postfix-sync as root, or put its user into the group that may read {blocking}"
     return NotPermitted(
-        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay", hint
+        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay",
+        hint,
+        fix,
     )
 
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from tests.parts.site import Site
 
+ROOT = Path(__file__).parents[2]
+"""Where this package lies: what is run is what is tested, whatever else is installed."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,7 +44,7 @@ class Report:
         done = subprocess.run(
             fix,
             shell=True,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

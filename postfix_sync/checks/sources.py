@@ -1,0 +1,149 @@
+"""The sources: readable, whole, taken as they are, and heard of when they change."""
+
+import os
+import shlex
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postfix_sync.changes import counted
+from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.fetch import Fetched
+from postfix_sync.model import ROUTES, Finding
+from postfix_sync.sources import NAMES
+from postfix_sync.state import iso
+from postfix_sync.system import Mount, mount_of
+from postfix_sync.tables import lists_of
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Source
+
+AT_A_LOOK = 60.0
+"""Seconds of an interval that is short enough to do without events."""
+
+REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "glusterfs", "fuse")
+"""File systems that tell nothing of what another host, or the other side, changes (inotify(7))."""
+
+
+async def readable(host: Host) -> AsyncIterator[Finding]:
+    """What each source said just now, and what a pass would make of it."""
+    for source in host.config.sources:
+        called = f"source:{source.name}"
+        report = host.upcoming.sources.get(source.name)
+        answered = host.answers[source.name]
+        errors = list(report.errors) if report else [error for error in (answered.error,) if error]
+        if errors:
+            first, *others = errors
+            yield failure(
+                called,
+                "; ".join(error.message for error in errors),
+                "; ".join(error.hint for error in errors if error.hint),
+                first.fix if not others else None,
+            )
+        else:
+            yield _exposed(source) or ok(called, _read(source, answered))
+
+
+def _read(source: "Source", answered: Fetched) -> str:
+    """What was read, and from where."""
+    if not answered.tables:
+        return f"{source.place}: as it was"
+    routes, aliases = answered.tables.routes, answered.tables.aliases
+    numbers = [counted(len(lists_of(routes)), "list"), counted(len(routes), "address")]
+    numbers += [counted(len(aliases), "alias")] if aliases else []
+    return f"{source.place}: {', '.join(numbers)}{_files(source)}"
+
+
+def _files(source: "Source") -> str:
+    """Whose the files are, and of when."""
+    if source.ssh:
+        return ""
+    found = (source.path / ROUTES).stat()
+    with (source.path / ROUTES).open("rb") as file:
+        regex = ", as regular expressions" if b"\n/^" in file.read(4096) else ""
+    return (
+        f"{regex}; written {iso(found.st_mtime)}, owner {found.st_uid}:{found.st_gid},"
+        f" mode {stat.S_IMODE(found.st_mode):04o}"
+    )
+
+
+def _exposed(source: "Source") -> Finding | None:
+    """A finding where anybody on this host could write routes."""
+    if source.ssh:
+        return None
+    for path in (source.path, *(source.path / name for name in NAMES)):
+        mode = path.stat().st_mode if path.exists() else 0
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return warning(
+                f"source:{source.name}",
+                f"{path}: mode {stat.S_IMODE(mode):04o}",
+                "every user of this host can write there, and so decide where the lists' mail goes",
+                f"chmod o-w {shlex.quote(str(path))}",
+            )
+    return None
+
+
+async def events(host: Host) -> AsyncIterator[Finding]:
+    """Where each source on this host lies, and whether the daemon hears of changes there."""
+    for source in host.config.sources:
+        if not source.ssh:
+            yield _events(source)
+
+
+def _events(source: "Source") -> Finding:
+    called = f"events:{source.name}"
+    for path in (source.path / name for name in NAMES):
+        where = mount_of(path)
+        if where and where.point == path.resolve():
+            return failure(
+                called,
+                f"{path}: is a mount of its own",
+                "Mailman renames a new file into the place of the old one, and such a mount goes on"
+                " showing the old one: what changes is never seen here. Mount the directory"
+                " instead of its files",
+            )
+    where = mount_of(source.path)
+    if where and _is_remote(where):
+        every = f"{source.interval:g} s"
+        if source.interval > AT_A_LOOK:
+            return warning(
+                called,
+                f"{source.path}: {where.kind}, looked at every {every}",
+                f"{where.kind} tells nothing of what others change, so a new list waits for as long"
+                " as the interval; set the source's interval: to 60s or less",
+            )
+        return ok(called, f"{source.path}: {where.kind}, without events: looked at every {every}")
+    return ok(called, f"{source.path}: {where.kind if where else 'a file system'}, with events")
+
+
+def _is_remote(mount: Mount) -> bool:
+    return mount.kind in REMOTE or mount.kind.startswith("fuse.")
+
+
+async def ssh_keys(host: Host) -> AsyncIterator[Finding]:
+    """Whose the files are that let postfix-sync in, and that hosts are known by.
+
+    That they are there and can be used is for `readable` to say.
+    """
+    seen = set()
+    for source in host.config.sources:
+        for path in (source.ssh.identity, source.ssh.known_hosts) if source.ssh else ():
+            if path not in seen and path.exists():
+                seen.add(path)
+                yield _key(path)
+
+
+def _key(path: Path) -> Finding:
+    called = f"ssh_keys:{path}"
+    found = path.stat()
+    quoted = shlex.quote(str(path))
+    seen = f"{path}, owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}"
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return warning(
+            called,
+            seen,
+            "others than root can change which key is offered, or which hosts are believed",
+            f"chown root: {quoted} && chmod go-w {quoted}",
+        )
+    return ok(called, seen)

@@ -1,0 +1,444 @@
+"""doctor on files: maps, sources, the state directory, room and time.
+
+What is wrong is brought about with real parts, doctor is asked, what it prints is pasted into a
+shell, and doctor is asked again.
+"""
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts.daemon import install
+from tests.parts.disk import fill, mounted, remount, small_disk, tree
+from tests.parts.doctor import Report, examine
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+MANY = [f"list{number}@lists.example.net" for number in range(12)]
+
+MakeSite = Callable[..., Site]
+
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where maps are kept that were built once."""
+    return tmp_path_factory.mktemp("template")
+
+
+@pytest.fixture
+def make_healthy(make_site: MakeSite, template: Path, idle_postfix: PostfixInstance) -> MakeSite:
+    """Makes a site with one list, installed and wired: as make_site."""
+
+    def make(map_type: str = "lmdb", **others: object) -> Site:
+        site = make_site(map_type, **others)
+        idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+        install(site, ANTS, template=template)
+        site.once()
+        return site
+
+    return make
+
+
+@pytest.fixture
+def site(make_healthy: MakeSite) -> Site:
+    """One list, installed and wired."""
+    return make_healthy()
+
+
+def ours(report: Report) -> dict[str, str]:
+    """What is not well, of all that this file is about."""
+    mine = ("map", "in_step", "interrupted", "other_maps", "source", "events", "ssh_keys")
+    rest = ("state_directory", "room", "clock", "passes")
+    return {name: one for name, one in report.troubles.items() if name.startswith((*mine, *rest))}
+
+
+def sees(site: Site, name: str, status: str) -> Report:
+    """What doctor says, which must be this of that check."""
+    report = examine(site)
+    assert report.status(name) == status, report.checks.get(name, report.checks.keys())
+    return report
+
+
+def test_a_healthy_host(site: Site) -> None:
+    before = tree(site.directory)
+    report = examine(site)
+    assert ours(report) == {}
+    assert tree(site.directory) == before, "doctor changes nothing"
+    assert {
+        "map_directory",
+        "map:postfix_lmtp",
+        "map:postfix_recipients",
+        "map:postfix_domains",
+        "map:postfix_vmap",
+        "interrupted_pass",
+        "in_step",
+        "other_maps",
+        "source:lists",
+        "events:lists",
+        "state_directory",
+        "room:map_directory",
+        "room:state_directory",
+        "room:queue_directory",
+        "clock",
+        "passes",
+    } <= report.checks.keys()
+    source = report["source:lists"]["seen"]
+    assert source.startswith(f"{site.files.directory}: 1 list, 9 addresses; written 20")
+    assert source.endswith(", owner 0:0, mode 0644")
+
+
+def test_before_the_first_pass(make_site: MakeSite, idle_postfix: PostfixInstance) -> None:
+    """Problem 4: main.cf names maps that nobody has built, and everybody gets a 451."""
+    site = make_site()
+    idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+    site.files.write(ANTS)
+    site.configure()
+    report = examine(site)
+    for name in ("map_directory", "map:postfix_lmtp", "map:postfix_vmap", "in_step"):
+        assert report.status(name) == "failure", name
+        assert report[name]["fix"] == f"postfix-sync -c {site.config} --once"
+    assert "451 Temporary lookup failure" in report["map:postfix_lmtp"]["why"]
+    assert report.status("passes") == "warning"
+    assert ours(report.mend("map:postfix_lmtp")) == {}
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_an_index_that_is_gone(make_healthy: MakeSite, map_type: str) -> None:
+    """Problems 1 and 4, and 11: postfix_vmap is there though Mailman has none."""
+    site = make_healthy(map_type)
+    index = {"lmdb": "postfix_vmap.lmdb", "hash": "postfix_vmap.db"}[map_type]
+    (site.maps / index).unlink()
+    report = sees(site, "map:postfix_vmap", "failure")
+    assert report["map:postfix_vmap"]["seen"] == f"{site.maps / index}: no such file"
+    assert ours(report.mend("map:postfix_vmap")) == {}
+
+
+def test_a_text_that_is_newer_than_its_index(site: Site) -> None:
+    """Problem 3: somebody edits the text, and Postfix warns that the index is older."""
+    text = site.maps / "postfix_recipients"
+    text.write_text(text.read_text() + f"{BEES} OK\n")
+    os.utime(text, (time.time() + 30, time.time() + 30))
+    report = sees(site, "map:postfix_recipients", "failure")
+    assert "is older than its text by" in report["map:postfix_recipients"]["seen"]
+    assert ours(report.mend("map:postfix_recipients")) == {}
+    assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash", "cdb"])
+def test_an_index_that_is_cut_off(make_healthy: MakeSite, map_type: str) -> None:
+    """Problem 19: a disk was full, or power failed, in the middle of a build."""
+    site = make_healthy(map_type)
+    suffix = {"lmdb": ".lmdb", "hash": ".db", "cdb": ".cdb"}[map_type]
+    os.truncate(site.maps / f"postfix_lmtp{suffix}", 700)
+    report = sees(site, "map:postfix_lmtp", "failure")
+    assert ours(report.mend("map:postfix_lmtp")) == {}
+
+
+def test_an_index_of_other_entries(site: Site) -> None:
+    """Newer than its text, and still not what the text says."""
+    other = site.directory / "postfix_lmtp"
+    other.write_text("nobody@lists.example.net lmtp:[127.0.0.1]:1\n")
+    assert site.postmap(f"lmdb:{other}").returncode == 0
+    shutil.copy(f"{other}.lmdb", site.maps / "postfix_lmtp.lmdb")
+    report = sees(site, "map:postfix_lmtp", "failure")
+    assert "does not hold what" in report["map:postfix_lmtp"]["seen"]
+    assert ours(report.mend("map:postfix_lmtp")) == {}
+
+
+def test_a_text_that_is_no_map(site: Site) -> None:
+    (site.maps / "postfix_domains").write_bytes(b"\xff\n")
+    report = sees(site, "map:postfix_domains", "failure")
+    assert ours(report.mend("map:postfix_domains")) == {}
+
+
+def test_maps_of_somebody_else(site: Site) -> None:
+    """Problem 14: root's postmap becomes the owner of the text, and may not write the index."""
+    text = site.maps / "postfix_lmtp"
+    os.chown(text, 999, 999)
+    report = sees(site, "map:postfix_lmtp", "warning")
+    assert "Permission denied" in report["map:postfix_lmtp"]["why"]
+    assert ours(report.mend("map:postfix_lmtp")) == {}
+    text.chmod(0o666)
+    report = sees(site, "map:postfix_lmtp", "warning")
+    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert stat.S_IMODE(text.stat().st_mode) == 0o644
+
+
+def test_a_map_directory_that_others_write_to(site: Site) -> None:
+    site.maps.chmod(0o777)
+    report = sees(site, "map_directory", "failure")
+    assert ours(report.mend("map_directory")) == {}
+    os.chown(site.maps, 999, -1)
+    report = sees(site, "map_directory", "failure")
+    assert ours(report.mend("map_directory")) == {}
+
+
+def test_a_pass_that_was_interrupted(site: Site) -> None:
+    (site.maps / ".staging").mkdir()
+    report = sees(site, "interrupted_pass", "warning")
+    assert ours(report.mend("interrupted_pass")) == {}
+    assert not (site.maps / ".staging").exists()
+
+
+def test_maps_that_are_behind(site: Site) -> None:
+    """Problems 2 and 10: the list is there, and Postfix knows nothing of it."""
+    site.files.write(ANTS, BEES)
+    report = sees(site, "in_step", "failure")
+    assert report["in_step"]["seen"] == f"the maps are behind the sources: lists: +1 list: {BEES}"
+    assert ours(report.mend("in_step")) == {}
+
+
+def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance) -> None:
+    """Problem 4 again, with a map of somebody else's, in main.cf and in master.cf."""
+    access, senders = site.directory / "access", site.directory / "senders"
+    idle_postfix.postconf(
+        smtpd_recipient_restrictions=f"check_recipient_access hash:{access},"
+        f" check_client_access {{ cidr:{site.directory}/cidr, default_action=defer }}, permit",
+        # Postfix makes these itself, and newaliases(1) that one.
+        smtp_tls_session_cache_database=f"btree:{site.directory}/smtp_scache",
+        alias_database=f"hash:{site.directory}/aliases",
+    )
+    master = idle_postfix.config_directory / "master.cf"
+    master.write_text(
+        master.read_text().replace(
+            "- smtpd\n",
+            f"- smtpd\n  -o smtpd_sender_restrictions=check_sender_access,lmdb:{senders}\n",
+        )
+    )
+    access.write_text("x@example.org OK\n")
+    report = examine(site)
+    assert {name: one for name, one in ours(report).items() if one == "failure"} == ours(report)
+    assert ours(report).keys() == {
+        f"other_maps:hash:{access}",
+        f"other_maps:cidr:{site.directory}/cidr",
+        f"other_maps:lmdb:{senders}",
+    }
+    named = report[f"other_maps:lmdb:{senders}"]
+    assert named["seen"].startswith("127.0.0.1:")
+    assert "/inet/smtpd_sender_restrictions names lmdb:" in named["seen"]
+    assert named["fix"] is None, "there is no text to build it from"
+    assert report[f"other_maps:cidr:{site.directory}/cidr"]["fix"] is None
+    after = report.mend(f"other_maps:hash:{access}")
+    assert f"other_maps:hash:{access}" not in ours(after)
+    long_ago = time.time() - 1000
+    os.utime(f"{access}.db", (long_ago, long_ago))
+    report = sees(site, f"other_maps:hash:{access}", "warning")
+    assert f"other_maps:hash:{access}" not in ours(report.mend(f"other_maps:hash:{access}"))
+
+
+# --- sources
+
+
+def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
+    """Problem 5: before 3.3.1 Mailman did not write them at its start."""
+    (site.files.directory / "postfix_lmtp").unlink()
+    (site.files.directory / "postfix_domains").unlink()
+    report = sees(site, "source:lists", "failure")
+    assert "No such file or directory; the last good maps stay" in report["source:lists"]["seen"]
+    assert "mailman aliases" in report["source:lists"]["why"]
+    assert report.status("in_step") == "ok"
+    site.files.write(ANTS)  # what `mailman aliases` does
+    assert ours(examine(site)) == {}
+
+
+def test_a_source_without_its_volume(site: Site) -> None:
+    site.files.directory.rename(site.directory / "away")
+    report = sees(site, "source:lists", "failure")
+    assert "is the volume mounted" in report["source:lists"]["why"]
+
+
+def _cut(site: Site) -> str:
+    path = site.files.directory / "postfix_lmtp"
+    path.write_bytes(path.read_bytes()[:-200])
+    return "cut short"
+
+
+def _part(site: Site) -> str:
+    path = site.files.directory / "postfix_lmtp"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-4]))
+    return "belongs to no list that has all its 9 addresses: the file is cut short"
+
+
+def _merged_columns(site: Site) -> str:
+    site.files.write(ANTS, aliases={"bees@long.example": "bees@lists.example.net"})
+    path = site.files.directory / "postfix_vmap"
+    path.write_text(path.read_text().replace(" ", "").replace("#", "# ").replace("\n\n", "\n"))
+    return "is not a key, blanks and a value"
+
+
+def _no_alias_domain(site: Site) -> str:
+    site.files.write(ANTS, aliases={"bees@long.example": "bees@lists.example.net"})
+    path = site.files.directory / "postfix_vmap"
+    path.write_text(path.read_text().replace("bees@lists.example.net", "bees@"))
+    return "the domain is missing"
+
+
+def _half_written(site: Site) -> str:
+    path = site.files.directory / "postfix_domains"
+    path.write_text(path.read_text().replace("lists.example.net", "other.example"))
+    return "postfix_domains"
+
+
+def _two_addresses(site: Site) -> str:
+    site.files.write(ANTS, hop="lmtp:[172.17.0.3 172.18.0.3]:8024")
+    return "the next hop names more than one host in one bracket"
+
+
+def _any_address(site: Site) -> str:
+    site.files.write(ANTS, hop="lmtp:[0.0.0.0]:8024")
+    return "0.0.0.0 is an address to listen on, not one to connect to"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [_cut, _part, _merged_columns, _no_alias_domain, _half_written, _two_addresses, _any_address],
+    ids=["cut", "6", "7", "8", "12", "22", "23"],
+)
+def test_files_that_mailman_would_not_write(site: Site, spoil: Callable[[Site], str]) -> None:
+    """Named by line; the maps stay as they are."""
+    said = spoil(site)
+    report = sees(site, "source:lists", "failure")
+    assert said in report["source:lists"]["seen"]
+    assert report["source:lists"]["why"]
+    assert report["source:lists"]["fix"] is None
+    assert report.status("in_step") == "ok"
+    assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
+
+
+def test_a_next_hop_of_ones_own_overrides_what_mailman_wrote(site: Site) -> None:
+    """Problems 22 to 24: the remedy of the two before."""
+    _any_address(site)
+    site.configure(
+        sources=[
+            {
+                "name": "lists",
+                "path": str(site.files.directory),
+                "destination": "lmtp:[127.0.0.1]:8024",
+            }
+        ]
+    )
+    assert ours(examine(site)) == {}
+
+
+def test_a_mailman_that_lost_its_database(make_healthy: MakeSite) -> None:
+    """Problem 9: the guard holds; whether the lists are really gone is for a person to say."""
+    site = make_healthy()
+    site.files.write(ANTS, *MANY)
+    site.once()
+    site.files.write()
+    report = sees(site, "source:lists", "failure")
+    assert "names no list at all, 13 are installed; refused" in report["source:lists"]["seen"]
+    assert "if all lists were really removed" in report["source:lists"]["why"]
+    assert report["source:lists"]["fix"] is None
+    site.files.write(ANTS, *MANY)
+    assert ours(examine(site)) == {}
+
+
+def test_regular_expressions_are_fine(site: Site) -> None:
+    """Problem 17: what docker-mailman writes."""
+    site.files.write(ANTS, regex=True)
+    report = examine(site)
+    assert ours(report) == {}
+    assert ", as regular expressions; written" in report["source:lists"]["seen"]
+
+
+def test_files_that_nobody_may_read(site: Site) -> None:
+    """Problem 44. Nothing is chowned: they stay Mailman's."""
+    path = site.files.directory / "postfix_lmtp"
+    os.chown(path, 999, 999)
+    path.chmod(0)
+    report = sees(site, "source:lists", "failure")
+    assert f"{path} has owner 999, mode 0000" in report["source:lists"]["seen"]
+    assert report["source:lists"]["fix"] == f"chmod u+rX {path}"
+    assert ours(report.mend("source:lists")) == {}
+    assert path.stat().st_uid == 999
+
+
+def test_files_that_everybody_may_write(site: Site) -> None:
+    (site.files.directory / "postfix_lmtp").chmod(0o666)
+    report = sees(site, "source:lists", "warning")
+    assert ours(report.mend("source:lists")) == {}
+
+
+def test_a_file_that_is_a_mount_of_its_own(site: Site) -> None:
+    """Problem 45: the mount keeps the old inode, whatever Mailman renames into its place."""
+    path = site.files.directory / "postfix_lmtp"
+    with mounted(path, "--bind", str(path)):
+        report = sees(site, "events:lists", "failure")
+        assert report["events:lists"]["seen"] == f"{path}: is a mount of its own"
+        assert report["events:lists"]["fix"] is None
+    assert ours(examine(site)) == {}
+
+
+# --- the state directory, room, time, and who makes passes
+
+
+def test_a_state_directory_of_somebody_else(site: Site) -> None:
+    os.chown(site.state, 999, -1)
+    report = sees(site, "state_directory", "warning")
+    assert ours(report.mend("state_directory")) == {}
+
+
+@pytest.mark.parametrize("minfree", ["message_size_limit", "queue_minfree"])
+def test_a_queue_without_room(site: Site, idle_postfix: PostfixInstance, minfree: str) -> None:
+    """smtpd(8): 452 4.3.1 Insufficient system storage."""
+    room = os.statvfs(idle_postfix.queue_directory)
+    free = room.f_bavail * room.f_frsize
+    idle_postfix.postconf(**{minfree: str(2 * free)})
+    report = sees(site, "room:queue_directory", "failure")
+    assert "452 Insufficient system storage" in report["room:queue_directory"]["why"]
+
+
+@pytest.fixture
+def small_site(site: Site) -> Iterator[Site]:
+    """The site, its maps on a disk of their own."""
+    kept = site.directory / "kept"
+    site.maps.rename(kept)
+    with small_disk(site.maps, "24m"):
+        shutil.copytree(kept, site.maps, dirs_exist_ok=True)
+        yield site
+
+
+def test_maps_on_a_disk_that_is_full(small_site: Site) -> None:
+    report = sees(small_site, "room:map_directory", "ok")
+    filler = fill(small_site.maps)
+    report = sees(small_site, "room:map_directory", "failure")
+    assert "the maps can't be built again" in report["room:map_directory"]["why"]
+    filler.unlink()
+    assert sees(small_site, "room:map_directory", "ok")
+    room = os.statvfs(small_site.maps)
+    remount(small_site.maps, f"nr_inodes={room.f_files - room.f_ffree + 5}")
+    report = sees(small_site, "room:map_directory", "failure")
+    assert " inodes free" in report["room:map_directory"]["seen"]
+
+
+def test_maps_on_a_disk_that_is_read_only(small_site: Site) -> None:
+    remount(small_site.maps, "ro")
+    report = sees(small_site, "room:map_directory", "failure")
+    assert report["room:map_directory"]["seen"].endswith("the file system is read-only")
+
+
+def test_times_from_the_future(site: Site) -> None:
+    later = time.time() + 3600
+    os.utime(site.files.directory / "postfix_lmtp", (later, later))
+    report = sees(site, "clock", "warning")
+    assert f"{site.files.directory / 'postfix_lmtp'} is of 20" in report["clock"]["seen"]
+
+
+def test_nobody_makes_passes(site: Site) -> None:
+    path = site.state / "status.json"
+    updated = site.status()["updated"]
+    path.write_text(path.read_text().replace(updated, "2026-01-01T00:00:00Z"))
+    report = sees(site, "passes", "warning")
+    assert "*/5 * * * * root" in report["passes"]["why"]
+    assert ours(report.mend("passes")) == {}
