@@ -32,9 +32,13 @@ class Report:
 
     @property
     def troubles(self) -> dict[str, str]:
-        """What is not ok, with its status."""
+        """What is not ok, with its status, but for mail that waits because of it."""
         found = {name: one["status"] for name, one in self.checks.items()}
-        return {name: status for name, status in found.items() if status != "ok"}
+        return {
+            name: status
+            for name, status in found.items()
+            if status != "ok" and not name.startswith("deferred:")
+        }
 
     def mend(self, name: str) -> "Report":
         """Runs a finding's command, which must succeed, and asks again."""
