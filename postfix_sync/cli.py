@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,26 @@ LMTP_PORT = 8024
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--nagios" in given:
+        from postfix_sync.nagios import plugin  # noqa: PLC0415
+
+        return plugin(partial(_run, given))
+    try:
+        return _run(given)
+    except SyncError as error:
+        tell(error)
+        return int(error.status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
+        return int(Exit.APPLY_FAILED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        LOG.error("interrupted")
+        return int(Exit.OUT_OF_REACH)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Runs the command; raises what ends it early."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.force and not options.once:
@@ -37,18 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     configure(_level(options), options.log_format, timed=_is_daemon(options))
-    try:
-        command = options.command or ("once" if options.once else "serve")
-        return int(import_module(f"postfix_sync.commands.{command}").run(options))
-    except SyncError as error:
-        tell(error)
-        return int(error.status)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
-        return int(Exit.APPLY_FAILED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        LOG.error("interrupted")
-        return int(Exit.OUT_OF_REACH)
+    command = options.command or ("once" if options.once else "serve")
+    return int(import_module(f"postfix_sync.commands.{command}").run(options))
 
 
 def _common() -> argparse.ArgumentParser:

@@ -12,16 +12,18 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync import __version__, config, http_server, monitoring, state, systemd
+from postfix_sync import __version__, config, http_server, monitoring, recovery, state, systemd
 from postfix_sync.errors import ConfigError, SyncError
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.lmtp import describe, probe_all, targets
 from postfix_sync.log import LOG, tell
-from postfix_sync.model import RECIPIENTS, ROUTES, Destination, Notice, ProbeResult
+from postfix_sync.model import PHASES, RECIPIENTS, Destination, Notice, ProbeResult
 from postfix_sync.sync import Report, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
 
@@ -40,6 +42,10 @@ HEARTBEAT = 60.0
 LISTEN_AGAIN = 60.0
 """Seconds between tries to listen for monitoring where that failed, at most."""
 
+DOUBTED = 5.0
+"""Seconds after which a destination that did not answer is asked again: whether it really is down,
+and then whether it is back."""
+
 
 class Daemon:
     """One daemon, from its start to its end, through changes of its configuration."""
@@ -51,11 +57,14 @@ class Daemon:
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
         self.probe = asyncio.Event()
+        self.probed = asyncio.Event()
         self.last = Report()
         self.told: set[str] = set()
         self.told_errors: dict[str, str] = {}
         self.rankings: Mapping[str, Ranking] = {}
         self.up: dict[Destination, bool] = {}
+        self.known: set[Destination] = set()
+        self.status = state.StatusFile(first.state_directory).read_or_new()
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; a pass that is publishing maps ends first."""
@@ -125,6 +134,8 @@ class Daemon:
             group.create_task(_every(HEARTBEAT, self._heartbeat))
             if self.config.probe.level != "off":
                 group.create_task(self._probes())
+                if self.config.probe.flush:
+                    group.create_task(self._recoveries())
             if self.config.metrics.wanted:
                 group.create_task(_every(self.config.probe.interval, self._count_deferred))
             if self.config.metrics.listen:
@@ -197,56 +208,104 @@ class Daemon:
                 LOG.info("%s: in step again", subject)
             self.told_errors[key] = said
 
-    def _tell_once(self, notice: Notice) -> None:
-        if notice.message not in self.told:
-            self.told.add(notice.message)
+    def _tell_once(self, notice: Notice, key: str = "") -> None:
+        """Logs what was not told yet; `key` is the part of it that stays the same."""
+        if (key or notice.message) not in self.told:
+            self.told.add(key or notice.message)
             tell(notice, logging.WARNING)
 
     async def _probes(self) -> None:
+        """Probes all destinations after each pass and at the interval, those in doubt sooner."""
         section = self.config.probe
+        round_due = 0.0
         while True:
-            await set_within(self.probe, section.interval)
+            left = max(round_due - time.monotonic(), 0) if round_due else section.interval
+            await set_within(self.probe, min(left, DOUBTED) if self._doubted else left)
+            everything = self.probe.is_set() or time.monotonic() >= round_due
             self.probe.clear()
+            if everything:
+                round_due = time.monotonic() + section.interval
             if self.last.installed:
-                asked = targets(self.last.installed[ROUTES], self.last.replicas)
+                asked = [
+                    replace(one, doubting=one.destination not in self.known)
+                    for one in targets(self.last.routes, self.last.replicas)
+                    if everything or one.destination.endpoint in self._doubted
+                ]
                 hosts = self.last.known_hosts
                 results = await probe_all(asked, section.level, section.timeout, hosts)
-                self._tell_probes(results)
                 await self._note(results)
+                self._tell_probes(results)
+
+    @property
+    def _doubted(self) -> AbstractSet[str]:
+        """The destinations that did not answer the last time, as HOST:PORT."""
+        return state.doubted(self.status)
 
     async def _note(self, results: Iterable[ProbeResult]) -> None:
         """Keeps what probes found; a cluster may want its members in another order then."""
-        status = await self._update(partial(state.after_probes, results=results, now=time.time()))
-        if status and state.rankings(status) != self.rankings:
+        written = await self._update(partial(state.after_probes, results=results, now=time.time()))
+        if written and state.rankings(self.status) != self.rankings:
             self.news.set()
+        self.probed.set()
 
     def _tell_probes(self, results: Iterable[ProbeResult]) -> None:
-        """Logs which destinations went down or came up."""
+        """Logs which destinations went down or came up, and what is odd about one."""
         for result in results:
             LOG.debug("%s", describe(result).message)
-            was_up = self.up.get(result.destination, True)
-            self.up[result.destination] = result.up
-            if was_up and not result.up:
+            one = result.destination
+            if not result.up:
+                self.known.discard(one)
+            elif result.phase == PHASES[-1]:
+                self.known.add(one)
+            if result.warning:
+                self._tell_once(describe(result), f"{one.endpoint} {result.warning}")
+            status = self.status["destinations"].get(one.endpoint)
+            is_up, was_up = status["up"] if status else result.up, self.up.get(one, True)
+            self.up[one] = is_up
+            if was_up and not is_up:
                 tell(describe(result), logging.WARNING)
-            elif result.up and not was_up:
+            elif is_up and not was_up:
                 LOG.info("%s", describe(result).message)
+
+    async def _recoveries(self) -> None:
+        """Has Postfix deliver what waited for destinations that are back, beside all else."""
+        while True:
+            await self.probed.wait()
+            self.probed.clear()
+            began = time.time()
+            wanted = recovery.due(self.status, began)
+            if not wanted:
+                continue
+            directory = self.config.postfix.config_directory
+            try:
+                done = await recovery.recover(
+                    directory, self.last.routes, wanted, lambda one: one not in self._doubted
+                )
+            except SyncError as error:
+                self._tell_once(Notice(error.message, error.hint))
+                await asyncio.sleep(recovery.AGAIN)
+            else:
+                if done:
+                    await self._update(partial(state.after_flush, endpoints=done, began=began))
 
     async def _heartbeat(self) -> None:
         await self._update(partial(state.touched, now=time.time()))
 
-    async def _update(self, change: Callable[[state.Status], state.Status]) -> state.Status | None:
+    async def _update(self, change: Callable[[state.Status], state.Status]) -> bool:
+        """Changes the status; whether it could be written. If not, it is kept in mind at least."""
         try:
-            status = await state.StatusFile(self.config.state_directory).update(change)
+            self.status = await state.StatusFile(self.config.state_directory).update(change)
         except SyncError as error:
+            self.status = change(self.status)
             self._tell_once(Notice(error.message, error.hint))
-            return None
+            return False
         errors = []
         try:
             await monitoring.write_textfile(self.config)
         except SyncError as error:
             errors.append(error)
         self._tell_errors("metrics.textfile", "metrics.textfile", errors)
-        return status
+        return True
 
     async def _count_deferred(self) -> None:
         """Keeps how much mail is deferred for which destination."""

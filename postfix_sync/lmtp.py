@@ -33,6 +33,15 @@ AT_ONCE = 50
 SESSION_BYTES = 64 * 2**10
 """All that a server may say in one session. An honest one needs less than 2 KiB."""
 
+MAILMAN = "GNU Mailman"
+"""What every Mailman 3 says in its greeting: `220 HOST GNU Mailman LMTP runner 2.0`."""
+
+NOBODY = "postfix-sync/no-such-list"
+"""The local part of no list: Mailman allows no slash in a list's name (app/lifecycle.py)."""
+
+REFUSED_FOR_GOOD = ("lhlo", "mail", "rcpt")
+"""Phases in which Postfix returns mail for a 5xx; one in the greeting it takes for a 4xx."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -40,6 +49,11 @@ class Target:
 
     destination: Destination
     recipient: str | None = None
+    doubting: bool = False
+    """Whether to ask as well if it takes mail for anybody, which Mailman did before 3.3.6.
+
+    That is a line more in Mailman's log, and the answer changes only when Mailman does.
+    """
 
 
 def targets(routes: Table, replicas: Mapping[Destination, str]) -> list[Target]:
@@ -105,6 +119,7 @@ async def probe(
         reply=session.reply,
         seconds=round(time.monotonic() - session.began, 4),
         error=error,
+        warning="" if error else session.warning,
     )
 
 
@@ -112,23 +127,38 @@ _HINTS = {
     "resolve": "see what the name resolves to: getent hosts {host}; or set sources.address",
     "connect": "does Mailman run, and does it listen on this address? ss -ltn; mailman status",
     "greeting": "something else than Mailman may answer there, such as a container's proxy",
-    "lhlo": "the server there may be no LMTP server: compare with Mailman's lmtp_port",
+    "lhlo": "compare {host} and its port with lmtp_host and lmtp_port in mailman.cfg",
     "mail": "see Mailman's log: var/logs/lmtp.log and var/logs/mailman.log",
     "rcpt": "does the list exist in this Mailman? mailman lists; is its database up?",
 }
 
 
 def describe(result: ProbeResult) -> Notice:
-    """A result in words, with what helps where the destination is down."""
+    """A result in words, with what helps where the destination is down, or is not quite right."""
     endpoint = result.destination.endpoint
     about = f"destination {endpoint}"
     if result.up:
-        return Notice(f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s")
+        up = f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s"
+        if not result.warning:
+            return Notice(up)
+        hint = _UPDATE if NOBODY in result.warning else _HINTS["greeting"]
+        return Notice(f"{up}; but {result.warning}", hint)
     said = f" ({result.reply})" if result.reply else ""
     return Notice(
-        f"{about}: down: {result.phase}: {result.error}{said}; mail for it waits in the queue",
+        f"{about}: down: {result.phase}: {result.error}{said}; {consequence(result)}",
         _HINTS[result.phase].format(host=result.destination.host),
     )
+
+
+def consequence(result: ProbeResult) -> str:
+    """What Postfix does with mail for a destination that is down for this reason."""
+    if result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5"):
+        whose = "this list" if result.phase == "rcpt" else "it"
+        return f"Postfix returns mail for {whose} to its sender"
+    return "mail for it waits in the queue"
+
+
+_UPDATE = "Mailman 3.3.6 and later say which lists they have: update Mailman"
 
 
 class _UnexpectedReplyError(Exception):
@@ -143,6 +173,8 @@ class _Session:
         self.timeout = timeout
         self.phase = PHASES[0]
         self.reply = ""
+        self.warning = ""
+        """What is odd about a server that takes mail."""
         self.began = time.monotonic()
         self._client: SMTP | None = None
         self._relay: asyncio.Task[bool] | None = None
@@ -155,6 +187,8 @@ class _Session:
         for phase, command, expected in _dialogue(last, self.target.recipient):
             self._enter(phase)
             self.reply = await self._ask(client, command, expected)
+        if self.phase == "rcpt" and self.target.doubting and not self.warning:
+            await self._doubt(client)
         if self.phase in {"mail", "rcpt"}:
             await self._ask(client, b"RSET", 250)
         with contextlib.suppress(SMTPServerDisconnected):  # all that was to be known is known
@@ -167,8 +201,22 @@ class _Session:
         if code != expected:
             self.reply = reply
             verb = command.split()[0].decode()
-            raise _UnexpectedReplyError(f"{verb} was answered with {code}, not {expected}")
+            problem = f"{verb} was answered with {code}, not {expected}"
+            if verb == "LHLO" and code >= 500:
+                problem += ": this is no LMTP server"
+            raise _UnexpectedReplyError(problem)
         return reply
+
+    async def _doubt(self, client: "SMTP") -> None:
+        """Asks whether mail for an address is taken as well that no list can have."""
+        domain = (self.target.recipient or "").rpartition("@")[2]
+        command = _rcpt(f"{NOBODY}@{domain}")
+        code, text = await client.execute_command(command, timeout=self.timeout)
+        if code == 250:
+            self.warning = (
+                f"it also says {_one_line(f'{code} {text}')} to {NOBODY}@{domain}, which can be no"
+                " list: its answers do not show which lists it has"
+            )
 
     def _enter(self, phase: str) -> None:
         """A new phase begins, in which nothing was said yet."""
@@ -202,6 +250,8 @@ class _Session:
             if not client.is_connected:
                 ours.close()
         self.reply = _one_line(f"{code} {text}")
+        if MAILMAN not in text:
+            self.warning = f"it greets with {self.reply}: this is not Mailman"
         return client
 
     def why_lost(self) -> str:
@@ -257,7 +307,11 @@ def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, in
     if reached >= PHASES.index("rcpt"):
         yield "mail", b"MAIL FROM:<>", 250
         if recipient:
-            yield "rcpt", f"RCPT TO:<{recipient}>".encode(), 250
+            yield "rcpt", _rcpt(recipient), 250
+
+
+def _rcpt(recipient: str) -> bytes:
+    return f"RCPT TO:<{recipient}>".encode()
 
 
 def _one_line(text: str) -> str:

@@ -252,6 +252,8 @@ class ProbeResult:
     reply: str
     seconds: float
     error: str = ""
+    warning: str = ""
+    """What is odd about a destination that is up, and worth a look."""
 
 
 class Verdict(Enum):

@@ -58,6 +58,9 @@ TURNOVER_TIMEOUT = 30.0
 
 TURNOVER_POLL = 0.05
 
+AT_ONCE = 4
+"""Processes of postqueue(1) at the same time: more of them don't get through more messages."""
+
 
 @dataclass(frozen=True)
 class Postfix:
@@ -234,6 +237,25 @@ class Postfix:
             return await asyncio.to_thread(_messages, done.stdout)
         except (ValueError, KeyError, TypeError) as error:
             raise ApplyError(f"postqueue -j: can't be read: {error}") from None
+
+    async def deliver_now(self, queue_ids: Sequence[str]) -> None:
+        """Has deferred messages tried now; those that are on hold, or gone, are passed over.
+
+        One process each: postqueue(1) takes no more than one. With the first, qmgr(8) also forgets
+        which destinations are dead, so that new mail for them is tried again as well.
+
+        Raises ApplyError where postqueue(1) can't have it done.
+        """
+        for start in range(0, len(queue_ids), AT_ONCE):
+            done = await asyncio.gather(
+                *(
+                    run(self._command("postqueue", "-i", one))
+                    for one in queue_ids[start : start + AT_ONCE]
+                )
+            )
+            for one in done:
+                if one.status:
+                    raise ApplyError(f"postqueue -i: {one.complaint}")
 
     async def queued_recipients(self) -> frozenset[str]:
         """The folded addresses that queued mail waits for, extensions cut off as well.

@@ -4,13 +4,21 @@ Postfix tells of its queue by `postqueue -j`; where a waiting message would go i
 routes that are installed.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from postfix_sync.model import Destination, Table
 from postfix_sync.tables import Fold, parse_next_hops
 
 DEFERRED = "deferred"
+
+NOT_REACHED = re.compile(
+    r"(delivery temporarily suspended: )?"
+    r"(connect to |lost connection with |conversation with .* timed out |unable to look up host "
+    r"|Host or domain name not found|host \S+ refused to talk to me: )"
+)
+"""How Postfix's reason begins where lmtp(8) did not get as far as to offer the message."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,17 @@ def waiting(
                 said = reasons.setdefault(hop, {})
                 said[reason] = said.get(reason, 0) + 1
     return {hop: _waiting(held.values(), reasons[hop]) for hop, held in found.items()}
+
+
+def not_reached(messages: Iterable[Queued], since: float) -> list[Queued]:
+    """The messages that arrived after `since` (seconds since the epoch), each with no more than
+    the recipients whose mail waits because their destination was not reached."""
+    found = []
+    for message in messages:
+        recipients = tuple(one for one in message.recipients if NOT_REACHED.match(one[1]))
+        if recipients and message.arrival_time > since:
+            found.append(replace(message, recipients=recipients))
+    return found
 
 
 def _waiting(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Waiting:

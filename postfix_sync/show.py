@@ -125,7 +125,7 @@ def _destinations(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(endpoint, Colour.NAME),
-            Cell("up", Colour.GOOD) if one["up"] else Cell("DOWN", Colour.BAD),
+            _reached(one),
             Cell(_since(one["since"], now)),
             Cell(one["phase"]),
             Cell(f"{one['seconds']:g}", right=True),
@@ -134,6 +134,12 @@ def _destinations(found: Status, now: float, to: Terminal) -> Iterator[str]:
     ]
     details = [_said(one, to) for one in found["destinations"].values()]
     return _table(titles, rows, details, to)
+
+
+def _reached(one: DestinationStatus) -> Cell:
+    if not one["up"]:
+        return Cell("DOWN", Colour.BAD)
+    return Cell("up?", Colour.DOUBTFUL) if one["failures"] else Cell("up", Colour.GOOD)
 
 
 def _said(one: DestinationStatus, to: Terminal) -> Iterator[str]:

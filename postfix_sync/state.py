@@ -7,6 +7,7 @@ started anew: it holds nothing that the next pass doesn't find out again.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,9 @@ STATUS_NAME = "status.json"
 REORDERED_AT_MOST = 60.0
 """Seconds between two changes of the order in which a cluster's members are tried."""
 
+DOWN_AFTER = 2
+"""Probes in a row that have to fail until a destination that was up counts as down."""
+
 
 class ErrorStatus(TypedDict):
     """An error as its message and the hint to mend it."""
@@ -66,7 +70,11 @@ class MapStatus(TypedDict):
 
 
 class DestinationStatus(TypedDict):
-    """What the last probe of a destination found, and since when it is up or down."""
+    """What the last probe of a destination found, and since when it is up or down.
+
+    A single failure does not make it down: see DOWN_AFTER. Then `up` stays, and `error` says what
+    failed.
+    """
 
     up: bool
     since: str
@@ -74,6 +82,11 @@ class DestinationStatus(TypedDict):
     reply: str
     seconds: float
     error: str
+    failures: int
+    """How many probes have failed in a row."""
+    last_failure: str | None
+    last_flush: str | None
+    """When Postfix was last told to deliver what waited for it."""
 
 
 class ClusterStatus(TypedDict):
@@ -233,16 +246,7 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
     destinations = dict(old["destinations"])
     for result in results:
         endpoint = result.destination.endpoint
-        before = destinations.get(endpoint)
-        same = before is not None and before["up"] == result.up
-        destinations[endpoint] = DestinationStatus(
-            up=result.up,
-            since=before["since"] if before and same else iso(now),
-            phase=result.phase,
-            reply=result.reply,
-            seconds=result.seconds,
-            error=result.error,
-        )
+        destinations[endpoint] = _probed(destinations.get(endpoint), result, now)
     clusters = {
         name: _reordered(cluster, destinations, now) for name, cluster in old["clusters"].items()
     }
@@ -262,6 +266,48 @@ def after_count(old: Status, deferred: Mapping[Destination, Waiting] | None, now
     return touched(Status(**{**old, "queue": queue}), now)
 
 
+def _probed(before: DestinationStatus | None, result: ProbeResult, now: float) -> DestinationStatus:
+    """A destination after one more probe: one success and it is up, DOWN_AFTER failures and it is
+    down. One that was never seen up is down at the first."""
+    failures = 0 if result.up else (before["failures"] if before else 0) + 1
+    up = result.up or bool(before and before["up"] and failures < DOWN_AFTER)
+    return DestinationStatus(
+        up=up,
+        since=before["since"] if before and before["up"] == up else iso(now),
+        phase=result.phase,
+        reply=result.reply,
+        seconds=result.seconds,
+        error=result.error,
+        failures=failures,
+        last_failure=(before["last_failure"] if before else None) if result.up else iso(now),
+        last_flush=before["last_flush"] if before else None,
+    )
+
+
+def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
+    """The destinations that did not answer the last time; `still_up`: those that count as up."""
+    return {
+        endpoint
+        for endpoint, one in status["destinations"].items()
+        if one["failures"] and (one["up"] or not still_up)
+    }
+
+
+def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
+    """The status after what waited for these destinations was sent on its way. Pure.
+
+    `began` is when the queue was looked at: what failed after that is not covered.
+    """
+    flushed = set(endpoints)
+    destinations = {
+        endpoint: DestinationStatus(**{**one, "last_flush": iso(began)})
+        if endpoint in flushed
+        else one
+        for endpoint, one in old["destinations"].items()
+    }
+    return Status(**{**old, "destinations": destinations})
+
+
 def _reordered(
     cluster: ClusterStatus, destinations: Mapping[str, DestinationStatus], now: float
 ) -> ClusterStatus:
@@ -271,8 +317,10 @@ def _reordered(
     are down, no order is better than another; but a name that has lost its address does not wait.
     """
     probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
-    last = [one for one, found in probed.items() if not found["up"]]
-    nameless = [one for one in last if probed[one]["phase"] == PHASES[0]]
+    nameless = [
+        one for one, found in probed.items() if found["failures"] and found["phase"] == PHASES[0]
+    ]
+    last = [one for one, found in probed.items() if not found["up"] or one in nameless]
     changed = cluster["changed"]
     recently = changed and 0 <= now - seconds_of(changed) < REORDERED_AT_MOST
     same = last == cluster["last"] and nameless == cluster["nameless"]
@@ -408,6 +456,13 @@ def _complete(found: object) -> None:
     for source in sources.values() if isinstance(sources, dict) else ():
         if isinstance(source, dict):
             source.setdefault("failing_since", None)
+    destinations = found.get("destinations")
+    for one in destinations.values() if isinstance(destinations, dict) else ():
+        if isinstance(one, dict):
+            down = one.get("up") is False
+            one.setdefault("failures", int(down))
+            one.setdefault("last_failure", one.get("since") if down else None)
+            one.setdefault("last_flush", None)
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -119,10 +119,14 @@ class Report:
         return {hop: name for hops in self.clusters.values() for hop, name in hops.items()}
 
     @property
+    def routes(self) -> Table:
+        """The routes that are installed, none where they can't be known."""
+        return self.installed[ROUTES] if self.installed else {}
+
+    @property
     def destinations(self) -> AbstractSet[Destination]:
         """All that mail may go to."""
-        routed = next_hops_of(self.installed[ROUTES]) if self.installed else set[Destination]()
-        return routed | self.replicas.keys()
+        return next_hops_of(self.routes) | self.replicas.keys()
 
 
 def records_of(config: "Config") -> Records:

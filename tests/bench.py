@@ -1,6 +1,9 @@
 """How fast, beside what people use instead: `make bench` prints ratios, each of one run.
 
 68 MB are the routes of 100,000 lists. Both read them from the same sshd on this host, in turn.
+
+Mailman is down for two minutes on two hosts at the same time, and only one of them has Postfix
+deliver what waited. It takes a quarter of an hour, because the other one waits for Postfix.
 """
 
 # ruff: noqa: T201 - a benchmark prints
@@ -15,14 +18,38 @@ from pathlib import Path, PurePosixPath
 from postfix_sync.sources import QUIET
 from postfix_sync.sources.ssh import Ssh
 from postfix_sync.sources.ssh_connection import Login
+from tests.parts.common import public_directory
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.sshd import Sshd, make_key, rooted_directory
+from tests.scenarios.recovery import PER_SECOND, side_by_side
 
 SIZE = 68_000_000
 RUNS = 5
 
 
+DOWN = 120.0
+"""Seconds."""
+
+PATIENCE = 1800.0
+
+
 def main() -> None:
+    """Print all figures."""
+    fetching()
+    recovery()
+
+
+def recovery() -> None:
+    """Print how long mail waits after Mailman is back, with postfix-sync's help and without."""
+    with public_directory() as first, public_directory() as second:
+        ours, theirs = side_by_side((first, second), down=DOWN, after=30, patience=PATIENCE)
+    print(f"Mailman down for {DOWN:g} s, {PER_SECOND:g} messages a second, both at the same time:")
+    print(f"  probe.flush: false  {theirs}")
+    print(f"  postfix-sync        {ours}")
+    print(f"  rate                {theirs.seconds / ours.seconds:.0f} times as fast")
+
+
+def fetching() -> None:
     """Print how long a fetch takes, and `sftp` for the same files, logins included."""
     with rooted_directory() as directory, Sshd(directory / "sshd") as sshd:
         files = MailmanFiles(directory / "data")

@@ -1,22 +1,27 @@
 """postfix-sync --once: one pass, a probe of what it left installed, and an end."""
 
 import argparse
+import asyncio
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from postfix_sync import lmtp, monitoring, state, sync
+from postfix_sync import lmtp, monitoring, recovery, state, sync
 from postfix_sync.commands import complete, load
 from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
 from postfix_sync.log import LOG, tell
-from postfix_sync.model import ROUTES, Destination, ProbeResult
+from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.queue import Waiting
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
+
+
+CONFIRM_AFTER = 1.0
+"""Seconds until a destination that was up, and failed, is asked once more."""
 
 
 def run(options: argparse.Namespace) -> Exit:
@@ -46,24 +51,55 @@ async def _record_and_probe(configuration: "Config", report: sync.Report) -> Exi
     """Probes what the pass left installed; notes for status and metrics what both found."""
     status_file = state.StatusFile(configuration.state_directory)
     changes = [partial(state.after_pass, config=configuration, report=report, now=time.time())]
-    results: list[ProbeResult] = []
-    section = configuration.probe
-    if report.installed and section.level != "off" and not sync.interrupted():
-        asked = lmtp.targets(report.installed[ROUTES], report.replicas)
-        results = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
-        changes.append(partial(state.after_probes, results=results, now=time.time()))
+    results: dict[Destination, ProbeResult] = {}
+    if report.installed and configuration.probe.level != "off" and not sync.interrupted():
+        async for found in _probes(configuration, report, status_file.read_or_new()):
+            results |= {one.destination: one for one in found}
+            changes.append(partial(state.after_probes, results=found, now=time.time()))
     if configuration.metrics.wanted and not sync.interrupted():
         deferred = await _count_deferred(configuration)
         changes.append(partial(state.after_count, deferred=deferred, now=time.time()))
     try:
         for change in changes:
-            await status_file.update(change)
+            status = await status_file.update(change)
+        if results and configuration.probe.flush:
+            await _recover(configuration, report, status)
         await monitoring.write_textfile(configuration)
     except SyncError as error:
         if error.message not in {known.message for known in report.errors}:
             tell(error)
         return worst([report.status, error.status])
-    return worst([report.status, _tell_down(results)])
+    return worst([report.status, _tell_down(list(results.values()))])
+
+
+async def _probes(
+    configuration: "Config", report: sync.Report, status: state.Status
+) -> AsyncIterator[list[ProbeResult]]:
+    """Probes all destinations, and once more those that were up and did not answer."""
+    section = configuration.probe
+    asked = lmtp.targets(report.routes, report.replicas)
+    while asked:
+        found = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
+        yield found
+        status = state.after_probes(status, found, time.time())
+        doubted = state.doubted(status, still_up=True)
+        asked = [one for one in asked if one.destination.endpoint in doubted]
+        if asked:
+            await asyncio.sleep(CONFIRM_AFTER)
+
+
+async def _recover(configuration: "Config", report: sync.Report, status: state.Status) -> None:
+    """Has Postfix deliver what waited for destinations that are back."""
+    began = time.time()
+    wanted = recovery.due(status, began)
+    if wanted:
+        directory = configuration.postfix.config_directory
+        done = await recovery.recover(
+            directory, report.routes, wanted, lambda _: not sync.interrupted()
+        )
+        if done:
+            change = partial(state.after_flush, endpoints=done, began=began)
+            await state.StatusFile(configuration.state_directory).update(change)
 
 
 async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting] | None:

@@ -6,11 +6,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from postfix_sync import lmtp
+from postfix_sync import lmtp, nagios
 from postfix_sync.commands import complete, load
-from postfix_sync.errors import Exit, SyncError
+from postfix_sync.errors import Exit, OutOfReach, SyncError
 from postfix_sync.hosts_files import HostsFiles
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import tell
 from postfix_sync.maps import installed_routes
 from postfix_sync.model import ProbeResult
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from postfix_sync.config import Config
 
 
-def run(options: argparse.Namespace) -> Exit:
+def run(options: argparse.Namespace) -> int:
     """Probes what is named, or what is installed."""
     configuration = load(options)
     results = complete(
@@ -29,22 +29,37 @@ def run(options: argparse.Namespace) -> Exit:
             _known_hosts(configuration),
         )
     )
+    if options.nagios:
+        return _as_plugin(configuration, results)
     if options.json:
         document = json.dumps([_as_json(result) for result in results], indent=2)
         print(document)  # noqa: T201 - the command's answer
     for result in results:
         notice = lmtp.describe(result)
-        if result.up and not options.json and not options.quiet:
-            print(notice.message)  # noqa: T201 - the command's answer
-        elif not result.up:
+        if not result.up:
             tell(notice)
+        elif result.warning:
+            tell(notice, logging.WARNING)
+        elif not options.json and not options.quiet:
+            print(notice.message)  # noqa: T201 - the command's answer
     if not results:
-        LOG.error(
-            "%s: no destination is installed there",
-            configuration.postfix.map_directory,
-            extra={"hint": "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once"},
-        )
+        tell(_nothing(configuration))
     return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
+
+
+def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
+    """Answers as a monitoring plugin. Raises OutOfReach where there is nothing to say."""
+    if not results:
+        raise _nothing(configuration)
+    print(nagios.render(results))  # noqa: T201 - the command's answer
+    return nagios.state_of(results)
+
+
+def _nothing(configuration: "Config") -> OutOfReach:
+    return OutOfReach(
+        f"{configuration.postfix.map_directory}: no destination is installed there",
+        "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once",
+    )
 
 
 def _targets(configuration: "Config", options: argparse.Namespace) -> list[lmtp.Target]:
@@ -57,7 +72,7 @@ def _targets(configuration: "Config", options: argparse.Namespace) -> list[lmtp.
         asked = installed
     else:
         asked = []
-    return [replace(one, recipient=options.rcpt or one.recipient) for one in asked]
+    return [replace(one, recipient=options.rcpt or one.recipient, doubting=True) for one in asked]
 
 
 def _known_hosts(configuration: "Config") -> dict[str, str]:
@@ -76,4 +91,5 @@ def _as_json(result: ProbeResult) -> dict[str, object]:
         "reply": result.reply,
         "seconds": result.seconds,
         "error": result.error,
+        "warning": result.warning,
     }

@@ -323,13 +323,13 @@ def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
     problem, hint = done.stderr.splitlines()
     assert problem == (
         f"postfix-sync: error: destination 127.0.0.1:{sink.port}: down: rcpt: RCPT was answered"
-        " with 550, not 250 (550 5.1.1 <bees@lists.example.net>: no such list here); mail for it"
-        " waits in the queue"
+        " with 550, not 250 (550 5.1.1 <bees@lists.example.net>: no such list here); Postfix"
+        " returns mail for this list to its sender"
     )
     assert hint.startswith("postfix-sync: hint: does the list exist in this Mailman?")
 
 
-def test_json_has_exactly_the_keys_of_the_contract(site: Site) -> None:
+def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         up, down = f"127.0.0.1:{sink.port}", f"[::1]:{free_port('::1')}"
         done = site.run("probe", up, down, "--rcpt", ANTS, "--json")
@@ -337,13 +337,21 @@ def test_json_has_exactly_the_keys_of_the_contract(site: Site) -> None:
     found = json.loads(done.stdout)
     assert [one.pop("seconds") >= 0 for one in found] == [True, True]
     assert found == [
-        {"destination": up, "up": True, "phase": "rcpt", "reply": "250 2.1.5 OK", "error": ""},
+        {
+            "destination": up,
+            "up": True,
+            "phase": "rcpt",
+            "reply": "250 2.1.5 OK",
+            "error": "",
+            "warning": "",
+        },
         {
             "destination": down,
             "up": False,
             "phase": "connect",
             "reply": "",
             "error": "Connection refused",
+            "warning": "",
         },
     ]
 
@@ -387,6 +395,163 @@ def test_a_name_that_only_our_hosts_file_has(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         done = site.run("probe", f"mailman.invalid:{sink.port}", "--rcpt", ANTS)
     assert done.returncode == 0, done
+
+
+# --- what is up, and yet not what it should be
+
+
+MAILMAN = "220 mm GNU Mailman LMTP runner 2.0"
+
+
+class TellsListsApart:
+    """Mailman's RCPT since 3.3.6: 250 for one list, and 550 for any other address."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = {"LHLO": "250 HELP", "MAIL": "250 OK", "RSET": "250 OK", "QUIT": "221 Bye"}
+        writer.write(f"{MAILMAN}\r\n".encode())
+        while line := (await reader.readline()).decode():
+            verb = line[:4].upper()
+            if verb == "RCPT":
+                self.asked.append(line.partition("<")[2].partition(">")[0])
+                known = self.asked[-1] == ANTS
+                writer.write(b"250 Ok\r\n" if known else b"550 mailbox unavailable\r\n")
+            else:
+                writer.write(f"{said[verb]}\r\n".encode())
+
+
+def doubt(behaviour: Behaviour, recipient: str | None = ANTS) -> ProbeResult:
+    """The result of a probe that also asks for an address that can be no list."""
+
+    async def session() -> ProbeResult:
+        async with rogue(behaviour) as (host, port):
+            target = Target(Destination(host, port), recipient, doubting=True)
+            return await probe(target, "rcpt", PATIENCE, {})
+
+    return asyncio.run(session())
+
+
+def test_a_mailman_that_tells_lists_apart_is_asked_twice_and_not_warned_of() -> None:
+    mailman = TellsListsApart()
+    result = doubt(mailman)
+    assert (result.up, result.reply, result.warning) == (True, "250 Ok", "")
+    assert mailman.asked == [ANTS, "postfix-sync/no-such-list@lists.example.net"]
+    once = TellsListsApart()
+    assert ask(once).up
+    assert once.asked == [ANTS]
+
+
+def test_a_mailman_that_takes_mail_for_anybody_is_up_and_said_to() -> None:
+    """Before 3.3.6: mail for a list that is gone is taken there, and its 250 says nothing."""
+    result = doubt(answers(greeting=MAILMAN))
+    assert (result.up, result.phase, result.reply) == (True, "rcpt", "250 2.1.5 OK")
+    assert result.warning == (
+        "it also says 250 2.1.5 OK to postfix-sync/no-such-list@lists.example.net, which can be no"
+        " list: its answers do not show which lists it has"
+    )
+    notice = describe(result)
+    assert notice.message.endswith(f" s; but {result.warning}")
+    assert "3.3.6" in notice.hint
+
+
+@pytest.mark.parametrize("refusal", ["550 5.1.1 no", "451 4.3.0 later", "501 syntax"])
+def test_any_other_answer_for_nobody_will_do(refusal: str) -> None:
+    """What counts is that it is not 250: the list itself was answered for."""
+
+    async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies = [MAILMAN, "250 HELP", "250 OK", "250 Ok", refusal, "250 OK", "221 Bye"]
+        for reply in replies:
+            writer.write(f"{reply}\r\n".encode())
+            await reader.readline()
+
+    result = doubt(refuses)
+    assert (result.up, result.warning) == (True, "")
+
+
+def test_a_greeting_that_is_not_mailmans_is_a_warning() -> None:
+    result = ask(answers(), "connect")
+    assert result.up
+    assert result.warning == "it greets with 220 rogue.example LMTP: this is not Mailman"
+    assert ask(answers(greeting=MAILMAN), "connect").warning == ""
+
+
+@pytest.mark.parametrize("code", [500, 502, 503])
+def test_what_refuses_lhlo_is_no_lmtp_server_and_loses_mail(code: int) -> None:
+    """An SMTP server, say. Postfix returns mail at once: `refused to talk to me: 500 …`."""
+    result = ask(answers(greeting="220 mx ESMTP", LHLO=f"{code} 5.5.1 unrecognized command"))
+    assert (result.up, result.phase, result.warning) == (False, "lhlo", "")
+    assert result.error == f"LHLO was answered with {code}, not 250: this is no LMTP server"
+    assert describe(result).message.endswith("; Postfix returns mail for it to its sender")
+
+
+@pytest.mark.parametrize("name", ["greets-554", "mail-451", "rcpt-451", "lhlo-500", "rcpt-550"])
+def test_what_becomes_of_mail_meanwhile_is_as_postfix_does_it(name: str) -> None:
+    """A 5xx returns it, but for one in the greeting (smtp_skip_5xx_greeting)."""
+    returns = "returns mail" in describe(ask(ROGUES[name])).message
+    assert returns == (name in {"lhlo-500", "rcpt-550"})
+
+
+# --- as a monitoring plugin
+
+
+def test_nagios_says_ok_warning_and_critical(site: Site) -> None:
+    async def three() -> list[tuple[int, str, str]]:
+        found = []
+        async with (
+            rogue(TellsListsApart()) as (_, good),
+            rogue(answers(greeting=MAILMAN)) as (_, odd),
+        ):
+            for ports in ([good], [good, odd], [good, odd, free_port()]):
+                named = [f"127.0.0.1:{port}" for port in ports]
+                arguments = ("probe", *named, "--rcpt", ANTS, "--nagios")
+                done = await asyncio.to_thread(site.run, *arguments)
+                found.append((done.returncode, done.stdout, done.stderr))
+        return found
+
+    ok, warning, critical = asyncio.run(three())
+    assert re.fullmatch(
+        r"LMTP OK - 127\.0\.0\.1:\d+ up: rcpt: 250 Ok, 0\.\d+ s"
+        r"\|'127\.0\.0\.1:\d+'=0\.\d{4}s;;;0 down=0;;0;0;1\n",
+        ok[1],
+    )
+    assert warning[1].startswith("LMTP WARNING - 2 destinations up, worth a look: 127.0.0.1:")
+    assert critical[1].startswith("LMTP CRITICAL - 1 of 3 destinations down: 127.0.0.1:")
+    assert [len(text.splitlines()) for _, text, _ in (ok, warning, critical)] == [1, 3, 4]
+    assert [(status, err) for status, _, err in (ok, warning, critical)] == [
+        (0, ""),
+        (1, ""),
+        (2, ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["probe", "--nagios"], "no destination is installed there"),
+        (["probe", "--nagios", "--no-such-option"], "--no-such-option"),
+        (["probe", "--nagios", "0.0.0.0"], "0.0.0.0"),
+        (["probe", "--nagios", "--json"], "not allowed with"),
+        (["-c", "/nowhere/config.yaml", "probe", "--nagios"], "/nowhere/config.yaml"),
+        (["--nagios"], "unrecognized arguments"),
+    ],
+)
+def test_nagios_is_unknown_where_nothing_can_be_said(
+    site: Site, arguments: list[str], said: str
+) -> None:
+    """2 would be CRITICAL, 78 nothing at all; and what is on standard error is lost."""
+    done = site.run(*arguments)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith("LMTP UNKNOWN - ")
+    assert said in done.stdout.splitlines()[0]
+
+
+def test_nagios_is_unknown_for_a_bad_configuration(site: Site) -> None:
+    site.configure(probe={"timeout": "soon"})
+    done = site.run("probe", "--nagios")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout.startswith(f"LMTP UNKNOWN - {site.config}:")
 
 
 def test_nothing_installed_and_nothing_named(site: Site) -> None:

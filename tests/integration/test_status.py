@@ -114,7 +114,15 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
     assert not found["destinations"]
     assert 0 < probed.pop("seconds") < 60
     moment(probed.pop("since"))
-    assert probed == {"up": True, "phase": "rcpt", "reply": "250 2.1.5 OK", "error": ""}
+    assert probed == {
+        "up": True,
+        "phase": "rcpt",
+        "reply": "250 2.1.5 OK",
+        "error": "",
+        "failures": 0,
+        "last_failure": None,
+        "last_flush": None,
+    }
 
 
 def test_a_destination_that_is_down(with_ants: MakeSite) -> None:

@@ -21,6 +21,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from .common import free_port
 
 LOAD_ID = "X-Load-Id"
+IDENT = "GNU Mailman LMTP runner 2.0"
 
 _PATIENCE = 30.0
 
@@ -94,8 +95,14 @@ class LmtpSink:
         """Take mail for these addresses (with any +extension) from now on, and for no others."""
         self._accept = frozenset(addresses)
         if self._pipe is not None:
-            self._pipe.send(self._accept)
+            self._pipe.send(("accept", self._accept))
             self._answer()
+
+    def busy(self, *addresses: str) -> None:
+        """Say 451 to mail for these, as a Mailman whose database is away; none: end that."""
+        assert self._pipe is not None
+        self._pipe.send(("busy", frozenset(addresses)))
+        self._answer()
 
     def deliveries(self) -> list[Delivery]:
         """All that was delivered so far, oldest first."""
@@ -128,6 +135,7 @@ class _Handler:
 
     def __init__(self, accept: frozenset[str]) -> None:
         self.accept = accept
+        self.busy: frozenset[str] = frozenset()
         self.deliveries: list[Delivery] = []
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
@@ -138,6 +146,8 @@ class _Handler:
         address: str,
         options: list[str],
     ) -> str:
+        if base_address(address) in self.busy:
+            return "451 Requested action aborted: error in processing"
         if base_address(address) not in self.accept:
             return f"550 5.1.1 <{address}>: no such list here"
         envelope.rcpt_tos.append(address)
@@ -176,10 +186,12 @@ async def _serve(pipe: Connection, host: str, port: int, handler: _Handler) -> N
         if wanted is None:
             pipe.send(handler.deliveries)
         else:
-            handler.accept = wanted
+            setattr(handler, *wanted)
             pipe.send("ok")
 
-    server = await loop.create_server(lambda: LMTP(handler, hostname="sink"), host, port)
+    server = await loop.create_server(
+        lambda: LMTP(handler, hostname="sink", ident=IDENT), host, port
+    )
     loop.add_reader(pipe.fileno(), obey)
     pipe.send("listening")
     await ended.wait()

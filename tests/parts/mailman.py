@@ -85,6 +85,8 @@ class Accepted:
     list_id: str
     subaddress: str
     message: Message
+    time: float = 0.0
+    """When, in seconds since the epoch."""
 
     @property
     def message_id(self) -> str:
@@ -278,12 +280,18 @@ class Mailman:
         if self._master.poll() is not None:
             raise RuntimeError(f"it ended with status {self._master.returncode}")
         try:
-            with socket.create_connection((self.lmtp_address, self.lmtp_port), 5) as connection:
-                greeting = connection.recv(100)
             self._call("GET", "system/versions")
         except OSError:
             return False
-        return greeting.startswith(b"220")
+        return self.greets()
+
+    def greets(self) -> bool:
+        """The LMTP server says 220."""
+        try:
+            with socket.create_connection((self.lmtp_address, self.lmtp_port), 5) as connection:
+                return connection.recv(100).startswith(b"220")
+        except OSError:
+            return False
 
     # Lists and domains: by REST, in milliseconds (a `mailman create` takes seconds).
 
@@ -343,7 +351,8 @@ class Mailman:
             with path.open("rb") as queued:
                 message = _Unpickler(queued).load()
                 about = _Unpickler(queued).load()
-            yield Accepted(about["listid"], about.get("subaddress", ""), message)
+                taken = os.fstat(queued.fileno()).st_mtime
+            yield Accepted(about["listid"], about.get("subaddress", ""), message, taken)
 
 
 class _Unpickler(pickle.Unpickler):

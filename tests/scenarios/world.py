@@ -31,6 +31,7 @@ class World:
         table: str = "hash",
         main_cf: Mapping[str, str] | None = None,
         probe_interval: str = "1s",
+        flush: bool = True,
     ) -> None:
         """Write every configuration. `table` is Mailman's format, `main_cf` Postfix's own."""
         self.mailman = Mailman(directory / "mailman", table=table)
@@ -39,7 +40,7 @@ class World:
             directory / "postfix/etc",
             map_type,
             source={"name": "lists", "address": self.mailman.lmtp_address},
-            options={"probe": {"level": "rcpt", "interval": probe_interval}},
+            options={"probe": {"level": "rcpt", "interval": probe_interval, "flush": flush}},
             data=self.mailman.data,
         )
         self.site.hosts.write_text(HOSTS)

@@ -13,7 +13,7 @@ LAYERS = [
     {"cli"},
     {"commands.doctor", "commands.once", "commands.probe", "commands.serve", "commands.status"},
     {"commands"},
-    {"daemon", "doctor", "show"},
+    {"daemon", "doctor", "nagios", "show"},
     {
         "checks.container",
         "checks.files",
@@ -26,7 +26,7 @@ LAYERS = [
         "checks.upkeep",
     },
     {"checks"},
-    {"monitoring"},
+    {"monitoring", "recovery"},
     {"health", "metrics"},
     {"follow", "state"},
     {"sync"},

@@ -64,7 +64,15 @@ def status(sources: Mapping[str, SourceStatus] | None = None, **changed: Any) ->
         maps={"postfix_lmtp": MapStatus(type="hash", entries=18, updated=iso(NOW - 60))},
         destinations={
             "mm:8024": DestinationStatus(
-                up=True, since=iso(NOW), phase="rcpt", reply="", seconds=0.25, error=""
+                up=True,
+                since=iso(NOW),
+                phase="rcpt",
+                reply="",
+                seconds=0.25,
+                error="",
+                failures=0,
+                last_failure=None,
+                last_flush=None,
             )
         },
         clusters={},

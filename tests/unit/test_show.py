@@ -98,7 +98,15 @@ def status(**changed: object) -> Status:
         maps={"postfix_lmtp": MapStatus(type="lmdb", entries=117, updated=iso(NOW - 600))},
         destinations={
             "127.0.0.1:8024": DestinationStatus(
-                up=False, since=iso(NOW - 90), phase="greeting", reply="", seconds=10, error="lost"
+                up=False,
+                since=iso(NOW - 90),
+                phase="greeting",
+                reply="",
+                seconds=10,
+                error="lost",
+                failures=3,
+                last_failure=iso(NOW),
+                last_flush=None,
             )
         },
         clusters={

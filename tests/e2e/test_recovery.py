@@ -1,0 +1,29 @@
+"""Mailman goes away under load and comes back: nobody flushes anything, and all mail arrives.
+
+Postfix waits five minutes before it tries again, as it is shipped; the test waits two at most.
+`make bench` has the figures, beside those of a Postfix that is left alone.
+"""
+
+from tests.e2e.conftest import Measured, need_map_type, need_real_parts
+from tests.parts.common import public_directory
+from tests.scenarios.recovery import ELSEWHERE, Outage
+
+DOWN = 15.0
+PATIENCE = 120.0
+
+
+def test_what_waited_is_delivered_when_mailman_is_back(measured: Measured) -> None:
+    need_real_parts()
+    with public_directory() as directory:
+        outage = Outage(directory, flush=True, probe_interval="2s")
+        need_map_type(outage.world.postfix, "lmdb")
+        with outage:
+            before = outage.elsewhere()
+            figures = outage.run(down=DOWN, after=3, patience=PATIENCE)
+            measured("recovery", figures.as_dict(), f"Mailman down for {DOWN:g} s: {figures}")
+            assert figures.waited > 0
+            assert figures.accepted == figures.sent == figures.delivered
+            assert (figures.bounced, figures.twice) == (0, 0)
+            assert outage.world.daemon.count("that waited for it are being delivered") == 1
+            assert outage.elsewhere() == before
+            assert len(outage.tries(ELSEWHERE)) == 1

@@ -1,0 +1,103 @@
+"""The answer of a monitoring plugin: one line, figures after a bar, and a status of four."""
+
+import asyncio
+import re
+
+import pytest
+
+from postfix_sync.errors import ConfigError
+from postfix_sync.model import Destination, ProbeResult
+from postfix_sync.nagios import State, plugin, render, state_of
+
+UP = ProbeResult(Destination("mm1", 8024), True, "rcpt", "250 Ok", 0.01234)
+ODD = ProbeResult(Destination("::1", 8024), True, "rcpt", "250 Ok", 0.5, warning="it greets with |")
+DOWN = ProbeResult(Destination("mm2", 8024), False, "connect", "", 2.0, "Connection refused")
+REFUSES = ProbeResult(Destination("mm3", 8024), False, "rcpt", "550 no|pe", 1.0, "RCPT was 550")
+
+FORM = re.compile(
+    r"LMTP (OK|WARNING|CRITICAL) - [^|\n]+"
+    r"\|('[^'= ]+'=\d+\.\d{4}s;;;0 )+down=\d+;;0;0;\d+(\n[^|\n]+)*"
+)
+"""Of what the Monitoring Plugins Development Guidelines allow, the part that is used."""
+
+
+@pytest.mark.parametrize(
+    ("result", "state", "text", "figures"),
+    [
+        (
+            UP,
+            "OK",
+            "mm1:8024 up: rcpt: 250 Ok, 0.0123 s",
+            "'mm1:8024'=0.0123s;;;0 down=0;;0;0;1",
+        ),
+        (
+            ODD,
+            "WARNING",
+            "[::1]:8024 up: rcpt: 250 Ok, 0.5000 s; but it greets with /",
+            "'[::1]:8024'=0.5000s;;;0 down=0;;0;0;1",
+        ),
+        (
+            DOWN,
+            "CRITICAL",
+            "mm2:8024 down: connect: Connection refused; mail for it waits in the queue",
+            "'mm2:8024'=2.0000s;;;0 down=1;;0;0;1",
+        ),
+        (
+            REFUSES,
+            "CRITICAL",
+            "mm3:8024 down: rcpt: RCPT was 550 (550 no/pe); Postfix returns mail for this list",
+            "'mm3:8024'=1.0000s;;;0 down=1;;0;0;1",
+        ),
+    ],
+)
+def test_one_destination_is_one_line(
+    result: ProbeResult, state: str, text: str, figures: str
+) -> None:
+    line = render([result])
+    assert line.startswith(f"LMTP {state} - {text}")
+    assert line.endswith(f"|{figures}")
+    assert FORM.fullmatch(line)
+    assert "\n" not in line
+    assert state_of([result]).name == state
+
+
+@pytest.mark.parametrize(
+    ("results", "headline"),
+    [
+        ([UP, UP], "LMTP OK - 2 destinations up"),
+        ([UP, ODD], "LMTP WARNING - 2 destinations up, worth a look: [::1]:8024"),
+        ([UP, ODD, DOWN], "LMTP CRITICAL - 1 of 3 destinations down: mm2:8024"),
+    ],
+)
+def test_several_are_a_line_each_after_the_first(results: list[ProbeResult], headline: str) -> None:
+    text = render(results)
+    assert FORM.fullmatch(text)
+    first, *more = text.splitlines()
+    assert first.partition("|")[0] == headline
+    assert [line.split()[0] for line in more] == [one.destination.endpoint for one in results]
+
+
+def test_none_is_unknown() -> None:
+    assert state_of([]) is State.UNKNOWN
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConfigError("x.yaml:1: bad\nx.yaml:2: bad", "mend it"), "x.yaml:1: bad\nx.yaml:2: bad\n"),
+        (KeyError("a|b"), "unexpected: KeyError('a/b'); please report it\n"),
+        (KeyboardInterrupt(), "interrupted\n"),
+        (asyncio.CancelledError(), "interrupted\n"),
+    ],
+)
+def test_whatever_ends_it_is_unknown(
+    error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plugin(lambda: raising(error)) == 3
+    out, err = capsys.readouterr()
+    assert out.startswith(f"LMTP UNKNOWN - {said}")
+    assert not err

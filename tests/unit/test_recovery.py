@@ -1,0 +1,218 @@
+"""When a destination is down, when what waited for it is due, and which messages those are."""
+
+import pytest
+
+from postfix_sync.model import Destination, ProbeResult
+from postfix_sync.queue import Queued, not_reached
+from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due
+from postfix_sync.state import (
+    ClusterStatus,
+    DestinationStatus,
+    Status,
+    after_flush,
+    after_probes,
+    doubted,
+    no_passes,
+    rankings,
+)
+from postfix_sync.tables import fold_ascii
+
+NOW = 1_800_000_000.0
+A, B = Destination("a", 8024), Destination("b", 8024)
+REFUSED = "connect to a[192.0.2.1]:8024: Connection refused"
+LATER = "host a[192.0.2.1] said: 451 try later (in reply to RCPT TO command)"
+ROUTES = {
+    "ants@lists.example": "lmtp:[a]:8024",
+    "bees@lists.example": "lmtp:[b]:8024",
+    "both@lists.example": "lmtp:[a]:8024, [b]:8024",
+}
+
+
+def empty(*clusters: ClusterStatus) -> Status:
+    named = {str(number): cluster for number, cluster in enumerate(clusters)}
+    return Status(
+        version="",
+        updated="",
+        sources={},
+        maps={},
+        destinations={},
+        clusters=named,
+        passes=no_passes(),
+        queue=None,
+    )
+
+
+def result(answer: bool | str, of: Destination = A) -> ProbeResult:
+    """Up, or down in a phase."""
+    up = answer is True
+    return ProbeResult(of, up, "rcpt" if up else str(answer), "", 0.1, "" if up else "an error")
+
+
+def probed(*answers: bool | str, status: Status | None = None, at: float = NOW) -> Status:
+    """The status after these probes of A, a second apart."""
+    status = status or empty()
+    for second, answer in enumerate(answers):
+        status = after_probes(status, [result(answer)], at + second)
+    return status
+
+
+def of_a(status: Status) -> DestinationStatus:
+    return status["destinations"]["a:8024"]
+
+
+# --- down and up
+
+
+@pytest.mark.parametrize(
+    ("answers", "up", "failures", "since"),
+    [
+        ([True], True, 0, 0),
+        (["connect"], False, 1, 0),
+        (["connect", "connect"], False, 2, 0),
+        ([True, "connect"], True, 1, 0),
+        ([True, "connect", "rcpt"], False, 2, 2),
+        ([True, "connect", True], True, 0, 0),
+        ([True, "connect", True, "connect", True, "connect"], True, 1, 0),
+        ([True, "connect", "connect", "connect", True], True, 0, 4),
+        (["connect", True, "connect"], True, 1, 1),
+    ],
+)
+def test_two_failures_down_one_success_up(
+    answers: list[bool | str], up: bool, failures: int, since: int
+) -> None:
+    """But what was never seen up is down at once."""
+    status = probed(*answers)
+    one = of_a(status)
+    assert (one["up"], one["failures"]) == (up, failures)
+    assert one["since"][-3:-1] == f"{since:02}"
+    assert doubted(status) == ({"a:8024"} if failures else set())
+    assert doubted(status, still_up=True) == ({"a:8024"} if failures and up else set())
+
+
+def test_the_last_failure_is_remembered_over_successes() -> None:
+    assert of_a(probed(True))["last_failure"] is None
+    assert of_a(probed(True, "connect"))["last_failure"] == "2027-01-15T08:00:01Z"
+    assert of_a(probed(True, "connect", True, True))["last_failure"] == "2027-01-15T08:00:01Z"
+
+
+def test_a_cluster_is_reordered_when_a_member_is_down_not_at_its_first_failure() -> None:
+    """Each change of the order is a change of all its routes."""
+    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
+    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
+    once = probed("connect", status=status, at=NOW + 1)
+    assert rankings(once)["0"].last == set()
+    assert rankings(probed("connect", status=once, at=NOW + 2))["0"].last == {"a:8024"}
+
+
+def test_a_name_that_is_lost_counts_at_once() -> None:
+    """As the last of several next hops, Postfix would return mail for want of it."""
+    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
+    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
+    once = probed("resolve", status=status, at=NOW + 1)
+    assert of_a(once)["up"]
+    assert rankings(once)["0"].nameless == {"a:8024"}
+
+
+# --- what is due
+
+
+def test_what_failed_is_due_when_it_is_back_until_that_is_done() -> None:
+    back = probed(True, "connect", True)
+    assert due(back, NOW + 3).failed == {"a:8024"}
+    assert due(probed(True, "connect", "connect", True), NOW + 4).failed == {"a:8024"}
+    done = after_flush(back, ["a:8024"], NOW + 3)
+    assert not due(done, NOW + 3 + AGAIN)
+    assert due(probed("connect", True, status=done, at=NOW + 99), NOW + 100).failed == {"a:8024"}
+
+
+@pytest.mark.parametrize("answers", [["connect"], [True, "connect"], [True, "connect", "connect"]])
+def test_what_fails_is_not_due(answers: list[bool | str]) -> None:
+    assert not due(probed(*answers), NOW + 10)
+
+
+def test_one_that_flaps_is_due_once_a_minute() -> None:
+    status = after_flush(probed("connect", True), ["a:8024"], NOW + 2)
+    status = probed("connect", True, "connect", True, status=status, at=NOW + 3)
+    assert not due(status, NOW + 2 + AGAIN - 1)
+    assert due(status, NOW + 2 + AGAIN).failed == {"a:8024"}
+
+
+def test_a_failure_while_it_was_being_done_is_not_forgotten() -> None:
+    status = probed("connect", True)
+    began = NOW + 2
+    status = probed("connect", "connect", True, status=status, at=NOW + 5)
+    assert due(after_flush(status, ["a:8024"], began), began + AGAIN).failed == {"a:8024"}
+
+
+def test_a_clock_that_was_set_back_stops_nothing() -> None:
+    status = after_flush(probed("connect", True), ["a:8024"], NOW + 10_000)
+    assert due(probed("connect", True, status=status), NOW + 5)
+
+
+def test_one_that_never_failed_may_have_been_away_unseen() -> None:
+    assert due(probed(True), NOW) == Due(unseen={"a:8024": 0.0})
+    done = after_flush(probed(True), ["a:8024"], NOW)
+    assert not due(done, NOW + UNSEEN_AGAIN - 1)
+    assert due(done, NOW + UNSEEN_AGAIN) == Due(unseen={"a:8024": NOW})
+
+
+# --- which messages
+
+
+def message(number: int, *recipients: tuple[str, str], queue: str = "deferred") -> Queued:
+    return Queued(f"Q{number}", queue, NOW + number, recipients)
+
+
+def ids(wanted: Due, *messages: Queued) -> dict[str, tuple[str, ...]]:
+    return chosen(messages, ROUTES, fold_ascii, "+", wanted)
+
+
+def test_all_that_waits_for_one_that_failed_and_nothing_else() -> None:
+    found = ids(
+        Due(failed={"a:8024"}),
+        message(4, ("ants+x@lists.example", REFUSED)),
+        message(1, ("Ants@lists.example", LATER)),
+        message(2, ("bees@lists.example", REFUSED)),
+        message(3, ("someone@elsewhere.example", REFUSED)),
+        message(5, ("ants@lists.example", ""), queue="hold"),
+        message(6, ("ants@lists.example", ""), queue="active"),
+        message(7, ("someone@elsewhere.example", LATER), ("ants@lists.example", REFUSED)),
+        message(8, ("both@lists.example", REFUSED)),
+    )
+    assert found == {"a:8024": ("Q1", "Q4", "Q7", "Q8")}
+
+
+def test_of_one_that_never_failed_only_what_did_not_reach_it_and_only_once() -> None:
+    """Mail that Mailman itself put off is Postfix's to try again; so is what was tried once."""
+    found = ids(
+        Due(unseen={"a:8024": NOW + 1}),
+        message(1, ("ants@lists.example", REFUSED)),
+        message(2, ("ants@lists.example", REFUSED)),
+        message(3, ("ants@lists.example", LATER)),
+        message(4, ("bees@lists.example", REFUSED)),
+        message(5, ("ants@lists.example", LATER), ("bees@lists.example", REFUSED)),
+    )
+    assert found == {"a:8024": ("Q2",)}
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        REFUSED,
+        f"delivery temporarily suspended: {REFUSED}",
+        "connect to a[192.0.2.1]:8024: Connection timed out",
+        "lost connection with a[192.0.2.1] while receiving the initial server greeting",
+        "lost connection with a[192.0.2.1] while performing the LHLO handshake",
+        "host a[192.0.2.1] refused to talk to me: 421 4.3.2 shutting down",
+        "conversation with a[192.0.2.1] timed out while receiving the initial server greeting",
+        "unable to look up host a: Temporary failure in name resolution",
+        "Host or domain name not found. Name service error for name=a type=A: Host not found",
+    ],
+)
+def test_reasons_for_which_mail_did_not_reach_a_destination(reason: str) -> None:
+    assert not_reached([message(1, ("ants@lists.example", reason))], 0)
+
+
+@pytest.mark.parametrize("reason", ["", LATER, "mail transport unavailable"])
+def test_other_reasons(reason: str) -> None:
+    assert not not_reached([message(1, ("ants@lists.example", reason))], 0)
