@@ -134,7 +134,7 @@ async def _probes(
         hosts = HostsFiles(config.hosts.file, None).read().lookup()
     except SyncError:
         hosts = {}  # the resolver knows its names as well
-    asked = lmtp.targets(routes, replicas)
+    asked = [replace(one, doubting=True) for one in lmtp.targets(routes, replicas)]
     return await lmtp.probe_all(asked, section.level, section.timeout, hosts)
 
 

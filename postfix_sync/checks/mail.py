@@ -23,7 +23,9 @@ async def probe(host: Host) -> AsyncIterator[Finding]:
     for result in host.probes:
         called = f"probe:{result.destination.endpoint}"
         said = lmtp.describe(result)
-        if result.up:
+        if result.warning:
+            yield warning(called, said.message, said.hint)
+        elif result.up:
             yield ok(called, said.message)
         else:
             yield failure(called, said.message, said.hint)

@@ -293,7 +293,7 @@ def test_one_byte_at_a_time_does_not_stretch_a_phase() -> None:
 @pytest.fixture
 def site(make_site: MakeSite) -> Site:
     """A configuration; nothing is installed."""
-    made = make_site(options={"probe": {"timeout": "20s"}})
+    made = make_site(options={"probe": {"level": "rcpt", "timeout": "20s"}})
     made.configure()
     return made
 
@@ -491,6 +491,20 @@ def test_what_becomes_of_mail_meanwhile_is_as_postfix_does_it(name: str) -> None
     """A 5xx returns it, but for one in the greeting (smtp_skip_5xx_greeting)."""
     returns = "returns mail" in describe(ask(ROGUES[name])).message
     assert returns == (name in {"lhlo-500", "rcpt-550"})
+
+
+def test_doctor_warns_of_what_the_probe_finds_odd(site: Site) -> None:
+    async def examined() -> dict[str, dict[str, str]]:
+        async with rogue(answers(greeting=MAILMAN)) as (_, port):
+            install_routes(site, f"lmtp:[127.0.0.1]:{port}")
+            done = await asyncio.to_thread(site.run, "doctor", "--json")
+        return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+
+    [found] = [one for name, one in asyncio.run(examined()).items() if name.startswith("probe:")]
+    assert found["status"] == "warning"
+    assert "postfix-sync/no-such-list@lists.example.net" in found["seen"]
+    assert "3.3.6" in found["why"]
+    assert found["fix"] is None
 
 
 # --- as a monitoring plugin
