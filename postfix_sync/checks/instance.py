@@ -131,7 +131,7 @@ async def transport(host: Host) -> AsyncIterator[Finding]:
             "transport",
             f"lmtp in master.cf runs {service.command}",
             "all routes to lists name the transport lmtp; Mailman is spoken to by another protocol"
-            " than its own, and refuses the mail",
+            ' than its own, and the mail bounces (command "HELO" not recognized)',
             fix,
         )
     else:
@@ -153,8 +153,17 @@ def _told(overrides: object) -> str:
 async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     """lmtp(8) does not ask more of Mailman than it can do."""
     level, maps = "lmtp_tls_security_level", "lmtp_tls_policy_maps"
-    values = await host.postfix.values(level, maps, "lmtp_enforce_tls")
+    login, passwords = "lmtp_sasl_auth_enable", "lmtp_sasl_password_maps"
+    values = await host.postfix.values(level, maps, "lmtp_enforce_tls", login, passwords)
     values |= host.lmtp.overrides if host.lmtp else {}
+    if values[login] == "yes" and not values[passwords]:
+        yield failure(
+            login,
+            f"{login} = yes, and {passwords} is empty",
+            "lmtp(8) ends as soon as it is started (fatal: specify a password table), and all mail"
+            " that it should deliver waits",
+            host.set_lmtp(login, "no"),
+        )
     present = values[level]
     if present in ENCRYPTED or (not present and values["lmtp_enforce_tls"] == "yes"):
         name, seen = (level, present) if present else ("lmtp_enforce_tls", "yes")

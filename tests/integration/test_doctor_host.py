@@ -6,28 +6,34 @@ shown beside a real lmtp(8), which is sent a message for each.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import smtplib
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from postfix_sync import as_lmtp, config, doctor, system
 from postfix_sync.checks.network import items, matches
+from postfix_sync.model import Finding, Verdict
 from postfix_sync.postfix import inspect
 from tests.conftest import need
 from tests.parts import namespaces
-from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.common import PATIENCE, public_directory, run, wait_for
 from tests.parts.disk import mounted
 from tests.parts.doctor import Report, examine
+from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.namespaces import Network
 from tests.parts.postfix_instance import SENDER, Outcome, PostfixInstance, mailman_parameters
-from tests.parts.site import Site
+from tests.parts.site import COMMAND, Site
 
 pytestmark = pytest.mark.slow
 
@@ -138,39 +144,44 @@ def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixI
     assert examine(site).status("map_type") == "ok"
 
 
-# Problem 43: the transport that all routes name.
-def test_no_transport_lmtp(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_postfix_is_started(site: Site, idle_postfix: PostfixInstance) -> None:
     site.once()
-    idle_postfix.command("postconf", "-MX", "lmtp/unix")
-    found = examine(site)
-    assert found.status("transport") == "failure"
-    assert "master.cf has no service lmtp" in found["transport"]["seen"]
-    assert found.mend("transport").status("transport") == "ok"
-    assert idle_postfix.command("postconf", "-M", "lmtp/unix").split() == [
-        *("lmtp", "unix", "-", "-", "y", "-", "-", "lmtp"),
-    ]
+    try:
+        found = examine(site)
+        assert found.troubles == {"running": "warning"}
+        assert found.mend("running").status("running") == "ok"
+    finally:
+        idle_postfix.stop()
 
 
-# Problem 29: a transport of that name, and another protocol.
-def test_a_transport_lmtp_that_speaks_smtp(site: Site, idle_postfix: PostfixInstance) -> None:
-    site.once()
-    idle_postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - y - - smtp")
-    found = examine(site)
-    assert found.status("transport") == "failure"
-    assert found.mend("transport").status("transport") == "ok"
+def test_no_postfix_on_this_host(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.configure()
+    monkeypatch.setattr(system, "SEARCH_PATH", str(site.directory))
+    system.find_command.cache_clear()
+    try:
+        found = asyncio.run(in_process(site))
+    finally:
+        monkeypatch.undo()
+        system.find_command.cache_clear()
+    assert [(one.name, one.verdict) for one in found] == [("postfix", Verdict.FAILURE)]
+    assert found[0].seen.startswith("postconf: no such command in ")
+    assert "install Postfix" in found[0].why
 
 
-def test_tls_that_mailman_has_not(site: Site, idle_postfix: PostfixInstance) -> None:
-    site.once()
-    idle_postfix.postconf(lmtp_tls_security_level="encrypt")
-    found = examine(site)
-    assert found.status("lmtp_tls_security_level") == "failure"
-    assert found.mend("lmtp_tls_security_level").status("lmtp_tls_security_level") == "ok"
-    assert "lmtp_tls_security_level = may\n" in main_cf(idle_postfix)
-    idle_postfix.command("postconf", "-P", "lmtp/unix/lmtp_tls_security_level=encrypt")
-    found = examine(site)
-    assert found.status("lmtp_tls_security_level") == "failure"
-    assert found.mend("lmtp_tls_security_level").status("lmtp_tls_security_level") == "ok"
+async def in_process(site: Site) -> list[Finding]:
+    return [one async for one in doctor.examine(config.load(site.config))]
+
+
+def test_who_is_not_root(site: Site) -> None:
+    named(site, "127.0.0.9")
+    command = [*COMMAND, "-c", str(site.config), "doctor", "--json"]
+    done = subprocess.run(
+        command, user="nobody", group="nogroup", extra_groups=[], capture_output=True, check=False
+    )
+    assert b"Traceback" not in done.stderr
+    checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    assert checks[f"name:{NAME}"]["status"] == "warning"
+    assert "Operation not permitted" in checks[f"name:{NAME}"]["seen"]
 
 
 def test_a_cluster_that_waits_for_ever(site: Site) -> None:
@@ -184,12 +195,12 @@ def test_a_cluster_that_waits_for_ever(site: Site) -> None:
     assert "lmtp_connect_timeout = 5s" in found["lmtp_connect_timeout"]["fix"]
 
 
-# Names, beside a real lmtp(8)
+# What lmtp(8) asks of Mailman, beside a Mailman's LMTP server
 
 
 @dataclass
 class World:
-    """A Postfix that runs, and a site with a source whose next hop is a name."""
+    """A Postfix that runs, and a site with a list that it delivers for."""
 
     postfix: PostfixInstance
     site: Site
@@ -201,7 +212,7 @@ class World:
         return self.postfix.queue_directory / "etc"
 
     def restore(self) -> None:
-        """Everything as it should be for a next hop that the hosts file knows."""
+        """Everything as it should be, for a next hop that the hosts file knows."""
         self.site.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.9 {NAME}\n")
         self.postfix.command("postconf", "-X", *WITH_DEFAULTS)
         self.postfix.postconf(lmtp_host_lookup="native", inet_protocols="all")
@@ -222,12 +233,15 @@ class World:
         )[0]
 
 
-WITH_DEFAULTS = ("disable_dns_lookups", "lmtp_dns_support_level")
+WITH_DEFAULTS = (
+    *("disable_dns_lookups", "lmtp_dns_support_level"),
+    *("lmtp_sasl_auth_enable", "lmtp_tls_security_level"),
+)
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[World]:
-    """One Postfix for all tests of names, whose list has a next hop that nobody listens on."""
+@contextmanager
+def world_with(hop: str) -> Iterator[World]:
+    """A world whose list has this next hop."""
     need(os.geteuid() == 0, "root")
     need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
     with public_directory() as directory:
@@ -236,9 +250,81 @@ def running() -> Iterator[World]:
         parameters = mailman_parameters(directory / "maps", "lmdb")
         with PostfixInstance(directory / "postfix", main_cf=parameters, hosts=hosts) as postfix:
             site = Site(directory, postfix.config_directory)
-            site.files.write(ANTS, hop=f"lmtp:[{NAME}]:9")
+            site.files.write(ANTS, hop=hop)
             site.once()
             yield World(postfix, site)
+
+
+@pytest.fixture(scope="module")
+def with_mailman() -> Iterator[World]:
+    """A Postfix that delivers to a server that speaks LMTP as Mailman's does."""
+    with LmtpSink({ANTS}) as sink, world_with(f"lmtp:[127.0.0.1]:{sink.port}") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "symptom"),
+    [
+        # Problem 43: the transport that all routes name.
+        ("transport", ("-MX", "lmtp/unix"), "mail transport unavailable"),
+        # Problem 29: a transport of that name, and another protocol.
+        (
+            "transport",
+            ("-M", "lmtp/unix=lmtp unix - - y - - smtp"),
+            'refused to talk to me: 500 Error: command "HELO" not recognized',
+        ),
+        (
+            "lmtp_tls_security_level",
+            ("-e", "lmtp_tls_security_level=encrypt"),
+            "TLS is required, but was not offered",
+        ),
+        (
+            "lmtp_tls_security_level",
+            ("-P", "lmtp/unix/lmtp_tls_security_level=encrypt"),
+            "TLS is required, but was not offered",
+        ),
+    ],
+)
+def test_what_keeps_lmtp_from_speaking_with_mailman(
+    with_mailman: World, name: str, spoil: tuple[str, str], symptom: str
+) -> None:
+    with_mailman.restore()
+    with_mailman.postfix.command("postconf", *spoil)
+    found = examine(with_mailman.site)
+    assert found.troubles == {name: "failure"}
+    assert symptom in with_mailman.deliver().text
+    assert found.mend(name).troubles == {}
+    assert with_mailman.deliver().status == "sent"
+
+
+# Problem 16, once more: what is named is our own map, and another type can be built.
+def test_our_map_is_named_as_a_type_that_this_postfix_has_not(with_mailman: World) -> None:
+    with_mailman.restore()
+    maps = with_mailman.site.maps
+    with_mailman.postfix.postconf(transport_maps=f"dbm:{maps}/postfix_lmtp")
+    found = examine(with_mailman.site)
+    assert found.troubles == {"map_type": "failure", "transport_maps": "failure"}
+    assert found.mend("transport_maps").troubles == {}
+    assert with_mailman.deliver().status == "sent"
+
+
+def test_a_login_without_passwords_ends_lmtp(with_mailman: World) -> None:
+    with_mailman.restore()
+    with_mailman.postfix.postconf(lmtp_sasl_auth_enable="yes")
+    found = examine(with_mailman.site)
+    assert found.troubles == {"lmtp_sasl_auth_enable": "failure"}
+    assert found.mend("lmtp_sasl_auth_enable").troubles == {}
+    assert with_mailman.deliver().status == "sent"
+
+
+# Names, beside a real lmtp(8)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[World]:
+    """One Postfix for all tests of names, whose list has a next hop that nobody listens on."""
+    with world_with(f"lmtp:[{NAME}]:9") as made:
+        yield made
 
 
 @pytest.fixture
@@ -509,21 +595,6 @@ def network(root: None) -> Iterator[Network]:
         yield made
 
 
-def test_mailman_is_not_in_mynetworks(
-    site: Site, idle_postfix: PostfixInstance, network: Network
-) -> None:
-    """Problem 35."""
-    idle_postfix.postconf(mynetworks="127.0.0.0/8", inet_interfaces="all")
-    named(site, hop=f"lmtp:[{network['mm'].address}]:8024")
-    with network["mx"].inside():
-        found = examine(site)
-        assert found.troubles["mynetworks"] == "failure"
-        assert "without 10.77.0.2, the Mailman of lists" in found["mynetworks"]["seen"]
-        found = found.mend("mynetworks")
-        assert found.status("mynetworks") == "ok"
-    assert "mynetworks = 127.0.0.0/8 10.77.0.2\n" in main_cf(idle_postfix)
-
-
 def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) -> None:
     (public / "file").write_text("# 10.0.0.0/30\n127.0.0.0/8\n10.77.0.0/30\n")
     (public / "table").write_text("10.77.0.0/29 ok\n")
@@ -554,21 +625,57 @@ def test_half_the_world_in_mynetworks(site: Site, idle_postfix: PostfixInstance)
     assert "mynetworks = 127.0.0.0/8 10.0.0.0/8\n" in main_cf(idle_postfix)
 
 
-def test_mailman_can_not_reach_postfix(
+def test_mailman_and_postfix_on_one_network(
     site: Site, idle_postfix: PostfixInstance, network: Network
 ) -> None:
-    """Problem 34."""
-    idle_postfix.postconf(mynetworks="10.77.0.0/24")
+    """Problems 34 and 35: Postfix listens elsewhere, and takes nothing from Mailman."""
+    idle_postfix.postconf(
+        mynetworks="127.0.0.0/8",
+        smtpd_relay_restrictions="permit_mynetworks, reject_unauth_destination",
+    )
     master = idle_postfix.config_directory / "master.cf"
     master.write_text(master.read_text().replace("127.0.0.1:", ""))
     named(site, hop=f"lmtp:[{network['mm'].address}]:8024")
+
+    def send() -> int:
+        """The code for a recipient elsewhere, as Mailman hears it."""
+        server = network["mx"].address, idle_postfix.port
+        with network["mm"].inside(), smtplib.SMTP(*server, timeout=PATIENCE) as smtp:
+            smtp.ehlo("mm")
+            smtp.mail("ants-bounces@lists.example.net")
+            return smtp.rcpt("member@elsewhere.example")[0]
+
+    with network["mx"].inside(), idle_postfix:
+        found = examine(site)
+        assert found.troubles == {"inet_interfaces": "failure", "mynetworks": "failure"}
+        assert "does not listen on 10.77.0.1" in found["inet_interfaces"]["why"]
+        assert "without 10.77.0.2, the Mailman of lists" in found["mynetworks"]["seen"]
+        with pytest.raises(ConnectionRefusedError):
+            send()
+        found = found.mend("inet_interfaces")
+        assert found.troubles == {"mynetworks": "failure"}
+        assert send() == 554  # Relay access denied
+        assert found.mend("mynetworks").troubles == {}
+        assert wait_for(lambda: send() == 250, PATIENCE, "mail from Mailman taken")
+    assert "mynetworks = 127.0.0.0/8 10.77.0.2\n" in main_cf(idle_postfix)
+
+
+def test_a_public_address_of_this_host(site: Site, network: Network) -> None:
+    """Problem 27: what a container can't listen on."""
+    run(*network["mx"].prefix, "ip", "address", "add", "9.9.9.9/32", "dev", "lo")
+    named(site, "9.9.9.9")
     with network["mx"].inside():
         found = examine(site)
-        assert found.troubles["inet_interfaces"] == "failure"
-        assert "does not listen on 10.77.0.1" in found["inet_interfaces"]["why"]
-        with idle_postfix:
-            found = found.mend("inet_interfaces")
-            assert found.status("inet_interfaces") == "ok"
-        server = network["mx"].address, idle_postfix.port
-        with idle_postfix, network["mm"].inside(), smtplib.SMTP(*server, timeout=PATIENCE) as smtp:
-            assert smtp.noop()[0] == 250
+    assert found.troubles == {"running": "warning", f"name:{NAME}": "warning"}
+    assert "a container can't listen on it" in found[f"name:{NAME}"]["why"]
+
+
+def test_a_name_server_that_is_mute(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(as_lmtp, "TIMEOUT", 1.0)
+    (public / "etc").mkdir()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.53.53", 53))
+        (public / "etc/resolv.conf").write_text("nameserver 127.0.53.53\n")
+        by = as_lmtp.Resolver((as_lmtp.DNS, as_lmtp.NATIVE), "postfix", public)
+        found = asyncio.run(by.look_up("mailman.example.net"))
+    assert found == as_lmtp.Answer(unanswered=True, said="no answer within 1 s")
