@@ -35,6 +35,9 @@ PARAMETERS = (
     "mail_owner",
 )
 
+_SEARCHES = frozenset({"res_defnames", "res_dnsrch"})
+"""The resolver options with which the DNS is asked for more than the name as it is."""
+
 _PROGRAM = Path(__file__).with_name("name_lookup.py")
 
 
@@ -116,7 +119,9 @@ async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
         user=parameters["mail_owner"] if unprivileged else None,
         root=postfix.queue_directory if service and service.chrooted else None,
         family=families.get(protocols[0], 0) if len(protocols) == 1 else 0,
-        search="res_d" in parameters["lmtp_dns_resolver_options"],
+        search=not _SEARCHES.isdisjoint(
+            parameters["lmtp_dns_resolver_options"].lower().replace(",", " ").split()
+        ),
     )
 
 

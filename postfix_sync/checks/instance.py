@@ -154,7 +154,18 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     """lmtp(8) does not ask more of Mailman than it can do."""
     level, maps = "lmtp_tls_security_level", "lmtp_tls_policy_maps"
     login, passwords = "lmtp_sasl_auth_enable", "lmtp_sasl_password_maps"
-    values = await host.postfix.values(level, maps, "lmtp_enforce_tls", login, passwords)
+    values = await host.postfix.values(
+        level, maps, "lmtp_enforce_tls", login, passwords, "defer_transports"
+    )
+    held = values["defer_transports"].replace(",", " ").split()
+    if "lmtp" in held:
+        rest = " ".join(one for one in held if one != "lmtp")
+        yield failure(
+            "defer_transports",
+            f"defer_transports = {values['defer_transports']}",
+            "no mail is delivered by lmtp until somebody asks for it (sendmail -q)",
+            host.edit(f"defer_transports = {rest}"),
+        )
     values |= host.lmtp.overrides if host.lmtp else {}
     if values[login] == "yes" and not values[passwords]:
         yield failure(

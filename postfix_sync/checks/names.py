@@ -7,6 +7,7 @@ chroot's copies, lmtp_host_lookup, tells why they are what they are.
 import ipaddress
 import re
 import shlex
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
@@ -87,7 +88,14 @@ async def host_lookup(host: Host) -> AsyncIterator[Finding]:
     asked = ", ".join(resolver.mechanisms)
     known = _in_hosts(host)
     needing = sorted(one for one in host.host_names if one in known or one in host.addresses)
-    if needing and NATIVE not in resolver.mechanisms:
+    if not resolver.mechanisms:
+        yield failure(
+            name,
+            "lmtp_host_lookup names neither dns nor native",
+            "lmtp(8) ends as soon as it is started, and all mail that it should deliver waits",
+            host.set_lmtp(name, NATIVE),
+        )
+    elif needing and NATIVE not in resolver.mechanisms:
         yield failure(
             name,
             f"lmtp(8) asks the {asked.upper()} alone, and {needing[0]} is in"
@@ -112,7 +120,7 @@ async def resolved(host: Host) -> AsyncIterator[Finding]:
             yield warning(
                 f"name:{name}",
                 f"can't be looked up the way lmtp(8) does: {answer.denied}",
-                "only root can take on lmtp(8)'s user and enter its chroot",
+                "to take on lmtp(8)'s user and its chroot needs root, and to ask as it does, glibc",
             )
         elif not answer.addresses:
             async with aclosing(_why_unknown(host, name, answer)) as causes:
@@ -202,7 +210,7 @@ def _why_other(host: Host, name: str) -> Cause:
     path, wanted = host.config.hosts.file, host.addresses[name]
     if known.get(name) != wanted:
         there = f"says {known[name]}" if name in known else "does not have it"
-        return Cause(f"{path} {there}; see the check hosts.", host.command("--once"))
+        return Cause(f"{path} {there}: see the check hosts, which mends it.", None)
     if DNS in resolver.mechanisms:
         return Cause(
             "The DNS is asked before the hosts file, and has another host of that name.",
@@ -253,8 +261,13 @@ def _stale(host: Host, root: Path) -> Iterator[Finding]:
             seen = f"{copy}: lmtp(8)'s user may not read it"
             yield warning(f"chroot:{name}", seen, _USED[name], fix)
         elif inside != outside and made < max(changed.st_mtime, changed.st_ctime):
-            seen = f"{copy} is older than {original}, and not the same"
+            ages = f"is of {_day(made)}, {original} of {_day(changed.st_mtime)}"
+            seen = f"{copy} {ages}, and they differ"
             yield warning(f"chroot:{name}", seen, _USED[name], fix)
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 _USED = {

@@ -42,8 +42,9 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
     """Mailman may send through this Postfix, and half the world may not."""
     values = await host.postfix.values("mynetworks", "mynetworks_style")
     present = values["mynetworks"]
+    peers = list(_peers(host))
     if wide := next(too_wide(present), None):
-        yield _open(host, present, *wide)
+        yield await _open(host, present, peers, *wide)
         return
     if values["mynetworks_style"] == "class" and not await _is_written(host.postfix):
         yield warning(
@@ -53,7 +54,6 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
             host.edit(f"mynetworks_style = {'host'}"),
         )
         return
-    peers = list(_peers(host))
     for peer in peers:
         if not await _trusted(host, peer.address):
             yield await _refused(host, peer)
@@ -63,22 +63,28 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
     yield ok("mynetworks", f"{present or 'empty'}; {about}")
 
 
-def _open(host: Host, present: str, item: str, net: Net) -> Finding:
-    rest = [one for one in items(present) if one != item]
-    keep = " ".join(rest) or "127.0.0.0/8 [::1]/128"
+async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
+    rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
+    for peer in peers:
+        if not await matches(host.postfix, peer.address, rest):
+            rest.append(_written(peer.address))
     tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
     return tell(
         "mynetworks",
         f"mynetworks = {present}",
         f"{item} trusts {net.num_addresses:,} addresses of strangers: who may relay through this"
         " host sends spam through it, and then nobody takes the mail of its lists any more",
-        host.edit(f"mynetworks = {keep}"),
+        host.edit(f"mynetworks = {' '.join(rest)}"),
     )
+
+
+def _written(address: Address) -> str:
+    """An address as main.cf has it."""
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 async def _refused(host: Host, peer: Peer) -> Finding:
     written = await host.postfix.written_as("mynetworks")
-    item = f"[{peer.address}]" if peer.address.version == 6 else str(peer.address)
     values = await host.postfix.values(
         "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
     )
@@ -91,7 +97,7 @@ async def _refused(host: Host, peer: Peer) -> Finding:
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
         f'what Mailman sends to its members is refused ("Relay access denied"){maybe}',
-        host.edit(f"mynetworks = {f'{written} {item}'.strip()}"),
+        host.edit(f"mynetworks = {written} {_written(peer.address)}"),
     )
 
 

@@ -235,7 +235,7 @@ class World:
 
 WITH_DEFAULTS = (
     *("disable_dns_lookups", "lmtp_dns_support_level"),
-    *("lmtp_sasl_auth_enable", "lmtp_tls_security_level"),
+    *("defer_transports", "lmtp_sasl_auth_enable", "lmtp_tls_security_level"),
 )
 
 
@@ -283,6 +283,7 @@ def with_mailman() -> Iterator[World]:
             ("-P", "lmtp/unix/lmtp_tls_security_level=encrypt"),
             "TLS is required, but was not offered",
         ),
+        ("defer_transports", ("-e", "defer_transports=lmtp uucp"), "deferred transport"),
     ],
 )
 def test_what_keeps_lmtp_from_speaking_with_mailman(
@@ -495,6 +496,13 @@ def test_addresses_that_postfix_does_not_use(world: World) -> None:
     assert "It has only 2001:db8::9, which inet_protocols" in found[f"name:{NAME}"]["why"]
 
 
+def test_a_lookup_that_is_none(world: World) -> None:
+    world.postfix.postconf(lmtp_host_lookup="nativ")
+    found = examine(world.site)
+    assert found.status("lmtp_host_lookup") == "failure"
+    assert found.mend("lmtp_host_lookup").troubles == {}
+
+
 # Problem 23: where Mailman was told to listen.
 def test_a_name_that_is_no_host(world: World) -> None:
     for path in (world.site.hosts, world.postfix.chroot_hosts):
@@ -619,10 +627,11 @@ def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) ->
 def test_half_the_world_in_mynetworks(site: Site, idle_postfix: PostfixInstance) -> None:
     site.once()
     idle_postfix.postconf(mynetworks="127.0.0.0/8, 0.0.0.0/0, 10.0.0.0/8")
+    named(site, hop="lmtp:[198.51.100.2]:8024")
     found = examine(site)
     assert found.status("mynetworks") == "failure"
     assert found.mend("mynetworks").status("mynetworks") == "ok"
-    assert "mynetworks = 127.0.0.0/8 10.0.0.0/8\n" in main_cf(idle_postfix)
+    assert "mynetworks = 127.0.0.0/8 10.0.0.0/8 198.51.100.2\n" in main_cf(idle_postfix)
 
 
 def test_mailman_and_postfix_on_one_network(
