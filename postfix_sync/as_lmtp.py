@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import SyncError
+from postfix_sync.match_list import items
 from postfix_sync.postfix import Postfix, Service
 from postfix_sync.system import run
 
@@ -102,7 +103,7 @@ def mechanisms(parameters: Mapping[str, str]) -> tuple[str, ...]:
     level = parameters["lmtp_dns_support_level"]
     if (level or parameters["disable_dns_lookups"]) in {"disabled", "yes"}:
         return (NATIVE,)
-    named = parameters["lmtp_host_lookup"].replace(",", " ").split()
+    named = items(parameters["lmtp_host_lookup"])
     return tuple(one for one in (DNS, NATIVE) if one in named)
 
 
@@ -111,7 +112,7 @@ async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
     parameters = await postfix.values(*PARAMETERS)
     if service:
         parameters |= service.overrides
-    protocols = parameters["inet_protocols"].replace(",", " ").split()
+    protocols = items(parameters["inet_protocols"])
     families = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
     unprivileged = service is None or service.unprivileged
     return Resolver(
@@ -119,9 +120,7 @@ async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
         user=parameters["mail_owner"] if unprivileged else None,
         root=postfix.queue_directory if service and service.chrooted else None,
         family=families.get(protocols[0], 0) if len(protocols) == 1 else 0,
-        search=not _SEARCHES.isdisjoint(
-            parameters["lmtp_dns_resolver_options"].lower().replace(",", " ").split()
-        ),
+        search=not _SEARCHES.isdisjoint(items(parameters["lmtp_dns_resolver_options"].lower())),
     )
 
 

@@ -3,13 +3,13 @@
 `postfix check` is not asked: it makes directories that are missing, and doctor changes nothing.
 """
 
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError
+from postfix_sync.match_list import items
 from postfix_sync.model import Finding
 from postfix_sync.postfix import Postfix
 
@@ -61,7 +61,7 @@ async def map_type(host: Host) -> AsyncIterator[Finding]:
     """Every map type that main.cf names is there."""
     missing: dict[str, str] = {}
     for parameter, value in (await host.postfix.written()).items():
-        for item in re.split(r"[\s,]+", value):
+        for item in items(value):
             kind, colon, path = item.removeprefix("proxy:").partition(":")
             if colon and path and kind in DATABASES - host.postfix.map_types:
                 missing.setdefault(kind, f"{parameter} = {item}")
@@ -157,7 +157,7 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     values = await host.postfix.values(
         level, maps, "lmtp_enforce_tls", login, passwords, "defer_transports"
     )
-    held = values["defer_transports"].replace(",", " ").split()
+    held = items(values["defer_transports"])
     if "lmtp" in held:
         rest = " ".join(one for one in held if one != "lmtp")
         yield failure(

@@ -7,15 +7,17 @@ address is not known, and nothing is said of it.
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.errors import SyncError
 from postfix_sync.interfaces import is_own, toward
+from postfix_sync.match_list import Pattern, items, patterns
 from postfix_sync.model import Finding
 from postfix_sync.postfix import Postfix, Service
-from postfix_sync.system import run
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -26,6 +28,9 @@ for strangers."""
 
 WIDE = {4: 15, 6: 28}
 """And with one this long or shorter, hardly anyone's."""
+
+TIMEOUT = 10.0
+"""Seconds that a table may take to answer."""
 
 LOOPBACK_ONLY = "loopback-only"
 
@@ -66,7 +71,7 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
 async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
     rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
     for peer in peers:
-        if not await matches(host.postfix, peer.address, rest):
+        if not await matches(host.postfix, peer.address, " ".join(rest)):
             rest.append(_written(peer.address))
     tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
     return tell(
@@ -149,48 +154,41 @@ async def _trusted(host: Host, address: Address) -> bool:
     everywhere = (await host.postfix.values("mynetworks"))["mynetworks"]
     servers = [one for one in host.services if one.kind == "inet" and one.command == "smtpd"]
     lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
-    return any([await matches(host.postfix, address, items(one)) for one in lists])
+    return any([await matches(host.postfix, address, one) for one in lists])
 
 
-async def matches(postfix: Postfix, address: Address, patterns: Sequence[str]) -> bool:
-    """Whether an address is in a list as mynetworks is one: the first item that matches decides."""
-    for item in patterns:
-        pattern = item.removeprefix("!")
-        if await _in(postfix, address, pattern):
-            return not item.startswith("!")
+async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
+    """Whether an address is in a list as mynetworks is one: the first pattern that matches counts.
+
+    A table that can't be asked has no address.
+    """
+    for pattern in patterns(listed, _content):
+        net = network(pattern.text)
+        if address in net if net else pattern.is_table and await _has(postfix, pattern, address):
+            return not pattern.negated
     return False
 
 
-async def _in(postfix: Postfix, address: Address, pattern: str) -> bool:
-    if net := network(pattern):
-        return address in net
-    if pattern.startswith("/"):
-        return await matches(postfix, address, _items_of_file(pattern))
-    if ":" in pattern:
-        argv = ["postmap", "-c", str(postfix.config_directory), "-q", str(address), pattern]
-        return (await run(argv)).status == 0
+async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
+    with suppress(SyncError):
+        return bool(await postfix.look_up(table.text, [str(address)], timeout=TIMEOUT))
     return False
 
 
-def _items_of_file(path: str) -> list[str]:
-    """The items of a file that a list in main.cf names, none where it can't be read."""
+def _content(path: str) -> str:
+    """A file that a list in main.cf names; what can't be read names nothing."""
     try:
-        lines = Path(path).read_text("utf-8", "replace").splitlines()
+        return Path(path).read_text("utf-8", "replace")
     except OSError:
-        return []
-    return items(" ".join(line for line in lines if not line.startswith("#")))
-
-
-def items(value: str) -> list[str]:
-    """The items of a list in main.cf."""
-    return value.replace(",", " ").split()
+        return ""
 
 
 def network(pattern: str) -> Net | None:
     """An item of mynetworks as a network, None where it is something else."""
-    found = re.fullmatch(r"\[?([0-9a-fA-F.:]+)\]?(/\d{1,3})?", pattern)
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F.:]+)\]|([0-9.]+))(/\d{1,3})?", pattern)
     try:
-        return ipaddress.ip_network(found[1] + (found[2] or ""), strict=False) if found else None
+        text = (found[1] or found[2]) + (found[3] or "") if found else ""
+        return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
 

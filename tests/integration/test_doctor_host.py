@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync import as_lmtp, config, doctor, system
-from postfix_sync.checks.network import items, matches
+from postfix_sync.checks.network import matches
 from postfix_sync.model import Finding, Verdict
 from postfix_sync.postfix import inspect
 from tests.conftest import need
@@ -234,7 +234,7 @@ class World:
 
 
 WITH_DEFAULTS = (
-    *("disable_dns_lookups", "lmtp_dns_support_level"),
+    *("disable_dns_lookups", "lmtp_dns_support_level", "lmtp_dns_resolver_options"),
     *("defer_transports", "lmtp_sasl_auth_enable", "lmtp_tls_security_level"),
 )
 
@@ -377,8 +377,9 @@ def test_a_name_that_is_found(world: World) -> None:
 
 
 # Problem 25.
-def test_a_name_of_the_hosts_file_is_asked_of_the_dns(world: World) -> None:
-    world.postfix.postconf(lmtp_host_lookup="dns")
+@pytest.mark.parametrize("options", ["", "res_dnsrch"])
+def test_a_name_of_the_hosts_file_is_asked_of_the_dns(world: World, options: str) -> None:
+    world.postfix.postconf(lmtp_host_lookup="dns", lmtp_dns_resolver_options=options)
     found = examine(world.site)
     assert found.troubles == {"lmtp_host_lookup": "failure", f"name:{NAME}": "failure"}
     assert "the DNS alone" in found[f"name:{NAME}"]["why"]
@@ -620,7 +621,7 @@ def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) ->
         ("2001:db8::2", "[2001:db8::]/32", True),
         ("2001:db8::2", "10.0.0.0/8 [::1]/128 nonsense", False),
     ]:
-        found = asyncio.run(matches(postfix, ip_address(address), items(value)))
+        found = asyncio.run(matches(postfix, ip_address(address), value))
         assert found is expected, (address, value)
 
 
