@@ -19,6 +19,7 @@ from postfix_sync.checks import (
     instance,
     mail,
     main_cf,
+    monitoring,
     names,
     network,
     served,
@@ -64,6 +65,7 @@ CHECKS: Mapping[str, Check] = {
     "passes": upkeep.passes,
     "probe": mail.probe,
     "deferred": mail.deferred,
+    "metrics_textfile": monitoring.textfile,
 }
 """All checks in the order in which they are told, by what to call one that could not be made."""
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,6 +205,30 @@ def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
     assert value(metrics_of(site), "source_lists", source="lists") == 2
 
 
+def test_doctor_knows_a_place_that_is_wrong(with_textfile: Site) -> None:
+    site = with_textfile
+
+    def finding() -> dict[str, Any]:
+        checks = json.loads(site.run("doctor", "--json").stdout)["checks"]
+        found: dict[str, Any]
+        [found] = [one for one in checks if one["name"] == "metrics_textfile"]
+        return found
+
+    other = textfile_of(site).with_suffix(".txt")
+    site.configure(metrics={"textfile": str(other)})
+    found = finding()
+    assert (found["status"], found["seen"]) == ("warning", f"{other} does not end in .prom")
+    missing = site.directory / "node exporter/postfix-sync.prom"
+    site.configure(metrics={"textfile": str(missing)})
+    found = finding()
+    assert (found["status"], found["seen"]) == ("warning", f"{missing.parent} is not there")
+    subprocess.run(found["fix"], shell=True, check=True)
+    found = finding()
+    assert (found["status"], found["seen"]) == ("ok", str(missing))
+    assert site.once() == ""
+    assert missing.exists()
+
+
 def test_a_place_that_may_not_be_written(with_textfile: Site) -> None:
     site = with_textfile
     textfile_of(site).parent.chmod(0o555)
@@ -271,6 +296,36 @@ def test_the_file_follows_each_round_of_probes(with_textfile: Site) -> None:
         with LmtpSink([ANTS], port=port):
             wait_for(lambda: up() == 1, PATIENCE, "a destination that is up")
         assert daemon.stop() == 0
+
+
+def test_a_status_of_an_earlier_version_is_taken_over(with_textfile: Site) -> None:
+    """What it has stays, and what it lacks begins with nothing."""
+    site = with_textfile
+    site.once()
+    path, old = site.state / "status.json", site.status()
+    del old["passes"], old["queue"]
+    for one in old["sources"].values():
+        del one["failing_since"]
+    old["sources"]["lists"]["last_change"] = "2026-01-02T03:04:05Z"
+    path.write_text(json.dumps(old))
+    site.once()
+    text = metrics_of(site)
+    changed = value(text, "source_last_change_timestamp_seconds", source="lists")
+    assert changed == seconds_of("2026-01-02T03:04:05Z")
+    assert value(text, "passes_total", result="success") == 1
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_nothing_is_loaded_for_what_nobody_asked_for(with_textfile: Site, wanted: bool) -> None:
+    site = with_textfile
+    if not wanted:
+        site.configure(metrics={})
+    with RunningDaemon(site, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
+        daemon.wait_for_passes(2)
+        loaded = daemon.count("prometheus_client")
+        assert daemon.stop() == 0
+    assert bool(loaded) == wanted
+    assert ("queue" in site.status() and site.status()["queue"] is not None) == wanted
 
 
 # ---- over HTTP ----------------------------------------------------------------------------------
@@ -552,6 +607,14 @@ def test_deferred_mail_is_counted_by_destination(
             assert int(began) <= oldest <= time.time()
             queue = site.status()["queue"][f"127.0.0.1:{ports[0]}"]
             assert queue == {"messages": 2, "oldest": queue["oldest"]}
+            assert value(monitor.get("/metrics").body, "reloads_total") == 0
+            site.files.write(ANTS, "ants@new.example", hop=f"lmtp:[127.0.0.1]:{ports[0]}")
+            wait_for(
+                lambda: value(monitor.get("/metrics").body, "reloads_total") == 1,
+                PATIENCE,
+                "a reload for a new domain",
+            )
+            assert postfix.reloads == 1
             with LmtpSink([ANTS, ANTS.replace("@", "-join@")], port=ports[0]):
                 postfix.command("postqueue", "-f")
                 wait_for(lambda: _counted(monitor, ports[0], 0), 60, "none that waits")

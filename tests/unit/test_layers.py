@@ -20,6 +20,7 @@ LAYERS = [
         "checks.instance",
         "checks.mail",
         "checks.main_cf",
+        "checks.monitoring",
         "checks.names",
         "checks.network",
         "checks.sources",

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from postfix_sync import health, metrics
+from postfix_sync.config import Config, Listen, MetricsSection
+from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model import Destination
 from postfix_sync.queue import Waiting
 from postfix_sync.state import (
@@ -16,9 +18,11 @@ from postfix_sync.state import (
     SourceStatus,
     Status,
     after_count,
+    after_pass,
     iso,
     no_passes,
 )
+from postfix_sync.sync import Report, SourceReport
 from tests.parts.monitor import samples, value
 
 NOW = 1_800_000_000.0
@@ -147,6 +151,53 @@ def test_a_count_has_zeros_and_no_count_has_nothing() -> None:
     assert found["updated"] == iso(NOW)
     assert after_count(found, None, NOW)["queue"] is None
     assert after_count(found, {}, NOW)["queue"] == {}
+
+
+CONFIG = Config.model_validate({"sources": [{"name": "lists", "path": "/data"}]})
+DISK = ApplyError("a disk: full", "rm")
+WENT_WRONG = Report(failed=(DISK,), seconds=2.0)
+WENT_WELL = Report(
+    sources={"lists": SourceReport(answered_at=NOW + 30)},
+    entries={"added": 9},
+    reloads=1,
+    seconds=1.23456,
+)
+
+
+def test_what_grows_goes_on_and_what_fails_has_a_beginning() -> None:
+    """However often it fails, and with whatever."""
+    found = after_pass(status(), CONFIG, WENT_WRONG, NOW)
+    other = Report(sources={"lists": SourceReport(errors=(Refused("a line"),))}, failed=(DISK,))
+    found = after_pass(found, CONFIG, other, NOW + 20)
+    assert found["passes"] == passes(
+        last_attempt=iso(NOW + 20),
+        failing_since=iso(NOW),
+        error=ErrorStatus(message="a disk: full", hint="rm"),
+        seconds=0.0,
+        made=9,
+        failed=4,
+    )
+    assert found["sources"]["lists"]["state"] == "refused"
+    assert found["sources"]["lists"]["failing_since"] == iso(NOW)
+    found = after_pass(found, CONFIG, WENT_WELL, NOW + 30)
+    assert found["passes"] == passes(
+        last_attempt=iso(NOW + 30),
+        last_success=iso(NOW + 30),
+        seconds=1.235,
+        made=10,
+        failed=4,
+        reloads=2,
+        entries={"added": 18, "removed": 0, "changed": 0},
+    )
+    assert found["sources"]["lists"]["failing_since"] is None
+
+
+def test_a_queue_that_nobody_counts_any_more_has_no_numbers() -> None:
+    counting = CONFIG.model_copy(
+        update={"metrics": MetricsSection(listen=Listen("127.0.0.1", 9825))}
+    )
+    assert after_pass(status(), counting, WENT_WELL, NOW)["queue"] == status()["queue"]
+    assert after_pass(status(), CONFIG, WENT_WELL, NOW)["queue"] is None
 
 
 # ---- health -------------------------------------------------------------------------------------
