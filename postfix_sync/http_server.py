@@ -99,7 +99,7 @@ async def _read_head(connection: socket.socket) -> bytes:
         if not block:
             return b""
         head += block
-    return head[: HEAD_SIZE + 1]
+    return head[:HEAD_SIZE]
 
 
 def _reply(head: bytes, pages: Pages) -> bytes:

@@ -387,8 +387,10 @@ def test_what_http_asks_of_any_server(served: RunningDaemon, monitor: Monitor) -
         b"\x16\x03\x01\x02\r\n\r\n": b"400",
         b"GET /metrics HTTP/1.1\r\nno field\r\n\r\n": b"400",
         b"GET /metrics HTTP/1.1\r\nAccept: a\nb\r\n\r\n": b"400",
-        b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 10000 + b"\r\n": b"431",
+        b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 5000: b"431",
         b"GET /metrics HTTP/1.0\r\n\r\n": b"200",
+        b"HEAD /metrics HTTP/1.1\r\n\r\n": b"200",
+        b"HEAD /nothing HTTP/1.1\r\n\r\n": b"404",
         b"POST /status HTTP/1.1\r\nContent-Length: 8000\r\n\r\n" + b"x" * 8000: b"405",
     }.items():
         with monitor.connect() as connection:
@@ -397,6 +399,7 @@ def test_what_http_asks_of_any_server(served: RunningDaemon, monitor: Monitor) -
             while block := connection.recv(65536):
                 answer += block
         assert answer.startswith(b"HTTP/1.1 " + status), request[:80]
+        assert answer.endswith(b"\r\n\r\n") == request.startswith(b"HEAD")
     assert served.stop() == 0
 
 
