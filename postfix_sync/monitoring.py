@@ -20,7 +20,7 @@ from postfix_sync.model import Destination
 from postfix_sync.queue import Waiting, waiting
 from postfix_sync.state import StatusFile
 from postfix_sync.sync import LOCK_NAME
-from postfix_sync.system import lock, replace_file, space_hint
+from postfix_sync.system import lock, put_file, space_hint
 from postfix_sync.tables import next_hops_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def write_textfile(config: "Config") -> None:
         async with lock(config.state_directory / LOCK_NAME):
             text, _ = metrics.render(StatusFile(config.state_directory).read_or_new())
             try:
-                replace_file(path, text.encode())
+                put_file(path, text.encode())
             except OSError as error:
                 raise _unwritable(path, error) from None
 

@@ -268,11 +268,14 @@ def _try_lock(descriptor: int, path: Path) -> bool:
     return True
 
 
-def write_file(path: Path, content: bytes, mode: int) -> None:
-    """Writes a file in place and waits until it is on the disk. Raises OSError."""
+def write_file(path: Path, content: bytes, mode: int, *, new: bool = False) -> None:
+    """Writes a file in place and waits until it is on the disk. Raises OSError.
+
+    `new`: there must be none.
+    """
     # Whoever may write to the directory must not make root write through a link of theirs.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, mode)
+    descriptor = os.open(path, flags | (os.O_EXCL if new else 0), mode)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
         file.write(content)
@@ -293,6 +296,22 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put_file(path: Path, content: bytes) -> None:
+    """Puts a file of mode 0644 into its place at once, whatever is there. Raises OSError.
+
+    No link is followed, and nothing is opened that was there before: for a directory that others
+    than root may write to.
+    """
+    staged = staged_beside(path)
+    staged.unlink(missing_ok=True)
+    try:
+        write_file(staged, content, 0o644, new=True)
+        publish_file(staged, path)
+    except OSError:
+        discard(staged)
+        raise
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -25,7 +25,7 @@ from postfix_sync import __version__, http_server
 from postfix_sync.state import seconds_of
 from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
-from tests.parts.disk import fill, remount, small_disk
+from tests.parts.disk import fill, remount, small_disk, tree
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import send
 from tests.parts.monitor import Monitor, promtool, samples, value
@@ -190,6 +190,27 @@ def test_node_exporter_can_read_the_file(with_textfile: Site) -> None:
         os.umask(old)
     assert stat.S_IMODE(textfile_of(site).stat().st_mode) == 0o644
     assert [path.name for path in textfile_of(site).parent.iterdir()] == ["postfix-sync.prom"]
+
+
+def test_nobody_can_make_root_write_elsewhere(with_textfile: Site) -> None:
+    """The directory may belong to node_exporter's user, who may plant what they like there."""
+    site, elsewhere = with_textfile, with_textfile.directory / "shadow"
+    elsewhere.write_text("secret\n")
+    elsewhere.chmod(0o600)
+    before = tree(elsewhere)
+    staged = textfile_of(site).with_name(".postfix-sync.prom.postfix-sync")
+    for planted in (textfile_of(site), staged):
+        planted.unlink(missing_ok=True)
+        planted.symlink_to(elsewhere)
+    assert site.once() == ""
+    os.mkfifo(staged)
+    assert site.once() == ""
+    os.link(elsewhere, staged)
+    assert site.once() == ""
+    assert tree(elsewhere) == before
+    assert not textfile_of(site).is_symlink()
+    assert stat.S_IMODE(textfile_of(site).stat().st_mode) == 0o644
+    assert value(metrics_of(site), "passes_total", result="success") == 3
 
 
 def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
