@@ -97,8 +97,7 @@ class NotPlaced(OutOfReach):
     """Where a container is to be reached can't be found out; `fix` may be a command that helps."""
 
     def __init__(self, message: str, hint: str = "", fix: str | None = None) -> None:
-        super().__init__(message, hint or (fix or ""))
-        self.fix = fix
+        super().__init__(message, hint or fix or "", fix)
 
 
 class Busy(OutOfReach):

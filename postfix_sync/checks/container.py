@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from postfix_sync.checks import Host, failure, ok
-from postfix_sync.errors import NotPlaced, SyncError
+from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding, Peer
 from postfix_sync.relocate import relocated, unpublished
@@ -28,14 +28,13 @@ async def reached(host: Host) -> AsyncIterator[Finding]:
 
 
 def _not_reached(name: str, error: SyncError) -> Finding:
-    fix = error.fix if isinstance(error, NotPlaced) else None
-    way_out = "" if fix else f"; {error.hint}"
+    way_out = "" if error.fix else f"; {error.hint}"
     return failure(
         name,
         error.message,
         "its last known address stays in use, and mail for its lists waits in the queue; one that"
         f" has never been known keeps its lists out{way_out}",
-        fix,
+        error.fix,
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.changes import counted
 from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding
-from postfix_sync.sources import NAMES
+from postfix_sync.sources import NAMES, NOT_WRITTEN_YET
 from postfix_sync.state import iso
 from postfix_sync.system import Mount, mount_of
 from postfix_sync.tables import lists_of
@@ -39,10 +40,19 @@ async def readable(host: Host) -> AsyncIterator[Finding]:
                 called,
                 "; ".join(error.message for error in errors),
                 "; ".join(error.hint for error in errors if error.hint),
-                first.fix if not others else None,
+                None if others else first.fix or _aliases(source, first),
             )
         else:
             yield _exposed(source) or ok(called, _read(source, answered))
+
+
+def _aliases(source: "Source", error: SyncError) -> str | None:
+    """Has Mailman write its files, where nothing else is missing and its container is known."""
+    if error.hint != NOT_WRITTEN_YET or not source.container or source.ssh:
+        return None
+    return shlex.join(
+        [source.container.engine, "exec", source.container.name, "mailman", "aliases"]
+    )
 
 
 def _read(source: "Source", answered: Fetched) -> str:

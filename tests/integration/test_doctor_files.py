@@ -19,6 +19,7 @@ from tests.parts.doctor import Report, examine
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
+from tests.parts.sshd import Sshd, make_key
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 MANY = [f"list{number}@lists.example.net" for number in range(12)]
@@ -378,6 +379,48 @@ def test_a_file_that_is_a_mount_of_its_own(site: Site) -> None:
         assert report["events:lists"]["seen"] == f"{path}: is a mount of its own"
         assert report["events:lists"]["fix"] is None
     assert ours(examine(site)) == {}
+
+
+def test_keys_that_others_can_read_or_change(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    """The identity, and what hosts are known by; a source over SSH that is well tells nothing."""
+    site = make_site()
+    idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+    site.files.write(ANTS)
+    identity = make_key(site.directory / "id_ed25519")
+    known_hosts = site.directory / "known_hosts"
+    with Sshd(site.directory / "sshd") as server:
+        server.authorize(identity, "restrict")
+        server.write_known_hosts(known_hosts)
+        login = {
+            "host": server.host,
+            "port": server.port,
+            "user": "root",
+            "identity": str(identity),
+            "known_hosts": str(known_hosts),
+        }
+        source = {"name": "far", "path": str(site.files.directory), "ssh": login}
+        site.configure(sources=[source])
+        site.once()
+        report = examine(site)
+        assert ours(report) == {}
+        assert report["source:far"]["seen"].endswith(": 1 list, 9 addresses")
+
+        identity.chmod(0o644)
+        report = sees(site, "source:far", "failure")
+        assert report["source:far"]["fix"] == f"chmod 600 {identity}"
+        assert ours(report.mend("source:far")) == {}
+
+        known_hosts.chmod(0o666)
+        report = sees(site, f"ssh_keys:{known_hosts}", "warning")
+        assert ours(report.mend(f"ssh_keys:{known_hosts}")) == {}
+
+        known_hosts.write_text("")
+        report = sees(site, "source:far", "failure")
+        assert "is not in" in report["source:far"]["seen"]
+        assert "compare it with: ssh-keygen -lf" in report["source:far"]["why"]
+        assert report["source:far"]["fix"] is None, "whether it is the right key, a person says"
 
 
 # --- the state directory, room, time, and who makes passes

@@ -1,0 +1,170 @@
+"""doctor on mail: each destination probed, and what waits for it, in a real Postfix's queue."""
+
+import asyncio
+import smtplib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.doctor import examine
+from tests.parts.lmtp_rogues import Behaviour, closes, rogue
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.postfix_instance import SENDER, PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+ANTS = "ants@lists.example.net"
+
+pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
+
+
+@pytest.fixture
+def sink() -> Iterator[LmtpSink]:
+    """Somebody who takes mail for the list, as soon as he is started."""
+    made = LmtpSink([ANTS])
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def world(sink: LmtpSink) -> Iterator[tuple[Site, PostfixInstance]]:
+    """A Postfix that runs and routes the list to where nobody listens yet."""
+    with public_directory() as directory:
+        postfix = PostfixInstance(directory / "postfix")
+        site = Site(directory, postfix.config_directory)
+        site.hosts.write_text("127.0.0.1 localhost\n")
+        site.configure(probe={"level": "rcpt"})
+        postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
+        site.once(expect=69)
+        with postfix:
+            yield site, postfix
+
+
+def send(postfix: PostfixInstance, number: int) -> None:
+    """So many messages to the list, all of which Postfix takes and defers."""
+    with smtplib.SMTP("127.0.0.1", postfix.port, timeout=60) as client:
+        for count in range(number):
+            client.sendmail(SENDER, [ANTS], f"Subject: {count}\n\nhello\n")
+    wait_for(lambda: all_deferred(postfix), PATIENCE, "all mail deferred")
+
+
+def all_deferred(postfix: PostfixInstance) -> bool:
+    """Whether Postfix has tried everything, in vain."""
+    return all(one["queue_name"] == "deferred" for one in postfix.queue())
+
+
+def gone(site: Site, name: str) -> None:
+    """Wait until the mail that a command has released is delivered, and doctor says so."""
+    wait_for(lambda: examine(site).status("deferred") == "ok", 60, "an empty queue")
+    assert name not in examine(site).checks
+
+
+def test_mail_that_waits_for_mailman(world: tuple[Site, PostfixInstance], sink: LmtpSink) -> None:
+    """Problems 32 and 36: Mailman was down, is back, and its mail waits for Postfix's next try."""
+    site, postfix = world
+    endpoint = f"127.0.0.1:{sink.port}"
+    probe, deferred = f"probe:{endpoint}", f"deferred:{endpoint}"
+    assert examine(site).status("deferred") == "ok"
+
+    send(postfix, 1)
+    report = examine(site)
+    assert report.status(probe) == "failure"
+    assert "connect: Connection refused" in report[probe]["seen"]
+    assert report.status(deferred) == "warning"
+    assert report[deferred]["seen"].startswith(
+        "1 message waits, the oldest for 0 min; Postfix says:"
+    )
+    assert (
+        f"connect to 127.0.0.1[127.0.0.1]:{sink.port}: Connection refused"
+        in report[deferred]["seen"]
+    )
+    assert report[deferred]["fix"] is None
+    assert probe in report[deferred]["why"], "Mailman has to be mended first"
+
+    sink.start()
+    report = examine(site)
+    assert report.status(probe) != "failure"
+    [message] = postfix.queue()
+    expected = f"postqueue -c {postfix.config_directory} -i {message['queue_id']}"
+    assert report[deferred]["fix"] == expected
+    report.mend(deferred)
+    gone(site, deferred)
+    assert len(sink.deliveries()) == 1
+
+    sink.stop()
+    send(postfix, 3)
+    sink.start()
+    report = examine(site)
+    assert report[deferred]["seen"].startswith("3 messages wait, ")
+    assert report[deferred]["fix"].startswith("for id in ")
+    report.mend(deferred)
+    gone(site, deferred)
+    assert len(sink.deliveries()) == 4
+
+    sink.stop()
+    send(postfix, 21)
+    sink.start()
+    report = examine(site)
+    assert report[deferred]["fix"] == f"postqueue -c {postfix.config_directory} -f"
+    report.mend(deferred)
+    gone(site, deferred)
+    assert len(sink.deliveries()) == 25
+
+    sink.stop()
+    send(postfix, 1)
+    postfix.stop()
+    sink.start()
+    report = examine(site)
+    assert report[deferred]["why"].startswith("Postfix is stopped")
+    assert report[deferred]["fix"] is None
+
+
+@contextmanager
+def serving(behaviour: Behaviour) -> Iterator[int]:
+    """A server that misbehaves, in a thread of its own; gives its port."""
+    loop = asyncio.new_event_loop()
+    ready, ended = threading.Event(), asyncio.Event()
+    port = 0
+
+    async def serve() -> None:
+        nonlocal port
+        async with rogue(behaviour) as (_, port):
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield port
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+def test_a_port_with_nothing_behind_it(make_site: Callable[..., Site]) -> None:
+    """Problem 31: a container's proxy accepts, and closes without a greeting."""
+    site = make_site(options={"probe": {"level": "rcpt"}})
+    with serving(closes) as port:
+        site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
+        site.once(expect=69)
+        report = examine(site)
+    found = report[f"probe:127.0.0.1:{port}"]
+    assert found["status"] == "failure"
+    assert "greeting: the connection was closed without a greeting" in found["seen"]
+    assert "proxy" in found["why"]
+
+
+def test_destinations_that_are_not_to_be_asked(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    site.files.write(ANTS)
+    site.once()
+    report = examine(site)
+    assert [name for name in report.checks if name.startswith("probe")] == ["probe"]
+    assert report.status("probe") == "ok"
+    site.files.write()
+    assert examine(site).status("probe") == "ok"
