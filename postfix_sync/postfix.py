@@ -178,7 +178,9 @@ class Postfix:
         path = self.queue_directory / "pid/master.pid"
         try:
             pid = int(path.read_text("ascii"))
-            running = Path(f"/proc/{pid}/comm").read_text("utf-8") == "master\n"
+            # Nothing, where it has ended, and nobody has asked yet how.
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            running = words[0].rpartition(b"/")[2] == b"master"
         except PermissionError as error:
             raise NotPermitted(
                 f"{path}: {why(error)}: it can't be told whether Postfix runs",
