@@ -122,7 +122,10 @@ async def _host(config: "Config", found: postfix.Postfix) -> Host:
     )
     resolver = await as_lmtp.resolver(found, host.lmtp)
     lookups = await as_lmtp.look_up_all(resolver, host.host_names)
-    return replace(host, resolver=resolver, lookups=lookups)
+    host = replace(host, resolver=resolver, lookups=lookups)
+    if names.lost(host):
+        tables.ours = replace(ours, hosts_used=True)
+    return host
 
 
 async def _probes(

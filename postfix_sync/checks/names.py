@@ -84,10 +84,9 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
 
 async def host_lookup(host: Host) -> AsyncIterator[Finding]:
     """lmtp(8) reads the hosts file, where that is what knows a name that mail goes to."""
-    name, resolver = "lmtp_host_lookup", _resolver(host)
+    name, resolver, hosts = "lmtp_host_lookup", _resolver(host), host.config.hosts.file
     asked = ", ".join(resolver.mechanisms)
-    known = _in_hosts(host)
-    needing = sorted(one for one in host.host_names if one in known or one in host.addresses)
+    needing = lost(host)
     if not resolver.mechanisms:
         yield failure(
             name,
@@ -95,21 +94,30 @@ async def host_lookup(host: Host) -> AsyncIterator[Finding]:
             "lmtp(8) ends as soon as it is started, and all mail that it should deliver waits",
             host.set_lmtp(name, NATIVE),
         )
-    elif needing and NATIVE not in resolver.mechanisms:
+    elif needing:
         yield failure(
             name,
-            f"lmtp(8) asks the {asked.upper()} alone, and {needing[0]} is in"
-            f" {host.config.hosts.file}",
+            f"lmtp(8) asks the {asked.upper()} alone, and {needing[0]} is in {hosts}",
             "it never reads the hosts file: mail bounces (Host or domain name not found), or waits,"
             " although ping(8) finds the host",
             host.set_lmtp(name, NATIVE),
         )
-    elif needing:
-        yield ok(name, f"lmtp(8) asks: {asked}, so it reads {host.config.hosts.file}")
-    elif host.host_names:
-        yield ok(name, f"lmtp(8) asks: {asked}; no name that mail goes to is in a hosts file")
+    elif NATIVE in resolver.mechanisms:
+        yield ok(name, f"lmtp(8) asks: {asked}, so it reads {hosts}")
     else:
-        yield ok(name, f"lmtp(8) asks: {asked}; no next hop is a name that had to be looked up")
+        yield ok(name, f"lmtp(8) asks: {asked}; it needs no name that is only in {hosts}")
+
+
+def lost(host: Host) -> list[str]:
+    """The names that lmtp(8) does not find as they are in the hosts file, which it never reads."""
+    if NATIVE in _resolver(host).mechanisms:
+        return []
+    known = {**_in_hosts(host), **host.addresses}
+    return sorted(
+        name
+        for name in host.host_names & known.keys()
+        if known[name] not in host.lookups.get(name, Answer()).addresses
+    )
 
 
 async def resolved(host: Host) -> AsyncIterator[Finding]:

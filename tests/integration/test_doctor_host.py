@@ -217,6 +217,7 @@ class World:
         self.postfix.command("postconf", "-X", *WITH_DEFAULTS)
         self.postfix.postconf(lmtp_host_lookup="native", inet_protocols="all")
         self.postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - y - - lmtp")
+        self.postfix.dns.names.clear()
         self.postfix._fill_chroot()
 
     def deliver(self) -> Outcome:
@@ -403,6 +404,27 @@ def test_without_the_dns_the_hosts_file_is_read(world: World, name: str) -> None
     off = {"disable_dns_lookups": "yes", "lmtp_dns_support_level": "disabled"}
     world.postfix.postconf(lmtp_host_lookup="dns", **{name: off[name]})
     found = examine(world.site)
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+def test_a_name_of_the_hosts_file_that_the_dns_knows_as_well(world: World) -> None:
+    world.postfix.dns.names[NAME] = "127.0.0.9"
+    world.postfix.postconf(lmtp_host_lookup="dns")
+    found = examine(world.site)
+    assert found.troubles == {}
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
+
+
+def test_the_dns_has_another_host_of_that_name(make_world: MakeWorld) -> None:
+    world = make_world("127.0.0.9")
+    world.postfix.dns.names[NAME] = "127.0.0.7"
+    world.postfix.postconf(lmtp_host_lookup="dns, native")
+    found = examine(world.site)
+    assert found.troubles == {f"name:{NAME}": "failure"}
+    assert "has another host of that name" in found[f"name:{NAME}"]["why"]
+    assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.7"
+    found = found.mend(f"name:{NAME}")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 

@@ -1,4 +1,4 @@
-"""A name server that knows no name at all: every question is answered NXDOMAIN.
+"""A name server that knows no name at all, unless it is told one: every answer is NXDOMAIN.
 
 With it, mail that Postfix has no route for bounces as it does in the field, by the real smtp(8),
 at once and on any machine, whether or not that machine has a DNS.  (An `error:` transport would not
@@ -9,10 +9,13 @@ import itertools
 import os
 import socket
 import threading
+from collections.abc import Mapping
 
 _NUMBERS = itertools.count()
 
 NXDOMAIN = 0x8183  # a response, recursion available, name error
+FOUND = 0x8180  # the same, no error
+ADDRESS = b"\0\x01\0\x01"  # type A, class IN
 
 
 class DeadEndDns:
@@ -22,6 +25,8 @@ class DeadEndDns:
         """Choose the address: by process, and by how many it has had, so that no two meet."""
         pid = os.getpid()
         self.address = f"127.{pid % 251 + 2}.{pid // 251 % 251}.{next(_NUMBERS) % 250 + 2}"
+        self.names: dict[str, str] = {}
+        """What it knows all the same: IPv4 addresses by name. It may be changed at any time."""
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -36,7 +41,7 @@ class DeadEndDns:
             server.close()
             raise
         self._socket = server
-        self._thread = threading.Thread(target=_answer, args=(server,), daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(server, self.names), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -51,14 +56,32 @@ class DeadEndDns:
         self._socket = self._thread = None
 
 
-def _answer(server: socket.socket) -> None:
+def _serve(server: socket.socket, names: Mapping[str, str]) -> None:
     while True:
         query, client = server.recvfrom(4096)
         if not query:
             return
-        if len(query) < 12:
-            continue
-        # The question is repeated up to its end: labels to the zero byte, then type and class.
-        end = query.find(b"\0", 12) + 5
-        counts = (1).to_bytes(2, "big") + bytes(6)
-        server.sendto(query[:2] + NXDOMAIN.to_bytes(2, "big") + counts + query[12:end], client)
+        if len(query) >= 12:
+            server.sendto(_answer(query, names), client)
+
+
+def _answer(query: bytes, names: Mapping[str, str]) -> bytes:
+    # The question is repeated up to its end: labels to the zero byte, then type and class.
+    end = query.find(b"\0", 12) + 5
+    question = query[12:end]
+    address = names.get(_name(question[:-4]))
+    records = b""
+    if address and question.endswith(ADDRESS):
+        # The name is the one at offset 12; it is true for no second, and has four bytes.
+        records = b"\xc0\x0c" + ADDRESS + bytes(4) + b"\0\x04" + socket.inet_aton(address)
+    flags = (FOUND if address else NXDOMAIN).to_bytes(2, "big")
+    counts = b"\0\x01" + bool(records).to_bytes(2, "big") + bytes(4)
+    return query[:2] + flags + counts + question + records
+
+
+def _name(labels: bytes) -> str:
+    found = []
+    while labels and labels[0]:
+        found.append(labels[1 : 1 + labels[0]].decode("ascii", "replace").lower())
+        labels = labels[1 + labels[0] :]
+    return ".".join(found)

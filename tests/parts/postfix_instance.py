@@ -140,7 +140,7 @@ class PostfixInstance:
         self.data_directory = directory / "data"
         self.maillog = directory / "maillog"
         self.chroot_hosts = self.queue_directory / "etc/hosts"
-        self._dns = DeadEndDns()
+        self.dns = DeadEndDns()
         self._has_dns = dns
 
         for made in (self.config_directory, self.queue_directory, self.data_directory):
@@ -210,7 +210,7 @@ class PostfixInstance:
         """Set up the chroot as Debian does, start, and wait until smtpd answers."""
         self._fill_chroot()
         if self._has_dns:
-            self._dns.start()
+            self.dns.start()
         try:
             self.command("postfix", "start")
             wait_for(self._greets, 60, f"220 from smtpd on port {self.port}")
@@ -226,7 +226,7 @@ class PostfixInstance:
             with suppress(RuntimeError):  # it may be ending just now
                 self.command("postfix", "abort")
         end_processes("MAIL_CONFIG", str(self.config_directory), 5)
-        self._dns.stop()
+        self.dns.stop()
 
     def reload(self) -> None:
         """Have the configuration and all maps read again."""
@@ -244,7 +244,7 @@ class PostfixInstance:
             if (source := Path("/etc") / name).is_file():
                 shutil.copyfile(source, etc / name)
         (etc / "nsswitch.conf").write_text(NSSWITCH_CONF)
-        (etc / "resolv.conf").write_text(RESOLV_CONF.format(address=self._dns.address))
+        (etc / "resolv.conf").write_text(RESOLV_CONF.format(address=self.dns.address))
         if self.hosts is not None and self.hosts.is_file():
             shutil.copyfile(self.hosts, self.chroot_hosts)
         for path in etc.iterdir():
