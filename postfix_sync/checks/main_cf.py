@@ -15,7 +15,7 @@ async def maps_named(host: Host) -> AsyncIterator[Finding]:
     for parameter in [*told, *(one for one in settings if one not in told)]:
         if one := settings.get(parameter):
             seen = f"{parameter} = {one.present}"
-            fix = wiring.remedy(host.postfix, one)
+            fix = host.edit(f"{one.parameter} = {one.wanted}")
             yield Finding(parameter, one.verdict, seen, one.problem, fix)
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")

@@ -154,6 +154,15 @@ def test_postfix_is_started(site: Site, idle_postfix: PostfixInstance) -> None:
         idle_postfix.stop()
 
 
+def test_what_is_mended_while_postfix_is_stopped(site: Site, idle_postfix: PostfixInstance) -> None:
+    """`postfix reload` would fail, and is no part of the command then."""
+    site.once()
+    idle_postfix.postconf(transport_maps="")
+    found = examine(site)
+    assert found.status("transport_maps") == "failure"
+    assert found.mend("transport_maps").troubles == {"running": "warning"}
+
+
 def test_no_postfix_on_this_host(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.configure()
     monkeypatch.setattr(system, "SEARCH_PATH", str(site.directory))
