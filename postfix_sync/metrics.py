@@ -196,7 +196,7 @@ def _of_destinations(status: Status) -> Iterator[Metric]:
     probed = status["destinations"].items()
     yield _gauge(
         "probe_up",
-        "Whether a destination takes mail, as far as the last probe went.",
+        "Whether a destination takes mail, as far as probes go; one failure alone is not down.",
         ("destination",),
         [((name,), one["up"]) for name, one in probed],
     )
