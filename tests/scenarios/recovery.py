@@ -39,8 +39,10 @@ class Figures:
     bounced: int
     waited: int
     """Messages that had come when Mailman's LMTP server answered again, and were not delivered."""
+    first: float
+    """Seconds from then until the first of these was delivered."""
     seconds: float
-    """From then until the last of these was delivered."""
+    """Until the last of these was."""
     held_up: int
     """Messages that came after it answered, and were not delivered within SOON seconds."""
 
@@ -52,9 +54,9 @@ class Figures:
         """A line of words."""
         return (
             f"sent {self.sent}, accepted {self.accepted}, delivered {self.delivered},"
-            f" twice {self.twice}, bounced {self.bounced}; {self.waited} waited, the last of them"
-            f" delivered {self.seconds:.1f} s after LMTP answered; {self.held_up} that came later"
-            " were held up"
+            f" twice {self.twice}, bounced {self.bounced}; {self.waited} waited, the first of them"
+            f" delivered {self.first:.1f} s after LMTP answered, the last {self.seconds:.1f} s;"
+            f" {self.held_up} that came later were held up"
         )
 
 
@@ -141,6 +143,7 @@ class Outage:
             twice=sum(n > 1 for n in Counter(one.message_id for one in taken).values()),
             bounced=len(self.world.postfix.bounces()),
             waited=len(waited),
+            first=round(min(waited, default=answered) - answered, 2),
             seconds=round(max(waited, default=answered) - answered, 2),
             held_up=sum(seconds > SOON for seconds in later),
         )
