@@ -277,16 +277,19 @@ class Daemon:
             if not wanted:
                 continue
             directory = self.config.postfix.config_directory
+            done: AbstractSet[str] = set()
+            errors = []
             try:
                 done = await recovery.recover(
                     directory, self.last.routes, wanted, lambda one: one not in self._doubted
                 )
             except SyncError as error:
-                self._tell_once(Notice(error.message, error.hint))
+                errors.append(error)
+            self._tell_errors("recovery", "the deferred queue", errors)
+            if done:
+                await self._update(partial(state.after_flush, endpoints=done, began=began))
+            if errors:
                 await asyncio.sleep(recovery.AGAIN)
-            else:
-                if done:
-                    await self._update(partial(state.after_flush, endpoints=done, began=began))
 
     async def _heartbeat(self) -> None:
         await self._update(partial(state.touched, now=time.time()))
