@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import need
 from tests.parts.common import PATIENCE, free_port, public_directory, wait_for
 from tests.parts.daemon import RunningDaemon
-from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.lmtp_sink import LOAD_ID, LmtpSink
 from tests.parts.postfix_instance import SENDER, Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 ELSEWHERE = "someone@elsewhere.example"
 BACK = "that waited for it"
+MANY = 300
 
 
 class Parts:
@@ -82,6 +83,16 @@ class Parts:
                 assert client.rcpt(one)[0] == 250
             _, reply = client.data("Subject: one of many\n\nWaits.\n")
         return reply.decode().rpartition(" ")[2]
+
+    def send_many(self, recipient: str, count: int) -> None:
+        """Send so many messages, each with its number as the X-Load-Id."""
+        with smtplib.SMTP("127.0.0.1", self.postfix.port) as client:
+            for number in range(count):
+                client.sendmail(SENDER, [recipient], f"{LOAD_ID}: {number}\n\nWaits.\n")
+
+    def count(self, *names: str) -> int:
+        """How many messages are in these queues."""
+        return sum(one["queue_name"] in names for one in self.postfix.queue())
 
     def queue_name(self, queue_id: str) -> str:
         """In which queue it is; empty: it was delivered."""
@@ -213,6 +224,26 @@ def test_away_between_two_probes(parts: Parts) -> None:
         assert daemon.count(BACK) == 1
         assert daemon.stop() == 0
     assert len(parts.tries(busy)) == 1
+
+
+def test_ended_in_the_middle(parts: Parts) -> None:
+    """What was not tried yet is tried after the next start; nothing is delivered twice."""
+    parts.site.once(expect=69)
+    parts.send_many(ANTS, MANY)
+    wait_for(lambda: parts.count("deferred") == MANY, PATIENCE, "first tries")
+    parts.sink.start()
+    with RunningDaemon(parts.site) as daemon:
+        daemon.wait_for(BACK)
+        assert daemon.stop() == 0
+    wait_for(lambda: not parts.count("active", "incoming"), PATIENCE, "an end of what was begun")
+    left = parts.count("deferred")
+    assert (parts.destination["last_flush"] is None) == bool(left)
+    with RunningDaemon(parts.site) as daemon:
+        wait_for(lambda: not parts.postfix.queue(), PATIENCE, "an empty queue")
+        assert daemon.count(f"{left} messages {BACK}") == bool(left)
+        assert daemon.stop() == 0
+    numbers = [one.load_id for one in parts.sink.deliveries() if one.load_id]
+    assert sorted(numbers, key=int) == [str(number) for number in range(MANY)]
 
 
 def test_not_where_the_configuration_says_so(parts: Parts) -> None:
