@@ -78,7 +78,7 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
         yield failure("postfix", error.message, error.hint)
         return
     try:
-        host = await _host(config, found)
+        host = await look(config, found)
     except SyncError as error:
         yield await instance.no_map_type(found, config.postfix.map_type, error)
         return
@@ -92,7 +92,7 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             yield failure(name, f"{error.filename or name}: {why(error)}", "it can't be checked")
 
 
-async def _host(config: "Config", found: postfix.Postfix) -> Host:
+async def look(config: "Config", found: postfix.Postfix) -> Host:
     """Asks what the checks have in common. Raises ConfigError where no map can be built."""
     map_directory = config.postfix.map_directory
     map_type = wiring.choose_map_type(found, map_directory, config.postfix.map_type)

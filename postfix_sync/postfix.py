@@ -1,11 +1,12 @@
 """All that is asked of Postfix, through its own commands: postconf, postmap, postfix, postqueue.
 
-Nothing here changes main.cf. Every command names the instance with `-c`, so that a second instance
-on the same host is served as well as the first.
+Every command names the instance with `-c`, so that a second instance on the same host is served as
+well as the first. Only `edit` changes a main.cf, and setup has it edit a copy.
 """
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -199,6 +200,20 @@ class Postfix:
                 f"see what it says: postfix -c {self.config_directory} check",
             )
 
+    async def start(self) -> None:
+        """Starts a Postfix that is stopped. Raises ApplyError where it does not come up."""
+        done = await run(self._command("postfix", "start"))
+        if done.status:
+            raise ApplyError(f"postfix start: {done.complaint}")
+
+    async def check(self) -> str:
+        """What postfix(1) has against this configuration, empty if Postfix could start with it.
+
+        Without a terminal, most of it goes to Postfix's log, and the exit status is all there is.
+        """
+        done = await run(self._command("postfix", "check"))
+        return done.complaint if done.status else ""
+
     def rewriters(self) -> frozenset[int]:
         """The process ids of this instance's trivial-rewrite(8), none where Postfix is stopped."""
         master = str(self.master)
@@ -259,8 +274,10 @@ class Postfix:
                 if one.status:
                     raise ApplyError(f"postqueue -i: {one.complaint}")
 
-    async def queued_recipients(self) -> frozenset[str]:
+    async def queued_recipients(self, before: float = math.inf) -> frozenset[str]:
         """The folded addresses that queued mail waits for, extensions cut off as well.
+
+        Mail that has arrived by `before` counts, in seconds since the epoch.
 
         Raises ApplyError where postqueue(1) can't say.
         """
@@ -269,6 +286,7 @@ class Postfix:
         return frozenset(
             key
             for message in await self.queue()
+            if message.arrival_time <= before
             for address, _ in message.recipients
             for key in without_extensions(fold(address), delimiters)
         )
@@ -354,6 +372,29 @@ async def inspect(config_directory: Path) -> Postfix:
         version=version.strip(),
         habitual=frozenset(nothing.stderr.splitlines()),
     )
+
+
+async def set_in(config_directory: Path) -> dict[str, str]:
+    """All that main.cf sets, as it is written. Raises ConfigError where there is none."""
+    found = _settings(await _postconf(config_directory, "-n"))
+    found.pop("config_directory", None)  # it names its own place
+    return found
+
+
+async def edit(config_directory: Path, changes: Mapping[str, str | None]) -> None:
+    """Gives parameters of main.cf a value, or (None) takes their lines out. Raises ApplyError.
+
+    postconf(1) replaces the file at once, as a new one of root's, mode 0644. A last line that does
+    not end is continued by the first parameter that it adds.
+    """
+    given = [f"{name}={value}" for name, value in changes.items() if value is not None]
+    gone = [name for name, value in changes.items() if value is None]
+    for option, arguments in (("-e", given), ("-X", gone)):
+        if arguments:
+            command = [find_command("postconf"), "-c", str(config_directory), option, *arguments]
+            done = await run(command)
+            if done.status:
+                raise ApplyError(f"postconf {option}: {done.complaint}")
 
 
 async def fold_of(config_directory: Path) -> tables.Fold:

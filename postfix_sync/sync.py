@@ -303,7 +303,7 @@ class _Pass:
                     told = changes.log_lines(steps, installed, set(MAP_NAMES), whose)
                     self.pending = [line for party, line in told if party]
                 else:
-                    await _to_its_end(self._bring_about(wanted, steps, names, installed, whose))
+                    await to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
                 self.failed.append(error)
             await self._check_wiring(wanted, wanted.maps)
@@ -556,7 +556,7 @@ def _whose(
     return lambda key: next((name for name, tables in owners if tables.names(key)), unknown)
 
 
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """Awaits `work` to its end, also when this task is cancelled meanwhile.
 
     The task goes on then, to tell what was done; `interrupted` says that it should end.

@@ -324,7 +324,8 @@ def replace_file(path: Path, content: bytes) -> None:
     path = path.resolve()
     staged = staged_beside(path)
     try:
-        write_file(staged, content, 0o644)
+        # What may not be read by everyone is not, on its way there either.
+        write_file(staged, content, 0o600 if path.exists() else 0o644)
         if path.exists():
             kept = path.stat()
             os.chown(staged, kept.st_uid, kept.st_gid)

@@ -159,7 +159,7 @@ class PostfixInstance:
         (self.config_directory / "main.cf").write_text(
             "".join(f"{name} = {value}\n" for name, value in self._parameters(main_cf or {}))
         )
-        self._age()
+        self.age()
 
     def _parameters(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         own = {
@@ -260,9 +260,9 @@ class PostfixInstance:
     def postconf(self, **parameters: str) -> None:
         """Set parameters in main.cf (as `postconf -e` does; most need a reload to take effect)."""
         self.command("postconf", "-e", *(f"{name}={value}" for name, value in parameters.items()))
-        self._age()
+        self.age()
 
-    def _age(self) -> None:
+    def age(self) -> None:
         """Postfix's programs wait for a main.cf that was changed a moment ago to be complete."""
         main_cf = self.config_directory / "main.cf"
         long_ago = main_cf.stat().st_mtime - 60

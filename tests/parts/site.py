@@ -85,10 +85,14 @@ class Site:
             self.configure()
         return subprocess.Popen(
             [*COMMAND, "-c", str(self.config), *arguments],
-            stdin=subprocess.DEVNULL,
             text=True,
             env={**os.environ, **(environment or {})},
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                **popen,
+            },
         )
 
     def run(

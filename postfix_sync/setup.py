@@ -1,0 +1,321 @@
+"""setup: has main.cf name the maps, and takes that back.
+
+It goes in steps, routes before acceptance, the other way round for taking back, and Postfix works
+with each before the next is made: main.cf is read by every process when it starts, so without that
+one of them would take mail that another one can't route yet. Where Postfix does not come through,
+main.cf is put back.
+
+What is about to be done is written down first, as the whole text of main.cf before and after. So
+whoever interrupts setup finds main.cf as one of the two; the next setup completes what was begun,
+and `--undo` knows what to take out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from postfix_sync import doctor, postfix, smtpd, state, sync, wiring
+from postfix_sync.apply import SESSION_GRACE
+from postfix_sync.changes import counted
+from postfix_sync.checks.main_cf import lacking
+from postfix_sync.errors import ApplyError, OutOfReach, SyncError
+from postfix_sync.log import LOG, tell
+from postfix_sync.main_cf_file import MainCf, Outdated
+from postfix_sync.maps import MapDirectory, installed_routes
+from postfix_sync.match_list import items
+from postfix_sync.model import INDEX_SUFFIX, Condition
+from postfix_sync.setup_steps import Change, Step, in_order, overwritten, undoing
+from postfix_sync.system import lock
+from postfix_sync.tables import domain_of
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+    from postfix_sync.postfix import Postfix
+
+DIRECTORY = "setup"
+"""Where in the state directory main.cf's texts are."""
+
+QUEUE_GRACE = 10.0
+"""Seconds for mail to the lists to leave the queue before their routes go."""
+
+QUEUE_POLL = 0.25
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is to be done to the main.cf that has this text."""
+
+    main_cf: MainCf
+    text: str
+    changes: tuple[Change, ...]
+    left: tuple[Change, ...] = ()
+    """What an undoing can't take out."""
+    interrupted: bool = False
+    """Postfix may not know yet of what an earlier one has done."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is to be done."""
+        return not (self.changes or self.interrupted)
+
+
+async def propose(config: "Config") -> Proposal:
+    """What main.cf lacks. Reads only. Raises SyncError where Postfix can't be asked."""
+    instance = await postfix.inspect(config.postfix.config_directory)
+    host = await doctor.look(config, instance)
+    main_cf = _main_cf(config, instance)
+    text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
+    changes = tuple(
+        Change(
+            one.parameter,
+            present.get(one.parameter),
+            one.wanted,
+            default=one.present,
+            why=one.problem,
+        )
+        for one in lacking(host)
+    )
+    return Proposal(main_cf, text, changes, interrupted=_interrupted(steps))
+
+
+async def propose_undoing(config: "Config") -> Proposal:
+    """What setup has added to main.cf. Reads only. Raises SyncError where it can't be told."""
+    main_cf = _main_cf(config, await postfix.inspect(config.postfix.config_directory))
+    text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
+    changes = undoing(steps, present)
+    _check_built(main_cf, config.postfix.map_directory, changes)
+    return Proposal(
+        main_cf,
+        text,
+        tuple(changes),
+        left=tuple(overwritten(steps, present)),
+        interrupted=_interrupted(steps),
+    )
+
+
+def _main_cf(config: "Config", instance: "Postfix") -> MainCf:
+    return MainCf(instance, config.state_directory / DIRECTORY)
+
+
+def _check_built(main_cf: MainCf, map_directory: Path, changes: Sequence[Change]) -> None:
+    """Raises ApplyError where a map that main.cf would name again is not there any more."""
+    for change in changes:
+        for item in items(change.after or ""):
+            map_type, _, name = item.removeprefix("proxy:").partition(":")
+            suffix = INDEX_SUFFIX.get(map_type)
+            if suffix and Path(name).parent == map_directory and not Path(name + suffix).exists():
+                raise ApplyError(
+                    f"{main_cf.path}: {change.parameter} was {change.after}, but there is no"
+                    f" {name}{suffix} any more: Postfix would defer all mail; nothing was done",
+                    f"{wiring.command(main_cf.postfix, 'postmap', item)}"
+                    " && postfix-sync setup --undo",
+                )
+
+
+def _interrupted(steps: Sequence[Step]) -> bool:
+    return bool(steps) and not steps[-1].confirmed
+
+
+async def carry_out(config: "Config", proposal: Proposal) -> None:
+    """Builds the maps, then makes the changes.
+
+    Raises SyncError; main.cf is then as it was. Raises Outdated where it is not the one that the
+    proposal was made for.
+    """
+    await _build_maps(config, proposal.main_cf.postfix)
+    async with lock(config.state_directory / sync.LOCK_NAME):
+        _check_text(proposal)
+        work = _Work(config, proposal.main_cf)
+        await sync.to_its_end(work.make(proposal.changes))
+
+
+async def undo(config: "Config", proposal: Proposal) -> None:
+    """Takes out what setup has added. Raises as `carry_out` does."""
+    async with lock(config.state_directory / sync.LOCK_NAME):
+        _check_text(proposal)
+        work = _Work(config, proposal.main_cf)
+        await sync.to_its_end(work.take_out())
+
+
+def _check_text(proposal: Proposal) -> None:
+    if proposal.main_cf.read() != proposal.text:
+        raise Outdated(f"{proposal.main_cf.path}: was changed meanwhile", "look again")
+
+
+async def _build_maps(config: "Config", instance: "Postfix") -> None:
+    """Makes a pass, so that each map is there. Raises SyncError where one is not, even so."""
+    rankings = state.rankings(state.StatusFile(config.state_directory).read_or_new())
+    report = await sync.once(config, rankings)
+    for line in report.lines:
+        LOG.info("%s", line)
+    for error in report.errors:
+        tell(error, logging.WARNING)
+    map_directory = config.postfix.map_directory
+    map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
+    found = await MapDirectory(map_directory, map_type, instance).read()
+    for name, one in found.maps.items():
+        if one.condition is Condition.BROKEN:
+            raise ApplyError(
+                f"{map_directory / name}: could not be built; main.cf must not name a map that is"
+                " not there, and is left as it was",
+                "postfix-sync --once says what is in the way",
+            )
+
+
+class _Work:
+    """One setup, or one undoing, under the lock."""
+
+    def __init__(self, config: "Config", main_cf: MainCf) -> None:
+        self.config = config
+        self.main_cf = main_cf
+        self.postfix = main_cf.postfix
+        self.replies: Mapping[smtpd.Listener, int] = {}
+        self.ran = False
+
+    async def make(self, changes: Sequence[Change]) -> None:
+        await self._look()
+        kept, made = self._begun()
+        confirmed = list(kept)
+        try:
+            if made or _interrupted(self.main_cf.steps()):
+                await self._tell_postfix()
+                confirmed += [replace(one, confirmed=True) for one in made]
+                self.main_cf.remember(confirmed)
+            for part in in_order(changes):
+                text = self.main_cf.read()
+                step = Step(text, await self.main_cf.edited(text, part), part)
+                self.main_cf.remember([*confirmed, step])
+                await self.main_cf.replace(step.before, step.after)
+                made.append(step)
+                LOG.info("%s: %s", self.main_cf.path, _named(part))
+                await self._tell_postfix()
+                confirmed.append(replace(step, confirmed=True))
+                self.main_cf.remember(confirmed)
+        except SyncError:
+            await self._take_back(made, kept)
+            raise
+
+    def _begun(self) -> tuple[list[Step], list[Step]]:
+        """The steps that are done, and the one that was begun and has to be completed, if any."""
+        done = list(self.main_cf.steps())
+        if not _interrupted(done):
+            return done, []
+        last = done.pop()
+        text = self.main_cf.read()
+        if text == last.after:
+            return done, [last]
+        if text != last.before:  # somebody has edited it since
+            done.append(replace(last, confirmed=True))
+        return done, []
+
+    async def take_out(self) -> None:
+        await self._look()
+        steps = self.main_cf.steps()
+        for number in reversed(range(len(steps))):
+            await self._take_out(steps[number], steps[:number])
+
+    async def _take_out(self, step: Step, others: Sequence[Step]) -> None:
+        text = self.main_cf.read()
+        target = await self._without(step, text)
+        if target != text and any(one.parameter == "transport_maps" for one in step.changes):
+            await self._wait_for_queue(step)
+        if target != text or not step.confirmed:
+            self.main_cf.remember([*others, replace(step, confirmed=False)])
+            await self.main_cf.replace(text, target)
+            LOG.info("%s: taken out: %s", self.main_cf.path, _named(step.changes))
+            try:
+                await self._tell_postfix()
+            except SyncError:
+                await self._take_back([replace(step, before=text, after=target)], [*others, step])
+                raise
+        self.main_cf.remember(others)
+
+    async def _without(self, step: Step, text: str) -> str:
+        """main.cf's text without a step."""
+        present = await self.main_cf.values()
+        back = undoing([step], present)
+        if text == step.after:
+            return step.before
+        return await self.main_cf.edited(text, back) if back else text
+
+    async def _wait_for_queue(self, step: Step) -> None:
+        """Waits until no mail in the queue needs the routes. Raises OutOfReach."""
+        if self.postfix.master:
+            await asyncio.sleep(SESSION_GRACE)
+        now = time.time()
+        while waiting := await self._stranded(step, now):
+            if time.time() > now + QUEUE_GRACE:
+                raise OutOfReach(
+                    f"{counted(len(waiting), 'address')} of lists: mail in the queue would lose its"
+                    " way without these routes, so transport_maps still names them; no parameter"
+                    " names the other maps any more",
+                    "see it: postqueue -p; when it is delivered, or deleted with postsuper -d:"
+                    " postfix-sync setup --undo",
+                )
+            await asyncio.sleep(QUEUE_POLL)
+
+    async def _stranded(self, step: Step, before: float) -> set[str]:
+        """The addresses that mail from before this time waits for, and nothing else routes."""
+        routes = installed_routes(self.config.postfix.map_directory)
+        waiting = routes.keys() & await self.postfix.queued_recipients(before)
+        ours = {item for one in step.changes for item in items(one.after or "")}
+        others = [
+            one for one in items(self.postfix.parameters["transport_maps"]) if one not in ours
+        ]
+        for table in others if waiting else []:
+            map_type, _, name = table.removeprefix("proxy:").partition(":")
+            keys = sorted({*waiting, *(domain_of(one) for one in waiting)})
+            with contextlib.suppress(SyncError):  # then it can't be told that it routes them
+                found = await self.postfix.query(map_type, Path(name), keys)
+                waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
+        return set(waiting)
+
+    async def _look(self) -> None:
+        """How Postfix stands before anything is changed."""
+        self.ran = self.postfix.master is not None
+        if self.ran:
+            self.replies = await smtpd.replies(await smtpd.listeners(self.postfix))
+
+    async def _tell_postfix(self) -> None:
+        """Has Postfix work with main.cf as it is now. Raises ApplyError where it does not."""
+        if not self.postfix.master:
+            if self.ran:
+                raise ApplyError("postfix: has stopped")
+            LOG.info("postfix: not running, so not reloaded; it will start with this main.cf")
+            return
+        before = self.postfix.rewriters()
+        await self.postfix.reload()
+        await self.postfix.turned_over(before)
+        LOG.info("postfix: reloaded")
+        if worse := await smtpd.worse_than(self.replies):
+            raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")
+
+    async def _take_back(self, made: Sequence[Step], kept: Sequence[Step]) -> None:
+        """Puts main.cf back to what it was before the steps that were made."""
+        try:
+            if made:
+                await self.main_cf.replace(made[-1].after, made[0].before)
+                LOG.error("%s: is put back to what it was", self.main_cf.path)
+            self.main_cf.remember(kept)
+            if made:
+                if self.ran and not self.postfix.master:
+                    await self.postfix.start()
+                await self._tell_postfix()
+        except SyncError as error:
+            tell(error)
+            LOG.error(
+                "postfix: does not do yet what it did before",
+                extra={"hint": f"see its log, and: {self._command('postfix', 'check')}"},
+            )
+
+    def _command(self, *words: str) -> str:
+        return wiring.command(self.postfix, *words)
+
+
+def _named(changes: Sequence[Change]) -> str:
+    return ", ".join(one.parameter for one in changes)
