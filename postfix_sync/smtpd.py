@@ -1,9 +1,9 @@
 """Does Postfix take mail by SMTP as it did a moment ago?
 
 Each listener is asked for RCPT TO:<postmaster@this host>, in which smtpd(8), its restrictions,
-trivial-rewrite(8) and the tables take part; they do not for a bare <postmaster>. No message is sent.
-What counts is the difference: a listener that wants a login first says no before a change of main.cf
-and after it.
+trivial-rewrite(8) and the tables take part; they do not for a bare <postmaster>. No message is
+sent. What counts is the difference: a listener that wants a login first says no before a change of
+main.cf and after it.
 """
 
 import asyncio
