@@ -96,7 +96,7 @@ async def _what_is_left(config: "Config") -> Exit:
     """Shows what doctor still finds; 78 if that is a failure."""
     found = [one async for one in doctor.examine(config) if one.verdict is not Verdict.OK]
     if found:
-        text = show.findings(found, Terminal.of(sys.stdout, os.environ))
+        text = show.findings(found, Terminal.of(sys.stdout, os.environ), problems_only=True)
         print(f"\ndoctor still finds:\n\n{text}")  # noqa: T201
     failed = any(one.verdict is Verdict.FAILURE for one in found)
     return Exit.CONFIG if failed else Exit.OK

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import shutil
 import signal
 import stat
@@ -13,6 +14,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from postfix_sync.wiring import ROLES
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.lmtp_sink import LmtpSink
@@ -69,9 +71,11 @@ class Host:
         return {name.strip(): value.strip() for name, _, value in lines}
 
     def setup(self, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
-        """Runs it."""
+        """Runs it. What doctor says of this machine afterwards, and not of main.cf, is no matter."""
         done = self.site.run("setup", *arguments)
-        assert done.returncode == expect, done
+        found = set(re.findall(r"^(?:warning|failure) +(\S+)", done.stdout, re.MULTILINE))
+        assert not found & {*ROLES, "lmtp_host_lookup", "recipient_delimiter"}, done.stdout
+        assert done.returncode in ({0, 78} if found else {expect}), done
         self.postfix.age()
         return done
 
