@@ -71,7 +71,7 @@ class Host:
         return {name.strip(): value.strip() for name, _, value in lines}
 
     def setup(self, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
-        """Runs it. What doctor says of this machine afterwards, and not of main.cf, is no matter."""
+        """Runs it. What doctor then says of this machine, and not of main.cf, is no matter."""
         done = self.site.run("setup", *arguments)
         found = set(re.findall(r"^(?:warning|failure) +(\S+)", done.stdout, re.MULTILINE))
         assert not found & {*ROLES, "lmtp_host_lookup", "recipient_delimiter"}, done.stdout
