@@ -32,6 +32,9 @@ WIDE = {4: 15, 6: 28}
 TIMEOUT = 10.0
 """Seconds that a table may take to answer."""
 
+SERVERS = frozenset({"postscreen", "smtpd"})
+"""What listens for SMTP."""
+
 LOOPBACK_ONLY = "loopback-only"
 
 
@@ -56,7 +59,7 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
             "mynetworks",
             f"mynetworks_style = class: {present}",
             "that trusts everybody in the whole network class of this host",
-            host.edit(f"mynetworks_style = {'host'}"),
+            host.edit("mynetworks_style = host"),
         )
         return
     for peer in peers:
@@ -90,6 +93,9 @@ def _written(address: Address) -> str:
 
 async def _refused(host: Host, peer: Peer) -> Finding:
     written = await host.postfix.written_as("mynetworks")
+    item = _written(peer.address)
+    # The first that matches counts, so a "!" may keep out what is added behind it.
+    added = f"{item} {written}" if "!" in written else f"{written} {item}"
     values = await host.postfix.values(
         "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
     )
@@ -102,14 +108,14 @@ async def _refused(host: Host, peer: Peer) -> Finding:
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
         f'what Mailman sends to its members is refused ("Relay access denied"){maybe}',
-        host.edit(f"mynetworks = {written} {_written(peer.address)}"),
+        host.edit(f"mynetworks = {added}"),
     )
 
 
 async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
     """Postfix listens where Mailman can reach it."""
     present = (await host.postfix.values("inet_interfaces"))["inet_interfaces"]
-    listening = [one for one in host.services if one.kind == "inet" and one.command == "smtpd"]
+    listening = [one for one in host.services if one.kind == "inet" and one.command in SERVERS]
     outside = [one for one in _peers(host) if toward(one.address)]
     beyond = any(_beyond_loopback(one, present) for one in listening)
     if not outside or beyond or not listening:
@@ -152,7 +158,7 @@ def _peers(host: Host) -> Iterator[Peer]:
 async def _trusted(host: Host, address: Address) -> bool:
     """Whether an smtpd(8) of this instance has an address in its mynetworks."""
     everywhere = (await host.postfix.values("mynetworks"))["mynetworks"]
-    servers = [one for one in host.services if one.kind == "inet" and one.command == "smtpd"]
+    servers = [one for one in host.services if one.command == "smtpd"]
     lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
     return any([await matches(host.postfix, address, one) for one in lists])
 

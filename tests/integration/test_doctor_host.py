@@ -666,6 +666,24 @@ def test_half_the_world_in_mynetworks(site: Site, idle_postfix: PostfixInstance)
     assert "mynetworks = 127.0.0.0/8 10.0.0.0/8 198.51.100.2\n" in main_cf(idle_postfix)
 
 
+def test_a_whole_class_of_networks(site: Site, idle_postfix: PostfixInstance) -> None:
+    site.once()
+    idle_postfix.command("postconf", "-X", "mynetworks")
+    idle_postfix.postconf(mynetworks_style="class")
+    found = examine(site)
+    assert found.status("mynetworks") == "warning"
+    assert found.mend("mynetworks").status("mynetworks") == "ok"
+
+
+def test_a_mailman_that_is_kept_out(site: Site, idle_postfix: PostfixInstance) -> None:
+    idle_postfix.postconf(mynetworks="!198.51.100.0/24 127.0.0.0/8")
+    named(site, hop="lmtp:[198.51.100.2]:8024")
+    found = examine(site)
+    assert found.status("mynetworks") == "failure"
+    assert found.mend("mynetworks").status("mynetworks") == "ok"
+    assert "mynetworks = 198.51.100.2 !198.51.100.0/24 127.0.0.0/8\n" in main_cf(idle_postfix)
+
+
 def test_mailman_and_postfix_on_one_network(
     site: Site, idle_postfix: PostfixInstance, network: Network
 ) -> None:
