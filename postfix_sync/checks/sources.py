@@ -113,18 +113,23 @@ def _events(source: "Source") -> Finding:
                 " showing the old one: what changes is never seen here. Mount the directory"
                 " instead of its files",
             )
-    where = mount_of(source.path)
-    if where and _is_remote(where):
-        every = f"{source.interval:g} s"
-        if source.interval > AT_A_LOOK:
-            return warning(
-                called,
-                f"{source.path}: {where.kind}, looked at every {every}",
-                f"{where.kind} tells nothing of what others change, so a new list waits for as long"
-                " as the interval; set the source's interval: to 60s or less",
-            )
+    return without_events(source, mount_of(source.path))
+
+
+def without_events(source: "Source", where: Mount | None) -> Finding:
+    """Whether it matters that no events arrive from where a source lies, if that is so."""
+    called = f"events:{source.name}"
+    if not where or not _is_remote(where):
+        return ok(called, f"{source.path}: {where.kind if where else 'a file system'}, with events")
+    every = f"{source.interval:g} s"
+    if source.interval <= AT_A_LOOK:
         return ok(called, f"{source.path}: {where.kind}, without events: looked at every {every}")
-    return ok(called, f"{source.path}: {where.kind if where else 'a file system'}, with events")
+    return warning(
+        called,
+        f"{source.path}: {where.kind}, looked at every {every}",
+        f"{where.kind} tells nothing of what others change, so a new list waits for as long as the"
+        " interval; set the source's interval: to 60s or less",
+    )
 
 
 def _is_remote(mount: Mount) -> bool:
