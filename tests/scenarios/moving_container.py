@@ -1,0 +1,145 @@
+"""A Mailman's container is restarted with another address while mail flows; what became of it.
+
+An LMTP sink stands for Mailman, in a container of the real podman. It writes what it takes into a
+volume, so that nothing is forgotten with the container.
+"""
+
+import math
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tests.parts.common import wait_for
+from tests.parts.contained_sink import deliveries
+from tests.parts.daemon import RunningDaemon
+from tests.parts.lmtp_sink import Delivery
+from tests.parts.load import Load, Sent
+from tests.parts.podman import Podman
+from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+
+LIST = "ants@lists.example.net"
+CONTAINER, HOST, PORT = "mailman-core", "mailman", 8024
+PATIENCE = 60.0
+
+PER_SECOND = 40.0
+SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """All that is known after the last message has left the queue."""
+
+    addresses: list[str]
+    """That the container had, in order."""
+    starts: list[float]
+    """When each of these began (seconds since the epoch)."""
+    sent: list[Sent]
+    taken: list[Delivery]
+    bounces: list[Outcome]
+
+    @property
+    def accepted(self) -> set[str]:
+        """The X-Load-Id of each message that Postfix accepted."""
+        return {one.load_id for one in self.sent if one.accepted}
+
+    @property
+    def copies(self) -> Counter[str]:
+        """How often each message was delivered."""
+        return Counter(one.load_id for one in self.taken)
+
+    def until_delivered(self, start: int) -> float:
+        """Seconds from a start of the container to the first message delivered after it."""
+        began = self.starts[start]
+        return min((one.time for one in self.taken if one.time > began), default=math.inf) - began
+
+
+class Scenario:
+    """Podman, a Postfix on its host, and postfix-sync between them."""
+
+    def __init__(self, directory: Path, podman: Podman, map_type: str, hop: str) -> None:
+        """Write every configuration; `hop` is what Mailman wrote, with its address of before."""
+        self.podman = podman
+        self.mail = directory / "mail"
+        self.mail.mkdir()
+        self.site = Site(
+            directory,
+            directory / "postfix/etc",
+            map_type,
+            source={"address": f"podman:{CONTAINER}"},
+            options={"probe": {"level": "connect", "interval": "1s"}},
+        )
+        self.site.hosts.write_text("127.0.0.1 localhost\n")
+        self.site.files.write(LIST, hop=hop)
+        self.postfix = PostfixInstance(
+            directory / "postfix",
+            hosts=self.site.hosts,
+            main_cf={
+                "enable_long_queue_ids": "yes",
+                **mailman_parameters(self.site.maps, map_type),
+            },
+        )
+        self.addresses: list[str] = []
+        self.starts: list[float] = []
+
+    def run_sink(self, boot: float = 0) -> None:
+        """Start a container with the sink, which listens after so many seconds."""
+        file = "/mail/deliveries"
+        module = ("-m", "tests.parts.contained_sink", str(PORT), file, str(boot))
+        options = (f"--volume={self.mail}:/mail", f"--hostname={HOST}")
+        self.podman.run(CONTAINER, *options, command=(sys.executable, *module))
+        self.note()
+
+    def note(self) -> None:
+        """Keep when the container was started, and with which address."""
+        started = self.podman.inspect(CONTAINER)["State"]["StartedAt"]
+        # Nanoseconds are more than fromisoformat() takes.
+        second, _, rest = started.partition(".")
+        offset = rest.lstrip("0123456789").replace("Z", "+00:00")
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))][:6].ljust(6, "0")
+        self.starts.append(datetime.fromisoformat(f"{second}.{digits}{offset}").timestamp())
+        self.addresses.append(self.podman.address(CONTAINER))
+
+    def load(self, *moves: Callable[[], None]) -> Moved:
+        """Send for a while, on podman's host, and make the moves meanwhile, evenly spread."""
+        load = Load(self.postfix.port, [LIST], per_second=PER_SECOND, seconds=SECONDS)
+        with RunningDaemon(self.site) as daemon:
+            daemon.wait_for_passes(2, PATIENCE)
+            with self.postfix, _Flusher(self):
+                with load:
+                    for number, move in enumerate(moves, 1):
+                        enough = load.count * number // (len(moves) + 1)
+                        wait_for(lambda least=enough: len(load.sent) >= least, PATIENCE, "mail")  # type: ignore[misc]
+                        move()
+                        self.note()
+                self.postfix.wait_for_empty_queue(PATIENCE)
+                bounces = self.postfix.bounces()
+            assert daemon.stop() == 0
+        taken = deliveries(self.mail / "deliveries")
+        return Moved(self.addresses, self.starts, load.sent, taken, bounces)
+
+
+class _Flusher:
+    """Delivers what waits whenever the destination has come back, as recovery does."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._main, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _main(self) -> None:
+        while not self._ended.wait(0.5):
+            found = self._scenario.site.status()["destinations"].values()
+            if any(one["up"] for one in found):
+                self._scenario.postfix.command("postqueue", "-f")
