@@ -1,12 +1,13 @@
 """What is wanted of all that is known: guards, fallbacks and errors, each source by itself."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.errors import OutOfReach, Refused
+from postfix_sync.errors import NotPlaced, OutOfReach, Refused
 from postfix_sync.merge import Ranking
 from postfix_sync.model import (
     MAP_NAMES,
@@ -256,6 +257,95 @@ def test_the_peers_address_is_remembered() -> None:
     moved = ask(Asked("one", address=FOUND_OUT, peer=elsewhere, recorded=found.records["one"]))
     assert moved.addresses == {"m": "192.0.2.8"}
     assert ask(Asked("one", address=FOUND_OUT, tables=tables(ANTS))).addresses == {}
+
+
+PLACED = Policy(is_placed=True)
+GONE = NotPlaced("container mm (docker): does not run", fix="docker start mm")
+
+
+def contained(answer: MailmanTables | None = None, **others: Any) -> Asked:
+    """A source whose Mailman is in a container."""
+    return Asked("one", PLACED, address=FOUND_OUT, tables=answer, **others)
+
+
+def hops(wanted: Wanted) -> set[str]:
+    assert wanted.maps
+    return set(wanted.maps["postfix_lmtp"].values())
+
+
+def test_routes_follow_a_container_whatever_mailman_wrote() -> None:
+    written = tables(ANTS, hop="lmtp:[]:8024")
+    found = ask(contained(written, peer=Peer(("172.17.0.2",))))
+    assert hops(found) == {"lmtp:[172.17.0.2]:8024"}
+    assert found.records == {"one": Record(written, Peer(("172.17.0.2",)))}, "as Mailman wrote it"
+    assert found.let_through == {"one"}
+    moved = ask(contained(peer=Peer(("172.17.0.9",)), recorded=found.records["one"]))
+    assert hops(moved) == {"lmtp:[172.17.0.9]:8024"}
+    assert moved.records["one"].peer == Peer(("172.17.0.9",))
+    assert moved.addresses == {}
+
+
+def test_a_containers_names_have_its_address() -> None:
+    peer = Peer(published={24: Destination("127.0.0.1", 1024)})
+    found = ask(contained(tables(ANTS), peer=peer))
+    assert hops(found) == {"lmtp:[m]:1024"}
+    assert found.addresses == {"m": "127.0.0.1"}
+
+
+def test_a_container_that_is_gone_keeps_its_place() -> None:
+    """Its files can be read all the same, also where it has never been asked before."""
+    before = Record(tables(ANTS, hop="lmtp:[]:24"), Peer(("172.17.0.2",)))
+    new = tables(ANTS, BEES, hop="lmtp:[]:24")
+    found = ask(contained(new, misplaced=GONE, recorded=before), present=tables(ANTS))
+    assert hops(found) == {"lmtp:[172.17.0.2]:24"}
+    assert lists(found) == {ANTS, BEES}
+    assert found.let_through == {"one"}
+    [error] = found.errors["one"]
+    assert isinstance(error, NotPlaced)
+    assert error.message == (
+        "one: container mm (docker): does not run; its last known address, 172.17.0.2, stays in"
+        " use, and mail waits for it"
+    )
+    assert error.hint == "docker start mm"
+
+
+@pytest.mark.parametrize("hop", ["lmtp:[]:24", "lmtp:[m]:24"])
+def test_without_any_known_address_nothing_is_taken_in_and_nothing_goes(hop: str) -> None:
+    """Lists that have nowhere to go are not accepted; those that are installed have a route."""
+    present = tables(ANTS, hop="lmtp:[m]:24")
+    for recorded in (None, Record(tables(ANTS, hop=hop))):
+        one = contained(tables(ANTS, BEES, hop=hop), misplaced=GONE, recorded=recorded)
+        found = ask(one, Asked("two", tables=tables(CATS)), present=present)
+        assert lists(found) == {ANTS, CATS}
+        assert hops(found) == {"lmtp:[m]:24"}
+        assert found.let_through == {"two"}
+        assert "so its lists can't be taken in yet" in messages(found)["one"][0]
+
+
+def test_a_port_that_is_not_published_refuses_what_leads_there() -> None:
+    peer = Peer(published={24: Destination("127.0.0.1", 1024)})
+    before = Record(tables(ANTS, hop="lmtp:[]:24"), peer)
+    found = ask(
+        contained(tables(ANTS, BEES, hop="lmtp:[]:25"), peer=peer, recorded=before),
+        present=tables(ANTS),
+    )
+    assert hops(found) == {"lmtp:[127.0.0.1]:1024"}
+    assert lists(found) == {ANTS}
+    assert "leads to port 25 of its container" in messages(found)["one"][0]
+    # The port is published no more: the installed routes stay as they were.
+    elsewhere = Peer(published={9: Destination("127.0.0.1", 9)})
+    found = ask(contained(peer=elsewhere, recorded=before), present=tables(ANTS))
+    assert hops(found) == {"lmtp:[127.0.0.1]:1024"}
+
+
+@given(st.sampled_from([None, Peer(), Peer(("172.17.0.2",)), Peer(published={})]), st.booleans())
+def test_what_mailman_could_not_mean_never_gets_into_a_map(peer: Peer | None, known: bool) -> None:
+    """One malformed next hop stops all LMTP delivery of the host."""
+    written = tables(ANTS, hop="lmtp:[]:24")
+    recorded = Record(written, Peer(("172.17.0.3",)) if known else None)
+    for answer in (None, written):
+        found = ask(contained(answer, peer=peer, recorded=recorded), present=tables())
+        assert hops(found) <= {"lmtp:[172.17.0.2]:24", "lmtp:[172.17.0.3]:24"}
 
 
 def test_replicas_are_one_party() -> None:
