@@ -196,16 +196,6 @@ def test_no_network_at_all(podman: Podman, mm: str, site: Site) -> None:
     assert f"container {mm} (podman): has no network (--network none)" in told
 
 
-def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -> None:
-    """As in a pod, where the address is that of a container that does nothing else."""
-    podman.run(f"{mm}-other")
-    podman.run(mm, f"--network=container:{mm}-other")
-    site.files.write(ANTS, hop=NAME)
-    site.once()
-    assert block(site) == {"mailman": podman.address(f"{mm}-other")}
-    podman.command("rm", "--force", "--depend", "--time", "0", f"{mm}-other")
-
-
 def cut_off(podman: Podman, network: str) -> None:
     """Takes this host's address in a network away: what is there can't be reached directly.
 
@@ -215,6 +205,23 @@ def cut_off(podman: Podman, network: str) -> None:
     [found] = json.loads(podman.command("network", "inspect", network))
     with podman.inside():
         run("ip", "address", "flush", "dev", found["network_interface"])
+        # There is a way to everywhere, as on most hosts; it only does not lead there.
+        run("ip", "route", "replace", "default", "dev", "lo")
+
+
+def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -> None:
+    """As in a pod, where addresses and ports are those of a container that does nothing else."""
+    podman.command("network", "create", "test-lent")
+    podman.run(f"{mm}-other", "--network=test-lent", "--publish=18100:8024")
+    podman.run(mm, f"--network=container:{mm}-other")
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    assert block(site) == {"mailman": podman.address(f"{mm}-other", "test-lent")}
+    cut_off(podman, "test-lent")
+    site.once()
+    assert block(site) == {"mailman": "127.0.0.1"}
+    assert routes(site) == {"lmtp:[mailman]:18100"}
+    podman.command("rm", "--force", "--depend", "--time", "0", f"{mm}-other")
 
 
 def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
@@ -434,6 +441,25 @@ def test_doctor_on_a_container_without_network(podman: Podman, mm: str, site: Si
     found = finding(site, f"container:{mm}")
     assert found["status"] == "failure"
     assert "has no network (--network none)" in found["seen"]
+
+
+def test_docker_does_not_tell_of_a_shared_network(
+    podman: Podman, mm: str, site: Site, engine: Callable[[str], None]
+) -> None:
+    """It only names the container that lends it; podman repeats what that one has."""
+    podman.run(mm)
+    borrowing = {
+        "State": {"Status": "running", "Running": True},
+        "HostConfig": {"NetworkMode": "container:4f5d0c"},
+        "NetworkSettings": {"Networks": {}, "Ports": {}},
+    }
+    engine(
+        f"case $3 in 4f5d0c) exec podman container inspect {mm};;"
+        f" *) echo '{json.dumps([borrowing])}';; esac"
+    )
+    configure_docker(site, mm)
+    site.once()
+    assert block(site) == {"mailman": podman.address(mm)}
 
 
 SOCKET = "unix:///var/run/docker.sock"
