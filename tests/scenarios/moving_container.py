@@ -6,7 +6,6 @@ volume, so that nothing is forgotten with the container.
 
 import math
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ class Scenario:
         load = Load(self.postfix.port, [LIST], per_second=PER_SECOND, seconds=SECONDS)
         with RunningDaemon(self.site) as daemon:
             daemon.wait_for_passes(2, PATIENCE)
-            with self.postfix, _Flusher(self):
+            with self.postfix:
                 with load:
                     for number, move in enumerate(moves, 1):
                         enough = load.count * number // (len(moves) + 1)
@@ -121,25 +120,3 @@ class Scenario:
             assert daemon.stop() == 0
         taken = deliveries(self.mail / "deliveries")
         return Moved(self.addresses, self.starts, load.sent, taken, bounces)
-
-
-class _Flusher:
-    """Delivers what waits whenever the destination has come back, as recovery does."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._scenario = scenario
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._main, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _main(self) -> None:
-        while not self._ended.wait(0.5):
-            found = self._scenario.site.status()["destinations"].values()
-            if any(one["up"] for one in found):
-                self._scenario.postfix.command("postqueue", "-f")
