@@ -41,6 +41,11 @@ LOOKS = 3
 may have been deferred after the first look."""
 
 
+LATE = 5.0
+"""Seconds until a last look. A try that was under way to where the destination was before, as with
+a container that has moved, fails after three, and Postfix then takes it for dead once more."""
+
+
 @dataclass(frozen=True)
 class Due:
     """The destinations that are up, and for which something may have to be done."""
@@ -120,6 +125,14 @@ async def recover(
             done.add(endpoint)
             await _deliver(instance, endpoint, [one for one in ids if one not in tried], is_up)
             tried.update(ids)
+    if done:
+        await asyncio.sleep(LATE)
+        held_up = queue.not_reached(await instance.queue(), 0.0)
+        found = await asyncio.to_thread(
+            chosen, held_up, routes, instance.fold, delimiters, Due(failed=done)
+        )
+        for endpoint, held in found.items():
+            await _deliver(instance, endpoint, list(held), is_up)
     return done
 
 
