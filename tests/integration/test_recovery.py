@@ -246,6 +246,22 @@ def test_ended_in_the_middle(parts: Parts) -> None:
     assert sorted(numbers, key=int) == [str(number) for number in range(MANY)]
 
 
+def test_a_destination_in_doubt_is_asked_again_soon(parts: Parts) -> None:
+    """Not an hour later: whether it is down after all, and then whether it is back."""
+    parts.sink.start()
+    parts.site.configure(probe={**parts.site.options["probe"], "interval": "1h"})
+    with RunningDaemon(parts.site) as daemon:
+        wait_for(lambda: parts.destination.get("up"), PATIENCE, "up")
+        parts.sink.stop()
+        daemon.look()
+        wait_for(lambda: parts.destination["failures"], PATIENCE, "a failure")
+        daemon.wait_for(f"destination {parts.endpoint}: down: connect")
+        assert (parts.destination["up"], parts.destination["failures"]) == (False, 2)
+        parts.sink.start()
+        daemon.wait_for(f"destination {parts.endpoint}: up")
+        assert daemon.stop() == 0
+
+
 def test_not_where_the_configuration_says_so(parts: Parts) -> None:
     waiting = parts.queued(ANTS)
     parts.site.configure(probe={**parts.site.options["probe"], "flush": False})

@@ -137,6 +137,20 @@ def test_a_destination_that_is_down(with_ants: MakeSite) -> None:
     assert source_of(site)["state"] == "ok"
 
 
+def test_a_file_from_before_failures_were_counted(with_ants: MakeSite) -> None:
+    """It is read all the same, and what was down then is due to be made up for."""
+    site = with_ants()
+    site.once()
+    status = site.status()
+    old = {"since": "2026-01-01T00:00:00Z", "phase": "rcpt", "reply": "", "seconds": 1, "error": ""}
+    status["destinations"] = {"up:8024": {**old, "up": True}, "down:8024": {**old, "up": False}}
+    (site.state / "status.json").write_text(json.dumps(status))
+    found = json.loads(site.run("status", "--json").stdout)["destinations"]
+    counted = {name: (one["failures"], one["last_failure"]) for name, one in found.items()}
+    assert counted == {"up:8024": (0, None), "down:8024": (1, old["since"])}
+    assert [one["last_flush"] for one in found.values()] == [None, None]
+
+
 def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
     """Over probes, over restarts, and whoever probes: a daemon, or a --once beside it."""
     with LmtpSink([ANTS]) as sink:
