@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime
 
 from postfix_sync.model import (
     ALIASES,
@@ -13,6 +14,7 @@ from postfix_sync.model import (
     Condition,
     Diff,
     Installed,
+    Maps,
     Table,
 )
 from postfix_sync.plan import MakeVisible, Plan, Publish
@@ -37,7 +39,7 @@ def log_lines(
     changed = {name: _divided(diff, whose) for name, diff in plan.changes.items() if name in done}
     for party in sorted({party for parts in changed.values() for party in parts}):
         own = {name: parts[party] for name, parts in changed.items() if party in parts}
-        for line in _lines_of(own):
+        for line in lines_of(own):
             yield party, f"{party}: {line}"
     for name in MAP_NAMES:
         one = installed.maps[name]
@@ -61,7 +63,13 @@ def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
     return {party: Diff(*tables) for party, tables in parts.items()}
 
 
-def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
+def difference(old: Maps, new: Maps) -> list[str]:
+    """What turns one state of the maps into another: `+1 list: NAME`, `-2 domains: NAME, NAME`."""
+    return list(lines_of({name: Diff.between(old[name], new[name]) for name in MAP_NAMES}))
+
+
+def lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
+    """A line for each kind of change in these maps."""
     for name, what in ((RECIPIENTS, "list"), (DOMAINS, "domain"), (ALIASES, "alias")):
         if name in changed:
             for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):
@@ -130,3 +138,13 @@ def preview_hosts(
     for copy in copies:
         yield str(copy)
         yield "(brought in step with the hosts file)"
+
+
+def iso(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds_of(moment: str) -> float:
+    """The inverse of `iso`."""
+    return datetime.fromisoformat(moment).timestamp()

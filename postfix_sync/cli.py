@@ -127,7 +127,11 @@ def _parser() -> argparse.ArgumentParser:
         "rollback", parents=[_common()], help="put an earlier state of the maps back, and hold it"
     )
     rollback.add_argument(
-        "generation", nargs="?", metavar="GENERATION", help="which; without it, they are listed"
+        "generation",
+        nargs="?",
+        type=_number,
+        metavar="GENERATION",
+        help="which; without it, they are listed",
     )
     commands.add_parser("resume", parents=[_common()], help="go on after a rollback")
 
@@ -163,6 +167,13 @@ def _address(text: str) -> str:
         return check_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _number(text: str) -> int:
+    """The number of a generation."""
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a generation is a number, not {text!r}")
+    return int(text)
 
 
 def _is_daemon(options: argparse.Namespace) -> bool:

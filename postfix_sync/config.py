@@ -8,6 +8,7 @@ the reading; keys that stand twice, which YAML forbids and PyYAML lets pass, are
 import difflib
 import ipaddress
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -315,6 +316,11 @@ class Config(_Section):
     def interval(self) -> float:
         """Seconds after which some source is asked at the latest."""
         return min(source.interval for source in self.sources)
+
+    def command(self, *arguments: str) -> str:
+        """postfix-sync itself with this configuration, as an operator types it."""
+        chosen = [] if self.path == DEFAULT_PATH else ["-c", str(self.path)]
+        return shlex.join(["postfix-sync", *chosen, *arguments])
 
     def policy(self, source: Source) -> Policy:
         """What is accepted from a source."""

@@ -28,6 +28,7 @@ from postfix_sync.sync import Report, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
 
 if TYPE_CHECKING:
+    from postfix_sync.generations import Hold
     from postfix_sync.merge import Ranking
 
 FIRST_PASS = 10.0
@@ -59,6 +60,7 @@ class Daemon:
         self.probe = asyncio.Event()
         self.probed = asyncio.Event()
         self.last = Report()
+        self.held: Hold | None = None
         self.told: set[str] = set()
         self.told_errors: dict[str, str] = {}
         self.rankings: Mapping[str, Ranking] = {}
@@ -191,6 +193,9 @@ class Daemon:
         """Logs what is new: changes, errors that were not there before, each notice once."""
         for line in report.lines:
             LOG.info("%s", line)
+        if report.sources and report.held != self.held:
+            LOG.info("%s", report.held or "nothing is held any more")
+            self.held = report.held
         for notice in report.notices:
             self._tell_once(notice)
         for name, source in report.sources.items():
@@ -345,9 +350,8 @@ def _summary(report: Report) -> str:
     """How things stand, on the line that `systemctl status` shows."""
     if report.errors:
         return report.errors[0].message
-    return (
-        f"in step, {len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0} lists"
-    )
+    lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0
+    return f"{report.held or 'in step'}, {lists} lists"
 
 
 async def _tell_watchdog() -> None:

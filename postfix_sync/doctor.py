@@ -16,6 +16,7 @@ from postfix_sync.checks import (
     container,
     failure,
     files,
+    generations,
     instance,
     mail,
     main_cf,
@@ -31,7 +32,7 @@ from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
 from postfix_sync.model import ROUTES, Destination, Finding, ProbeResult, Table, Verdict
-from postfix_sync.sync import ask_all, installation, make_pass, opened
+from postfix_sync.sync import Request, ask_all, installation, make_pass, opened
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -66,6 +67,8 @@ CHECKS: Mapping[str, Check] = {
     "probe": mail.probe,
     "deferred": mail.deferred,
     "metrics_textfile": monitoring.textfile,
+    "held": generations.held,
+    "generations": generations.whole,
 }
 """All checks in the order in which they are told, by what to call one that could not be made."""
 
@@ -103,7 +106,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     async with opened(config) as sources:
         answers = await ask_all(config, sources)
     rankings = state.rankings(status) if status else {}
-    upcoming = await make_pass(config, answers, rankings, dry_run=True)
+    upcoming = await make_pass(config, answers, rankings, Request(dry_run=True))
     installed = MapDirectory(map_directory, map_type, found).tables()
     ours = installation(config, map_type, any(one.address for one in config.sources))
     tables = Tables(found, ours, served(installed, answers))

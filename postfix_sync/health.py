@@ -6,7 +6,8 @@ for three intervals is one.
 
 from collections.abc import Iterator, Mapping
 
-from postfix_sync.state import SourceStatus, Status, seconds_of
+from postfix_sync.changes import seconds_of
+from postfix_sync.state import SourceStatus, Status
 
 INTERVALS = 3
 """How many of them something may be wrong for."""

@@ -28,6 +28,7 @@ from postfix_sync.model import (
     Condition,
     Installed,
     InstalledMap,
+    Maps,
     Table,
 )
 from postfix_sync.plan import SEEN_AT_ONCE
@@ -94,6 +95,15 @@ class MapDirectory:
         """When each map was last published, in seconds since the epoch."""
         texts = [(name, self.path / name) for name in MAP_NAMES]
         return {name: text.stat().st_mtime for name, text in texts if text.exists()}
+
+    def texts(self) -> dict[str, tuple[int, int]]:
+        """What tells this version of each text from another: time of change (ns) and size."""
+        found = {}
+        for name in MAP_NAMES:
+            with contextlib.suppress(FileNotFoundError):
+                text = (self.path / name).stat()
+                found[name] = (text.st_mtime_ns, text.st_size)
+        return found
 
     async def _read_map(self, name: str) -> InstalledMap:
         text, index = self.path / name, self.index(name)
@@ -194,14 +204,23 @@ def _sample(table: Table) -> Table:
     return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
 
 
-def installed_routes(path: Path) -> Table:
-    """The routes that are installed in a map directory, none where they can't be known.
+def installed_maps(path: Path) -> Maps:
+    """What is installed in a map directory, nothing where that can't be known.
 
-    Raises NotPermitted or ApplyError where the text can't be read.
+    Raises NotPermitted or ApplyError where a text can't be read.
     """
+    return Maps({name: _installed(path / name) for name in MAP_NAMES})
+
+
+def installed_routes(path: Path) -> Table:
+    """The same of the routes alone."""
+    return _installed(path / ROUTES)
+
+
+def _installed(text: Path) -> Table:
     try:
-        return parse_installed((path / ROUTES).read_bytes()) or {}
+        return parse_installed(text.read_bytes()) or {}
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise unwritable(path / ROUTES, error) from None
+        raise unwritable(text, error) from None

@@ -19,8 +19,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from postfix_sync.changes import seconds_of
 from postfix_sync.model import PHASES
-from postfix_sync.state import Status, seconds_of
+from postfix_sync.state import Status
 
 STATES = ("ok", "stale", "refused", "failed")
 
@@ -109,12 +110,11 @@ def _of_passes(status: Status) -> Iterator[Metric]:
         (),
         [((), float(passes["failing_since"] is not None) if passes["made"] else None)],
     )
-    held = dict(status).get("held")
     yield _gauge(
         "held",
         "Whether passes are held after a rollback (1), and change nothing.",
         (),
-        [((), float(bool(held)) if held is not None else None)],
+        [((), float(status["held"]))],
     )
     yield _counter(
         "passes",

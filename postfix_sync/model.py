@@ -141,6 +141,18 @@ class Maps:
             }
         )
 
+    def served(self) -> MailmanTables:
+        """The inverse: what is accepted and has a route.
+
+        Routes of removed lists, which stay while mail waits for them, are not part of it.
+        """
+        routes, recipients, aliases = self[ROUTES], self[RECIPIENTS], self[ALIASES]
+        if routes.keys() != recipients.keys():
+            routes = {key: routes[key] for key in routes.keys() & recipients.keys()}
+        if not routes.keys() >= set(aliases.values()):
+            aliases = {key: value for key, value in aliases.items() if value in routes}
+        return MailmanTables(routes, self[DOMAINS], aliases)
+
 
 class Change(NamedTuple):
     """One key whose value changed."""
@@ -212,6 +224,18 @@ class Installed:
         if any(one.table is None for one in self.maps.values()):
             return None
         return Maps({name: self.table(name) for name in MAP_NAMES})
+
+    def without(self, entries: Maps) -> "Installed":
+        """The same without some entries."""
+        return replace(
+            self,
+            maps={
+                name: replace(one, table={k: v for k, v in one.table.items() if k not in gone})
+                if one.table and (gone := entries[name])
+                else one
+                for name, one in self.maps.items()
+            },
+        )
 
 
 @dataclass(frozen=True)

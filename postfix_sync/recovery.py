@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postfix_sync import postfix, queue
-from postfix_sync.changes import counted
+from postfix_sync.changes import counted, seconds_of
 from postfix_sync.log import LOG
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued
-from postfix_sync.state import Status, seconds_of
+from postfix_sync.state import Status
 from postfix_sync.tables import Fold
 
 AGAIN = 60.0

@@ -5,12 +5,15 @@ stands on a line of its own, whole and without a prompt before it, so that the l
 and pasted. A terminal that is narrower shows it over two lines, and still copies it as one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from postfix_sync.changes import counted
+from postfix_sync.changes import counted, iso, seconds_of
 from postfix_sync.errors import escape
+from postfix_sync.generations import Generation, Hold
 from postfix_sync.model import Finding, Verdict
-from postfix_sync.state import DestinationStatus, SourceStatus, Status, seconds_of
+from postfix_sync.state import DestinationStatus, SourceStatus, Status
+from postfix_sync.tables import lists_of
 from postfix_sync.terminal import Cell, Colour, Terminal
 
 INDENT = "  "
@@ -80,6 +83,14 @@ def status(found: Status, now: float, to: Terminal) -> str:
 def _head(found: Status, now: float, to: Terminal) -> Iterator[str]:
     when = f"{found['updated']}, {_since(found['updated'], now)} ago"
     yield from to.wrap(f"postfix-sync {found['version']}, as of {when}", indent=INDENT)
+    number = "" if found["generation"] is None else f"generation {found['generation']}"
+    if found["held"]:
+        first = Cell(f"held at {number} " if number else "held ", Colour.DOUBTFUL)
+        since = found["held_since"] or found["updated"]
+        waits = f"for {_since(since, now)}; what waits: {found['waiting'] or 'nothing'}"
+        yield from to.wrap(waits, first=first, indent=INDENT)
+    elif number:
+        yield number
 
 
 def _sources(found: Status, now: float, to: Terminal) -> Iterator[str]:
@@ -152,6 +163,43 @@ def _clusters(found: Status, to: Terminal) -> Iterator[str]:
         last = f"; tried last: {', '.join(one['last'])}" if one["last"] else ""
         text = f"{', '.join(one['destinations'])}{last}"
         yield from to.wrap(text, first=Cell(f"cluster {name}: "), indent=INDENT)
+
+
+class Kept(NamedTuple):
+    """A generation in the list of them."""
+
+    generation: Generation
+    differs: Sequence[str]
+    """What would change if it were put back; nothing where it is what is installed."""
+
+
+def generations(
+    kept: Sequence[Kept], hold: Hold | None, command: Callable[..., str], to: Terminal
+) -> str:
+    """What rollback can put back, newest first. `command` says how to type postfix-sync."""
+    rows = [
+        [
+            Cell(str(one.generation.number), Colour.NAME),
+            Cell(iso(one.generation.at)),
+            Cell(str(len(lists_of(one.generation.tables.routes))), right=True),
+            Cell(str(len(one.generation.tables.routes)), right=True),
+            Cell("" if one.differs else "installed", Colour.GOOD),
+        ]
+        for one in kept
+    ]
+    details = [
+        [line for text in one.differs for line in to.wrap(text, first=Cell(INDENT), indent=INDENT)]
+        for one in kept
+    ]
+    titles = ("generation", "last installed", "lists", "addresses", "")
+    hint = "put one back, and hold it:" if kept else "none is kept yet; make a pass:"
+    action = command("rollback") + " GENERATION" if kept else command("--once")
+    lines = [*_table(titles, rows, details, to), *([""] if kept else []), hint]
+    lines.append(INDENT + to.paint(action, Colour.COMMAND))
+    if hold:
+        lines += ["", *to.wrap(f"{hold}; go on:", indent=INDENT)]
+        lines.append(INDENT + to.paint(command("resume"), Colour.COMMAND))
+    return "\n".join(lines)
 
 
 def _table(

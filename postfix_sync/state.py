@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -23,6 +22,7 @@ from typing import (
 )
 
 from postfix_sync import __version__
+from postfix_sync.changes import iso, seconds_of
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
 from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
@@ -126,6 +126,10 @@ class Status(TypedDict):
 
     version: str
     updated: str
+    generation: int | None
+    held: bool
+    held_since: str | None
+    waiting: str
     sources: dict[str, SourceStatus]
     maps: dict[str, MapStatus]
     destinations: dict[str, DestinationStatus]
@@ -133,16 +137,6 @@ class Status(TypedDict):
     passes: PassesStatus
     queue: dict[str, QueueStatus] | None
     """The deferred mail by destination; None where nobody counts it, or it could not be read."""
-
-
-def iso(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def seconds_of(moment: str) -> float:
-    """The inverse of `iso`."""
-    return datetime.fromisoformat(moment).timestamp()
 
 
 def after_pass(old: Status, config: "Config", report: Report, now: float) -> Status:
@@ -154,6 +148,10 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
     status = Status(
         version=__version__,
         updated=iso(now),
+        generation=old["generation"],
+        held=old["held"],
+        held_since=old["held_since"],
+        waiting=old["waiting"],
         sources={
             one.name: _source(old["sources"].get(one.name), one.name, report, now)
             for one in config.sources
@@ -165,6 +163,10 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
         queue=old["queue"] if config.metrics.wanted else None,
     )
     if report.sources:
+        status["generation"] = report.generation
+        status["held"] = report.held is not None
+        status["held_since"] = iso(report.held.since) if report.held else None
+        status["waiting"] = report.waiting
         status["clusters"] = {
             name: _cluster(old["clusters"].get(name) if probing else None, members)
             for name, members in report.clusters.items()
@@ -415,6 +417,10 @@ class StatusFile:
             return Status(
                 version=__version__,
                 updated="",
+                generation=None,
+                held=False,
+                held_since=None,
+                waiting="",
                 sources={},
                 maps={},
                 destinations={},
@@ -449,6 +455,10 @@ def _complete(found: object) -> None:
     """Adds what a file of an earlier version does not have."""
     if not isinstance(found, dict):
         return
+    found.setdefault("generation", None)
+    found.setdefault("held", False)
+    found.setdefault("held_since", None)
+    found.setdefault("waiting", "")
     found.setdefault("clusters", {})
     found.setdefault("passes", no_passes())
     found.setdefault("queue", None)

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postfix_sync import changes, postfix, wiring
 from postfix_sync.address_classes import classify
 from postfix_sync.apply import Apply
 from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
 from postfix_sync.fetch import Fetched, Source, ask, open_source
+from postfix_sync.generations import Generations, Hold
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
@@ -27,6 +28,7 @@ from postfix_sync.model import (
     MAP_NAMES,
     RECIPIENTS,
     ROUTES,
+    Condition,
     Destination,
     Installed,
     Maps,
@@ -52,6 +54,20 @@ RECORDS_NAME = "sources"
 
 TRIES = 3
 """How often `--once` asks again where another pass recorded a newer answer meanwhile."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an operator asks of one pass."""
+
+    force: bool = False
+    """The guards let everything through."""
+    dry_run: bool = False
+    """Nothing at all is written."""
+    roll_back: int | None = None
+    """This generation is put in place, and held."""
+    resume: bool = False
+    """Nothing is held any more."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,11 @@ class Report:
     """How often it had Postfix reload."""
     seconds: float = 0.0
     """How long it took, waiting for the lock included."""
+    generation: int | None = None
+    """Which generation is installed, where that is known."""
+    held: Hold | None = None
+    waiting: str = ""
+    """What would change if nothing were held."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:
@@ -127,6 +148,11 @@ class Report:
     def destinations(self) -> AbstractSet[Destination]:
         """All that mail may go to."""
         return next_hops_of(self.routes) | self.replicas.keys()
+
+
+def generations_of(config: "Config") -> Generations:
+    """Where the last states of the maps are."""
+    return Generations(config.state_directory, config.generations)
 
 
 def records_of(config: "Config") -> Records:
@@ -161,9 +187,7 @@ async def ask_all(config: "Config", sources: Mapping[str, Source]) -> dict[str, 
 async def once(
     config: "Config",
     rankings: Mapping[str, Ranking],
-    *,
-    force: bool = False,
-    dry_run: bool = False,
+    request: Request = Request(),
 ) -> Report:
     """Asks every source, all at the same time, and makes one pass; see `make_pass`."""
     report = Report()
@@ -171,7 +195,7 @@ async def once(
         async with opened(config) as sources:
             for _ in range(TRIES):
                 answers = await ask_all(config, sources)
-                report = await make_pass(config, answers, rankings, force=force, dry_run=dry_run)
+                report = await make_pass(config, answers, rankings, request)
                 outdated = [name for name, one in report.sources.items() if one.outdated]
                 if not outdated:
                     return report
@@ -191,17 +215,15 @@ async def make_pass(
     config: "Config",
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
-    *,
-    force: bool = False,
-    dry_run: bool = False,
+    request: Request = Request(),
 ) -> Report:
     """Makes one pass. What an operator can mend is in the report's errors, not raised.
 
     `answers` are the sources' by name; of the others, what is recorded counts. `rankings`
-    are the clusters'. `force` overrides the guards; `dry_run` writes nothing at all.
+    are the clusters'.
     """
     began = time.monotonic()
-    report = await _make_pass(config, answers, rankings, force=force, dry_run=dry_run)
+    report = await _make_pass(config, answers, rankings, request)
     return replace(report, seconds=time.monotonic() - began)
 
 
@@ -209,18 +231,16 @@ async def _make_pass(
     config: "Config",
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
-    *,
-    force: bool,
-    dry_run: bool,
+    request: Request,
 ) -> Report:
     try:
         instance = await postfix.inspect(config.postfix.config_directory)
         map_directory = config.postfix.map_directory
         map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
-        async with lock(config.state_directory / LOCK_NAME, create=not dry_run) as held:
+        async with lock(config.state_directory / LOCK_NAME, create=not request.dry_run) as held:
             directory = MapDirectory(map_directory, map_type, instance)
             one = _Pass(config, directory, _hosts_files(config, instance), held)
-            return await one.make(answers, rankings, force=force, dry_run=dry_run)
+            return await one.make(answers, rankings, request)
     except SyncError as error:
         return Report(failed=(error,))
     except OSError as error:
@@ -242,6 +262,13 @@ def _hosts_files(config: "Config", instance: postfix.Postfix) -> HostsFiles:
     )
 
 
+class _Goal(NamedTuple):
+    """What a pass brings about: the maps, and the addresses of the host names in them."""
+
+    maps: Maps
+    addresses: Mapping[str, str]
+
+
 class _Pass:
     """One pass under the lock."""
 
@@ -253,6 +280,10 @@ class _Pass:
         self.hosts = hosts
         self.held = held
         self.records = records_of(config)
+        self.generations = generations_of(config)
+        self.hold: Hold | None = None
+        self.as_held: int | None = None
+        self.waiting = ""
         self.failed: list[SyncError] = []
         self.notices: list[Notice] = []
         self.lines: list[str] = []
@@ -266,39 +297,40 @@ class _Pass:
         self.reloads = 0
 
     async def make(
-        self,
-        answers: Mapping[str, Fetched],
-        rankings: Mapping[str, Ranking],
-        *,
-        force: bool,
-        dry_run: bool,
+        self, answers: Mapping[str, Fetched], rankings: Mapping[str, Ranking], request: Request
     ) -> Report:
         installed = await self.directory.read()
         asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
-        if force:
+        if request.force:
             asked = [replace(one, policy=one.policy.unguarded()) for one in asked]
         self.recorded_before = {one.name: one.recorded for one in asked}
         forgotten = await self._forgotten()
+        regarded = await self._obey(request, installed)
         wanted = await asyncio.to_thread(
             decide,
             asked,
-            installed,
+            regarded,
             rankings,
             forgotten=forgotten,
             several_hops=self.directory.postfix.several_next_hops,
         )
-        if wanted.maps:
+        goal = _Goal(wanted.maps, wanted.addresses) if wanted.maps else None
+        if self.hold:
+            as_held = await self._as_held(self.hold, wanted, installed)
+            self._tell_held(as_held, goal, request)
+            goal = goal if request.dry_run else as_held
+        if goal:
             steps = await asyncio.to_thread(
                 plan,
                 installed,
-                wanted.maps,
+                goal.maps,
                 self.directory.map_type,
                 self.config.postfix.reload,
             )
             try:
-                names = self._names(wanted.addresses)
+                names = self._names(goal.addresses)
                 whose = _whose(wanted, asked, forgotten)
-                if dry_run:
+                if request.dry_run:
                     self._preview(steps, names)
                     told = changes.log_lines(steps, installed, set(MAP_NAMES), whose)
                     self.pending = [line for party, line in told if party]
@@ -306,8 +338,8 @@ class _Pass:
                     await to_its_end(self._bring_about(wanted, steps, names, installed, whose))
             except SyncError as error:
                 self.failed.append(error)
-            await self._check_wiring(wanted, wanted.maps)
-        else:
+            await self._check_wiring(wanted, goal)
+        elif not self.hold:
             self.failed.append(self._undecided(installed, wanted))
         at = {
             name: answer.at
@@ -316,6 +348,70 @@ class _Pass:
         }
         report = await asyncio.to_thread(self._report, wanted, at)
         return replace(report, found=installed)
+
+    async def _obey(self, request: Request, installed: Installed) -> Installed:
+        """Sees what is held, and changes that if asked to; what is installed, as far as it counts.
+
+        The order is on the disk before the maps change: whoever interrupts a rollback, the next
+        pass completes it, and none undoes it. Raises SyncError; then nothing was done.
+        """
+        self.hold = self.generations.held()
+        if request.resume and self.hold:
+            put_back = await self.generations.put_back(self.hold)
+            self.generations.release()
+            self.hold = None
+            # What only the rollback had put back goes, though the source that dropped it be away.
+            return installed.without(put_back) if put_back else installed
+        if request.roll_back is not None:
+            await self.generations.load(request.roll_back)
+            if not self.hold:
+                await self._keep_present(installed)
+                before = self.generations.installed(self.directory.texts())
+                self.hold = Hold(request.roll_back, time.time(), before)
+            elif self.hold.generation != request.roll_back:
+                self.hold = Hold(request.roll_back, time.time(), self.hold.before)
+            self.generations.hold(self.hold)
+        return installed
+
+    async def _as_held(self, hold: Hold, wanted: Wanted, installed: Installed) -> _Goal | None:
+        """The maps of the held generation; where it can't be read, the maps as they are.
+
+        Where the hosts of its routes are is no part of what is held: a name gets the address that
+        it has today, and the one that it had only where it has none.
+        """
+        try:
+            generation = await self.generations.load_held(hold)
+        except SyncError as error:
+            self.failed.append(
+                ApplyError(
+                    f"{error.message}; the maps stay as they are",
+                    f"put another one back: {self.config.command('rollback')};"
+                    f" or go on: {self.config.command('resume')}",
+                )
+            )
+            return _Goal(installed.readable, {}) if installed.readable else None
+        self.as_held = generation.number
+        maps = Maps.of(generation.tables)
+        today: dict[str, str] = {}
+        with contextlib.suppress(SyncError):  # what is wrong with the file is told where it counts
+            hosts = self.hosts.read()
+            today = {**dict.fromkeys(hosts.foreign(), ""), **hosts.block}
+        known = {**generation.hosts, **today, **wanted.addresses}
+        names = host_names(maps[ROUTES])
+        return _Goal(maps, {name: known[name] for name in names if known.get(name)})
+
+    def _tell_held(self, as_held: _Goal | None, goal: _Goal | None, request: Request) -> None:
+        """Says what waits, for as long as something does."""
+        if as_held and goal:
+            self.waiting = "; ".join(changes.difference(as_held.maps, goal.maps))
+        if request.roll_back is None and (self.waiting or request.dry_run):
+            self.notices.append(
+                Notice(
+                    f"{self.hold}; what waits: {self.waiting or 'nothing'}",
+                    f"see all of it: {self.config.command('--once', '--dry-run')};"
+                    f" let it happen: {self.config.command('resume')}",
+                )
+            )
 
     async def _asked(self, source: "settings.Source", answer: Fetched | None) -> Asked:
         """What is known of a source, and its answer, if it is not older than that."""
@@ -383,7 +479,7 @@ class _Pass:
         return names
 
     def _preview(self, steps: Plan, names: Mapping[str, str]) -> None:
-        if self._hosts_in_use():
+        if self._hosts_in_use(names):
             block, stale = self.hosts.read().block, self.hosts.stale(names)
             self.preview += changes.preview_hosts(self.hosts.path, block, names, stale)
         self.preview += changes.preview(steps)
@@ -397,15 +493,21 @@ class _Pass:
         whose: Callable[[str], str],
     ) -> None:
         """What is known, before what is made of it; hosts before the routes that need them."""
-        await self._record(wanted)
-        in_use = self._hosts_in_use()
+        self.generations.discard_staged()
+        if not self.hold:  # nothing of what the sources say is let through then
+            await self._record(wanted)
+            if any(steps.changes.values()):
+                await self._keep_present(installed)
+        in_use = self._hosts_in_use(names)
         if in_use:
             self._widen_hosts(names)
         if steps.steps or installed.interrupted:
             await self._apply(steps, installed, whose)
         if in_use:
             self._narrow_hosts(names)
-        if len(wanted.records) == len(self.config.sources):
+        if not self.hold or self.as_held:
+            await self._keep(steps.wanted)
+        if not self.hold and len(wanted.records) == len(self.config.sources):
             for name in self._unconfigured():
                 self.records.remove(name)
 
@@ -422,6 +524,32 @@ class _Pass:
                 if name in wanted.let_through:
                     self.recorded[name] = self.records.stamp(name)
 
+    async def _keep_present(self, installed: Installed) -> None:
+        """Keeps what is about to change, where no pass has: an older version's, or a killed one."""
+        present = installed.readable
+        in_doubt = installed.interrupted or any(
+            one.condition is Condition.STALE for one in installed.maps.values()
+        )
+        if present and not in_doubt and self.directory.texts():
+            await self._keep(present)
+
+    async def _keep(self, maps: Maps) -> None:
+        """Keeps what is installed as a generation; of a held one, notes that it is installed."""
+        texts = self.directory.texts()
+        noted = self.generations.installed(texts)
+        try:
+            if self.as_held:
+                if noted != self.as_held:
+                    self.generations.note(self.as_held, texts)
+            elif not noted:
+                tables = maps.served()
+                names = host_names(tables.routes)
+                block = self.hosts.read().block
+                hosts = {name: block[name] for name in sorted(names & block.keys())}
+                await self.generations.keep(tables, hosts, texts)
+        except SyncError as error:
+            self.notices.append(Notice(error.message, error.hint))  # no list waits for that
+
     async def _apply(self, steps: Plan, installed: Installed, whose: Callable[[str], str]) -> None:
         apply = Apply(self.directory, self.held, self.lines.append)
         try:
@@ -437,12 +565,13 @@ class _Pass:
                 self.changed.add(party)
                 self.lines.append(line)
 
-    def _hosts_in_use(self) -> bool:
+    def _hosts_in_use(self, names: Mapping[str, str]) -> bool:
         """Whether the hosts file concerns this pass: names are wanted there, or were once."""
+        wanted = self._has_addresses or bool(names)
         try:
-            return bool(self.hosts.read().block) or self._has_addresses
+            return bool(self.hosts.read().block) or wanted
         except SyncError as error:
-            if self._has_addresses:
+            if wanted:
                 raise
             self.notices.append(Notice(error.message, error.hint))
             return False
@@ -466,10 +595,10 @@ class _Pass:
             {host: ip for host, ip in block.items() if host in names or host in needed}
         )
 
-    async def _check_wiring(self, wanted: Wanted, maps: Maps) -> None:
+    async def _check_wiring(self, wanted: Wanted, goal: _Goal) -> None:
         postfix = self.directory.postfix
-        ours = installation(self.config, self.directory.map_type, bool(wanted.addresses))
-        classes = await classify(Tables(postfix, ours, maps.tables))
+        ours = installation(self.config, self.directory.map_type, bool(goal.addresses))
+        classes = await classify(Tables(postfix, ours, goal.maps.tables))
         self.notices += wiring.notices(postfix, ours, classes)
         if any(party.replicas for party in wanted.merged.parties):
             self.notices += wiring.cluster_notices(postfix)
@@ -521,6 +650,9 @@ class _Pass:
             },
             entries=self.entries,
             reloads=self.reloads,
+            generation=self.generations.installed(self.directory.texts()),
+            held=self.hold,
+            waiting=self.waiting,
         )
 
     def _source_report(

@@ -334,9 +334,15 @@ def replace_file(path: Path, content: bytes) -> None:
         publish_file(staged, path)
     except OSError as error:
         discard(staged)
-        if error.errno not in (errno.EBUSY, errno.EROFS):
+        if error.errno not in (errno.EBUSY, errno.EROFS) or not path.exists():
             raise
         _overwrite(path, content)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there; gone from the disk afterwards. Raises OSError."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
 
 
 def discard(path: Path) -> None:

@@ -5,7 +5,6 @@ module, and doctor.py has the table of all. None of them changes anything. They 
 another, so what more than one of them needs is asked once, here.
 """
 
-import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -146,9 +145,7 @@ class Host:
 
     def command(self, *arguments: str) -> str:
         """postfix-sync itself with this configuration, as an operator types it."""
-        path = str(self.config.path)
-        chosen = [] if path == "/etc/postfix-sync/config.yaml" else ["-c", path]
-        return shlex.join(["postfix-sync", *chosen, *arguments])
+        return self.config.command(*arguments)
 
 
 LMTP = ("lmtp", "unix")

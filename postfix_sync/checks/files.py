@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from postfix_sync import wiring
-from postfix_sync.changes import counted
+from postfix_sync.changes import counted, iso
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError, why
 from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
-from postfix_sync.state import iso
 
 OLDER = 100.0
 """Seconds by which a text has to be newer than its index for Postfix to warn of it (dict_open)."""
@@ -169,6 +168,9 @@ async def in_step(host: Host) -> AsyncIterator[Finding]:
         called = "in_step" if not number else f"in_step:{number + 1}"
         yield failure(called, error.message, error.hint or "no pass can be made", error.fix)
     if report.failed:
+        return
+    if report.held:
+        yield ok("in_step", f"{report.held}: until that ends, what the sources say waits")
         return
     if report.pending:
         yield failure(

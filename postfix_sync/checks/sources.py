@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync.changes import counted
+from postfix_sync.changes import counted, iso
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding
 from postfix_sync.sources import NAMES, NOT_WRITTEN_YET
-from postfix_sync.state import iso
 from postfix_sync.system import Mount, mount_of
 from postfix_sync.tables import lists_of
 

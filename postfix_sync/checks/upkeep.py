@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from postfix_sync.changes import iso, seconds_of
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.model import MAP_NAMES, Finding
 from postfix_sync.sources import NAMES
-from postfix_sync.state import iso, seconds_of
 
 OVERDUE = 900.0
 """Seconds without a pass, or three intervals if that is longer: cron may make one every 5 min."""

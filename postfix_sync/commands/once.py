@@ -32,27 +32,34 @@ def run(options: argparse.Namespace) -> Exit:
 async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
     status = state.StatusFile(configuration.state_directory).read_or_new()
     rankings = state.rankings(status)
-    report = await sync.once(configuration, rankings, force=options.force, dry_run=options.dry_run)
+    request = sync.Request(force=options.force, dry_run=options.dry_run)
+    report = await sync.once(configuration, rankings, request)
     for line in report.lines:
         LOG.info("%s", line)
+    tell_problems(report)
+    if options.dry_run:
+        sys.stdout.writelines(f"{line}\n" for line in report.preview)
+        return report.status
+    return await note(configuration, report, probing=True)
+
+
+def tell_problems(report: sync.Report) -> None:
+    """Logs what a pass found wrong."""
     for notice in report.notices:
         tell(notice, logging.WARNING)
     for error in report.errors:
         tell(error)
-    if any(isinstance(error, Busy) for error in report.errors):
-        return report.status
-    if options.dry_run:
-        sys.stdout.writelines(f"{line}\n" for line in report.preview)
-        return report.status
-    return await _record_and_probe(configuration, report)
 
 
-async def _record_and_probe(configuration: "Config", report: sync.Report) -> Exit:
+async def note(configuration: "Config", report: sync.Report, *, probing: bool) -> Exit:
     """Probes what the pass left installed; notes for status and metrics what both found."""
+    if any(isinstance(error, Busy) for error in report.errors):
+        return report.status  # whoever was at work notes it
     status_file = state.StatusFile(configuration.state_directory)
     changes = [partial(state.after_pass, config=configuration, report=report, now=time.time())]
     results: dict[Destination, ProbeResult] = {}
-    if report.installed and configuration.probe.level != "off" and not sync.interrupted():
+    probing = probing and configuration.probe.level != "off"
+    if report.installed and probing and not sync.interrupted():
         async for found in _probes(configuration, report, status_file.read_or_new()):
             results |= {one.destination: one for one in found}
             changes.append(partial(state.after_probes, results=found, now=time.time()))

@@ -8,26 +8,28 @@ and, from the same wreck, one with the source as it was before: both must end in
 Wrecks that are alike to the byte are judged once: a pass knows nothing but the disk.
 """
 
+import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.generations import Generations
+from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES, Maps
 from tests.parts.common import is_stopped, wait_for
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
-from tests.parts.site import Site
+from tests.parts.site import STATE, Site
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +132,6 @@ class Place:
     def on_disk(self) -> dict[str, tuple[object, ...]]:
         """What a next pass can see: names, contents, and which indexes are out of date."""
         found: dict[str, tuple[object, ...]] = {}
-        status = self.site.state / "status.json"  # it holds the time of day
         watched = (
             self.site.maps,
             self.site.hosts,
@@ -139,14 +140,25 @@ class Place:
             self.postfix.chroot_hosts.parent,
         )
         for path, entry in tree(*watched).items():
-            content = b"" if path == status or "status.json" in path.name else entry.content
+            dated = ("status.json", "held.json", "installed.json")  # they hold the time of day
+            content = b"" if any(name in path.name for name in dated) else entry.content
             found[str(path.relative_to(self.directory))] = (entry.kind, entry.mode, content)
+        found["generation"] = (self._noted(),)
         for name in MAP_NAMES:
             text = self.site.maps / name
             index = self.site.maps / (name + INDEX_SUFFIX[self.site.map_type])
             if text.exists() and index.exists():
                 found[f"{name} outdated"] = (index.stat().st_mtime_ns < text.stat().st_mtime_ns,)
         return found
+
+    def _noted(self) -> int | None:
+        """The generation that is noted as installed, if the note fits the maps."""
+        with suppress(OSError, ValueError):
+            note = json.loads((self.site.state / "installed.json").read_bytes())
+            times = {name: (self.site.maps / name).stat().st_mtime_ns for name in note["texts"]}
+            if times == {name: time for name, (time, _) in note["texts"].items()}:
+                return int(note["generation"])
+        return None
 
 
 def _place(directory: Path, map_type: str) -> Place:
@@ -182,11 +194,11 @@ def _copy(original: Place, directory: Path) -> Place:
     return copy
 
 
-def _killed_before(place: Place, event: int) -> str:
+def _killed_before(place: Place, event: int, command: Sequence[str] = ("--once",)) -> str:
     """Makes a pass that is killed before an event, and says which; nothing if it came through."""
     log = place.directory.with_name(f"{place.directory.name}.log")
     done = place.site.run(
-        "--once",
+        *command,
         environment={
             "PYTHONPATH": os.pathsep.join([str(KILL_AT), os.environ.get("PYTHONPATH", "")]),
             "KILL_AT_ROOT": str(place.directory),
@@ -234,7 +246,7 @@ def _lookup(site: Site, name: str) -> dict[str, str]:
     return site.lookup(name, EVERY_KEY[name])
 
 
-def assert_is(place: Place, wanted: Wanted) -> None:
+def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
     """The disk holds exactly what is wanted, and nothing of those who were killed."""
     site = place.site
     for name in MAP_NAMES:
@@ -244,7 +256,13 @@ def assert_is(place: Place, wanted: Wanted) -> None:
     assert site.hosts.read_bytes() == wanted.hosts
     assert place.postfix.chroot_hosts.read_bytes() == wanted.hosts
     assert names(place.postfix.chroot_hosts.parent) == ["hosts"]
-    assert names(site.state) == ["lock", "sources", "status.json"]
+    assert names(site.state) == sorted([*STATE, *(["held.json"] if held else [])])
+    status = site.status()
+    assert status["held"] == held
+    kept = Generations(site.state, 10)
+    assert Maps.of(asyncio.run(kept.load(status["generation"])).tables).tables == wanted.tables
+    assert kept.numbers()[0] == status["generation"]
+    assert names(kept.directory) == sorted(f"{number}.json.gz" for number in kept.numbers())
     assert names(site.state / "sources") == ["lists.json"]
     assert names(site.directory) == [
         "config.yaml", "data", "hosts", "maps", "postfix", "state",
@@ -267,6 +285,8 @@ class Wrecks:
 
     start: Place
     judge: Callable[[Place, Path], None]
+    command: Sequence[str] = ("--once",)
+    events: Sequence[int] = range(1, MORE_THAN_ANY_PASS)
     seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
     killed: int = 0
     failures: list[str] = field(default_factory=list)
@@ -274,8 +294,8 @@ class Wrecks:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make(self) -> None:
-        """Until a pass comes through."""
-        numbers = count(1)
+        """Until a pass comes through, or all chosen events had their turn."""
+        numbers = iter(self.events)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda _: self._work(numbers), range(AT_ONCE)))
         assert not self.failures, "\n\n".join(self.failures)
@@ -283,10 +303,11 @@ class Wrecks:
     def _work(self, numbers: Iterator[int]) -> None:
         while not self.ended.is_set():
             with self.lock:
-                number = next(numbers)
+                number = next(numbers, 0)
+            if not number:
+                return
             directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
             try:
-                assert number < MORE_THAN_ANY_PASS
                 self._one(number, directory)
             except AssertionError as error:
                 self.failures.append(str(error))
@@ -295,7 +316,7 @@ class Wrecks:
 
     def _one(self, number: int, directory: Path) -> None:
         place = _copy(self.start, directory)
-        event = _killed_before(place, number)
+        event = _killed_before(place, number, self.command)
         if not event:
             self.ended.set()
             return
@@ -376,6 +397,49 @@ def test_killed_in_the_first_install_the_next_pass_installs(
     wrecks.make()
     assert wrecks.killed > 30
     assert len(wrecks.seen) > 15
+
+
+def _chosen(start: Place, *command: str) -> list[int]:
+    """The events of a command that touch what is held and kept, and those that publish maps."""
+    through = _copy(start, start.directory.with_name("through"))
+    assert not _killed_before(through, MORE_THAN_ANY_PASS, command)
+    log = start.directory.with_name("through.log").read_text().splitlines()
+    return [
+        number
+        for number, event in enumerate(log, 1)
+        if "/state/" in event or (" os.rename " in event and "/maps/" in event)
+    ]
+
+
+@pytest.mark.parametrize("command", ["rollback", "resume"])
+def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
+    public: Path, root: None, command: str
+) -> None:
+    start = _new(public / "start", "hash")
+    for wanted in (BEFORE, AFTER):
+        wanted.write(start.site)
+        start.site.once()
+    arguments = ["resume"]
+    if command == "resume":
+        assert start.site.run("rollback", "1").returncode == 0
+        assert_is(start, BEFORE, held=True)
+    else:
+        arguments = ["rollback", "1"]
+
+    def judge(wreck: Place, directory: Path) -> None:
+        assert_serves(wreck, THROUGHOUT)
+        held = (wreck.site.state / "held.json").exists()
+        place = _copy(wreck, directory.with_name(f"{directory.name}-on"))
+        done = place.site.run("--once")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert ("held at generation 1" in done.stderr) == bool(done.stderr) == held
+        assert_is(place, BEFORE if held else AFTER, held=held)
+        shutil.rmtree(place.directory)
+
+    wrecks = Wrecks(start, judge, arguments, _chosen(start, *arguments))
+    wrecks.make()
+    assert wrecks.killed > 15
+    assert len(wrecks.seen) > 5
 
 
 def _children(pid: int, name: str) -> list[int]:

@@ -21,7 +21,7 @@ from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import nine
-from tests.parts.site import Site
+from tests.parts.site import STATE, Site
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,9 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
         found = site.status()
         endpoint = f"127.0.0.1:{sink.port}"
     keys = {"version", "updated", "sources", "maps", "destinations", "clusters", "passes", "queue"}
-    assert found.keys() == keys
+    assert found.keys() == keys | {"generation", "held", "held_since", "waiting"}
+    assert (found["generation"], found["held"], found["held_since"]) == (2, False, None)
+    assert found["waiting"] == ""
     assert found["version"] == __version__
     moment(found["updated"])
     source = found["sources"].pop("lists")
@@ -261,7 +263,7 @@ def test_a_reader_never_sees_half_a_document(with_ants: MakeSite) -> None:
             assert os.fstat(first.fileno()).st_nlink == 0, "it was written to, not replaced"
         assert broken == []
         assert daemon.stop() == 0
-    assert {one.name for one in site.state.iterdir()} == {"lock", "status.json", "sources"}
+    assert {one.name for one in site.state.iterdir()} == {*STATE}
 
 
 def test_an_idle_daemon_keeps_it_fresh(with_ants: MakeSite) -> None:
@@ -345,6 +347,7 @@ def test_status_for_people(with_ants: MakeSite) -> None:
     age = r"\d+ (s|min) ago"
     expected = [
         rf"postfix-sync {re.escape(__version__)}, as of {time_}, {age}",
+        "generation 3",
         "",
         "source  state  lists  addresses  last success  last change",
         rf"lists   stale      2         18  {age} +{age}",

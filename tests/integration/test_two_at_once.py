@@ -13,7 +13,7 @@ from tests.parts.common import wait_for
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
-from tests.parts.site import Site
+from tests.parts.site import STATE, Site
 
 MakeSite = Callable[..., Site]
 
@@ -61,7 +61,7 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
         site.installed(name)
     assert site.installed(ROUTES).keys() == site.installed(RECIPIENTS).keys()
     assert site.stray() == set()
-    assert names(site.state) == ["lock", "sources", "status.json"]
+    assert names(site.state) == STATE
     assert names(site.state / "sources") == ["lists.json"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from postfix_sync import health, metrics
+from postfix_sync.changes import iso
 from postfix_sync.config import Config, Listen, MetricsSection
 from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model import Destination
@@ -19,7 +20,6 @@ from postfix_sync.state import (
     Status,
     after_count,
     after_pass,
-    iso,
     no_passes,
 )
 from postfix_sync.sync import Report, SourceReport
@@ -64,6 +64,10 @@ def status(sources: Mapping[str, SourceStatus] | None = None, **changed: Any) ->
     full = Status(
         version="0.1.0",
         updated=iso(NOW),
+        generation=7,
+        held=False,
+        held_since=None,
+        waiting="",
         sources=dict(sources or {"lists": source()}),
         maps={"postfix_lmtp": MapStatus(type="hash", entries=18, updated=iso(NOW - 60))},
         destinations={
@@ -97,12 +101,18 @@ def test_of_what_is_not_known_nothing_is_said() -> None:
     unknown = Status(**{**NOTHING, "sources": {}})
     assert set(samples(render(unknown))) == {
         "postfix_sync_build_info",
+        "postfix_sync_held",
         "postfix_sync_passes_total",
         "postfix_sync_reloads_total",
     }
     never = status(sources={"lists": source(state="stale", last_success=None)})
     assert value(render(never), "source_last_success_timestamp_seconds", source="lists") is None
     assert value(render(never), "source_up", source="lists") == 0
+
+
+def test_whether_a_generation_is_held() -> None:
+    assert value(render(status()), "held") == 0
+    assert value(render(status(held=True)), "held") == 1
 
 
 def test_times_and_durations_are_in_seconds() -> None:

@@ -33,6 +33,10 @@ def empty(*clusters: ClusterStatus) -> Status:
     return Status(
         version="",
         updated="",
+        generation=None,
+        held=False,
+        held_since=None,
+        waiting="",
         sources={},
         maps={},
         destinations={},

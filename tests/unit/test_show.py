@@ -3,17 +3,19 @@
 import pytest
 
 from postfix_sync import show
-from postfix_sync.model import Finding, Verdict
+from postfix_sync.changes import iso
+from postfix_sync.generations import Generation, Hold
+from postfix_sync.model import Finding, MailmanTables, Verdict
 from postfix_sync.state import (
     ClusterStatus,
     DestinationStatus,
     MapStatus,
     SourceStatus,
     Status,
-    iso,
     no_passes,
 )
 from postfix_sync.terminal import Terminal
+from tests.parts.mailman_files import nine
 
 NOW = 1_790_000_000.0
 PLAIN = Terminal()
@@ -94,6 +96,10 @@ def status(**changed: object) -> Status:
     found = Status(
         version="0.1.0",
         updated=iso(NOW - 3 * 3600),
+        generation=7,
+        held=False,
+        held_since=None,
+        waiting="",
         sources={"lists": source, "リスト": refused},
         maps={"postfix_lmtp": MapStatus(type="lmdb", entries=117, updated=iso(NOW - 600))},
         destinations={
@@ -123,6 +129,7 @@ def status(**changed: object) -> Status:
 def test_a_status() -> None:
     assert show.status(status(), NOW, PLAIN).splitlines() == [
         f"postfix-sync 0.1.0, as of {iso(NOW - 3 * 3600)}, 3 h ago",
+        "generation 7",
         "",
         "source  state    lists  addresses  last success  last change",
         "lists   ok          12        108  10 s ago      5 d ago",
@@ -142,6 +149,15 @@ def test_a_status() -> None:
     ]
 
 
+def test_a_status_that_is_held() -> None:
+    held = {"held": True, "held_since": iso(NOW - 7200), "waiting": "+1 list: ants@a.example"}
+    assert show.status(status(**held), NOW, PLAIN).splitlines()[1] == (
+        "held at generation 7 for 2 h; what waits: +1 list: ants@a.example"
+    )
+    unknown = status(**{**held, "generation": None, "waiting": ""})
+    assert show.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; what waits: nothing"
+
+
 def test_what_is_not_there_leaves_no_gap() -> None:
     text = show.status(status(sources={}, destinations={}, clusters={}), NOW, PLAIN)
     assert text.count("\n\n") == 1
@@ -157,3 +173,38 @@ def test_colours_tell_good_from_bad() -> None:
     assert "\x1b[32mok\x1b[0m" in text
     assert "\x1b[1;31mrefused\x1b[0m" in text
     assert "\x1b[1;31mDOWN\x1b[0m" in text
+
+
+def kept(number: int, *lists: str, differs: tuple[str, ...] = ()) -> show.Kept:
+    routes = {key: "lmtp:[m]:24" for name in lists for key in nine(name)}
+    tables = MailmanTables(routes, {}, {})
+    return show.Kept(Generation(number, NOW - number, tables, {}), differs)
+
+
+def typed(*words: str) -> str:
+    return " ".join(["postfix-sync", *words])
+
+
+def test_generations() -> None:
+    rows = [kept(12, "a@x.y", "b@x.y"), kept(9, "a@x.y", differs=("-1 list: b@x.y",))]
+    assert show.generations(rows, None, typed, PLAIN).splitlines() == [
+        "generation  last installed        lists  addresses",
+        f"12          {iso(NOW - 12)}      2         18  installed",
+        f"9           {iso(NOW - 9)}      1          9",
+        "  -1 list: b@x.y",
+        "",
+        "put one back, and hold it:",
+        "  postfix-sync rollback GENERATION",
+    ]
+
+
+def test_generations_of_which_one_is_held() -> None:
+    lines = show.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
+    assert lines[-2:] == [f"held at generation 2 since {iso(NOW)}; go on:", "  postfix-sync resume"]
+
+
+def test_no_generation_yet() -> None:
+    assert show.generations([], None, typed, PLAIN).splitlines() == [
+        "none is kept yet; make a pass:",
+        "  postfix-sync --once",
+    ]

@@ -1,0 +1,26 @@
+"""postfix-sync resume: nothing is held any more, and a pass is made at once."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from postfix_sync import state, sync
+from postfix_sync.commands import complete, load
+from postfix_sync.commands.once import note, tell_problems
+from postfix_sync.errors import Exit
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Goes on; where nothing is held, that is a pass as any other."""
+    return complete(_resume(load(options), options))
+
+
+async def _resume(configuration: "Config", options: argparse.Namespace) -> Exit:
+    status = state.StatusFile(configuration.state_directory).read_or_new()
+    report = await sync.once(configuration, state.rankings(status), sync.Request(resume=True))
+    tell_problems(report)
+    if not options.quiet and not report.failed:
+        print("\n".join(report.lines or ["nothing had to change"]))  # noqa: T201 - the command's answer
+    return await note(configuration, report, probing=False)

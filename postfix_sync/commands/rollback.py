@@ -1,0 +1,61 @@
+"""postfix-sync rollback: the last states of the maps, and one of them put back and held."""
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from postfix_sync import changes, show, state, sync
+from postfix_sync.commands import complete, load
+from postfix_sync.commands.once import note, tell_problems
+from postfix_sync.errors import Exit, SyncError
+from postfix_sync.log import LOG, tell
+from postfix_sync.maps import installed_maps
+from postfix_sync.model import Maps
+from postfix_sync.terminal import Terminal
+
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Lists the generations, or puts one back. Raises NoSuchGeneration."""
+    configuration = load(options)
+    if options.generation is None:
+        print(complete(_listing(configuration)))  # noqa: T201 - the command's answer
+        return Exit.OK
+    return complete(_put_back(configuration, options))
+
+
+async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exit:
+    """Makes a pass that asks no source: it must do also while they are away."""
+    number = options.generation
+    await sync.generations_of(configuration).load(number)
+    status = state.StatusFile(configuration.state_directory).read_or_new()
+    request = sync.Request(roll_back=number)
+    report = await sync.make_pass(configuration, {}, state.rankings(status), request)
+    tell_problems(report)
+    if report.held and report.failed:
+        LOG.warning("generation %s is held, and the next pass goes on putting it back", number)
+    elif report.held and not options.quiet:
+        go_on = f"no pass changes anything until: {configuration.command('resume')}"
+        answer = [*report.lines, f"generation {number} is installed and held; {go_on}"]
+        print("\n".join(answer))  # noqa: T201 - the command's answer
+    return await note(configuration, report, probing=False)
+
+
+async def _listing(configuration: "Config") -> str:
+    kept = sync.generations_of(configuration)
+    present = installed_maps(configuration.postfix.map_directory)
+    rows = []
+    for number in kept.numbers():
+        try:
+            generation = await kept.load(number)
+        except SyncError as error:
+            tell(error)
+            continue
+        maps = Maps.of(generation.tables)
+        rows.append(show.Kept(generation, changes.difference(present, maps)))
+    return show.generations(
+        rows, kept.held(), configuration.command, Terminal.of(sys.stdout, os.environ)
+    )

@@ -1,0 +1,295 @@
+"""The last states of the four maps, one file a generation, to go back to; and whether one is held.
+
+A generation is what a pass left installed. It is kept after the maps were changed, so no list waits
+for it; a state that was not kept, because the pass was killed there, is kept by the next one. The
+same state again is the same generation, so a change that comes and goes fills no disk. A number is
+never used again. What was in place last comes first, and what is too many goes from the end.
+
+A hold is an order: written before the maps are changed, and obeyed by every pass until it is
+taken away. Which generation is installed is only a note, made anew where it does not fit the maps.
+
+Routes of removed lists that merely stay while mail waits for them are no part of a generation, and
+the recipients are those of the routes: so 100,000 lists are 3.4 MB, and half a second of a pass.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from postfix_sync.changes import iso
+from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why
+from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Table
+from postfix_sync.system import discard, remove_file, replace_file, space_hint, unwritable
+from postfix_sync.tables import parse_next_hops
+
+SUFFIX = ".json.gz"
+
+Texts: TypeAlias = Mapping[str, tuple[int, int]]
+"""What tells one version of the installed texts from another: by map, time of change (ns), size."""
+
+
+class NoSuchGeneration(SyncError):
+    """One was asked for that is not kept."""
+
+    status = Exit.USAGE
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One state of the maps."""
+
+    number: int
+    at: float
+    """When it was put in place the last time, in seconds since the epoch."""
+    tables: MailmanTables
+    hosts: Mapping[str, str]
+    """The host names of its routes that the hosts file gave an address, with that address."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The order to leave the maps as one generation has them."""
+
+    generation: int | None
+    """None: there is an order, but it can't be read."""
+    since: float
+    """Seconds since the epoch."""
+    before: int | None = None
+    """What was installed before the order, as far as that is known."""
+
+    def __str__(self) -> str:
+        number = "?" if self.generation is None else self.generation
+        return f"held at generation {number} since {iso(self.since)}"
+
+
+@dataclass(frozen=True)
+class Generations:
+    """What is kept in a state directory: `limit` generations at most."""
+
+    state_directory: Path
+    limit: int
+
+    @property
+    def directory(self) -> Path:
+        """Where the generations are."""
+        return self.state_directory / "generations"
+
+    @property
+    def _hold(self) -> Path:
+        return self.state_directory / "held.json"
+
+    @property
+    def _note(self) -> Path:
+        return self.state_directory / "installed.json"
+
+    def path(self, number: int) -> Path:
+        """The file of a generation."""
+        return self.directory / f"{number}{SUFFIX}"
+
+    def numbers(self) -> list[int]:
+        """All that are kept, what was in place last first."""
+        found = []
+        for path in self.directory.glob(f"[1-9]*{SUFFIX}"):
+            number = path.name.removesuffix(SUFFIX)
+            if number.isdecimal():
+                with suppress(FileNotFoundError):  # it goes as another comes
+                    found.append((path.stat().st_mtime_ns, int(number)))
+        return [number for _, number in sorted(found, reverse=True)]
+
+    async def load(self, number: int) -> Generation:
+        """A generation. Raises NoSuchGeneration, NotPermitted, or ApplyError if it is damaged."""
+        return await asyncio.to_thread(self._load, number)
+
+    def _load(self, number: int) -> Generation:
+        path = self.path(number)
+        try:
+            at = path.stat().st_mtime
+            header, _, content = gzip.decompress(path.read_bytes()).partition(b"\n")
+            described = json.loads(header)
+            if hashlib.sha256(content).hexdigest() != described["sha256"]:
+                raise ValueError("its content is not what was written")
+            tables = _tables(json.loads(content))
+            return Generation(number, at, tables, _table(described["hosts"]))
+        except FileNotFoundError:
+            kept = ", ".join(map(str, sorted(self.numbers())))
+            raise NoSuchGeneration(
+                f"{path}: there is no generation {number}",
+                f"there are {kept}: see postfix-sync rollback" if kept else "none is kept yet",
+            ) from None
+        except PermissionError as error:
+            raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
+            raise ApplyError(
+                f"{path}: is damaged, so generation {number} can't be put back: {error}",
+                f"others can: see postfix-sync rollback; this one is of no use: rm {path}",
+            ) from None
+
+    async def load_held(self, order: Hold) -> Generation:
+        """The generation that is held. Raises as `load` does, and where the order says none."""
+        if order.generation is None:
+            raise ApplyError(f"{self._hold}: can't be read, so what is to be held is not known")
+        return await self.load(order.generation)
+
+    def installed(self, texts: Texts) -> int | None:
+        """Which generation these texts of the maps are, None where that is not noted."""
+        noted = self._read_note()
+        if noted and noted[1] == texts and self.path(noted[0]).exists():
+            return noted[0]
+        return None
+
+    def _read_note(self) -> tuple[int, Texts] | None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(self._note.read_bytes())
+            texts = {name: (mtime, size) for name, (mtime, size) in found["texts"].items()}
+            return int(found["generation"]), texts
+        return None
+
+    async def keep(self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts) -> int:
+        """Keeps what is installed, and notes that it is; its number. For who holds the lock.
+
+        Raises ApplyError or NotPermitted where it can't be written.
+        """
+        return await asyncio.to_thread(self._keep, tables, hosts, texts)
+
+    def _keep(self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts) -> int:
+        content = _content(tables)
+        digest = hashlib.sha256(content).hexdigest()
+        header = json.dumps({"sha256": digest, "hosts": hosts}, sort_keys=True).encode()
+        known = self.numbers()
+        number = next((one for one in known if self._digest(one) == digest), None)
+        number = number or self._next(known)
+        path = self.path(number)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # Also what is known already: this dates it, and mends it if it was damaged.
+            replace_file(path, gzip.compress(header + b"\n" + content, 1, mtime=0))
+        except OSError as error:
+            raise _not_kept(path, error) from None
+        self.note(number, texts)
+        for old in self.numbers()[self.limit :]:
+            if old != number:
+                discard(self.path(old))
+        return number
+
+    def _digest(self, number: int) -> str | None:
+        """What a generation says of its content."""
+        unreadable = suppress(OSError, ValueError, KeyError, TypeError, EOFError, zlib.error)
+        with unreadable, gzip.open(self.path(number)) as file:
+            return str(json.loads(file.readline())["sha256"])
+        return None
+
+    def _next(self, known: list[int]) -> int:
+        """A number that no generation ever had, though somebody may have removed some."""
+        noted = self._read_note()
+        hold = self.held()
+        named = (noted and noted[0], hold and hold.generation, hold and hold.before)
+        return 1 + max([*known, *(one or 0 for one in named)])
+
+    def note(self, number: int, texts: Texts) -> None:
+        """Notes that this generation is installed, as these texts. Raises as `keep` does."""
+        noted = {"generation": number, "texts": {name: list(one) for name, one in texts.items()}}
+        try:
+            os.utime(self.path(number))
+            replace_file(self._note, json.dumps(noted).encode() + b"\n")
+        except OSError as error:
+            raise _not_kept(self._note, error) from None
+
+    def discard_staged(self) -> None:
+        """Removes what a pass left that was killed while it wrote; for who holds the lock."""
+        for path in (
+            *self.directory.glob(f".*{SUFFIX}.*"),
+            *self.state_directory.glob(".*.json.*"),
+        ):
+            discard(path)
+
+    def held(self) -> Hold | None:
+        """The order that there is, if any; one that can't be read is an order as well."""
+        try:
+            found = json.loads(self._hold.read_bytes())
+            before = found["before"]
+            return Hold(
+                int(found["generation"]),
+                float(found["since"]),
+                None if before is None else int(before),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            since = 0.0
+            with suppress(OSError):
+                since = self._hold.lstat().st_mtime
+            return Hold(None, since)
+
+    def hold(self, order: Hold) -> None:
+        """Gives the order. Raises ApplyError or NotPermitted; what was ordered before stays."""
+        ordered = {
+            "generation": order.generation,
+            "since": order.since,
+            "before": order.before,
+        }
+        try:
+            replace_file(self._hold, json.dumps(ordered).encode() + b"\n")
+        except OSError as error:
+            raise unwritable(self._hold, error) from None
+
+    async def put_back(self, order: Hold) -> Maps | None:
+        """The entries that are installed for nothing but this order, as far as that is known."""
+        if order.generation is None or order.before is None:
+            return None
+        try:
+            held, before = await self.load(order.generation), await self.load(order.before)
+        except SyncError:
+            return None
+        old, new = Maps.of(before.tables), Maps.of(held.tables)
+        return Maps({name: Diff.between(old[name], new[name]).added for name in MAP_NAMES})
+
+    def release(self) -> None:
+        """Takes the order away. Raises ApplyError or NotPermitted; then it stays."""
+        try:
+            remove_file(self._hold)
+        except OSError as error:
+            raise unwritable(self._hold, error) from None
+
+
+def _not_kept(path: Path, error: OSError) -> ApplyError:
+    message = f"{path}: {why(error)}; what is installed now can't be gone back to later"
+    return ApplyError(message, space_hint(path, message))
+
+
+def _content(tables: MailmanTables) -> bytes:
+    """Tables as bytes, the same for the same entries: the addresses by their next hop."""
+    routes: dict[str, list[str]] = {}
+    for address in sorted(tables.routes):
+        routes.setdefault(tables.routes[address], []).append(address)
+    content = {"routes": routes, "domains": tables.domains, "aliases": tables.aliases}
+    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+
+
+def _tables(found: Any) -> MailmanTables:
+    """Raises ValueError, KeyError or TypeError where it is nothing that `_content` has made."""
+    routes = {
+        address: next_hop
+        for next_hop, addresses in found["routes"].items()
+        for address in addresses
+    }
+    if not all(map(parse_next_hops, found["routes"])):
+        raise ValueError("it has a route that is no next hop")
+    aliases = _table(found["aliases"])
+    if not routes.keys() >= set(aliases.values()):
+        raise ValueError("it has an alias that leads nowhere")
+    return MailmanTables(_table(routes), _table(found["domains"]), aliases)
+
+
+def _table(found: Any) -> Table:
+    table: dict[str, str] = dict(found)
+    if not all(isinstance(one, str) for entry in table.items() for one in entry):
+        raise TypeError("it has an entry that is no text")
+    return table
