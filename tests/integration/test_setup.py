@@ -179,6 +179,29 @@ def test_at_a_terminal_it_asks(host: Host, answer: str, status: int) -> None:
     assert (host.text == before) == bool(status)
 
 
+def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -> None:
+    text = host.write(BARE)
+    host.site.configure()
+    ours, theirs = pty.openpty()
+    with host.site.start("setup", stdin=theirs) as process:
+        assert process.stdout
+        shown = ""
+        for addition in ("# mine\ntransport_maps = static:mine\n", ""):
+            while not shown.endswith("[y/N] "):
+                shown += process.stdout.read(1)
+            host.put(text + addition if addition else host.text)
+            os.write(ours, b"y\n")
+            shown += "\n"
+        rest, complaints = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode in {0, 78}, rest
+    assert "was changed meanwhile" in complaints
+    assert f"transport_maps: static:mine -> static:mine, {host.reference('postfix_lmtp')}" in shown
+    assert host.text.startswith(f"{text}# mine\n")
+    assert items(host.values()["transport_maps"])[0] == "static:mine"
+
+
 def test_links_owner_and_mode_of_main_cf_stay(host: Host) -> None:
     host.write(BARE)
     real = host.main_cf.with_name("real.cf")
