@@ -41,6 +41,7 @@ CHECKS: Mapping[str, Check] = {
     "postfix": instance.found,
     "running": instance.running,
     "map_type": instance.map_type,
+    "main_cf_end": main_cf.ends,
     "main_cf_warnings": instance.main_cf_warnings,
     "transport": instance.transport,
     "main_cf": main_cf.maps_named,

@@ -70,6 +70,9 @@ async def propose(config: "Config") -> Proposal:
     host = await doctor.look(config, instance)
     main_cf = _main_cf(config, instance)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
+    settings = lacking(host)
+    if any(one.cluster for one in config.sources):
+        settings += wiring.cluster_settings(instance)
     changes = tuple(
         Change(
             one.parameter,
@@ -78,7 +81,7 @@ async def propose(config: "Config") -> Proposal:
             default=one.present,
             why=one.problem,
         )
-        for one in lacking(host)
+        for one in settings
     )
     return Proposal(main_cf, text, changes, interrupted=_interrupted(steps))
 

@@ -404,14 +404,21 @@ def _host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:
 
 def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
     """What main.cf lacks for a route with several next hops to be worth something."""
+    for setting in cluster_settings(postfix):
+        yield Notice(f"main.cf: {setting.problem}", remedy(postfix, setting))
+
+
+def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
+    """The same as settings."""
     timeout = postfix.parameters["lmtp_connect_timeout"]
     if re.fullmatch("0+[smhdw]?", timeout):
-        problem = (
+        yield Setting(
+            "lmtp_connect_timeout",
+            postfix.unexpanded["lmtp_connect_timeout"],
+            "5s",
             f"lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets, mail"
-            " waits minutes before the next member is tried"
+            " waits minutes before the next member is tried",
         )
-        setting = Setting("lmtp_connect_timeout", timeout, "5s", problem)
-        yield Notice(f"main.cf: {problem}", remedy(postfix, setting))
 
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:

@@ -1,10 +1,26 @@
 """Does main.cf use the maps, each in its role?"""
 
+import shlex
 from collections.abc import AsyncIterator
 
 from postfix_sync import wiring
-from postfix_sync.checks import Host, ok
+from postfix_sync.checks import Host, ok, warning
 from postfix_sync.model import Finding
+
+
+async def ends(host: Host) -> AsyncIterator[Finding]:
+    """The last line ends: to one that doesn't, postconf(1) joins what it adds."""
+    path = host.postfix.config_directory / "main.cf"
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        yield warning(
+            "main_cf_end",
+            f"{path}: its last line does not end in a newline",
+            "what postconf -e adds would become part of that line; do this before anything else",
+            f"echo >> {shlex.quote(str(path))}",
+        )
+    else:
+        yield ok("main_cf_end", f"{path}: its last line ends in a newline")
 
 
 async def maps_named(host: Host) -> AsyncIterator[Finding]:

@@ -17,6 +17,7 @@ import pytest
 from postfix_sync.wiring import ROLES
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
+from tests.parts.doctor import examine
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import Load, send
 from tests.parts.mailman_files import nine
@@ -177,6 +178,30 @@ def test_at_a_terminal_it_asks(host: Host, answer: str, status: int) -> None:
     assert process.returncode == status
     assert "[y/N]" in stdout
     assert (host.text == before) == bool(status)
+
+
+def test_doctor_sees_a_last_line_that_does_not_end(host: Host) -> None:
+    """Or the commands that it prints would spoil main.cf; setup needs no such care."""
+    host.write(BARE.rstrip("\n"))
+    before = host.values()
+    report = examine(host.site)
+    assert report.status("main_cf_end") == "warning"
+    report = report.mend("main_cf_end").mend("transport_maps")
+    assert report.status("main_cf_end") == report.status("transport_maps") == "ok"
+    assert host.values() == {**before, "transport_maps": host.reference("postfix_lmtp")}
+
+
+def test_replicas_get_an_end_to_connecting(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site(source={"cluster": "lists"})
+    site.files.write(LIST)
+    host = Host(site, idle_postfix)
+    text = host.write(BARE)
+    host.setup("--yes")
+    assert host.values()["lmtp_connect_timeout"] == "5s"
+    host.setup("--undo", "--yes")
+    assert host.text == text
 
 
 def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -> None:
