@@ -4,7 +4,7 @@ postfix-sync's own maps, and Mailman's files where main.cf names those, are not 
 if they were installed, which they may not be yet.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,12 +75,3 @@ class Tables:
                 if (found := (await self.ask(table, [key])).get(key)) is not None:
                     return Found(table, key, found)
         return None
-
-
-def address_keys(address: str, delimiters: str) -> Iterator[str]:
-    """An address whole, and without its extension."""
-    yield address
-    local, _, domain = address.rpartition("@")
-    at = next((i for i, one in enumerate(local) if one in delimiters), 0)
-    if 0 < at < len(local) - 1:
-        yield f"{local[:at]}@{domain}"

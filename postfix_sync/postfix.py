@@ -143,24 +143,31 @@ class Postfix:
 
     async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
         """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
-        return await self.look_up(f"{map_type}:{text}", keys, timeout=600)
+        table = f"{map_type}:{text}"
+        done = await self._query(table, keys, timeout=600)
+        # That an index is older than its text is no reason not to look into it.
+        older = f"is older than source file {text}"
+        if any(not line.endswith(older) for line in self._complaints(done)):
+            raise self._failed(f"postmap -q - {table}", done)
+        return _pairs(done)
 
     async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
-        """What a table that main.cf may name holds for `keys`, each asked as it is.
+        """What any table that main.cf may name holds for `keys`.
 
-        Raises ApplyError where it can't say, or takes longer than `timeout` seconds.
+        Raises ApplyError where that can't be told, or takes longer than `timeout` seconds.
         """
+        done = await self._query(table, keys, timeout=timeout)
+        if any(": fatal: " in line or ": error: " in line for line in self._complaints(done)):
+            raise self._failed(f"postmap -q - {table}", done)
+        return _pairs(done)
+
+    async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
         asked = "".join(f"{key}\n" for key in keys).encode()
         done = await run(self._command("postmap", "-q", "-", table), stdin=asked, timeout=timeout)
-        # Status 1 without a word means that none of the keys was found. That an index is older
-        # than its text is no reason not to look into it.
-        complaints = [
-            line for line in self._complaints(done) if " is older than source file " not in line
-        ]
-        if done.status not in (0, 1) or complaints:
+        # Status 1 without a word means that none of the keys was found.
+        if done.status not in (0, 1):
             raise self._failed(f"postmap -q - {table}", done)
-        pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
-        return {key: value for key, _, value in pairs}
+        return done
 
     def _complaints(self, done: Completed) -> list[str]:
         return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
@@ -331,6 +338,12 @@ def _service(line: str, overrides: Mapping[str, str], compatibility_level: str) 
 def _messages(printed: str) -> list[Queued]:
     # Addresses may hold U+2028 and its like, at which splitlines() would split.
     return [_queued(json.loads(line)) for line in printed.split("\n") if line]
+
+
+def _pairs(done: Completed) -> Table:
+    """What postmap -q - prints."""
+    pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
+    return {key: value for key, _, value in pairs}
 
 
 def _queued(found: dict[str, Any]) -> Queued:

@@ -96,3 +96,10 @@ def without_extensions(address: str, delimiters: str) -> list[str]:
     local, at, domain = address.rpartition("@")
     cuts = [i for i, character in enumerate(local) if i and character in delimiters]
     return [address, *(local[:i] + at + domain for i in reversed(cuts))]
+
+
+def without_extension(address: str, delimiters: str) -> str:
+    """The address as Postfix looks it up second: cut at the first delimiter (split_addr(3))."""
+    local, at, domain = address.rpartition("@")
+    cut = next((i for i, character in enumerate(local) if character in delimiters), 0)
+    return local[:cut] + at + domain if 0 < cut < len(local) - 1 else address

@@ -30,6 +30,7 @@ from postfix_sync.model import (
     Verdict,
 )
 from postfix_sync.parameter import Edit, Installation, path_of, type_of
+from postfix_sync.queue import without_extension
 
 if TYPE_CHECKING:
     from postfix_sync.postfix import Postfix
@@ -191,7 +192,9 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
         _put_map(edit, ours, needed.get(parameter))
     _put_relayed(edits["relay_domains"], ours, classes)
     _put_others(edits["relay_recipient_maps"], ours, classes)
+    _put_users(edits["local_recipient_maps"], ours)
     _put_virtual(edits["virtual_alias_domains"], classes)
+    _put_local(edits, classes)
     found = [
         Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
         for parameter, edit in edits.items()
@@ -340,8 +343,7 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
 
     Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
     """
-    domains = "|".join(one.replace(".", r"\.") for one in sorted(classes.relayed))
-    wanted = f"{_OTHERS}({domains})$$/ OK}}}}"
+    wanted = _others(classes)
     present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
     if not edit.items and edit.text and _relays_others(edit.postfix, ours, classes):
         edit.append(wanted)
@@ -352,6 +354,12 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
             f" {', '.join(sorted(classes.relayed))} now",
             Verdict.WARNING,
         )
+
+
+def _others(classes: Classes) -> str:
+    """A table that has every address which is not in a relayed list domain."""
+    domains = "|".join(one.replace(".", r"\.") for one in sorted(classes.relayed))
+    return f"{_OTHERS}({domains})$$/ OK}}}}"
 
 
 _OTHERS = "regexp:{{!/@"
@@ -378,6 +386,38 @@ def _put_virtual(edit: Edit, classes: Classes) -> None:
         )
 
 
+def _put_local(edits: Mapping[str, Edit], classes: Classes) -> None:
+    """Keeps local list domains out of the virtual ones, where they are by mistake.
+
+    Postfix takes them for local, but warns with each message.
+    """
+    for parameter in ("virtual_alias_domains", "virtual_mailbox_domains"):
+        for domain in sorted(classes.local & classes.named.get(parameter, frozenset())):
+            edits[parameter].prepend(f"!{domain}")
+            edits[parameter].because(
+                f"names {domain}, as mydestination does: Postfix warns of that with each message",
+                Verdict.WARNING,
+            )
+
+
+def _put_users(edit: Edit, ours: Installation) -> None:
+    """Lets local_recipient_maps name local users where it has nothing but lists.
+
+    Recipes that replace its value are as old as Mailman 3.
+    """
+    if edit.items and all(ours.named(item) or ours.of_mailman(item) for item in edit.items):
+        edit.prepend(LOCAL_USERS)
+        edit.because(
+            "names no local users: mail to all of them, and to root and postmaster, is refused"
+            " wherever the domain is in mydestination",
+            Verdict.WARNING,
+        )
+
+
+LOCAL_USERS = "proxy:unix:passwd.byname, $alias_maps"
+"""The default of local_recipient_maps."""
+
+
 def _delimiter(postfix: "Postfix") -> Iterator[Setting]:
     present = postfix.parameters["recipient_delimiter"]
     if "+" not in present:
@@ -388,6 +428,103 @@ def _delimiter(postfix: "Postfix") -> Iterator[Setting]:
             f"recipient_delimiter = {present}: Postfix refuses answers to Mailman's confirmations,"
             " and bounces, which come to addresses such as ants-confirm+1a2b3c",
         )
+
+
+def advice(
+    postfix: "Postfix", ours: Installation, classes: Classes, recipients: AbstractSet[str]
+) -> list[Setting]:
+    """What doctor tells beside `settings`, and setup leaves alone: mail of the lists flows so.
+
+    `recipients` are the lists' addresses.
+    """
+    found = [*_cut_off(postfix, ours, classes), *_reject_codes(postfix, classes)]
+    found += _refused_extensions(postfix, recipients)
+    parameters = postfix.parameters
+    if parameters["soft_bounce"] == "yes":
+        why = "mail to lists that don't exist is tried again for days, by others and from here"
+        problem = f"soft_bounce = yes: {why}"
+        found.append(Setting("soft_bounce", "yes", "no", problem, Verdict.WARNING))
+    if parameters["smtpd_reject_unlisted_recipient"] == "no":
+        why = (
+            "mail to addresses that don't exist is accepted, and returned to whoever seems to have"
+            " sent it, unless a restriction has reject_unlisted_recipient"
+        )
+        name = "smtpd_reject_unlisted_recipient"
+        found.append(Setting(name, "no", "yes", f"{name} = no: {why}", Verdict.WARNING))
+    return found
+
+
+def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterator[Setting]:
+    """Other relay domains, all of whose recipients are refused because of the map.
+
+    setup does not open what is closed: somebody may want it so.
+    """
+    edit = Edit(postfix, "relay_recipient_maps")
+    only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
+    if only_ours and _relays_others(postfix, ours, classes) and classes.relayed:
+        yield Setting(
+            edit.parameter,
+            postfix.unexpanded[edit.parameter],
+            f"{edit.text}, {_others(classes)}",
+            "relay_recipient_maps names the addresses of lists only, and relay_domains other"
+            " domains, too: all mail to those is refused",
+            Verdict.WARNING,
+        )
+
+
+def _reject_codes(postfix: "Postfix", classes: Classes) -> Iterator[Setting]:
+    """Codes that leave a sender waiting instead of telling that there is no such list."""
+    for kind, domains in (
+        ("local", classes.local),
+        ("relay", classes.relayed),
+        ("virtual_mailbox", classes.mailbox),
+    ):
+        name = f"unknown_{kind}_recipient_reject_code".replace("mailbox_recipient", "mailbox")
+        code = postfix.parameters[name]
+        if domains and code.startswith("4"):
+            why = f"mail to lists that don't exist, in {min(domains)}, is tried again for days"
+            yield Setting(name, code, "550", f"{name} = {code}: {why}", Verdict.WARNING)
+
+
+def _refused_extensions(postfix: "Postfix", recipients: AbstractSet[str]) -> Iterator[Setting]:
+    """A delimiter that is found in a list's name before the `+` of a bounce or a confirmation.
+
+    What is cut off there leaves another address; where that is none of a list, Postfix refuses it.
+    owner_request_special = yes keeps addresses that begin with owner- from being cut at a `-`, and
+    so from losing an extension (split_addr(3)).
+    """
+    delimiters = postfix.parameters["recipient_delimiter"]
+    if "+" not in delimiters:
+        return  # see `_delimiter`
+    special = postfix.parameters["owner_request_special"] == "yes" and "-" in delimiters
+    answered = {
+        one for one in recipients if one.partition("@")[0].endswith(("-bounces", "-confirm"))
+    }
+    refused = {
+        one for one in answered if without_extension(_extended(one), delimiters) not in recipients
+    }
+    kept_whole = {one for one in answered if special and one.startswith("owner-")}
+    if refused:
+        yield Setting(
+            "recipient_delimiter",
+            postfix.unexpanded["recipient_delimiter"],
+            "+",
+            f"recipient_delimiter = {delimiters}: {_extended(min(refused))} and the like are"
+            " refused, because the first of these characters ends the address",
+        )
+    elif kept_whole:
+        yield Setting(
+            "owner_request_special",
+            "yes",
+            "no",
+            f"owner_request_special = yes: {_extended(min(kept_whole))} and the like are refused,"
+            " because with a - in recipient_delimiter nothing that begins with owner- is cut",
+        )
+
+
+def _extended(address: str) -> str:
+    """An address to which bounces and confirmations come."""
+    return address.replace("@", "+1a2b3c@")
 
 
 def _host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:

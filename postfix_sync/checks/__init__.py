@@ -132,9 +132,12 @@ class Host:
 
     def edit(self, change: str, option: str = "-e") -> str:
         """The command that makes a change with postconf(1), and has a Postfix that runs see it."""
-        edited = wiring.command(self.postfix, "postconf", option, change)
+        return self.reloaded(wiring.command(self.postfix, "postconf", option, change))
+
+    def reloaded(self, command: str) -> str:
+        """A command, and one that has a Postfix that runs see what it did."""
         reload = f" && {wiring.command(self.postfix, 'postfix', 'reload')}"
-        return edited + reload if self.postfix.master else edited
+        return command + reload if self.postfix.master else command
 
     def service(self, verb: str) -> str:
         """The command that starts or restarts Postfix."""

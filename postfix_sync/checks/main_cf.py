@@ -1,11 +1,26 @@
-"""Does main.cf use the maps, each in its role?"""
+"""Does main.cf use the maps, each in its role, and does nothing stand in their way?
+
+What main.cf should say is decided in wiring.py; here it is told, with what is there.
+"""
 
 import shlex
 from collections.abc import AsyncIterator
 
 from postfix_sync import wiring
-from postfix_sync.checks import Host, ok, warning
-from postfix_sync.model import Finding
+from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.match_list import items
+from postfix_sync.model import RECIPIENTS, Finding
+
+TOLD = (
+    *wiring.ROLES,
+    "virtual_alias_domains",
+    "recipient_delimiter",
+    "owner_request_special",
+    "unknown_local_recipient_reject_code",
+    "soft_bounce",
+    "smtpd_reject_unlisted_recipient",
+)
+"""The parameters that are told also where they are well."""
 
 
 async def ends(host: Host) -> AsyncIterator[Finding]:
@@ -23,16 +38,13 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
         yield ok("main_cf_end", f"{path}: its last line ends in a newline")
 
 
-async def maps_named(host: Host) -> AsyncIterator[Finding]:
-    """Each parameter that the maps need names them, and none that they would do harm in does."""
-    settings = {one.parameter: one for one in lacking(host)}
-    settings.pop("lmtp_host_lookup", None)  # that is a matter of where names are looked up
-    told = [*wiring.ROLES, "virtual_alias_domains", "recipient_delimiter"]
-    for parameter in [*told, *(one for one in settings if one not in told)]:
-        if one := settings.get(parameter):
+async def parameters(host: Host) -> AsyncIterator[Finding]:
+    """Each parameter says what the maps need, and none says what does harm."""
+    found = _by_parameter(host)
+    for parameter in [*TOLD, *(one for one in found if one not in TOLD)]:
+        if one := found.get(parameter):
             seen = f"{parameter} = {one.present}"
-            fix = host.edit(f"{one.parameter} = {one.wanted}")
-            yield Finding(parameter, one.verdict, seen, one.problem, fix)
+            yield Finding(parameter, one.verdict, seen, one.problem, _remedy(host, one))
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
 
@@ -40,3 +52,116 @@ async def maps_named(host: Host) -> AsyncIterator[Finding]:
 def lacking(host: Host) -> list[wiring.Setting]:
     """What main.cf lacks for the maps to work: what setup makes."""
     return wiring.settings(host.postfix, host.tables.ours, host.classes)
+
+
+def _by_parameter(host: Host) -> dict[str, wiring.Setting]:
+    recipients = host.tables.own[RECIPIENTS].keys()
+    advised = wiring.advice(host.postfix, host.tables.ours, host.classes, recipients)
+    found = {one.parameter: one for one in (*advised, *lacking(host))}
+    found.pop("lmtp_host_lookup", None)  # names.py knows what it comes to
+    return found
+
+
+def _remedy(host: Host, setting: wiring.Setting) -> str:
+    return host.edit(f"{setting.parameter} = {setting.wanted}")
+
+
+async def list_domains(host: Host) -> AsyncIterator[Finding]:
+    """Each list domain is in one of the parameters that give it its class."""
+    classes, found = host.classes, _by_parameter(host)
+    well: dict[str, int] = {}
+    for domain in sorted(classes.domains):
+        named = classes.parameters(domain)
+        if not named:
+            yield _classless(host, domain, found.get("relay_domains"))
+        elif both := double(named):
+            mending = [found[one] for one in both if domain in _excluded(found.get(one))]
+            yield warning(
+                f"list_domains:{domain}",
+                f"{domain} is in {' and in '.join(both)}",
+                "it counts as what it is in the first of them, and Postfix warns of it with each"
+                " message",
+                " && ".join(_remedy(host, one) for one in mending) or None,
+            )
+        else:
+            well[named[0]] = well.get(named[0], 0) + 1
+    counted = ", ".join(f"{count} in {parameter}" for parameter, count in well.items())
+    yield ok("list_domains", f"list domains: {counted or 'none yet'}")
+
+
+def double(named: list[str]) -> list[str]:
+    """The parameters of which Postfix warns together: all, but mydestination and relay_domains."""
+    counted = [one for one in named if one != "relay_domains" or "mydestination" not in named]
+    return counted if len(counted) > 1 else []
+
+
+def _excluded(setting: wiring.Setting | None) -> set[str]:
+    return {one[1:] for one in items(setting.wanted) if one.startswith("!")} if setting else set()
+
+
+def _classless(host: Host, domain: str, setting: wiring.Setting | None) -> Finding:
+    return failure(
+        f"list_domains:{domain}",
+        f"{domain} is in none of {', '.join(wiring.CLASSES)}",
+        'mail to its lists is refused ("Relay access denied")',
+        _remedy(host, setting) if setting else None,
+    )
+
+
+async def overridden(host: Host) -> AsyncIterator[Finding]:
+    """No service of master.cf has a value of its own, by -o, that leaves the maps out.
+
+    That one of a content filter takes every recipient is no mistake: there these are empty.
+    """
+    lacks = {one.parameter for one in lacking(host)}
+    for service in host.services:
+        for parameter in OVERRIDES.get(service.command, ()):
+            present = service.overrides.get(parameter)
+            ours = host.tables.ours
+            name = wiring.ROLES[parameter]
+            in_main_cf = parameter in lacks or name in map(
+                ours.named, items(host.postfix.parameters[parameter])
+            )
+            if not present or not in_main_cf or name in map(ours.named, items(present)):
+                continue
+            place = f"{service.name}/{service.kind}/{parameter}"
+            # postconf -P takes no white space in a value.
+            wanted = ",".join([*items(present), ours.reference(name)])
+            yield failure(
+                f"override:{place}",
+                f"master.cf: {service.name} {service.kind} has -o {parameter}={present}",
+                f"for this {service.command}(8), the map in main.cf's {parameter} does not count",
+                host.edit(f"{place}={wanted}", "-P"),
+            )
+
+
+OVERRIDES = {
+    "smtpd": ("local_recipient_maps", "relay_recipient_maps", "virtual_mailbox_maps"),
+    "cleanup": ("virtual_alias_maps",),
+    "trivial-rewrite": ("transport_maps", "relay_domains"),
+}
+"""By program, the parameters that decide what it does with mail to lists."""
+
+
+async def repeated(host: Host) -> AsyncIterator[Finding]:
+    """No parameter for the maps stands twice, where the earlier value would be lost."""
+    lost: dict[str, list[str]] = {}
+    for line in await host.postfix.warnings():
+        _, marked, entry = line.partition(": overriding earlier entry: ")
+        parameter, _, value = entry.partition("=")
+        if marked and parameter in host.postfix.unexpanded:
+            lost.setdefault(parameter, []).append(value)
+    wanted = {one.parameter: one.wanted for one in lacking(host)}
+    for parameter, earlier in lost.items():
+        merged = wanted.get(parameter, host.postfix.unexpanded[parameter])
+        for item in (one for value in earlier for one in items(value)):
+            merged = merged if item in items(merged) else f"{merged}, {item}"
+        remove = wiring.command(host.postfix, "postconf", "-X", parameter)
+        if parameter in wiring.ROLES or parameter in wiring.CLASSES:
+            yield warning(
+                f"repeated:{parameter}",
+                f"{parameter} stands {len(earlier) + 1} times in main.cf; only the last one counts,"
+                f" not: {'; '.join(earlier)}",
+                "what the earlier one names is not used any more, and nobody meant that",
+                f"{remove} && {host.edit(f'{parameter} = {merged}')}",
+            )

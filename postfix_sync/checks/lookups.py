@@ -1,0 +1,169 @@
+"""What Postfix finds for the addresses of lists in all tables of main.cf, not only in the maps.
+
+A table of somebody else's may answer first: one that has the very address, or whose patterns match
+it. Entries for a whole domain, or `*`, don't, wherever they stand: Postfix asks all tables for the
+address before it asks one of them for less (maps_find(3)).
+"""
+
+import re
+import shlex
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from postfix_sync import wiring
+from postfix_sync.checks import Host, failure, ok
+from postfix_sync.checks.main_cf import lacking
+from postfix_sync.lookup import Found, Tables
+from postfix_sync.match_list import Style, items, keys, unproxied
+from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
+from postfix_sync.parameter import path_of, type_of
+from postfix_sync.queue import without_extension
+from postfix_sync.tables import lists_of
+
+MOST = 1000
+"""How many lists are looked up: a table may be in a database on another host."""
+
+LISTED = frozenset({*wiring.ROLES, *wiring.CLASSES})
+"""The parameters whose tables all mail depends on."""
+
+
+async def routes(host: Host) -> AsyncIterator[Finding]:
+    """transport_maps leads each list to its Mailman, whatever else it names."""
+    present = _value(host, "transport_maps")
+    taken = await _taken_routes(host, present)
+    if not taken:
+        yield ok("routes", "no other table of transport_maps has a route for a list's address")
+        return
+    first = host.tables.ours.reference(ROUTES)
+    reordered = ", ".join([first, *(one for one in items(present) if one != first)])
+    mends = not await _taken_routes(host, reordered)
+    address, found = taken[0]
+    yield failure(
+        "routes",
+        f"{address}: {found.table} says {found.value}",
+        "that table answers before postfix_lmtp does, so mail to the list goes there"
+        + ("" if mends else "; change its pattern, so that it leaves out the list domains"),
+        host.edit(f"transport_maps = {reordered}") if mends else None,
+    )
+
+
+def _value(host: Host, parameter: str) -> str:
+    """A parameter as it will be, with what is lacking in it."""
+    wanted = {one.parameter: one.wanted for one in lacking(host)}
+    return wanted.get(parameter, host.postfix.parameters[parameter])
+
+
+def _addresses(host: Host) -> list[str]:
+    """The addresses of lists, and some to which bounces come."""
+    lists = sorted(lists_of(host.tables.own[RECIPIENTS]))[:MOST]
+    return [one for name in lists for one in (name, name.replace("@", "-bounces+1a2b3c@"))]
+
+
+async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
+    """The addresses that another table routes elsewhere."""
+    delimiters = host.postfix.parameters["recipient_delimiter"]
+    features = items(host.postfix.parameters["parent_domain_matches_subdomains"])
+    style = Style.PARENTS if "transport_maps" in features else Style.DOTTED
+    own = host.tables.own[ROUTES]
+    asked = {
+        one: [one, bare, *keys("", one.rpartition("@")[2], style), "*"]
+        for one in _addresses(host)
+        if (bare := without_extension(one, delimiters)) in own
+    }
+    found = await _find_all(host.tables, value, asked)
+    return [
+        (one, entry)
+        for one, entry in found
+        if entry.value != own[without_extension(one, delimiters)]
+    ]
+
+
+async def _find_all(
+    tables: Tables, value: str, asked: dict[str, list[str]]
+) -> list[tuple[str, Found]]:
+    for table in items(value):
+        if ":" in table:
+            await tables.ask(table, {key for forms in asked.values() for key in forms})
+    every = [(one, await tables.find(value, forms)) for one, forms in asked.items()]
+    return [(one, entry) for one, entry in every if entry]
+
+
+async def aliases(host: Host) -> AsyncIterator[Finding]:
+    """virtual_alias_maps takes no list's mail to somebody else."""
+    delimiters = host.postfix.parameters["recipient_delimiter"]
+    own = host.tables.own[ALIASES]
+    asked = {}
+    for address in (*_addresses(host), *sorted(own)[:MOST]):
+        local, _, domain = address.rpartition("@")
+        bare = without_extension(address, delimiters)
+        # virtual(5): the local part alone counts where the domain is a local one.
+        short = [local, bare.rpartition("@")[0]] if domain in host.classes.local else []
+        asked[address] = [address, bare, *short, f"@{domain}"]
+    found = await _find_all(host.tables, _value(host, "virtual_alias_maps"), asked)
+    taken = [
+        (address, entry)
+        for address, entry in found
+        if entry.value != own.get(address) and address not in items(entry.value.lower())
+        if without_extension(address, delimiters) not in items(entry.value.lower())
+    ]
+    if not taken:
+        yield ok("aliases", "no virtual alias takes the mail of a list")
+        return
+    address, entry = taken[0]
+    yield failure(
+        "aliases",
+        f"{address}: {entry.table} has {entry.key}, for {entry.value}",
+        "virtual aliases come before routes: mail to the list goes there instead; without that"
+        " entry, each address that it stood for needs one of its own",
+        _without_entry(host, entry),
+    )
+
+
+def _without_entry(host: Host, entry: Found) -> str | None:
+    """The command that makes an entry a comment, where its table has a text."""
+    kind, path = type_of(entry.table), Path(path_of(entry.table))
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines() if kind in INDEX_SUFFIX else []
+    except OSError:
+        lines = []
+    if not any(line.split()[:1] == [entry.key] for line in lines):
+        return None
+    key = re.sub(r"[][.*^$\\/]", r"\\\g<0>", entry.key)
+    edited = shlex.join(["sed", "-i", rf"s/^{key}[[:space:]]/#&/", str(path)])
+    return host.reloaded(f"{edited} && {wiring.command(host.postfix, 'postmap', f'{kind}:{path}')}")
+
+
+async def tables(host: Host) -> AsyncIterator[Finding]:
+    """Every table that mail to lists is asked of can be opened; the maps are files.py's."""
+    for parameter in sorted(LISTED):
+        for item in dict.fromkeys(items(host.postfix.parameters[parameter])):
+            table = item.lstrip("!")
+            if _is_table(table) and type_of(table) in host.postfix.map_types:
+                await host.tables.ask(table, ["postfix-sync.invalid"])
+    for table, error in sorted(host.tables.unreadable.items()):
+        yield failure(
+            f"table:{table}",
+            error.message,
+            'Postfix defers all mail that it asks this table about ("451 4.3.0 … Temporary lookup'
+            ' failure", or "451 4.3.0 … Server configuration problem")',
+            _rebuilt(host, table),
+        )
+    if not host.tables.unreadable:
+        yield ok("tables", "every other table that main.cf names here can be asked")
+
+
+def _is_table(item: str) -> bool:
+    return ":" in item and not item.startswith(("[", "/"))
+
+
+def _rebuilt(host: Host, table: str) -> str | None:
+    """The command that builds a table which has no index, or none that can be read."""
+    kind, path = type_of(table), path_of(table)
+    if kind not in INDEX_SUFFIX:
+        return None
+    aliases = table in map(unproxied, items(host.postfix.parameters["alias_maps"]))
+    build = wiring.command(host.postfix, "postalias" if aliases else "postmap", table)
+    # Without a text there is nothing that could have been in it. Processes that have found no table
+    # don't look again.
+    text = "" if Path(path).exists() else f"{shlex.join(['touch', path])} && "
+    return host.reloaded(text + build)
