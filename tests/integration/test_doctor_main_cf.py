@@ -17,7 +17,7 @@ import pytest
 from postfix_sync.checks.main_cf import double
 from postfix_sync.wiring import CLASSES
 from tests.conftest import need
-from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.common import public_directory, wait_for
 from tests.parts.doctor import Report, examine
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.postfix_instance import SENDER, Outcome, PostfixInstance, mailman_parameters
@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 ANTS = "ants@lists.example.net"
 STOPPED = {"running": "warning"}
+PATIENCE = 60.0
+"""Seconds: Postfix starts all its processes anew at each reload."""
 MakeSite = Callable[..., Site]
 
 
