@@ -217,8 +217,10 @@ async def other_maps(host: Host) -> AsyncIterator[Finding]:
         settings |= {f"{place}/{name}": value for name, value in service.overrides.items()}
     named: dict[tuple[str, Path], Named] = {}
     for one in named_maps(settings):
-        # A type that this Postfix lacks, and another type of ours, are told elsewhere.
-        if one.map_type in host.postfix.map_types and one.path not in own:
+        # A type that this Postfix lacks, another type of ours, and what should not be named, are
+        # told elsewhere.
+        mailmans = host.tables.ours.of_mailman(f"{one.map_type}:{one.path}")
+        if one.map_type in host.postfix.map_types and one.path not in own and not mailmans:
             named.setdefault((one.map_type, one.path), one)
     found = [finding for one in named.values() if (finding := _other(host, one))]
     for finding in found:
@@ -232,7 +234,8 @@ def _other(host: Host, one: Named) -> Finding | None:
     """What is wrong with a map that isn't ours."""
     called = f"other_maps:{one.map_type}:{one.path}"
     build = "postalias" if "alias_maps" in one.parameter else "postmap"
-    rebuild = wiring.command(host.postfix, build, f"{one.map_type}:{one.path}")
+    # A process that found no table when it was started does not look again.
+    rebuild = host.reloaded(wiring.command(host.postfix, build, f"{one.map_type}:{one.path}"))
     compiled = one.file != one.path
     try:
         index = one.file.stat()

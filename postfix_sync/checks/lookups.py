@@ -12,9 +12,10 @@ from pathlib import Path
 
 from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok
+from postfix_sync.checks.files import FILE_TYPES
 from postfix_sync.checks.main_cf import lacking
 from postfix_sync.lookup import Found, Tables
-from postfix_sync.match_list import Style, items, keys, unproxied
+from postfix_sync.match_list import Style, items, keys
 from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
 from postfix_sync.parameter import path_of, type_of
 from postfix_sync.queue import without_extension
@@ -134,36 +135,37 @@ def _without_entry(host: Host, entry: Found) -> str | None:
 
 
 async def tables(host: Host) -> AsyncIterator[Finding]:
-    """Every table that mail to lists is asked of can be opened; the maps are files.py's."""
+    """Every table that mail to lists is asked of answers; files.py sees whether it is there."""
     for parameter in sorted(LISTED):
         for item in dict.fromkeys(items(host.postfix.parameters[parameter])):
             table = item.lstrip("!")
             if _is_table(table) and type_of(table) in host.postfix.map_types:
                 await host.tables.ask(table, ["postfix-sync.invalid"])
-    for table, error in sorted(host.tables.unreadable.items()):
+    mute = {one: said for one, said in host.tables.unreadable.items() if _is_there(one)}
+    for table, error in sorted(mute.items()):
         yield failure(
             f"table:{table}",
             error.message,
             'Postfix defers all mail that it asks this table about ("451 4.3.0 … Temporary lookup'
-            ' failure", or "451 4.3.0 … Server configuration problem")',
+            ' failure")',
             _rebuilt(host, table),
         )
-    if not host.tables.unreadable:
-        yield ok("tables", "every other table that main.cf names here can be asked")
+    if not mute:
+        yield ok("tables", "every table that main.cf names for recipients and routes answers")
+
+
+def _rebuilt(host: Host, table: str) -> str | None:
+    if type_of(table) not in INDEX_SUFFIX or not Path(path_of(table)).exists():
+        return None
+    return host.reloaded(wiring.command(host.postfix, "postmap", table))
 
 
 def _is_table(item: str) -> bool:
     return ":" in item and not item.startswith(("[", "/"))
 
 
-def _rebuilt(host: Host, table: str) -> str | None:
-    """The command that builds a table which has no index, or none that can be read."""
-    kind, path = type_of(table), path_of(table)
-    if kind not in INDEX_SUFFIX:
-        return None
-    aliases = table in map(unproxied, items(host.postfix.parameters["alias_maps"]))
-    build = wiring.command(host.postfix, "postalias" if aliases else "postmap", table)
-    # Without a text there is nothing that could have been in it. Processes that have found no table
-    # don't look again.
-    text = "" if Path(path).exists() else f"{shlex.join(['touch', path])} && "
-    return host.reloaded(text + build)
+def _is_there(table: str) -> bool:
+    """Whether a table has its file, or is none with a file that could be seen from here."""
+    if (kind := type_of(table)) not in FILE_TYPES:
+        return True
+    return Path(path_of(table) + FILE_TYPES[kind]).exists()

@@ -533,15 +533,27 @@ def test_an_alias_for_the_whole_domain(live: Live) -> None:
 
 
 def test_a_table_that_is_not_there(live: Live) -> None:
-    """3, 4: then every address is deferred."""
-    missing = f"hash:{live.site.directory}/relay"
-    live.begin(transport_maps=f"{missing}, {{lmtp}}")
+    """3, 4: then every address is deferred, and one that is built is not seen before a reload."""
+    path = live.site.directory / "relay"
+    path.write_text("relay.example smtp:[192.0.2.1]\n")
+    live.begin(transport_maps=f"hash:{path}, {{lmtp}}")
     live.expect("cats@relay.example", "451")
     found = examine(live.site)
-    assert found.troubles == {f"table:{missing}": "failure"}
-    assert found.mend(f"table:{missing}").troubles == {}
+    assert found.troubles == {f"other_maps:hash:{path}": "failure"}
+    assert found.mend(f"other_maps:hash:{path}").troubles == {}
     live.expect("cats@relay.example", "250")
-    (live.site.directory / "relay.db").unlink()
+
+
+def test_a_table_that_does_not_answer(live: Live) -> None:
+    damaged = live.table("damaged", "relay.example smtp:[192.0.2.1]")
+    index = live.site.directory / "damaged.db"
+    index.write_bytes(b"x" * 4096)
+    live.begin(transport_maps=f"{damaged}, {{lmtp}}")
+    live.expect("cats@relay.example", "451")
+    found = examine(live.site)
+    assert found.troubles == {f"table:{damaged}": "failure"}
+    assert found.mend(f"table:{damaged}").troubles == {}
+    live.expect("cats@relay.example", "250")
 
 
 def test_a_transport_map_as_virtual_aliases(live: Live) -> None:

@@ -25,7 +25,6 @@ LAYERS = [
     {"daemon", "doctor", "nagios", "show"},
     {
         "checks.container",
-        "checks.files",
         "checks.generations",
         "checks.instance",
         "checks.lookups",
@@ -36,7 +35,7 @@ LAYERS = [
         "checks.sources",
         "checks.upkeep",
     },
-    {"checks.main_cf"},
+    {"checks.files", "checks.main_cf"},
     {"checks"},
     {"monitoring", "recovery"},
     {"health", "metrics"},
