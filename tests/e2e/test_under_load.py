@@ -149,6 +149,32 @@ def test_once_swaps_a_list_and_its_domain(map_type: str, measured: Measured) -> 
         check(run, came=NEW_DOMAIN, kept=KEPT, went=GONE_DOMAIN)
 
 
+def test_rollback_and_resume(measured: Measured) -> None:
+    """An earlier state is put back and let go again: who is refused meanwhile, is told so."""
+    with parts("hash") as (bench, site):
+        for lists in ([KEPT], [KEPT, GONE]):
+            bench.have(*lists)
+            site.once()
+
+        def command(*arguments: str) -> None:
+            done = site.run(*arguments)
+            assert (done.returncode, done.stderr) == (0, ""), done
+
+        with bench.sink, bench.postfix:
+            run = bench.load(
+                [KEPT, GONE], lambda: command("rollback", "1"), lambda: command("resume")
+            )
+            assert send(bench.postfix.port, GONE).accepted
+        tell(measured, "hash, rollback and resume", run, GONE)
+        assert run.lost() == []
+        assert run.bounced() == []
+        assert run.temporary() == []
+        assert set(run.delivered.values()) == {1}
+        assert all(one.accepted for one in run.to(KEPT))
+        refused = [one for one in run.to(GONE) if not one.accepted]
+        assert {one.last.code for one in refused} == {550}
+
+
 def test_removed_while_its_mail_waits() -> None:
     """The LMTP server is down, mail waits, the list goes: still it is the server that refuses."""
     # lmdb: a change of routes is seen at once, so a route that went too early is missed at once.
