@@ -14,6 +14,7 @@ from postfix_sync.wiring import (
     CLASSES,
     Classes,
     Setting,
+    advice,
     choose_map_type,
     cluster_notices,
     notices,
@@ -459,3 +460,45 @@ def test_replicas_need_an_end_to_connecting(timeout: str, told: int) -> None:
     listed = list(cluster_notices(postfix(lmtp_connect_timeout=timeout)))
     assert len(listed) == told
     assert all("lmtp_connect_timeout = 5s" in one.hint for one in listed)
+
+
+@pytest.mark.parametrize("only", [RECIPIENTS, f"regexp:{VOLUME}/postfix_lmtp"])
+def test_local_users_are_put_back(only: str) -> None:
+    one = postfix(**{**LOCAL, "local_recipient_maps": only})
+    assert values(one) == {
+        "local_recipient_maps": f"proxy:unix:passwd.byname, $alias_maps, {RECIPIENTS}"
+    }
+
+
+def told(one: Postfix, *recipients: str) -> dict[str, str]:
+    """What is advised where these are the lists' addresses."""
+    listed = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset(recipients))
+    return {setting.parameter: setting.wanted for setting in listed}
+
+
+def test_other_relay_domains_that_are_refused() -> None:
+    """Only told, where somebody has closed them; see `test_other_relay_domains_stay_accepted`."""
+    domains = f"example.org, {WIRED['relay_domains']}"
+    one = postfix(**{**WIRED, "relay_domains": domains})
+    assert values(one) == {}
+    others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
+    assert told(one) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
+
+
+def test_delimiters_that_cut_names() -> None:
+    ants = ("ants@lists.example.net", "ants-bounces@lists.example.net")
+    team = ("dev-team@lists.example.net", "dev-team-bounces@lists.example.net")
+    owner = ("owner@lists.example.net", "owner-bounces@lists.example.net")
+    both = postfix(**{**WIRED, "recipient_delimiter": "-+", "owner_request_special": "yes"})
+    assert told(both, *ants) == {}
+    assert told(both, *ants, *team) == {"recipient_delimiter": "+"}
+    assert told(both, *ants, *owner) == {"owner_request_special": "no"}
+    plus = postfix(**{**WIRED, "owner_request_special": "yes"})
+    assert told(plus, *ants, *team, *owner) == {}
+
+
+def test_codes_matter_where_there_is_a_list_of_that_class() -> None:
+    relay = "unknown_relay_recipient_reject_code"
+    codes = {relay: "450", "unknown_local_recipient_reject_code": "450"}
+    assert told(postfix(**WIRED, **codes)) == {relay: "550"}
+    assert told(postfix(**LOCAL, **codes)) == {"unknown_local_recipient_reject_code": "550"}
