@@ -29,6 +29,9 @@ WIDTH = 79
 LOG_LINES = 15
 PATIENCE = 30.0
 
+# What main.cf names of the maps, once `setup` has been there.
+MAPS = ("transport_maps", "relay_domains", "relay_recipient_maps", "virtual_alias_maps")
+
 ANTS, BEES, NOBODY = (f"{name}@lists.example.net" for name in ("ants", "bees", "nobody"))
 
 _BEGIN = time.monotonic()
@@ -122,7 +125,7 @@ def run() -> Path:
     installed()
     with public_directory() as directory:
         map_type = "lmdb" if "lmdb" in map_types(directory / "probe") else "hash"
-        world = World(directory, map_type=map_type)
+        world = World(directory, map_type=map_type, main_cf=dict.fromkeys(MAPS, ""))
         try:
             start(world)
             story(world)
@@ -162,6 +165,10 @@ def start(world: World) -> None:
 def story(world: World) -> None:
     """What a postmaster would do and see."""
     created_list(world, ANTS)
+    print()
+    told_postfix(world)
+    print()
+    mailed(world, ANTS)
     hosts = world.site.hosts.read_text()
     entry = f"{world.mailman.lmtp_address}\t{world.mailman.lmtp_host}"
     if entry not in hosts:
@@ -169,6 +176,7 @@ def story(world: World) -> None:
     add(f"Its host was found by postfix-sync's entry: {entry.expandtabs(1)}")
     print()
     created_list(world, BEES)
+    mailed(world, BEES)
     print()
     refused(world, NOBODY, "There is no such list:")
     print()
@@ -179,8 +187,29 @@ def story(world: World) -> None:
     say("Every step held.")
 
 
+def told_postfix(world: World) -> None:
+    """main.cf does not name the maps yet: doctor finds that, and setup mends it."""
+    say(f"$ postfix-sync doctor: {summary(world, expect=78)}")
+    add("Postfix does not know of the maps yet.")
+    done = world.site.run("setup", "--yes", "-v")
+    if done.returncode:
+        raise StepFailed("postfix-sync setup --yes comes through", done.stdout + done.stderr)
+    say("$ postfix-sync setup --yes: main.cf names them now:")
+    for parameter in MAPS:
+        add(world.postfix.command("postconf", parameter).strip())
+    say(f"$ postfix-sync doctor: {summary(world, expect=0)}")
+
+
+def summary(world: World, *, expect: int) -> str:
+    """The last line of what doctor says."""
+    done = world.site.run("doctor")
+    if done.returncode != expect:
+        raise StepFailed(f"doctor ends with {expect}", f"{done.returncode}\n{done.stdout}")
+    return done.stdout.strip().splitlines()[-1]
+
+
 def created_list(world: World, name: str) -> None:
-    """Created in Mailman, and nothing else done: it gets mail."""
+    """Created in Mailman, and nothing else done: it is in the maps."""
     say(f"$ mailman create {name}")
     world.mailman.command("create", name)
     news = f"+1 list: {name}"
@@ -188,10 +217,14 @@ def created_list(world: World, name: str) -> None:
     until(lambda: world.is_live(name), f"{name} in postfix_recipients", lambda: "it is not there")
     say(f"The maps are live; that took {seconds_to_live(world):.1f} s. The log says:")
     add(told(world, news))
+
+
+def mailed(world: World, name: str) -> None:
+    """A message to a list reaches Mailman."""
     sent = world.send(name)
     if not sent.accepted:
         raise StepFailed(f"a message to {name} accepted", said(sent.last))
-    say(f"A message is sent to it by SMTP: {said(sent.last)}")
+    say(f"A message is sent to {name}: {said(sent.last)}")
     until(
         lambda: world.received(sent),
         f"the message to {name} in Mailman",
@@ -232,7 +265,7 @@ def removed_list(world: World) -> None:
 
 
 def stopped_and_started(world: World) -> None:
-    """The probe notices that Mailman is away, and that it is back."""
+    """The probe notices that Mailman is away, and that it is back; mail waits as long, no longer."""
     until(lambda: world.destination().get("up"), "the probe says up", world.destination)
     say("The probe says that Mailman takes mail. Now Mailman is stopped.")
     world.mailman.stop()
@@ -243,11 +276,23 @@ def stopped_and_started(world: World) -> None:
     )
     found = world.destination()
     say(f"The probe says: down. {found['phase']}: {found['error']}")
-    say("Now it is started again.")
+    sent = world.send(ANTS)
+    if not sent.accepted:
+        raise StepFailed(f"a message to {ANTS} accepted", said(sent.last))
+    until(
+        lambda: any(one["queue_name"] == "deferred" for one in world.postfix.queue()),
+        "the message in the deferred queue",
+        world.postfix.queue,
+    )
+    say("A message is sent, and waits. Now Mailman is started again.")
     world.mailman.start()
+    started = time.monotonic()
     until(lambda: world.destination().get("up"), "the probe says up", world.destination)
     found = world.destination()
     say(f"The probe says: up. {found['phase']}: {found['reply']}")
+    until(lambda: world.received(sent), "the message in Mailman", lambda: end_of_log(world))
+    say(f"What waited is delivered, {time.monotonic() - started:.1f} s after Mailman came back;")
+    add("by itself, Postfix would have tried it again after five minutes.")
 
 
 def told(world: World, text: str) -> str:
