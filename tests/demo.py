@@ -265,7 +265,7 @@ def removed_list(world: World) -> None:
 
 
 def stopped_and_started(world: World) -> None:
-    """The probe notices that Mailman is away, and that it is back; mail waits as long, no longer."""
+    """The probe notices that Mailman is away, and that it is back; mail waits no longer."""
     until(lambda: world.destination().get("up"), "the probe says up", world.destination)
     say("The probe says that Mailman takes mail. Now Mailman is stopped.")
     world.mailman.stop()
