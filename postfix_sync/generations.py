@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import json
 import os
+import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -96,13 +97,17 @@ class Generations:
 
     def numbers(self) -> list[int]:
         """All that are kept, what was in place last first."""
+        return [number for _, number in self._dated()]
+
+    def _dated(self) -> list[tuple[int, int]]:
+        """The same, each after the time (in ns) when it was put in place."""
         found = []
         for path in self.directory.glob(f"[1-9]*{SUFFIX}"):
             number = path.name.removesuffix(SUFFIX)
             if number.isdecimal():
                 with suppress(FileNotFoundError):  # it goes as another comes
                     found.append((path.stat().st_mtime_ns, int(number)))
-        return [number for _, number in sorted(found, reverse=True)]
+        return sorted(found, reverse=True)
 
     async def load(self, number: int) -> Generation:
         """A generation. Raises NoSuchGeneration, NotPermitted, or ApplyError if it is damaged."""
@@ -152,14 +157,25 @@ class Generations:
             return int(found["generation"]), texts
         return None
 
-    async def keep(self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts) -> int:
+    async def keep(
+        self,
+        tables: MailmanTables,
+        hosts: Mapping[str, str],
+        texts: Texts,
+        *,
+        spare: int | None = None,
+    ) -> int:
         """Keeps what is installed, and notes that it is; its number. For who holds the lock.
+
+        `spare` is a generation that does not go for it, though it be one too many.
 
         Raises ApplyError or NotPermitted where it can't be written.
         """
-        return await asyncio.to_thread(self._keep, tables, hosts, texts)
+        return await asyncio.to_thread(self._keep, tables, hosts, texts, spare)
 
-    def _keep(self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts) -> int:
+    def _keep(
+        self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts, spare: int | None
+    ) -> int:
         content = _content(tables)
         digest = hashlib.sha256(content).hexdigest()
         header = json.dumps({"sha256": digest, "hosts": hosts}, sort_keys=True).encode()
@@ -175,7 +191,7 @@ class Generations:
             raise _not_kept(path, error) from None
         self.note(number, texts)
         for old in self.numbers()[self.limit :]:
-            if old != number:
+            if old not in (number, spare):
                 discard(self.path(old))
         return number
 
@@ -197,7 +213,10 @@ class Generations:
         """Notes that this generation is installed, as these texts. Raises as `keep` does."""
         noted = {"generation": number, "texts": {name: list(one) for name, one in texts.items()}}
         try:
-            os.utime(self.path(number))
+            others = [at for at, one in self._dated() if one != number]
+            # It comes first also where the clock was set back: the next one would else go for it.
+            now = max([time.time_ns(), *(at + 1 for at in others)])
+            os.utime(self.path(number), ns=(now, now))
             replace_file(self._note, json.dumps(noted).encode() + b"\n")
         except OSError as error:
             raise _not_kept(self._note, error) from None

@@ -365,7 +365,7 @@ class _Pass:
         if request.roll_back is not None:
             await self.generations.load(request.roll_back)
             if not self.hold:
-                await self._keep_present(installed)
+                await self._keep_present(installed, spare=request.roll_back)
                 before = self.generations.installed(self.directory.texts())
                 self.hold = Hold(request.roll_back, time.time(), before)
             elif self.hold.generation != request.roll_back:
@@ -524,16 +524,19 @@ class _Pass:
                 if name in wanted.let_through:
                     self.recorded[name] = self.records.stamp(name)
 
-    async def _keep_present(self, installed: Installed) -> None:
-        """Keeps what is about to change, where no pass has: an older version's, or a killed one."""
+    async def _keep_present(self, installed: Installed, spare: int | None = None) -> None:
+        """Keeps what is about to change, where no pass has: an older version's, or a killed one.
+
+        `spare` is the generation that it changes to, and must not go for it.
+        """
         present = installed.readable
         in_doubt = installed.interrupted or any(
             one.condition is Condition.STALE for one in installed.maps.values()
         )
         if present and not in_doubt and self.directory.texts():
-            await self._keep(present)
+            await self._keep(present, spare)
 
-    async def _keep(self, maps: Maps) -> None:
+    async def _keep(self, maps: Maps, spare: int | None = None) -> None:
         """Keeps what is installed as a generation; of a held one, notes that it is installed."""
         texts = self.directory.texts()
         noted = self.generations.installed(texts)
@@ -546,7 +549,7 @@ class _Pass:
                 names = host_names(tables.routes)
                 block = self.hosts.read().block
                 hosts = {name: block[name] for name in sorted(names & block.keys())}
-                await self.generations.keep(tables, hosts, texts)
+                await self.generations.keep(tables, hosts, texts, spare=spare)
         except SyncError as error:
             self.notices.append(Notice(error.message, error.hint))  # no list waits for that
 

@@ -426,3 +426,15 @@ def checks(site: Site, *names: str) -> dict[str, tuple[str, str | None]]:
     return {
         one["name"]: (one["status"], one["fix"]) for one in found if one["name"].startswith(names)
     }
+
+
+def test_what_is_put_back_is_not_what_the_present_state_takes_the_place_of(make: MakeSite) -> None:
+    site = states(make(), (ANTS,), (ANTS, BEES), (ANTS, BEES, CATS))
+    # As if the last pass had been killed, or the disk been full, before it kept what it installed.
+    (site.state / "generations/3.json.gz").unlink()
+    (site.state / "installed.json").unlink()
+    site.configure(generations=2)
+    run(site, "rollback", "1")
+    assert lists(site) == {ANTS}
+    run(site, "resume")
+    assert lists(site) == {ANTS, BEES, CATS}
