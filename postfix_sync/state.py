@@ -6,6 +6,7 @@ started anew: it holds nothing that the next pass doesn't find out again.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from pathlib import Path
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
+    TypeAlias,
     TypedDict,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -41,6 +45,9 @@ REORDERED_AT_MOST = 60.0
 DOWN_AFTER = 2
 """Probes in a row that have to fail until a destination that was up counts as down."""
 
+Moment: TypeAlias = Annotated[str, iso]
+"""A time as `iso` writes it."""
+
 
 class ErrorStatus(TypedDict):
     """An error as its message and the hint to mend it."""
@@ -55,10 +62,10 @@ class SourceStatus(TypedDict):
     state: str
     lists: int
     entries: int
-    last_success: str | None
-    last_change: str | None
+    last_success: Moment | None
+    last_change: Moment | None
     error: ErrorStatus | None
-    failing_since: str | None
+    failing_since: Moment | None
 
 
 class MapStatus(TypedDict):
@@ -66,7 +73,7 @@ class MapStatus(TypedDict):
 
     type: str
     entries: int
-    updated: str
+    updated: Moment
 
 
 class DestinationStatus(TypedDict):
@@ -77,15 +84,15 @@ class DestinationStatus(TypedDict):
     """
 
     up: bool
-    since: str
+    since: Moment
     phase: str
     reply: str
     seconds: float
     error: str
     failures: int
     """How many probes have failed in a row."""
-    last_failure: str | None
-    last_flush: str | None
+    last_failure: Moment | None
+    last_flush: Moment | None
     """When Postfix was last told to deliver what waited for it."""
 
 
@@ -95,16 +102,16 @@ class ClusterStatus(TypedDict):
     destinations: list[str]
     last: list[str]
     nameless: list[str]
-    changed: str | None
+    changed: Moment | None
 
 
 class PassesStatus(TypedDict):
     """The passes of a daemon and of `--once` alike: the last one, and all of them counted."""
 
-    last_attempt: str | None
-    last_success: str | None
+    last_attempt: Moment | None
+    last_success: Moment | None
     """When one last went through, whatever single sources had to say."""
-    failing_since: str | None
+    failing_since: Moment | None
     error: ErrorStatus | None
     seconds: float | None
     made: int
@@ -118,17 +125,17 @@ class QueueStatus(TypedDict):
     """What waits for a destination in the deferred queue."""
 
     messages: int
-    oldest: str | None
+    oldest: Moment | None
 
 
 class Status(TypedDict):
     """The whole file."""
 
     version: str
-    updated: str
+    updated: Moment
     generation: int | None
     held: bool
-    held_since: str | None
+    held_since: Moment | None
     waiting: str
     sources: dict[str, SourceStatus]
     maps: dict[str, MapStatus]
@@ -416,7 +423,7 @@ class StatusFile:
         except SyncError:
             return Status(
                 version=__version__,
-                updated="",
+                updated=iso(time.time()),
                 generation=None,
                 held=False,
                 held_since=None,
@@ -433,6 +440,8 @@ class StatusFile:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
             found = json.loads(self.path.read_bytes())
+            # Neither NaN nor half a character, which is no JSON, and no text, for anybody else.
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
             _complete(found)
             if not _fits(found, Status):
                 raise ValueError("something is missing, or of another kind")
@@ -476,9 +485,9 @@ def _complete(found: object) -> None:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether JSON is of a kind: a TypedDict, dict[str, kind], a list, kind | None, or plain."""
+    """Whether JSON is of a kind: TypedDict, dict[str, kind], list, kind | None, Moment, plain."""
     if is_typeddict(kind):
-        kinds = get_type_hints(kind)
+        kinds = get_type_hints(kind, include_extras=True)
         return (
             isinstance(value, dict)
             and kinds.keys() <= value.keys()
@@ -490,7 +499,17 @@ def _fits(value: object, kind: Any) -> bool:
         )
     if get_origin(kind) is list:
         return isinstance(value, list) and all(_fits(one, get_args(kind)[0]) for one in value)
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) is Annotated:
+        return isinstance(value, str) and _is_moment(value)
+    if get_origin(kind) in {UnionType, Union}:
         return any(_fits(value, one) for one in get_args(kind))
     number = kind is float and type(value) is int
     return type(value) is kind or number
+
+
+def _is_moment(text: str) -> bool:
+    """Whether `iso` could have written it."""
+    try:
+        return iso(seconds_of(text)) == text
+    except (ValueError, OverflowError):
+        return False

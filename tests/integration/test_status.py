@@ -280,6 +280,8 @@ def test_an_idle_daemon_keeps_it_fresh(with_ants: MakeSite) -> None:
         assert source_of(site)["last_change"] == change
 
 
+ALMOST = b'{"sources":{},"maps":{},"destinations":{},'
+
 GARBAGE = {
     "empty": b"",
     "cut off": b'{"version": "0.1.0", "upda',
@@ -290,6 +292,14 @@ GARBAGE = {
     "other types below": b'{"version":"","updated":"","sources":{"lists":5},"maps":{"m":1},'
     b'"destinations":{"127.0.0.1:8024":{}}}',
     "nested": b"[" * 100_000,
+    "a time that is none": ALMOST + b'"version":"","updated":"yesterday"}',
+    "a time of no calendar": ALMOST + b'"version":"","updated":"2026-02-30T00:00:00Z","held":true}',
+    "a time below": ALMOST + b'"version":"","updated":"2026-11-24T00:00:00Z",'
+    b'"clusters":{"c":{"destinations":[],"last":[],"nameless":[],"changed":""}}}',
+    "half a character": ALMOST + b'"version":"\\ud800","updated":"2026-11-24T00:00:00Z"}',
+    "no number": ALMOST + b'"version":"","updated":"2026-11-24T00:00:00Z","passes":{'
+    b'"last_attempt":null,"last_success":null,"failing_since":null,"error":null,"seconds":NaN,'
+    b'"made":0,"failed":0,"reloads":0,"entries":{}}}',
 }
 
 
