@@ -45,7 +45,11 @@ LISTEN_AGAIN = 60.0
 
 DOUBTED = 5.0
 """Seconds after which a destination that did not answer is asked again: whether it really is down,
-and then whether it is back."""
+and then, where nobody is there, whether somebody is back."""
+
+LOOKING_SHARE = 20
+"""At most this part of the time goes into looking at the queue for what nobody knows to be there:
+with 100,000 messages in it, each look takes seconds."""
 
 
 class Daemon:
@@ -59,6 +63,7 @@ class Daemon:
         self.followers: dict[str, Follower] = {}
         self.probe = asyncio.Event()
         self.probed = asyncio.Event()
+        self.whole_round = False
         self.last = Report()
         self.held: Hold | None = None
         self.told: set[str] = set()
@@ -225,16 +230,17 @@ class Daemon:
         round_due = 0.0
         while True:
             left = max(round_due - time.monotonic(), 0) if round_due else section.interval
-            await set_within(self.probe, min(left, DOUBTED) if self._doubted else left)
+            await set_within(self.probe, min(left, DOUBTED) if self._asked_soon else left)
             everything = self.probe.is_set() or time.monotonic() >= round_due
             self.probe.clear()
             if everything:
                 round_due = time.monotonic() + section.interval
+                self.whole_round = True
             if self.last.installed:
                 asked = [
                     replace(one, doubting=one.destination not in self.known)
                     for one in targets(self.last.routes, self.last.replicas)
-                    if everything or one.destination.endpoint in self._doubted
+                    if everything or one.destination.endpoint in self._asked_soon
                 ]
                 hosts = self.last.known_hosts
                 results = await probe_all(asked, section.level, section.timeout, hosts)
@@ -242,9 +248,9 @@ class Daemon:
                 self._tell_probes(results)
 
     @property
-    def _doubted(self) -> AbstractSet[str]:
-        """The destinations that did not answer the last time, as HOST:PORT."""
-        return state.doubted(self.status)
+    def _asked_soon(self) -> AbstractSet[str]:
+        """The destinations that are probed before the next round, as HOST:PORT."""
+        return state.asked_soon(self.status)
 
     async def _note(self, results: Iterable[ProbeResult]) -> None:
         """Keeps what probes found; a cluster may want its members in another order then."""
@@ -274,11 +280,15 @@ class Daemon:
 
     async def _recoveries(self) -> None:
         """Has Postfix deliver what waited for destinations that are back, beside all else."""
+        look_due = 0.0
         while True:
             await self.probed.wait()
             self.probed.clear()
-            began = time.time()
-            wanted = recovery.due(self.status, began)
+            began, looked = time.time(), time.monotonic()
+            wanted = recovery.due(
+                self.status, began, unseen=self.whole_round and looked >= look_due
+            )
+            self.whole_round = False
             if not wanted:
                 continue
             directory = self.config.postfix.config_directory
@@ -286,13 +296,18 @@ class Daemon:
             errors = []
             try:
                 done = await recovery.recover(
-                    directory, self.last.routes, wanted, lambda one: one not in self._doubted
+                    directory,
+                    self.last.routes,
+                    wanted,
+                    lambda one: one not in state.doubted(self.status),
                 )
             except SyncError as error:
                 errors.append(error)
             self._tell_errors("recovery", "the deferred queue", errors)
             if done:
                 await self._update(partial(state.after_flush, endpoints=done, began=began))
+            else:
+                look_due = looked + LOOKING_SHARE * (time.monotonic() - looked)
             if errors:
                 await asyncio.sleep(recovery.AGAIN)
 

@@ -59,9 +59,9 @@ class Due:
         return bool(self.failed or self.unseen)
 
 
-def due(status: Status, now: float) -> Due:
-    """What is to be looked at, after status.json. Pure."""
-    failed, unseen = set(), {}
+def due(status: Status, now: float, *, unseen: bool = True) -> Due:
+    """What is to be looked at, after status.json; those away unseen only with `unseen`. Pure."""
+    failed, maybe = set(), {}
     for endpoint, one in status["destinations"].items():
         flushed = seconds_of(one["last_flush"]) if one["last_flush"] else 0.0
         waited = now - flushed if now >= flushed else now  # a clock that was set back
@@ -69,9 +69,9 @@ def due(status: Status, now: float) -> Due:
             continue
         if one["last_failure"] and seconds_of(one["last_failure"]) >= flushed:
             failed.add(endpoint)
-        elif waited >= UNSEEN_AGAIN:
-            unseen[endpoint] = flushed
-    return Due(failed, unseen)
+        elif unseen and waited >= UNSEEN_AGAIN:
+            maybe[endpoint] = flushed
+    return Due(failed, maybe)
 
 
 def chosen(

@@ -45,6 +45,9 @@ REORDERED_AT_MOST = 60.0
 DOWN_AFTER = 2
 """Probes in a row that have to fail until a destination that was up counts as down."""
 
+NOBODY_THERE = PHASES[:3]
+"""A probe that fails in one of these phases, up to the greeting, has met no Mailman."""
+
 Moment: TypeAlias = Annotated[str, iso]
 """A time as `iso` writes it."""
 
@@ -299,6 +302,20 @@ def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
         endpoint
         for endpoint, one in status["destinations"].items()
         if one["failures"] and (one["up"] or not still_up)
+    }
+
+
+def asked_soon(status: Status) -> AbstractSet[str]:
+    """The destinations to be asked again before the next round of probes.
+
+    Those are the ones in doubt, and those where nobody is, to see when somebody is back. One that
+    answers, and does not take mail, has somebody at home: each question is work for that Mailman,
+    and lines in its log, for as long as its database is away.
+    """
+    return {
+        endpoint
+        for endpoint, one in status["destinations"].items()
+        if one["failures"] and (one["up"] or one["phase"] in NOBODY_THERE)
     }
 
 

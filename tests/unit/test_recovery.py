@@ -11,6 +11,7 @@ from postfix_sync.state import (
     Status,
     after_flush,
     after_probes,
+    asked_soon,
     doubted,
     no_passes,
     rankings,
@@ -93,6 +94,27 @@ def test_two_failures_down_one_success_up(
     assert doubted(status, still_up=True) == ({"a:8024"} if failures and up else set())
 
 
+@pytest.mark.parametrize(
+    ("answers", "soon"),
+    [
+        ([True], False),
+        ([True, "connect"], True),
+        ([True, "rcpt"], True),
+        ([True, "rcpt", "rcpt"], False),
+        (["lhlo"], False),
+        (["resolve"], True),
+        ([True, *["greeting"] * 99], True),
+        (["rcpt", "connect"], True),
+        (["connect", True], False),
+    ],
+)
+def test_asked_soon_for_certainty_and_where_nobody_is(
+    answers: list[bool | str], soon: bool
+) -> None:
+    """A Mailman that is there, and refuses, is not asked all the time."""
+    assert asked_soon(probed(*answers)) == ({"a:8024"} if soon else set())
+
+
 def test_the_last_failure_is_remembered_over_successes() -> None:
     assert of_a(probed(True))["last_failure"] is None
     assert of_a(probed(True, "connect"))["last_failure"] == "2027-01-15T08:00:01Z"
@@ -155,6 +177,8 @@ def test_a_clock_that_was_set_back_stops_nothing() -> None:
 
 def test_one_that_never_failed_may_have_been_away_unseen() -> None:
     assert due(probed(True), NOW) == Due(unseen={"a:8024": 0.0})
+    assert not due(probed(True), NOW, unseen=False)
+    assert due(probed("connect", True), NOW + 2, unseen=False).failed == {"a:8024"}
     done = after_flush(probed(True), ["a:8024"], NOW)
     assert not due(done, NOW + UNSEEN_AGAIN - 1)
     assert due(done, NOW + UNSEEN_AGAIN) == Due(unseen={"a:8024": NOW})
