@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
@@ -10,8 +12,23 @@ Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tu
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
-    """A host's addresses, the preferred ones first. Raises socket.gaierror."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """A host's addresses, the preferred ones first. Raises socket.gaierror.
+
+    Where no name server answers, getaddrinfo(3) goes on long after whoever asked has given up, and
+    can't be stopped. So each lookup has a thread of its own: in asyncio's pool of a few, some names
+    would hold up the passes; and nobody waits for it at the end.
+    """
+    found: Future[Sequence[Address]] = Future()
+    found.set_running_or_notify_cancel()
+
+    def look_up() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=look_up, name=f"lookup of {host}", daemon=True).start()
+    return await asyncio.wrap_future(found)
 
 
 async def dial(addresses: Iterable[Address], timeout: float) -> socket.socket:

@@ -74,34 +74,48 @@ def _rank(routes: Table, name: str) -> tuple[int, str]:
 
 
 async def probe_all(
-    wanted: Iterable[Target], level: str, timeout: float, hosts: Mapping[str, str]
+    wanted: Iterable[Target],
+    level: str,
+    timeout: float,
+    hosts: Mapping[str, str],
+    *,
+    within: float | None = None,
 ) -> list[ProbeResult]:
-    """Probes all targets, AT_ONCE of them at the same time; see `probe`."""
+    """Probes all targets, AT_ONCE of them at the same time; see `probe`.
+
+    All of them together are done `within` so many seconds, if given.
+    """
     turn = asyncio.Semaphore(AT_ONCE)
+    deadline = None if within is None else asyncio.get_running_loop().time() + within
 
     async def in_turn(one: Target) -> ProbeResult:
         async with turn:
-            return await probe(one, level, timeout, hosts)
+            return await probe(one, level, timeout, hosts, deadline)
 
     return list(await asyncio.gather(*map(in_turn, wanted)))
 
 
 async def probe(
-    target: Target, level: str, timeout: float, hosts: Mapping[str, str]
+    target: Target,
+    level: str,
+    timeout: float,
+    hosts: Mapping[str, str],
+    deadline: float | None = None,
 ) -> ProbeResult:
     """Goes through an LMTP session up to `level`; never raises for what a server does.
 
-    `timeout` is in seconds, for each phase. `hosts` are names with known addresses, which are not
-    looked up.
+    `timeout` is in seconds, for each phase; at `deadline`, by the event loop's clock, it ends in
+    any. `hosts` are names with known addresses, which are not looked up.
     """
     from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
     session = _Session(target, timeout)
     error = ""
     try:
-        await session.run(LEVELS[level], hosts)
+        async with asyncio.timeout_at(deadline) as whole:
+            await session.run(LEVELS[level], hosts)
     except TimeoutError:
-        error = f"no answer within {timeout:g} s"
+        error = "time was up" if whole.expired() else f"no answer within {timeout:g} s"
     except SMTPServerDisconnected:
         error = session.why_lost()
     except SMTPException as failure:

@@ -16,6 +16,10 @@ from postfix_sync.errors import SyncError
 from postfix_sync.lmtp import consequence
 from postfix_sync.model import ProbeResult
 
+WITHIN = 8.0
+"""Seconds in which all probes end: check_nrpe(8) gives up after ten, and then nobody is told what
+is down."""
+
 
 class State(IntEnum):
     """Exit statuses of a plugin (Monitoring Plugins Development Guidelines)."""

@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
             options.level or configuration.probe.level.replace("off", "rcpt"),
             configuration.probe.timeout,
             _known_hosts(configuration),
+            within=nagios.WITHIN if options.nagios else None,
         )
     )
     if options.nagios:

@@ -6,19 +6,24 @@ time, in bounded memory, and in words that help.
 
 import asyncio
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from postfix_sync.lmtp import Target, describe, probe, probe_all
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.tables import render
-from tests.parts.common import PATIENCE, TRIES, free_port
+from tests.conftest import need
+from tests.parts.common import PATIENCE, TRIES, free_port, run
 from tests.parts.lmtp_rogues import ROGUES, Behaviour, answers, rogue
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import nine
@@ -209,6 +214,43 @@ def test_an_unknown_name() -> None:
     assert (result.up, result.phase, result.reply) == (False, "resolve", "")
     assert "not known" in result.error or "name resolution" in result.error
     assert "getent hosts no-such-host.invalid" in describe(result).hint
+
+
+def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
+    """libc asks it for minutes, and can't be stopped: not a pass meanwhile, and not the end."""
+    need(os.geteuid() == 0, "root")
+    resolv_conf = tmp_path / "resolv.conf"
+    address = "127.53.53.53"
+    program = f"""if True:
+        import asyncio
+        from postfix_sync.lmtp import Target, probe_all
+        from postfix_sync.model import Destination
+        async def main():
+            names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]
+            probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, {{}}))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(print, "a pass")
+            print({{(one.phase, one.error) for one in await probes}})
+        asyncio.run(main())
+    """
+    resolv_conf.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
+    enter = f'mount --bind {resolv_conf} /etc/resolv.conf && exec "$0" "$@"'
+    inside = ("unshare", "--mount", "sh", "-c", enter)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((address, 53))
+        said = run(*inside, sys.executable, "-c", program, timeout=PATIENCE)
+    assert said == f"a pass\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
+
+
+def test_all_end_when_time_is_up() -> None:
+    async def mute() -> list[ProbeResult]:
+        async with rogue(ROGUES["silent"]) as (_, port):
+            asked = [Target(Destination("127.0.0.1", port), ANTS)] * 2
+            return await probe_all(asked, "rcpt", PATIENCE, {}, within=TIMEOUT)
+
+    assert {(one.up, one.phase, one.error) for one in asyncio.run(mute())} == {
+        (False, "greeting", "time was up")
+    }
 
 
 def test_a_name_of_the_hosts_file_is_not_looked_up() -> None:
@@ -538,6 +580,19 @@ def test_nagios_says_ok_warning_and_critical(site: Site) -> None:
         (1, ""),
         (2, ""),
     ]
+
+
+@pytest.mark.slow
+def test_nagios_is_told_in_time_of_a_server_that_says_nothing(site: Site) -> None:
+    site.configure(probe={"timeout": "10m"})
+
+    async def mute() -> subprocess.CompletedProcess[str]:
+        async with rogue(ROGUES["silent"]) as (_, port):
+            return await asyncio.to_thread(site.run, "probe", f"127.0.0.1:{port}", "--nagios")
+
+    done = asyncio.run(mute())
+    assert done.returncode == 2
+    assert "down: greeting: time was up; mail for it waits" in done.stdout
 
 
 @pytest.mark.parametrize(
