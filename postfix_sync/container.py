@@ -156,7 +156,8 @@ def place(one: Container, ours: Mapping[str, str]) -> Peer:
         networks = list(dict.fromkeys(interface.network for _, interface in near))
         others = f"; it is in {', '.join(networks[1:])}, too" if networks[1:] else ""
         addresses = tuple(interface.address for _, interface in near)
-        return Peer(addresses, how=f"network {networks[0]}{others}")
+        subnets = tuple(str(interface.subnet) for _, interface in near)
+        return Peer(addresses, how=f"network {networks[0]}{others}", networks=subnets)
     if one.published:
         ports = ", ".join(f"{port} is {to.endpoint}" for port, to in sorted(one.published.items()))
         return Peer(published=one.published, how=f"published ports: {ports}")

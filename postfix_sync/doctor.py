@@ -28,7 +28,7 @@ from postfix_sync.checks import (
     sources,
     upkeep,
 )
-from postfix_sync.errors import SyncError, why
+from postfix_sync.errors import ConfigError, SyncError, why
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
@@ -90,8 +90,11 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
         return
     try:
         host = await look(config, found)
-    except SyncError as error:
+    except ConfigError as error:
         yield await instance.no_map_type(found, config.postfix.map_type, error)
+        return
+    except SyncError as error:
+        yield failure("maps", error.message, error.hint or _NOTHING_INSTALLED, error.fix)
         return
     for name, check in CHECKS.items():
         try:
@@ -101,10 +104,22 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             yield failure(name, error.message, error.hint, error.fix)
         except OSError as error:
             yield failure(name, f"{error.filename or name}: {why(error)}", "it can't be checked")
+        except Exception as error:  # noqa: BLE001 - what the other checks find is still wanted
+            yield failure(name, f"{error!r}", "this check is at fault, please report it")
+
+
+_NOTHING_INSTALLED = (
+    "as long as that can't be read, no pass installs anything, and doctor can't look at the rest"
+)
 
 
 async def look(config: "Config", found: postfix.Postfix) -> Host:
-    """Asks what the checks have in common. Raises ConfigError where no map can be built."""
+    """Asks what the checks have in common.
+
+    Raises:
+        ConfigError: no map can be built.
+        ApplyError, NotPermitted: the text of one can't be read.
+    """
     map_directory = config.postfix.map_directory
     map_type = wiring.choose_map_type(found, map_directory, config.postfix.map_type)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.hosts import Hosts, parse
-from postfix_sync.system import discard, replace_file, staged_beside, unwritable
+from postfix_sync.system import discard, replace_file, staged_beside, unwritable, without_links
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HostsFiles:
         """Removes what a pass that was killed may have left beside the files."""
         for path in (self.path, self.copy):
             if path:
-                discard(staged_beside(path.resolve()))
+                discard(staged_beside(without_links(path)))
 
 
 def _content(path: Path) -> bytes:

@@ -95,6 +95,8 @@ class Peer:
     """It has no network of its own, but this host's."""
     how: str = field(default="", compare=False)
     """How that was found out, for messages."""
+    networks: tuple[str, ...] = field(default=(), compare=False)
+    """The networks of `addresses`, where it may have another address in them any time."""
 
     def reach(self, host: str, port: int) -> Destination | None:
         """Where what Mailman calls `host` and `port` is reached; None where it is not.

@@ -200,13 +200,22 @@ class Mount:
     """The type of its file system: ext4, nfs4, fuse.sshfs…"""
 
 
+def without_links(path: Path) -> Path:
+    """A path with its links followed, as far as they lead somewhere.
+
+    Links in a circle stay, for whoever opens it to get an OSError: Path.resolve() raises
+    RuntimeError for them before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def mount_of(path: Path) -> Mount | None:
     """The mount that a path lies in, or is; None where the kernel does not say (proc(5))."""
     try:
         listed = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
-        path = path.resolve()
     except OSError:
         return None
+    path = without_links(path)
     found = None
     for line in listed.splitlines():
         before, _, after = line.partition(" - ")
@@ -321,7 +330,7 @@ def replace_file(path: Path, content: bytes) -> None:
     renamed onto (EBUSY), nor a file be made beside it where the rest is read-only (EROFS): it is
     written in place. Raises OSError.
     """
-    path = path.resolve()
+    path = without_links(path)
     staged = staged_beside(path)
     try:
         # What may not be read by everyone is not, on its way there either.

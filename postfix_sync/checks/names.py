@@ -22,6 +22,7 @@ from postfix_sync.hosts import BEGIN, END, parse
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.interfaces import is_own
 from postfix_sync.model import Finding
+from postfix_sync.system import without_links
 
 NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
@@ -42,6 +43,9 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
         read = HostsFiles(path, None).read()
     except SyncError as error:
         tell = failure if configured else warning
+        if not path.is_file():
+            yield tell("hosts", error.message, "names of Mailman hosts can't be entered there")
+            return
         entries = [rf"/^[0-9a-fA-F.:]*\t{re.escape(name)}$/d" for name in sorted(wanted)]
         marks = [f"/^{mark.decode()}$/d" for mark in (BEGIN, END)]
         edits = " ".join(f"-e {shlex.quote(one)}" for one in [*marks, *entries])
@@ -346,7 +350,7 @@ def _servers(path: Path) -> list[str]:
 def _is_mount(path: Path) -> bool:
     """Whether a file is mounted itself; Path.is_mount() sees that only across file systems."""
     mounts = Path("/proc/self/mountinfo").read_text("utf-8", "backslashreplace").splitlines()
-    return str(path.resolve()) in {line.split()[4] for line in mounts}
+    return str(without_links(path)) in {line.split()[4] for line in mounts}
 
 
 def _told(path: Path) -> str:

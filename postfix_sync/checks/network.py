@@ -44,6 +44,13 @@ class Peer(NamedTuple):
     address: Address
     source: str
     is_remote: bool
+    network: Net | None = None
+    """Where a container is: it has another address there after each start."""
+
+    @property
+    def item(self) -> str:
+        """What stands for it in mynetworks, and goes on doing so."""
+        return _written(self.network or self.address)
 
 
 async def mynetworks(host: Host) -> AsyncIterator[Finding]:
@@ -75,7 +82,7 @@ async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net:
     rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
     for peer in peers:
         if not await matches(host.postfix, peer.address, " ".join(rest)):
-            rest.append(_written(peer.address))
+            rest.append(peer.item)
     tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
     return tell(
         "mynetworks",
@@ -86,16 +93,16 @@ async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net:
     )
 
 
-def _written(address: Address) -> str:
-    """An address as main.cf has it."""
-    return f"[{address}]" if address.version == 6 else str(address)
+def _written(place: Address | Net) -> str:
+    """An address or a network as main.cf has it."""
+    address, slash, length = str(place).partition("/")
+    return f"[{address}]{slash}{length}" if place.version == 6 else str(place)
 
 
 async def _refused(host: Host, peer: Peer) -> Finding:
     written = await host.postfix.written_as("mynetworks")
-    item = _written(peer.address)
     # The first that matches counts, so a "!" may keep out what is added behind it.
-    added = f"{item} {written}" if "!" in written else f"{written} {item}"
+    added = f"{peer.item} {written}" if "!" in written else f"{written} {peer.item}"
     values = await host.postfix.values(
         "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
     )
@@ -104,10 +111,12 @@ async def _refused(host: Host, peer: Peer) -> Finding:
     tell = warning if otherwise or peer.is_remote else failure
     maybe = ", unless it is allowed to otherwise" if otherwise else ""
     maybe = ", unless it sends through another host" if peer.is_remote else maybe
+    all_of = "; this trusts its network, as a container has another address after each start"
     return tell(
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
-        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}',
+        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}'
+        + (all_of if peer.network else ""),
         host.edit(f"mynetworks = {added}"),
     )
 
@@ -152,7 +161,16 @@ def _peers(host: Host) -> Iterator[Peer]:
                 own = address.is_loopback or address.is_unspecified or is_own(str(address))
                 if not own and address not in told:
                     told.add(address)
-                    yield Peer(address, source.name, source.ssh is not None)
+                    network = _network_of(host, source.name, address)
+                    yield Peer(address, source.name, source.ssh is not None, network)
+
+
+def _network_of(host: Host, source: str, address: Address) -> Net | None:
+    """The network in which a container has an address, as its engine says; none that is public."""
+    answer = host.answers.get(source)
+    known = answer.peer.networks if answer and answer.peer else ()
+    nets = map(ipaddress.ip_network, known)
+    return next((net for net in nets if address in net and net.is_private), None)
 
 
 async def _trusted(host: Host, address: Address) -> bool:

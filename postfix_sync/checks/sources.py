@@ -13,7 +13,7 @@ from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding
 from postfix_sync.sources import NAMES, NOT_WRITTEN_YET
-from postfix_sync.system import Mount, mount_of
+from postfix_sync.system import Mount, mount_of, without_links
 from postfix_sync.tables import lists_of
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _events(source: "Source") -> Finding:
     called = f"events:{source.name}"
     for path in (source.path / name for name in NAMES):
         where = mount_of(path)
-        if where and where.point == path.resolve():
+        if where and where.point == without_links(path):
             return failure(
                 called,
                 f"{path}: is a mount of its own",

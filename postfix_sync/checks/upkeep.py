@@ -38,6 +38,13 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
     if not path.exists():
         yield ok("state_directory", f"{path}: the first pass makes it")  # see `passes`
         return
+    if not path.is_dir():
+        yield failure(
+            "state_directory",
+            f"{path}: is not a directory",
+            "no pass can be made there; set state_directory, or remove what is there",
+        )
+        return
     found = path.stat()
     seen = f"{path}, owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}"
     if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
@@ -82,10 +89,11 @@ def _size_of_maps(host: Host) -> int:
 
 def _for_mail(host: Host) -> tuple[int, int]:
     """Free bytes below which smtpd(8) takes no mail (postconf(5), queue_minfree), and twice it."""
-    least = max(
-        int(host.postfix.parameters["queue_minfree"]),
-        int(1.5 * int(host.postfix.parameters["message_size_limit"])),
-    )
+    parameters = host.postfix.parameters
+    numbers = [parameters["queue_minfree"], parameters["message_size_limit"]]
+    # smtpd(8) ends where one is no number, and postconf(1) does not mind all of them.
+    minfree, limit = (int(one) if one.isdecimal() else 0 for one in numbers)
+    least = max(minfree, int(1.5 * limit))
     return least, 2 * least
 
 

@@ -6,6 +6,7 @@ here a command of that name that is really podman, as on many hosts.
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -386,7 +387,10 @@ def finding(site: Site, name: str) -> dict[str, Any]:
 
 
 def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -> None:
-    """Problem 21: the map has the address from before; the command that doctor prints mends it."""
+    """Problem 21: the map has the address from before; the command that doctor prints mends it.
+
+    And problem 35: the network that Mailman sends from stays trusted.
+    """
     podman.run(mm)
     old = podman.address(mm)
     site.files.write(ANTS, hop=f"lmtp:[{old}]:8024")
@@ -394,10 +398,16 @@ def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -
     well = finding(site, f"container:{mm}")
     assert (well["status"], well["fix"]) == ("ok", None)
     assert well["seen"] == f"is reached at {old}: network podman"
+    kept_out = finding(site, "mynetworks")
+    assert kept_out["status"] == "failure"
+    assert f"without {old}, the Mailman of lists" in kept_out["seen"]
+    shell(kept_out["fix"])
     podman.command("restart", mm)
     now = podman.address(mm)
     moved = finding(site, f"container:{mm}")
     assert moved["status"] == "failure"
+    assert now != old
+    assert finding(site, "mynetworks")["status"] == "ok"
     assert f"is reached at {now}" in moved["seen"]
     assert f"lists of it are routed to lmtp:[{old}]:8024" in moved["seen"]
     shell(moved["fix"])
@@ -433,6 +443,24 @@ def test_doctor_on_a_container_that_ended(podman: Podman, mm: str, site: Site) -
     gone = finding(site, f"container:{mm}")
     assert (gone["status"], gone["fix"]) == ("failure", None)
     assert "there is no container of this name" in gone["seen"]
+
+
+def test_doctor_has_mailman_write_its_files(podman: Podman, mm: str, site: Site) -> None:
+    """Problem 5. What stands in for Mailman's command writes what Mailman would."""
+    site.files.write(ANTS, hop=NAME)
+    written = site.directory / "written"
+    shutil.copytree(site.files.directory, written)
+    for path in site.files.directory.iterdir():
+        path.unlink()
+    mailman = written / "mailman"
+    mailman.write_text('#!/bin/sh\n[ "$*" = aliases ] && cp /tmp/postfix_* /var\n')
+    mailman.chmod(0o755)
+    volumes = [f"--volume={written}:/tmp", f"--volume={site.files.directory}:/var"]
+    podman.run(mm, *volumes, "--env=PATH=/tmp:/usr/bin:/bin")
+    found = finding(site, "source:lists")
+    assert (found["status"], found["fix"]) == ("failure", f"podman exec {mm} mailman aliases")
+    shell(found["fix"])
+    assert finding(site, "source:lists")["status"] == "ok"
 
 
 def test_doctor_on_a_container_without_network(podman: Podman, mm: str, site: Site) -> None:

@@ -251,6 +251,35 @@ def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
     assert ours(examine(site)) == {}
 
 
+def test_what_is_in_the_way(site: Site, idle_postfix: PostfixInstance) -> None:
+    """Each is named, none hides another, and nobody gets to see a traceback."""
+    lmtp = site.files.directory / "postfix_lmtp"
+    lmtp.unlink()
+    lmtp.symlink_to(lmtp)
+    shutil.rmtree(site.state)
+    site.state.write_bytes(b"")
+    site.hosts.unlink()
+    site.hosts.mkdir()
+    idle_postfix.postconf(queue_minfree="much")
+    report = examine(site)
+    assert report.status("source:lists") == "failure"
+    assert "is a symbolic link, not a regular file" in report["source:lists"]["seen"]
+    assert report.status("events:lists") == "ok"
+    assert report["state_directory"]["seen"] == f"{site.state}: is not a directory"
+    assert report.status("state_directory") == "failure"
+    assert report["hosts"]["seen"].startswith(f"{site.hosts}: Is a directory")
+    assert report["hosts"]["fix"] is None
+    assert report.status("room:queue_directory") == "ok"
+
+
+def test_a_file_in_place_of_the_map_directory(site: Site) -> None:
+    shutil.rmtree(site.maps)
+    site.maps.write_bytes(b"")
+    report = examine(site)
+    assert report.troubles == {"maps": "failure"}
+    assert f"{site.maps}/postfix_lmtp: Not a directory" in report["maps"]["seen"]
+
+
 def test_a_source_without_its_volume(site: Site) -> None:
     site.files.directory.rename(site.directory / "away")
     report = sees(site, "source:lists", "failure")
