@@ -4,6 +4,7 @@ The checks are functions in checks/, in a table here. What stops one of them is 
 own; where there is no Postfix at all, that is the only one that counts.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -142,13 +143,16 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         tables=tables,
         classes=await classify(tables),
         upcoming=upcoming,
-        probes=await _probes(config, installed[ROUTES] or {}, upcoming.replicas),
         services=await found.services(),
         status=status,
     )
     resolver = await as_lmtp.resolver(found, host.lmtp)
-    lookups = await as_lmtp.look_up_all(resolver, host.host_names)
-    host = replace(host, resolver=resolver, lookups=lookups)
+    # Whoever does not answer takes long to: so both at the same time.
+    probes, lookups = await asyncio.gather(
+        _probes(config, host.table(ROUTES), upcoming.replicas),
+        as_lmtp.look_up_all(resolver, host.host_names),
+    )
+    host = replace(host, probes=probes, resolver=resolver, lookups=lookups)
     if names.lost(host):
         tables.ours = replace(ours, hosts_used=True)
     return host

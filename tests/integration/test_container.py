@@ -226,6 +226,7 @@ def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -
 
 
 def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
+    """Problem 30: as a user's podman has it, whose networks this host is not in."""
     podman.command("network", "create", "test-far")
     podman.run(mm, "--network=test-far", "--publish=127.0.0.1:18024:8024")
     cut_off(podman, "test-far")
@@ -249,6 +250,9 @@ def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
     site.files.write(ANTS, BEES, hop="lmtp:[10.0.0.1]:8024")
     told = site.once(expect=65)
     assert "leads to port 8024 of its container, which is not published on this host" in told
+    hidden = finding(site, f"container:{mm}")
+    assert (hidden["status"], hidden["fix"]) == ("failure", None)
+    assert "Mailman listens on port 8024, which is not published on this host" in hidden["why"]
     assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
     assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
     # Nothing is published.
@@ -258,6 +262,9 @@ def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
     told = site.once(expect=75)
     assert "but this host has none in that network, and no port of it is published here" in told
     assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
+    apart = finding(site, f"container:{mm}")
+    assert (apart["status"], apart["fix"]) == ("failure", None)
+    assert "publish its LMTP port on this host: -p 127.0.0.1:8024:8024" in apart["why"]
 
 
 def test_a_destination_gives_a_container_a_name(podman: Podman, mm: str, site: Site) -> None:
