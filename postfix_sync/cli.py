@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from postfix_sync import __version__
-from postfix_sync.errors import Exit, SyncError
+from postfix_sync.errors import ApplyError, Exit, SyncError, why
 from postfix_sync.log import LOG, configure, tell
 from postfix_sync.model import Destination
 
@@ -25,22 +25,34 @@ LMTP_PORT = 8024
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
+    _open_what_is_closed()
     given = sys.argv[1:] if arguments is None else arguments
     if "--nagios" in given:
         from postfix_sync.nagios import plugin  # noqa: PLC0415
 
         return plugin(partial(_run, given))
     try:
-        return _run(given)
+        status = _run(given)
+        sys.stdout.flush()
+        return status  # noqa: TRY300 - a flush that fails is what is caught below
     except SyncError as error:
         tell(error)
         return int(error.status)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on
+    except OSError as error:  # of standard output: what else may fail is a SyncError by now
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # then nobody reads on
+            tell(ApplyError(f"standard output: {why(error)}"))
         return int(Exit.APPLY_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         LOG.error("interrupted")
         return int(Exit.OUT_OF_REACH)
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that the caller has closed lead nowhere: no map gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -224,6 +224,24 @@ def test_once_is_silent_for_cron_and_talks_at_a_terminal(site: Site) -> None:
     assert at_a_terminal(site, "--once", "-q") == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("where", "status", "says"),
+    [
+        ("> /dev/full", 1, "postfix-sync: error: standard output: No space left on device\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+    ],
+)
+def test_output_that_leads_nowhere(tmp_path: Path, where: str, status: int, says: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"sources: [{{path: {tmp_path}}}]\nstate_directory: {tmp_path}\n")
+    command = [*COMMAND, "-c", str(config), "rollback"]
+    shell = ["sh", "-c", f'"$@" {where}', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, says)
+
+
 def test_errors_are_told_however_quiet(site: Site) -> None:
     site.files.directory.rename(site.directory / "away")
     for arguments in (["--once"], ["--once", "-q"], ["-q", "--once"]):
