@@ -7,6 +7,7 @@ and with real mail in other tests.
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -142,8 +143,7 @@ def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> Non
     status["sources"]["one"]["last_success"] = "2026-01-01T00:00:00Z"
     (several.site.state / "status.json").write_text(json.dumps(status))
     shown = several.site.run("status").stdout
-    assert "source one: stale, 1 list, 9 addresses\n  last success 2026-01-01T00:00:00Z, " in shown
-    assert " d old\n" in shown
+    assert re.search(r"^one +stale +1 +9 +\d+ d ago ", shown, re.MULTILINE), shown
     assert several.site.once(expect=75)
     assert several.source("one")["last_success"] == "2026-01-01T00:00:00Z"
 
