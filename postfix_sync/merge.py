@@ -279,6 +279,33 @@ def _ordered(
     return sorted(destinations, key=rank)
 
 
+def reordered(
+    routes: Table,
+    clusters: Mapping[str, AbstractSet[Destination]],
+    rankings: Mapping[str, Ranking],
+) -> Table:
+    """Routes of an earlier time, their next hops in the order in which they are tried today.
+
+    `clusters` are today's, with their members; what was a cluster of others keeps its order.
+    """
+    if not clusters:
+        return routes
+    hops = {value: frozenset(parse_next_hops(value)) for value in set(routes.values())}
+    several = {address: hops[value] for address, value in routes.items() if len(hops[value]) > 1}
+    found = dict(routes)
+    orders: dict[tuple[str, frozenset[Destination]], str] = {}
+    for address, list_name in _by_list(several).items():
+        order = (list_name, several[address])
+        if order not in orders:
+            known = (one for one, members in clusters.items() if not members.isdisjoint(order[1]))
+            cluster = next(known, None)
+            ranking = rankings.get(cluster, Ranking()) if cluster else None
+            tried = _ordered(*order, ranking) if ranking else parse_next_hops(routes[address])
+            orders[order] = render_next_hops(tried)
+        found[address] = orders[order]
+    return found
+
+
 @dataclass(frozen=True)
 class Clash:
     """A host name that leads elsewhere by one source than by another."""

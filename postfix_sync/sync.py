@@ -23,7 +23,7 @@ from postfix_sync.generations import Generations, Hold
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.lookup import Tables
 from postfix_sync.maps import MapDirectory
-from postfix_sync.merge import Ranking, host_names
+from postfix_sync.merge import Ranking, host_names, reordered
 from postfix_sync.model import (
     MAP_NAMES,
     RECIPIENTS,
@@ -316,7 +316,7 @@ class _Pass:
         )
         goal = _Goal(wanted.maps, wanted.addresses) if wanted.maps else None
         if self.hold:
-            as_held = await self._as_held(self.hold, wanted, installed)
+            as_held = await self._as_held(self.hold, wanted, installed, rankings)
             self._tell_held(as_held, goal, request)
             goal = goal if request.dry_run else as_held
         if goal:
@@ -373,11 +373,18 @@ class _Pass:
             self.generations.hold(self.hold)
         return installed
 
-    async def _as_held(self, hold: Hold, wanted: Wanted, installed: Installed) -> _Goal | None:
+    async def _as_held(
+        self,
+        hold: Hold,
+        wanted: Wanted,
+        installed: Installed,
+        rankings: Mapping[str, Ranking],
+    ) -> _Goal | None:
         """The maps of the held generation; where it can't be read, the maps as they are.
 
         Where the hosts of its routes are is no part of what is held: a name gets the address that
-        it has today, and the one that it had only where it has none.
+        it has today, and the one that it had only where it has none. Nor is the order of a
+        cluster's members: mail would bounce if the last one's name had lost its address meanwhile.
         """
         try:
             generation = await self.generations.load_held(hold)
@@ -391,7 +398,9 @@ class _Pass:
             )
             return _Goal(installed.readable, {}) if installed.readable else None
         self.as_held = generation.number
-        maps = Maps.of(generation.tables)
+        clusters = {one.name: one.replicas.keys() for one in wanted.merged.parties if one.replicas}
+        routes = await asyncio.to_thread(reordered, generation.tables.routes, clusters, rankings)
+        maps = Maps.of(replace(generation.tables, routes=routes))
         today: dict[str, str] = {}
         with contextlib.suppress(SyncError):  # what is wrong with the file is told where it counts
             hosts = self.hosts.read()

@@ -131,7 +131,7 @@ def test_a_source_out_of_reach_keeps_its_lists_and_stops_nobody(several: Several
     several.two.write(BEES, hop=TWO)
     several.site.once(expect=75)
     assert several.lists == {ANTS: ONE, BEES: TWO}
-    several.source("one")["error"]["hint"].startswith("is the volume mounted")
+    assert several.source("one")["error"]["hint"].startswith("is the volume mounted")
 
 
 def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> None:
@@ -463,6 +463,27 @@ def test_a_name_without_an_address_is_not_the_last_resort(several: Several) -> N
         several.site.once(expect=69)
         several.site.once(expect=69)
     assert several.lists == {ANTS: first}
+
+
+def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Several) -> None:
+    """Which member is up is no part of what is held, and a name that is lost must not be last."""
+    several.configure(cluster="mm", probe={"level": "rcpt"})
+    port = free_port()
+    with LmtpSink([ANTS, BEES], port=port) as sink, LmtpSink([ANTS, BEES], host="127.0.0.2") as two:
+        hops = f"lmtp:[127.0.0.1]:{sink.port}", f"lmtp:[127.0.0.2]:{two.port}"
+        several.write([ANTS], [ANTS], hops)
+        several.site.once()
+        several.write([ANTS, BEES], [ANTS, BEES], hops)
+        several.site.once()
+        assert several.site.run("rollback", "1").returncode == 0
+        first, *_ = several.lists[ANTS].removeprefix("lmtp:").split(", ")
+        (sink if first == f"[127.0.0.1]:{sink.port}" else two).stop()
+        several.site.once(expect=69)
+        assert "what waits: +1 list: bees@" in several.site.once(expect=69)
+        [(name, route)] = several.lists.items()
+        assert (name, route.rpartition(", ")[2]) == (ANTS, first)
+        status = several.site.status()
+        assert (status["generation"], status["held"]) == (1, True)
 
 
 def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -> None:
