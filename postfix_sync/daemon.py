@@ -58,7 +58,7 @@ class Daemon:
     def __init__(self, config_path: Path, first: config.Config) -> None:
         self.config_path = config_path
         self.config = first
-        self.started = time.time()
+        self.began = time.monotonic()
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
         self.probe = asyncio.Event()
@@ -344,7 +344,7 @@ class Daemon:
 
     async def _answer(self, at: config.Listen) -> None:
         """Serves monitoring over HTTP; tries again for as long as it can't listen there."""
-        pages = monitoring.pages(self.config, self._quiet, self.started)
+        pages = monitoring.pages(self.config, self._quiet, self.began)
         for failures in itertools.count(1):
             try:
                 listener = http_server.listen(*at)

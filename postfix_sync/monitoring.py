@@ -12,9 +12,8 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from postfix_sync import health, postfix
+from postfix_sync import postfix
 from postfix_sync.errors import ApplyError, Busy, NotPermitted, OutOfReach, SyncError, why
-from postfix_sync.http_server import Pages, Response
 from postfix_sync.maps import installed_routes
 from postfix_sync.model import Destination
 from postfix_sync.queue import Waiting, waiting
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from postfix_sync.config import Config, Listen
+    from postfix_sync.http_server import Pages
 
 COUNTING = 30.0
 """Seconds that counting the queue may take. Postfix opens each file of it for that."""
@@ -86,9 +86,13 @@ async def count_deferred(config: "Config") -> dict[Destination, Waiting]:
     return await asyncio.to_thread(count)
 
 
-def pages(config: "Config", quiet: float, started: float) -> Pages:
-    """What is served over HTTP, path by path; `quiet` and `started` are those of health.py."""
-    from postfix_sync import metrics  # noqa: PLC0415 - see above
+def pages(config: "Config", quiet: float, began: float) -> "Pages":
+    """What is served over HTTP, path by path; `quiet` is that of health.py.
+
+    `began` is when the daemon did, by time.monotonic(): the clock may be set back after that.
+    """
+    from postfix_sync import health, metrics  # noqa: PLC0415 - see above
+    from postfix_sync.http_server import Response  # noqa: PLC0415
 
     file = StatusFile(config.state_directory)
     intervals = {source.name: source.interval for source in config.sources}
@@ -98,7 +102,9 @@ def pages(config: "Config", quiet: float, started: float) -> Pages:
         return Response(text, content_type=media_type)
 
     def health_page(_accept: str) -> Response:
-        found = health.ailments(file.read_or_new(), intervals, quiet, started, time.time())
+        now = time.time()
+        started = now - (time.monotonic() - began)
+        found = health.ailments(file.read_or_new(), intervals, quiet, started, now)
         if not found:
             return Response("ok\n")
         return Response("".join(f"{line}\n" for line in found), HTTPStatus.SERVICE_UNAVAILABLE)
