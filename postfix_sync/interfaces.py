@@ -1,11 +1,19 @@
 """This host's own IP addresses: which is one, and which one others see. No packet is sent."""
 
 import socket
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 
 def is_own(address: str) -> bool:
-    """Whether an IP address is one of this host's: only such a one can be bound to."""
+    """Whether an IP address is one of this host's: only such a one can be bound to.
+
+    Where every other can be, too (ip_nonlocal_bind, on hosts that take over each other's address),
+    it is the one that this host has on the way there.
+    """
+    version = 6 if ":" in address else 4
+    if _read(f"/proc/sys/net/ipv{version}/ip_nonlocal_bind") == "1":
+        return toward(ip_address(address)) == address
     try:
         with _socket(":" in address) as probe:
             probe.bind((address, 0))
@@ -22,6 +30,13 @@ def toward(address: IPv4Address | IPv6Address) -> str | None:
             return str(probe.getsockname()[0])
     except OSError:
         return None
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def _socket(is_ipv6: bool) -> socket.socket:

@@ -1,5 +1,6 @@
 """Is each Mailman's container where mail for it goes?"""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from postfix_sync.checks import Host, failure, ok
@@ -14,12 +15,11 @@ async def reached(host: Host) -> AsyncIterator[Finding]:
 
     That names of theirs have these addresses is looked at with all other names.
     """
-    told = set()
-    for source in host.config.sources:
-        if not (place := source.container) or place in told:
-            continue
-        told.add(place)
-        name = f"container:{place.name}"
+    places = {one.container: one for one in host.config.sources if one.container}
+    names = Counter(place.name for place in places)
+    for place, source in places.items():
+        both = names[place.name] > 1  # docker and podman each have one of that name
+        name = f"container:{place.engine}:{place.name}" if both else f"container:{place.name}"
         answer = host.answers.get(source.name, Fetched(None, host.now))
         if answer.misplaced:
             yield _not_reached(name, answer.misplaced)

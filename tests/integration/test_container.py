@@ -20,6 +20,7 @@ from tests.conftest import need
 from tests.parts import podman as parts
 from tests.parts.common import PATIENCE, public_directory, run, wait_for
 from tests.parts.daemon import RunningDaemon
+from tests.parts.doctor import examine
 from tests.parts.mailman_files import nine
 from tests.parts.podman import Podman
 from tests.parts.site import COMMAND, Site
@@ -384,13 +385,18 @@ def test_docker_that_is_really_podman(
     podman.run(mm)
     site.once()
     assert block(site) == {"mailman": podman.address(mm)}
+    # One of that name in each engine: doctor tells them apart.
+    both = [
+        {"name": kind, "path": str(site.files.directory), "address": f"{kind}:{mm}"}
+        for kind in ("docker", "podman")
+    ]
+    site.configure(sources=both)
+    assert {f"container:docker:{mm}", f"container:podman:{mm}"} <= examine(site).checks.keys()
 
 
 def finding(site: Site, name: str) -> dict[str, Any]:
     """What doctor finds under a name."""
-    checks = json.loads(site.run("doctor", "--json").stdout)["checks"]
-    [found] = [one for one in checks if one["name"] == name]
-    return dict(found)
+    return examine(site)[name]
 
 
 def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from postfix_sync import as_lmtp, config, doctor, system
 from postfix_sync.checks.network import matches
+from postfix_sync.interfaces import is_own
 from postfix_sync.model import Finding, Verdict
 from postfix_sync.postfix import inspect
 from tests.conftest import need
@@ -717,6 +718,15 @@ def test_mailman_and_postfix_on_one_network(
         assert found.mend("mynetworks").troubles == {}
         assert wait_for(lambda: send() == 250, PATIENCE, "mail from Mailman taken")
     assert "mynetworks = 127.0.0.0/8 10.77.0.2\n" in main_cf(idle_postfix)
+
+
+@pytest.mark.parametrize("nonlocal_bind", ["0", "1"])
+def test_whose_an_address_is(network: Network, nonlocal_bind: str) -> None:
+    """Also where others' can be bound to, as hosts do that take over each other's address."""
+    with network["mx"].inside():
+        Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text(nonlocal_bind)
+        own = [is_own(network[name].address) for name in ("mx", "mm")]
+        assert (own, is_own("127.0.0.1"), is_own("::1")) == ([True, False], True, True)
 
 
 def test_a_public_address_of_this_host(site: Site, network: Network) -> None:
