@@ -16,6 +16,7 @@ from typing import Any
 
 from postfix_sync import tables
 from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
+from postfix_sync.match_list import items
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import Completed, find_command, run
@@ -41,7 +42,9 @@ PARAMETERS = (
     "relay_recipient_maps",
     "relocated_maps",
     "sender_canonical_maps",
+    "smtpd_recipient_restrictions",
     "smtpd_reject_unlisted_recipient",
+    "smtpd_relay_restrictions",
     "smtputf8_enable",
     "soft_bounce",
     "transport_maps",
@@ -123,9 +126,21 @@ class Postfix:
         told = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
         return [line for line in told if line]
 
+    async def expanded(self, values: Mapping[str, str]) -> dict[str, str]:
+        """What these parameters would come to with these values. Raises ConfigError."""
+        given = [one for name, value in values.items() for one in ("-o", f"{name}={value}")]
+        return _settings(await _postconf(self.config_directory, "-x", *given, *values))
+
     async def written(self) -> dict[str, str]:
-        """The parameters that main.cf has, $names expanded. Raises ConfigError."""
-        return _settings(await _postconf(self.config_directory, "-x", "-n"))
+        """The parameters that main.cf has, $names expanded. Raises ConfigError.
+
+        Of the operator's own, those are left out that are only parts of others' values: `hash:/etc`
+        in what is used as `${indexed}transport` is no table. A restriction class is none of them.
+        """
+        found = _settings(await _postconf(self.config_directory, "-x", "-n", "-C", "builtin"))
+        if classes := items(found.get("smtpd_restriction_classes", "")):
+            found |= _settings(await _postconf(self.config_directory, "-x", *classes))
+        return found
 
     def _command(self, name: str, *arguments: str) -> list[str]:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
@@ -163,7 +178,13 @@ class Postfix:
 
     async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
         asked = "".join(f"{key}\n" for key in keys).encode()
-        done = await run(self._command("postmap", "-q", "-", table), stdin=asked, timeout=timeout)
+        # Postfix's daemons live in the queue directory: the path of a socket may begin there.
+        done = await run(
+            self._command("postmap", "-q", "-", table),
+            stdin=asked,
+            timeout=timeout,
+            directory=self.queue_directory if self.queue_directory.is_dir() else None,
+        )
         # Status 1 without a word means that none of the keys was found.
         if done.status not in (0, 1):
             raise self._failed(f"postmap -q - {table}", done)
@@ -389,7 +410,10 @@ async def inspect(config_directory: Path) -> Postfix:
 
 async def set_in(config_directory: Path) -> dict[str, str]:
     """All that main.cf sets, as it is written. Raises ConfigError where there is none."""
-    found = _settings(await _postconf(config_directory, "-n"))
+    done = await _run_postconf(config_directory, "-n")
+    # A parameter of the operator's own that nothing refers to is no setting, but a warning.
+    marked = (line.partition("unused parameter: ")[2] for line in done.stderr.splitlines())
+    found = _settings("\n".join(marked)) | _settings(done.stdout)
     found.pop("config_directory", None)  # it names its own place
     return found
 
@@ -429,9 +453,13 @@ def _settings(printed: str) -> dict[str, str]:
 
 
 async def _postconf(config_directory: Path, *arguments: str) -> str:
+    return (await _run_postconf(config_directory, *arguments)).stdout
+
+
+async def _run_postconf(config_directory: Path, *arguments: str) -> Completed:
     argv = [find_command("postconf"), "-c", str(config_directory), *arguments]
     try:
-        done: Completed = await run(argv)
+        done = await run(argv)
     except SyncError as error:
         raise ConfigError(error.message, error.hint) from None
     if done.status:
@@ -440,7 +468,7 @@ async def _postconf(config_directory: Path, *arguments: str) -> str:
             f"{config_directory}: no Postfix configuration can be read here: {said}",
             _unreadable(config_directory),
         )
-    return done.stdout
+    return done
 
 
 def _unreadable(config_directory: Path) -> str:

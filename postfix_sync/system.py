@@ -77,8 +77,11 @@ async def run(
     stdin: bytes = b"",
     timeout: float = COMMAND_TIMEOUT,
     keep_open: Sequence[int] = (),
+    directory: Path | None = None,
 ) -> Completed:
     """Runs a command to its end; `keep_open` are file descriptors that it inherits.
+
+    `directory` is where it runs, if not here.
 
     Raises ApplyError where it can't be started, TimedOut where it takes longer than `timeout`
     seconds; it is killed then.
@@ -92,6 +95,7 @@ async def run(
                 stdout=printed,
                 stderr=complained,
                 env=ENVIRONMENT,
+                cwd=directory,
                 pass_fds=keep_open,
             )
         except OSError as error:

@@ -317,13 +317,14 @@ def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
             edit.prepend(domain)
 
 
-def _relays_others(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
-    """Whether relay_domains names more than list domains."""
-    return any(
-        not (ours.named(item) or ours.of_mailman(item) or item.lower() in classes.domains)
+def _others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) -> list[str]:
+    """What relay_domains names besides list domains."""
+    return [
+        item
         for item in items(postfix.parameters["relay_domains"])
+        if not (ours.named(item) or ours.of_mailman(item) or item.lower() in classes.domains)
         if not item.startswith("!")
-    )
+    ]
 
 
 def _others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
@@ -333,7 +334,7 @@ def _others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes
     """
     return (
         bool(postfix.parameters["relay_recipient_maps"])
-        or not _relays_others(postfix, ours, classes)
+        or not _others_relayed(postfix, ours, classes)
         or (bool(classes.relayed) and postfix.at_least(3, 7))
     )
 
@@ -345,7 +346,7 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
     """
     wanted = _others(classes)
     present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
-    if not edit.items and edit.text and _relays_others(edit.postfix, ours, classes):
+    if not edit.items and edit.text and _others_relayed(edit.postfix, ours, classes):
         edit.append(wanted)
     elif present and present != wanted and classes.relayed:
         edit.replace(present, wanted)
@@ -444,7 +445,13 @@ def advice(
         why = "mail to lists that don't exist is tried again for days, by others and from here"
         problem = f"soft_bounce = yes: {why}"
         found.append(Setting("soft_bounce", "yes", "no", problem, Verdict.WARNING))
-    if parameters["smtpd_reject_unlisted_recipient"] == "no":
+    restrictions = [
+        one
+        for name in ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
+        for one in items(parameters[name])
+    ]
+    checked = {"reject_unlisted_recipient", "reject_unverified_recipient"} & {*restrictions}
+    if parameters["smtpd_reject_unlisted_recipient"] == "no" and not checked:
         why = (
             "mail to addresses that don't exist is accepted, and returned to whoever seems to have"
             " sent it, unless a restriction has reject_unlisted_recipient"
@@ -461,7 +468,10 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     """
     edit = Edit(postfix, "relay_recipient_maps")
     only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
-    if only_ours and _relays_others(postfix, ours, classes) and classes.relayed:
+    # Those that are local as well, as in relay_domains = $mydestination, are not relayed.
+    local = items(postfix.parameters["mydestination"])
+    others = [one for one in _others_relayed(postfix, ours, classes) if one not in local]
+    if only_ours and others and classes.relayed:
         yield Setting(
             edit.parameter,
             postfix.unexpanded[edit.parameter],
@@ -561,9 +571,16 @@ def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
 def remedy(postfix: "Postfix", setting: Setting) -> str:
     """The command that makes a setting in this instance."""
     change = f"{setting.parameter} = {setting.wanted}"
-    return (
-        f"{command(postfix, 'postconf', '-e', change)} && {command(postfix, 'postfix', 'reload')}"
-    )
+    return reloaded(postfix, command(postfix, "postconf", "-e", change))
+
+
+def reloaded(postfix: "Postfix", changing: str) -> str:
+    """A command, and one that has a Postfix that runs see what it did.
+
+    `postfix reload` fails beside one that is stopped, which reads everything when it starts.
+    """
+    reload = command(postfix, "postfix", "reload")
+    return f"{changing} && {reload}" if postfix.master else changing
 
 
 def command(postfix: "Postfix", name: str, *arguments: str) -> str:

@@ -136,8 +136,7 @@ class Host:
 
     def reloaded(self, command: str) -> str:
         """A command, and one that has a Postfix that runs see what it did."""
-        reload = f" && {wiring.command(self.postfix, 'postfix', 'reload')}"
-        return command + reload if self.postfix.master else command
+        return wiring.reloaded(self.postfix, command)
 
     def service(self, verb: str) -> str:
         """The command that starts or restarts Postfix."""

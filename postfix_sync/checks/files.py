@@ -15,15 +15,15 @@ from postfix_sync.errors import SyncError, why
 from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
 
-OLDER = 100.0
-"""Seconds by which a text has to be newer than its index for Postfix to warn of it (dict_open)."""
+SETTLED = 100.0
+"""Seconds after which Postfix warns of a text that is newer than its index (dict_db_open)."""
 
 FILE_TYPES = {"texthash": "", "regexp": "", "pcre": "", "cidr": "", "sdbm": ".pag", **INDEX_SUFFIX}
 """Map types with a file, and what its name has more than the one that main.cf gives."""
 
 _NAMED = re.compile(rf"\b({'|'.join(FILE_TYPES)}):(/[^\s,{{}}]+)")
 
-_MADE_BY_POSTFIX = ("_cache_database", "_cache_map", "address_verify_map")
+_MADE_BY_POSTFIX = ("_cache_database", "_cache_map", "_cache_name", "address_verify_map")
 """Ends of the names of parameters whose files Postfix makes when it needs them."""
 
 _NOT_LOOKED_UP = {"alias_database"}
@@ -255,7 +255,8 @@ def _other(host: Host, one: Named) -> Finding | None:
         )
     except OSError:
         return None  # whether Postfix may read it is not known here
-    if compiled and one.path.exists() and one.path.stat().st_mtime > index.st_mtime + OLDER:
+    changed = one.path.stat().st_mtime if compiled and one.path.exists() else 0.0
+    if index.st_mtime < changed < host.now - SETTLED:
         return warning(
             called,
             f"{one.file} is older than {one.path}",

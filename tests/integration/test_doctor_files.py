@@ -202,10 +202,13 @@ def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance
     """Problem 4 again, with a map of somebody else's, in main.cf and in master.cf."""
     access, senders = site.directory / "access", site.directory / "senders"
     idle_postfix.postconf(
-        smtpd_recipient_restrictions=f"check_recipient_access hash:{access},"
+        smtpd_restriction_classes="strict",
+        strict=f"check_recipient_access hash:{access}",
+        smtpd_recipient_restrictions="check_sender_access inline:{x@example.org=strict},"
         f" check_client_access {{ cidr:{site.directory}/cidr, default_action=defer }}, permit",
         # Postfix makes these itself, and newaliases(1) that one.
         smtp_tls_session_cache_database=f"btree:{site.directory}/smtp_scache",
+        smtp_sasl_auth_cache_name=f"proxy:btree:{site.directory}/sasl_cache",
         alias_database=f"hash:{site.directory}/aliases",
     )
     master = idle_postfix.config_directory / "master.cf"
@@ -231,7 +234,8 @@ def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance
     after = report.mend(f"other_maps:hash:{access}")
     assert f"other_maps:hash:{access}" not in ours(after)
     long_ago = time.time() - 1000
-    os.utime(f"{access}.db", (long_ago, long_ago))
+    os.utime(access, (long_ago, long_ago))
+    os.utime(f"{access}.db", (long_ago - 10, long_ago - 10))
     report = sees(site, f"other_maps:hash:{access}", "warning")
     assert f"other_maps:hash:{access}" not in ours(report.mend(f"other_maps:hash:{access}"))
 

@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import smtplib
+import socketserver
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,6 +101,44 @@ def test_a_host_that_is_well(desk: Desk) -> None:
     ):
         assert found.status(name) == "ok", name
         assert found[name]["seen"]
+
+
+class Socketmap(socketserver.StreamRequestHandler):
+    """Knows nothing (socketmap_table(5))."""
+
+    def handle(self) -> None:
+        """Answers each request, a netstring."""
+        while size := b"".join(iter(lambda: self.rfile.read(1).strip(b":"), b"")):
+            self.rfile.read(int(size) + 1)
+            self.wfile.write(b"9:NOTFOUND ,")
+
+
+def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
+    """Rare, but healthy: of none of it a word."""
+    private = desk.postfix.queue_directory / "private"
+    private.mkdir()
+    tables = desk.table("transport", "example.org smtp:[192.0.2.1]").removesuffix("transport")
+    desk.set(
+        # A name for the beginning of tables' names.
+        indexed=tables,
+        # Its path begins in the queue directory.
+        transport_maps="${{indexed}}transport, socketmap:unix:private/routes:transport, {lmtp}",
+        # What is local is not relayed, so relay_recipient_maps need not have it.
+        relay_domains="$mydestination, {domains}",
+        smtpd_reject_unlisted_recipient="no",
+        smtpd_recipient_restrictions="reject_unlisted_recipient, permit",
+    )
+    with desk.postfix.config_directory.joinpath("master.cf").open("a") as file:
+        file.write(
+            "localhost:2587 inet n - n - - smtpd\n"
+            "  -o smtpd_client_restrictions=$mua_client_restrictions\n"
+        )
+    with socketserver.ThreadingUnixStreamServer(str(private / "routes"), Socketmap) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            assert examine(desk.site).troubles == STOPPED
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -600,4 +640,4 @@ def test_a_parameter_that_stands_twice(live: Live) -> None:
     assert mend_all(found).troubles == {}
     assert live.lmtp in live.value("transport_maps")
     assert "example.org" in live.value("transport_maps")
-    assert live.main_cf.read_text().count("\ntransport_maps") == 1
+    assert "overriding" not in live.postfix.command("postconf", "-n")

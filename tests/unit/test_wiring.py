@@ -43,6 +43,14 @@ TWO = frozenset({"lists.example.net", "lists.example.org"})
 RECIPIENTS = "lmdb:/etc/postfix/mailman/postfix_recipients"
 
 
+class Running(Postfix):
+    """One that is not stopped."""
+
+    @property
+    def master(self) -> int:
+        return 1
+
+
 def postfix(
     types: str = "hash btree lmdb cdb", directory: str = "/etc/postfix", **parameters: str
 ) -> Postfix:
@@ -54,7 +62,7 @@ def postfix(
         "recipient_delimiter": "+",
         **parameters,
     }
-    return Postfix(
+    return Running(
         Path(directory), values, values, frozenset(types.split()), lmtp_chrooted=True, version="3.7"
     )
 
@@ -153,6 +161,13 @@ def test_another_instance_is_named() -> None:
     hint = found(postfix(directory="/etc/postfix-out"))["transport_maps"]
     assert hint.startswith("postconf -c /etc/postfix-out -e ")
     assert hint.endswith(" && postfix -c /etc/postfix-out reload")
+
+
+def test_one_that_is_stopped_is_not_reloaded() -> None:
+    """The command would fail."""
+    stopped = Postfix(**vars(postfix(queue_directory="/nonexistent")))
+    assert found(stopped)["transport_maps"].startswith("postconf -e ")
+    assert not any("reload" in hint for hint in found(stopped).values())
 
 
 def test_another_type_is_replaced() -> None:
