@@ -25,10 +25,12 @@ from postfix_sync.changes import counted
 from postfix_sync.checks.main_cf import lacking
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
 from postfix_sync.log import LOG, tell
+from postfix_sync.lookup import TIMEOUT
 from postfix_sync.main_cf_file import MainCf, Outdated
 from postfix_sync.maps import MapDirectory, installed_routes
-from postfix_sync.match_list import items
+from postfix_sync.match_list import items, unproxied
 from postfix_sync.model import INDEX_SUFFIX, Condition
+from postfix_sync.parameter import path_of, type_of
 from postfix_sync.setup_steps import Change, Step, in_order, overwritten, undoing
 from postfix_sync.system import lock
 from postfix_sync.tables import domain_of
@@ -91,7 +93,7 @@ async def propose_undoing(config: "Config") -> Proposal:
     main_cf = _main_cf(config, await postfix.inspect(config.postfix.config_directory))
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
     changes = undoing(steps, present)
-    _check_built(main_cf, config.postfix.map_directory, changes)
+    await _check_built(config, main_cf, changes)
     return Proposal(
         main_cf,
         text,
@@ -105,18 +107,21 @@ def _main_cf(config: "Config", instance: "Postfix") -> MainCf:
     return MainCf(instance, config.state_directory / DIRECTORY)
 
 
-def _check_built(main_cf: MainCf, map_directory: Path, changes: Sequence[Change]) -> None:
+async def _check_built(config: "Config", main_cf: MainCf, changes: Sequence[Change]) -> None:
     """Raises ApplyError where a map that main.cf would name again is not there any more."""
-    for change in changes:
-        for item in items(change.after or ""):
-            map_type, _, name = item.removeprefix("proxy:").partition(":")
-            suffix = INDEX_SUFFIX.get(map_type)
-            if suffix and Path(name).parent == map_directory and not Path(name + suffix).exists():
+    back = {one.parameter: one.after for one in changes if one.after}
+    values = await main_cf.postfix.expanded(back) if back else {}
+    for parameter, value in values.items():
+        for item in items(value):
+            path = Path(path_of(item))
+            suffix = INDEX_SUFFIX.get(type_of(item))
+            index = path.with_name(path.name + suffix) if suffix else path
+            if path.parent == config.postfix.map_directory and suffix and not index.exists():
+                build = wiring.command(main_cf.postfix, "postmap", unproxied(item))
                 raise ApplyError(
-                    f"{main_cf.path}: {change.parameter} was {change.after}, but there is no"
-                    f" {name}{suffix} any more: Postfix would defer all mail; nothing was done",
-                    f"{wiring.command(main_cf.postfix, 'postmap', item)}"
-                    " && postfix-sync setup --undo",
+                    f"{main_cf.path}: {parameter} was {back[parameter]}, but there is no {index}"
+                    " any more: Postfix would defer all mail; nothing was done",
+                    f"{build} && {config.command('setup', '--undo')}",
                 )
 
 
@@ -166,7 +171,7 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
             raise ApplyError(
                 f"{map_directory / name}: could not be built; main.cf must not name a map that is"
                 " not there, and is left as it was",
-                "postfix-sync --once says what is in the way",
+                f"see what is in the way: {config.command('--once')}",
             )
 
 
@@ -258,7 +263,7 @@ class _Work:
                     " way without these routes, so transport_maps still names them; no parameter"
                     " names the other maps any more",
                     "see it: postqueue -p; when it is delivered, or deleted with postsuper -d:"
-                    " postfix-sync setup --undo",
+                    f" {self.config.command('setup', '--undo')}",
                 )
             await asyncio.sleep(QUEUE_POLL)
 
@@ -271,10 +276,9 @@ class _Work:
             one for one in items(self.postfix.parameters["transport_maps"]) if one not in ours
         ]
         for table in others if waiting else []:
-            map_type, _, name = table.removeprefix("proxy:").partition(":")
             keys = sorted({*waiting, *(domain_of(one) for one in waiting)})
             with contextlib.suppress(SyncError):  # then it can't be told that it routes them
-                found = await self.postfix.query(map_type, Path(name), keys)
+                found = await self.postfix.look_up(unproxied(table), keys, timeout=TIMEOUT)
                 waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
         return set(waiting)
 
@@ -313,11 +317,10 @@ class _Work:
             tell(error)
             LOG.error(
                 "postfix: does not do yet what it did before",
-                extra={"hint": f"see its log, and: {self._command('postfix', 'check')}"},
+                extra={
+                    "hint": f"see its log, and: {wiring.command(self.postfix, 'postfix', 'check')}"
+                },
             )
-
-    def _command(self, *words: str) -> str:
-        return wiring.command(self.postfix, *words)
 
 
 def _named(changes: Sequence[Change]) -> str:

@@ -355,17 +355,24 @@ def test_what_was_replaced_again_is_left_and_told(
 
 
 def test_undo_does_not_name_a_map_that_is_gone(host: Host) -> None:
-    """Its type had been changed; the index of the other type was removed since."""
-    host.write(BARE + f"transport_maps = hash:{host.site.maps}/postfix_lmtp\n")
+    """Its type had been changed; the index of the other type was removed since.
+
+    Nothing refers to `ours` any more then, and it stays.
+    """
+    text = host.write(
+        BARE + f"ours = hash:{host.site.maps}/\ntransport_maps = ${{{{ours}}}}postfix_lmtp\n"
+    )
     host.setup("--yes")
     after = host.text
     assert items(host.values()["transport_maps"]) == [host.reference("postfix_lmtp")]
     done = host.setup("--undo", "--yes", expect=1)
     assert "there is no" in done.stderr
     assert host.text == after
+    assert f"postfix-sync -c {host.site.config} setup --undo" in done.stderr
     host.postfix.command("postmap", f"hash:{host.site.maps}/postfix_lmtp")
+    host.put(f"{after}# mine\n")
     host.setup("--undo", "--yes")
-    assert host.values()["transport_maps"] == f"hash:{host.site.maps}/postfix_lmtp"
+    assert host.text == f"{text}# mine\n"
 
 
 KILL_AT = Path(__file__).parent / "kill_at"
