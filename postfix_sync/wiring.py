@@ -1,4 +1,4 @@
-"""What main.cf must say for the maps to work. Pure: from what postconf(1) says to what is missing.
+"""What main.cf must say for the maps to work: from what postconf(1) says to what is missing. Pure.
 
 The maps do nothing until main.cf names each of them in the parameter for its role, and which roles
 there are depends on the address class of each list domain (ADDRESS_CLASS_README): local, virtual
@@ -147,9 +147,9 @@ def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) ->
     """
     named = [
         type_of(item)
-        for parameter, name in ROLES.items()
+        for parameter in (*ROLES, *HARMLESS)
         for item in items(postfix.parameters[parameter])
-        if path_of(item) == str(map_directory / name)
+        if path_of(item) in {str(map_directory / name) for name in _at_home(parameter)}
     ]
     usable = INDEX_SUFFIX.keys() & postfix.map_types
     if configured != "auto":
@@ -231,7 +231,7 @@ def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[st
 
 
 def _put_map(edit: Edit, ours: Installation, needed: Verdict | None) -> None:
-    """Makes a parameter name the map for it, as the type that is built, and no other.
+    """Makes a parameter name the map for it, as the type that is built, and no wrong one.
 
     `needed` is what it means where the map is not named, None where that is no fault.
     """
@@ -239,34 +239,47 @@ def _put_map(edit: Edit, ours: Installation, needed: Verdict | None) -> None:
     wanted = ours.reference(name) if name else ""
     named = False
     for item in dict.fromkeys(edit.items):
-        if name and ours.named(item) == name:
-            named = True
-            if type_of(item) != ours.map_type:
-                edit.replace(item, wanted)
+        own = ours.named(item)
+        called = own or ours.of_mailman(item)
+        if not called:
+            continue
+        if _comes_from_elsewhere(edit, item):
+            named |= own == name
+        elif called in _at_home(edit.parameter):
+            named |= called == name
+            if not own:
+                edit.replace(item, ours.reference(called))
+                edit.because(_mailmans(item))
+            elif type_of(item) != ours.map_type:
+                edit.replace(item, ours.reference(called))
                 edit.because(f"names {item}, but the map is built as {ours.map_type}")
-        elif reason := _misplaced(edit, ours, item):
+        else:
             edit.replace(item, wanted if needed else "")
-            edit.because(*reason)
+            edit.because(*_misplaced(edit.parameter, own, item))
             named |= bool(needed)
     if needed and not named:
         edit.append(wanted)
         edit.because(f"does not name {wanted}{_so(edit)}", needed)
 
 
-def _misplaced(edit: Edit, ours: Installation, item: str) -> tuple[str, Verdict] | None:
-    """Why an item should not be there: a map in a wrong role, or a file of Mailman's own."""
-    if _comes_from_elsewhere(edit, item):
-        return None
-    if ours.of_mailman(item):
-        why = "that is Mailman's own file, which changes without Postfix being told"
-        return f"names {item}: {why}", Verdict.FAILURE
-    name = ours.named(item)
-    if not name or name in HARMLESS.get(edit.parameter, ()):
-        return None
-    if name == ROUTES and ROLES.get(edit.parameter) == RECIPIENTS:
+def _at_home(parameter: str) -> AbstractSet[str]:
+    """The maps that a parameter may name: the one that it is for, and what does no harm there."""
+    role = {ROLES[parameter]} if parameter in ROLES else set()
+    return role | HARMLESS.get(parameter, set())
+
+
+def _mailmans(item: str) -> str:
+    return f"names {item}: that is Mailman's own file, which changes without Postfix being told"
+
+
+def _misplaced(parameter: str, own: str, item: str) -> tuple[str, Verdict]:
+    """Why an item should not be there: a map (`own`) in a wrong role, or a file of Mailman's."""
+    if not own:
+        return _mailmans(item), Verdict.FAILURE
+    if own == ROUTES and ROLES.get(parameter) == RECIPIENTS:
         why = "which has a new list's addresses before Postfix knows their route"
         return f"names {item}, {why}", Verdict.WARNING
-    role = " or ".join(one for one, map_name in ROLES.items() if map_name == name)
+    role = " or ".join(one for one, map_name in ROLES.items() if map_name == own)
     return f"names {item}, which is for {role}", Verdict.FAILURE
 
 

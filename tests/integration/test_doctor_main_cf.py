@@ -221,6 +221,19 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             {"local_recipient_maps": "failure"},
             {"local_recipient_maps": "proxy:unix:passwd.byname $alias_maps, {recipients}"},
         ),
+        # Mailman's own files make it a local one, which it stays.
+        (
+            {
+                "mydestination": "localhost, texthash:{volume}/postfix_domains",
+                "local_recipient_maps": "inline:{root=x}, texthash:{volume}/postfix_lmtp",
+                "relay_domains": "",
+            },
+            {"mydestination": "failure", "local_recipient_maps": "failure"},
+            {
+                "mydestination": "localhost, {domains}",
+                "local_recipient_maps": "inline:{root=x}, {recipients}",
+            },
+        ),
         # 39: nothing but lists are local.
         (
             {

@@ -517,3 +517,29 @@ def test_codes_matter_where_there_is_a_list_of_that_class() -> None:
     codes = {relay: "450", "unknown_local_recipient_reject_code": "450"}
     assert told(postfix(**WIRED, **codes)) == {relay: "550"}
     assert told(postfix(**LOCAL, **codes)) == {"unknown_local_recipient_reject_code": "550"}
+
+
+@pytest.mark.parametrize("named", ["hash:/etc/postfix/mailman/", f"regexp:{VOLUME}/"])
+@pytest.mark.parametrize("parameter", ["mydestination", "virtual_mailbox_domains"])
+def test_what_gives_the_domains_their_class_is_not_lost(parameter: str, named: str) -> None:
+    """Mailman's file there, or a map as another type, is exchanged: lists' mail is taken as before.
+
+    Without their domain it would be refused; with a map that is not built, all mail is put off.
+    """
+    one = postfix(
+        transport_maps=WIRED["transport_maps"],
+        virtual_alias_maps=WIRED["virtual_alias_maps"],
+        local_recipient_maps=f"unix:passwd.byname, {RECIPIENTS}",
+        virtual_mailbox_maps=RECIPIENTS,
+        **{parameter: f"example.org, {named}postfix_domains"},
+    )
+    ours = Installation(MAPS, "lmdb", volumes=(VOLUME,))
+    found = settings(one, ours, Classes(DOMAINS, named={parameter: DOMAINS}))
+    assert {setting.parameter: (setting.wanted, setting.verdict) for setting in found} == {
+        parameter: ("example.org, lmdb:/etc/postfix/mailman/postfix_domains", Verdict.FAILURE)
+    }
+
+
+def test_the_type_of_a_map_that_stands_where_it_does_no_harm() -> None:
+    one = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
+    assert choose_map_type(one, MAPS, "auto") == "hash"
