@@ -83,11 +83,10 @@ def desk(make_site: MakeSite, idle_postfix: PostfixInstance) -> Desk:
 
 def mend_all(report: Report) -> Report:
     """Runs every command of one report, one after another, and asks again."""
-    again = report
     for name in report.troubles:
         if report[name]["fix"] and name != "running":
-            again = report.mend(name)
-    return again
+            report.run_fix(name)
+    return examine(report.site)
 
 
 def test_a_host_that_is_well(desk: Desk) -> None:

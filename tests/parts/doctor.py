@@ -51,6 +51,11 @@ class Report:
 
     def mend(self, name: str) -> "Report":
         """Runs a finding's command, which must succeed, and asks again."""
+        self.run_fix(name)
+        return examine(self.site)
+
+    def run_fix(self, name: str) -> None:
+        """Runs a finding's command, which must succeed."""
         fix = self.checks[name]["fix"]
         assert fix, self.checks[name]
         path = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -65,7 +70,6 @@ class Report:
             check=False,
         )
         assert done.returncode == 0, (fix, done.stdout)
-        return examine(self.site)
 
 
 def examine(site: Site) -> Report:

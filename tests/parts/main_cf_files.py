@@ -188,11 +188,9 @@ SHAPES = {
     "names": NAMES,
     "other-order": OTHER_ORDER,
     "duplicates": DUPLICATES,
-    "bare": BARE,
-    "last-line-not-ended": BARE.rstrip("\n"),
+    "last-line-not-ended": "# gr\xfc\xdfe\n" + BARE.rstrip("\n"),
     "ends-in-a-continued-line": CONTINUED.partition("virtual_alias_maps")[0].rstrip("\n"),
     "windows": NAMES.replace("\n", "\r\n"),
-    "latin-1": BARE + "# gr\xfc\xdfe\n",
 }
 
 

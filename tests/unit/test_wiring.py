@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.errors import ConfigError
+from postfix_sync.errors import ConfigError, NotPermitted
 from postfix_sync.match_list import Style, decision, patterns
 from postfix_sync.model import Verdict
 from postfix_sync.parameter import Installation
@@ -168,6 +168,19 @@ def test_one_that_is_stopped_is_not_reloaded() -> None:
     stopped = Postfix(**vars(postfix(queue_directory="/nonexistent")))
     assert found(stopped)["transport_maps"].startswith("postconf -e ")
     assert not any("reload" in hint for hint in found(stopped).values())
+
+
+class Unknown(Postfix):
+    """Who asks is not root."""
+
+    @property
+    def master(self) -> int:
+        raise NotPermitted("spool/pid/master.pid: Permission denied")
+
+
+def test_who_can_not_know_whether_it_runs_is_told_to_reload() -> None:
+    one = Unknown(**vars(postfix()))
+    assert found(one)["transport_maps"].endswith(" && postfix reload")
 
 
 def test_another_type_is_replaced() -> None:
