@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from postfix_sync.lookup import Tables
-from postfix_sync.match_list import Pattern, Style, decision, items, keys, patterns
+from postfix_sync.match_list import Pattern, Style, below, decision, items, keys, patterns
 from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS
 from postfix_sync.postfix import Postfix
 from postfix_sync.wiring import CLASSES, Classes
@@ -75,8 +75,7 @@ async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSe
 def _style(postfix: Postfix, parameter: str) -> Style:
     if parameter != "relay_domains":
         return Style.EXACT
-    features = items(postfix.parameters["parent_domain_matches_subdomains"])
-    return Style.PARENTS if parameter in features else Style.DOTTED
+    return below(parameter, postfix.parameters["parent_domain_matches_subdomains"])
 
 
 def _read(path: str) -> str:

@@ -24,6 +24,11 @@ class Style(Enum):
     """`.example.net` for all below it: that parameter hasn't."""
 
 
+def below(parameter: str, matching: str) -> Style:
+    """How a parameter names what is below a domain, if parent_domain_matches_subdomains is that."""
+    return Style.PARENTS if parameter in items(matching) else Style.DOTTED
+
+
 @dataclass(frozen=True)
 class Pattern:
     """One pattern of a list."""

@@ -12,6 +12,7 @@ from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError
 from postfix_sync.match_list import items
 from postfix_sync.model import Finding
+from postfix_sync.parameter import path_of, type_of
 from postfix_sync.postfix import Postfix
 
 PACKAGED = frozenset({"cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"})
@@ -66,8 +67,8 @@ async def map_type(host: Host) -> AsyncIterator[Finding]:
     missing: dict[str, str] = {}
     for parameter, value in (await host.postfix.written()).items():
         for item in items(value):
-            kind, colon, path = item.removeprefix("proxy:").partition(":")
-            if colon and path and kind in DATABASES - host.postfix.map_types:
+            kind = type_of(item)
+            if path_of(item) and kind in DATABASES - host.postfix.map_types:
                 missing.setdefault(kind, f"{parameter} = {item}")
     if not missing:
         yield ok("map_type", f"{host.map_type}, for the maps of the lists")

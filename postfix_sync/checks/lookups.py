@@ -15,7 +15,7 @@ from postfix_sync.checks import Host, failure, ok
 from postfix_sync.checks.files import FILE_TYPES
 from postfix_sync.checks.main_cf import lacking
 from postfix_sync.lookup import Found, Tables
-from postfix_sync.match_list import Style, items, keys
+from postfix_sync.match_list import below, items, keys
 from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
 from postfix_sync.parameter import path_of, type_of
 from postfix_sync.queue import without_extension
@@ -63,8 +63,7 @@ def _addresses(host: Host) -> list[str]:
 async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
     """The addresses that another table routes elsewhere."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
-    features = items(host.postfix.parameters["parent_domain_matches_subdomains"])
-    style = Style.PARENTS if "transport_maps" in features else Style.DOTTED
+    style = below("transport_maps", host.postfix.parameters["parent_domain_matches_subdomains"])
     own = host.tables.own[ROUTES]
     asked = {
         one: [one, bare, *keys("", one.rpartition("@")[2], style), "*"]
