@@ -64,8 +64,8 @@ demo: parts
 
 .PHONY: test
 test: parts lint types
-	$(BIN)/python -m pytest -n 4 --dist worksteal tests/unit tests/integration
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest -m alone tests/e2e
 
 .PHONY: bench
 bench: parts

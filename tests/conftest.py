@@ -1,4 +1,4 @@
-"""Fixtures that most tests share.
+"""Fixtures that most tests share, and a table of what was measured at the end of the run.
 
 What needs root, or a tool that isn't there, is skipped by name on a desk, and fails in CI.
 """
@@ -18,6 +18,9 @@ from tests.parts.site import Site
 # A slow machine is no failure.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
+
+MEASURED = "measured "
+"""How a property of a test begins that is a figure: its value, and the line that tells it."""
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -58,3 +61,18 @@ def make_site(public: Path, idle_postfix: PostfixInstance) -> Callable[..., Site
         return site
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what was measured."""
+    lines = [
+        figure["line"]
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        for name, figure in report.user_properties
+        if name.startswith(MEASURED)
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -19,6 +19,9 @@ from tests.scenarios.world import World
 UNKNOWN = "5.1.1"
 """The enhanced code of a refusal for want of such a recipient."""
 
+AGAIN = {"hash": 10, "lmdb": 2}
+"""How often Mailman writes its files anew; each time takes seconds, most of them Mailman's own."""
+
 State = dict[Path, tuple[int, int]]
 
 
@@ -151,9 +154,10 @@ def test_mailman_stopped_and_started(world: World) -> None:
     up = world.wait_until_destination(up=True)
     assert (up["phase"], up["reply"][:3], up["error"]) == ("rcpt", "250", "")
     destination = f"destination {world.mailman.lmtp_host}:{world.mailman.lmtp_port}"
-    said = [line.partition(destination)[2] for line in world.daemon.messages if destination in line]
-    assert [line.split()[1] for line in said] == ["down:", "up"]
     world.wait_until_received(sent)  # nobody flushes the queue
+    said = [line.partition(destination)[2] for line in world.daemon.messages if destination in line]
+    told = [line.split()[1] for line in said if "waited for it" not in line]
+    assert told == ["down:", "up"]
 
 
 def test_alias_domain(world: World) -> None:
@@ -169,12 +173,12 @@ def test_alias_domain(world: World) -> None:
 
 
 def test_mailman_aliases_changes_nothing(world: World) -> None:
-    """`mailman aliases` writes all its files anew: ten times, and nothing at all happens here."""
+    """`mailman aliases` writes all its files anew, again and again, and nothing happens here."""
     create_and_send(world, "steady@lists.example.net")
     world.daemon.wait_for("lists: +1 list: steady@lists.example.net")
     world.daemon.look()  # all of it is told
     before = (state_of(world), world.postfix.reloads, world.daemon.messages)
-    for _ in range(10):
+    for _ in range(AGAIN[world.site.map_type]):
         written = (world.mailman.data / "postfix_lmtp").stat()
         seen = world.daemon.passes
         world.mailman.regenerate_aliases()

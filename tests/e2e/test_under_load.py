@@ -28,6 +28,8 @@ NEW_DOMAIN, GONE_DOMAIN = "new@created.example.org", "gone@removed.example.org"
 LMTP_HOST = "mailman-demo"
 LMTP_ADDRESS = "127.0.0.1"
 
+pytestmark = pytest.mark.alone
+
 PATIENCE = 30.0
 
 AT_LEAST = 50
