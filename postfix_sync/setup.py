@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,8 +158,11 @@ def _check_text(proposal: Proposal) -> None:
 
 async def _build_maps(config: "Config", instance: "Postfix") -> None:
     """Makes a pass, so that each map is there. Raises SyncError where one is not, even so."""
-    rankings = state.rankings(state.StatusFile(config.state_directory).read_or_new())
-    report = await sync.once(config, rankings)
+    status_file = state.StatusFile(config.state_directory)
+    report = await sync.once(config, state.rankings(status_file.read_or_new()))
+    if report.installed:
+        note = partial(state.after_pass, config=config, report=report, now=time.time())
+        await status_file.update(note)
     for line in report.lines:
         LOG.info("%s", line)
     for error in report.errors:
