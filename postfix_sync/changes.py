@@ -111,7 +111,8 @@ def preview(plan: Plan) -> Iterator[str]:
             yield from entries(plan.changes[name])
         elif name in published:
             yield name
-            yield "(built anew; its entries stay as they are)"
+            empty = not plan.wanted[name]
+            yield "(built; empty)" if empty else "(built anew; its entries stay as they are)"
     if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
         yield "postfix"
         yield "reload"

@@ -69,6 +69,11 @@ class MapDirectory:
         """The index of a map."""
         return self.path / (name + INDEX_SUFFIX[self.map_type])
 
+    @property
+    def is_built(self) -> bool:
+        """Whether each map has its index, so that main.cf may name it."""
+        return all(self.index(name).exists() for name in MAP_NAMES)
+
     async def read(self) -> Installed:
         """What is installed, read from the disk; changes nothing."""
         maps = {name: await self._read_map(name) for name in MAP_NAMES}

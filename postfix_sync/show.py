@@ -15,6 +15,7 @@ from postfix_sync.model import Finding, Verdict
 from postfix_sync.state import DestinationStatus, SourceStatus, Status
 from postfix_sync.tables import lists_of
 from postfix_sync.terminal import Cell, Colour, Terminal
+from postfix_sync.wiring import ROLES
 
 INDENT = "  "
 
@@ -34,8 +35,13 @@ STATES = {"ok": Colour.GOOD, "stale": Colour.DOUBTFUL}
 """How a source may be; everything else is bad."""
 
 
-def findings(found: Sequence[Finding], to: Terminal, *, problems_only: bool = False) -> str:
-    """What doctor found: what is well, then warnings, then failures, then how many of each."""
+def findings(
+    found: Sequence[Finding], to: Terminal, *, problems_only: bool = False, setup: str = ""
+) -> str:
+    """What doctor found: what is well, then warnings, then failures, then how many of each.
+
+    `setup` is the command that makes what main.cf lacks.
+    """
     blocks = []
     for verdict in VERDICTS:
         told = [_finding(one, to) for one in found if one.verdict is verdict]
@@ -43,9 +49,18 @@ def findings(found: Sequence[Finding], to: Terminal, *, problems_only: bool = Fa
             blocks += told
         elif told and not problems_only:
             blocks.append("\n".join(told))
+    if setup:
+        blocks += _setup(found, setup, to)
     if not problems_only:
         blocks.append(_how_many(found, to))
     return "\n\n".join(blocks)
+
+
+def _setup(found: Sequence[Finding], command: str, to: Terminal) -> Iterator[str]:
+    """That `command` makes what main.cf lacks for the maps to be used; nothing where it doesn't."""
+    if any(one.verdict is Verdict.FAILURE and one.name in ROLES for one in found):
+        made = INDENT + to.paint(command, Colour.COMMAND)
+        yield f"setup makes all that main.cf lacks, and asks first:\n{made}"
 
 
 def _finding(one: Finding, to: Terminal) -> str:

@@ -611,7 +611,9 @@ class _Pass:
         postfix = self.directory.postfix
         ours = installation(self.config, self.directory.map_type, bool(goal.addresses))
         classes = await classify(Tables(postfix, ours, goal.maps.tables))
-        self.notices += wiring.notices(postfix, ours, classes)
+        built = self.directory.is_built  # always, but in a dry run before the first pass
+        first = "" if built else self.config.command("--once")
+        self.notices += wiring.notices(postfix, ours, classes, first)
         if any(party.replicas for party in wanted.merged.parties):
             self.notices += wiring.cluster_notices(postfix)
 

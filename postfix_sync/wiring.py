@@ -178,10 +178,14 @@ def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: l
             )
 
 
-def notices(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Notice]:
-    """What main.cf lacks, each with its remedy; see `settings`."""
-    found = settings(postfix, ours, classes)
-    return [Notice(f"main.cf: {one.problem}", remedy(postfix, one)) for one in found]
+def notices(
+    postfix: "Postfix", ours: Installation, classes: Classes, first: str = ""
+) -> list[Notice]:
+    """What main.cf lacks, each with its remedy; see `settings`. `first` is as in `only_built`."""
+    return [
+        Notice(f"main.cf: {one.problem}", only_built(first, one, remedy(postfix, one)))
+        for one in settings(postfix, ours, classes)
+    ]
 
 
 def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Setting]:
@@ -597,6 +601,14 @@ def reloaded(postfix: "Postfix", changing: str) -> str:
     except NotPermitted:
         runs = True  # most do; a dry run by somebody who can't know tells as much
     return f"{changing} && {command(postfix, 'postfix', 'reload')}" if runs else changing
+
+
+def only_built(first: str, setting: Setting, remedy: str) -> str:
+    """A remedy that is safe to paste, by the command that makes the maps where one isn't there.
+
+    Postfix puts off all mail as long as main.cf names a map that has not been built.
+    """
+    return f"{first} && {remedy}" if first and setting.parameter in ROLES else remedy
 
 
 def command(postfix: "Postfix", name: str, *arguments: str) -> str:

@@ -19,7 +19,8 @@ async def held(host: Host) -> AsyncIterator[Finding]:
     yield warning(
         "held",
         f"{hold}" + (f"; what waits: {waiting}" if waiting else ""),
-        "until then, no list that Mailman creates gets mail, and none that it removes is refused",
+        "as long as it is held, no list that Mailman creates gets mail, and none that it removes is"
+        " refused",
         host.command("resume"),
     )
 

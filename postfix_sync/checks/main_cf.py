@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.maps import MapDirectory
 from postfix_sync.match_list import items
 from postfix_sync.model import RECIPIENTS, Finding
 
@@ -63,7 +64,10 @@ def _by_parameter(host: Host) -> dict[str, wiring.Setting]:
 
 
 def _remedy(host: Host, setting: wiring.Setting) -> str:
-    return host.edit(f"{setting.parameter} = {setting.wanted}")
+    ours = host.tables.ours
+    built = MapDirectory(ours.directory, ours.map_type, host.postfix).is_built
+    change = host.edit(f"{setting.parameter} = {setting.wanted}")
+    return wiring.only_built("" if built else host.command("--once"), setting, change)
 
 
 async def list_domains(host: Host) -> AsyncIterator[Finding]:
@@ -86,7 +90,8 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
         else:
             well[named[0]] = well.get(named[0], 0) + 1
     counted = ", ".join(f"{count} in {parameter}" for parameter, count in well.items())
-    yield ok("list_domains", f"list domains: {counted or 'none yet'}")
+    if well or not classes.domains:
+        yield ok("list_domains", f"list domains: {counted or 'none yet'}")
 
 
 def double(named: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -172,16 +173,19 @@ def _times(host: Host) -> Iterator[tuple[str, float]]:
 
 async def passes(host: Host) -> AsyncIterator[Finding]:
     """Somebody makes passes: the daemon, or a timer."""
+    # cron looks for commands in /usr/bin and /bin only.
+    program = shutil.which("postfix-sync") or "/usr/local/sbin/postfix-sync"
+    once = host.command("--once")
     keep = (
         "a daemon makes one as soon as Mailman writes something: postfix-sync, started by whatever"
-        " supervises services here; or cron: */5 * * * * root " + host.command("--once")
+        f" supervises services here; or cron: */5 * * * * root {program}"
+        + once.removeprefix("postfix-sync")
     )
     try:
         updated = seconds_of(host.status["updated"]) if host.status else None
     except ValueError:
         updated = None
     if updated is None:
-        once = host.command("--once")
         yield warning("passes", "no pass was made yet", f"no list is served; {keep}", once)
         return
     overdue = max(OVERDUE, *(3 * one.interval for one in host.config.sources))
@@ -191,7 +195,7 @@ async def passes(host: Host) -> AsyncIterator[Finding]:
             "passes",
             seen,
             f"nobody makes passes: lists that are created or removed now are not noticed; {keep}",
-            host.command("--once"),
+            once,
         )
     else:
         yield ok("passes", seen)

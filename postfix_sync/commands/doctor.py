@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from postfix_sync import doctor, show
 from postfix_sync.commands import complete, load
@@ -11,27 +12,32 @@ from postfix_sync.errors import Exit
 from postfix_sync.model import Finding
 from postfix_sync.terminal import Passing, Terminal
 
+if TYPE_CHECKING:
+    from postfix_sync.config import Config
+
 
 def run(options: argparse.Namespace) -> Exit:
     """Makes every check; 78 if one of them failed. Quiet, only what is not well is told."""
-    found = complete(_examine(options))
+    configuration = load(options)
+    found = complete(_examine(configuration, options))
     document = doctor.as_json(found)
     if options.json:
         text = json.dumps(document, indent=2)
     else:
         to = Terminal.of(sys.stdout, os.environ)
-        text = show.findings(found, to, problems_only=options.quiet)
+        setup = configuration.command("setup")
+        text = show.findings(found, to, problems_only=options.quiet, setup=setup)
     if text:
         print(text)  # noqa: T201 - the command's answer
     return Exit.OK if document["ok"] else Exit.CONFIG
 
 
-async def _examine(options: argparse.Namespace) -> list[Finding]:
+async def _examine(configuration: "Config", options: argparse.Namespace) -> list[Finding]:
     """All findings; a terminal shows meanwhile how far it is, as a probe may take seconds."""
     found = []
     with Passing(sys.stderr, os.environ, wanted=not options.quiet) as line:
         line.show("asking Postfix and the sources ...")
-        async for one in doctor.examine(load(options)):
+        async for one in doctor.examine(configuration):
             found.append(one)
             line.show(f"checked: {len(found)}, last {one.name} ...")
     return found

@@ -474,6 +474,10 @@ def test_which_two_classes_postfix_warns_of(live: Live) -> None:
     live.expect("x@d0.example", "250")
     for domain in domains:
         live.reply(f"x@{domain}")
+    # postlogd(8) writes a moment later.
+    wait_for(
+        lambda: live.postfix.log[before:].count("do not list domain") >= 5, 20, "five warnings"
+    )
     warned = {
         domain: [name for name in pair if re.search(rf"\b{name}\b", line)]
         for domain, pair in domains.items()

@@ -92,6 +92,17 @@ def test_a_change_of_every_kind(site: Site) -> None:
     assert dry_run(site) == []
 
 
+def test_before_the_first_install_advice_is_safe_to_paste(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
+    """Postfix puts off all mail as long as main.cf names a map that isn't there."""
+    idle_postfix.postconf(transport_maps="")
+    done = site.run("--once", "--dry-run")
+    [hint] = (line for line in done.stderr.splitlines() if " postconf " in line)
+    assert f"postfix-sync -c {site.config} --once && postconf " in hint
+    assert block(done.stdout.splitlines(), ALIASES) == ["(built; empty)"]
+
+
 def test_in_sync_it_is_silent(site: Site) -> None:
     assert site.once() == ""
     assert dry_run(site) == []
