@@ -37,13 +37,13 @@ BATCH = 100
 """Messages between two looks whether the destination is still up."""
 
 LOOKS = 3
-"""How often the queue is looked at: what came before Postfix took the destination for alive again
-may have been deferred after the first look."""
+"""How often the queue is looked at, at most: what came before Postfix took the destination for
+alive again may have been deferred after the look before."""
 
 
 LATE = 5.0
-"""Seconds until a last look. A try that was under way to where the destination was before, as with
-a container that has moved, fails after three, and Postfix then takes it for dead once more."""
+"""Seconds until the last looks. A try that was under way to where the destination was before, as
+with a container that has moved, fails after three, and Postfix then takes it for dead once more."""
 
 
 @dataclass(frozen=True)
@@ -115,25 +115,35 @@ async def recover(
         if tried:
             messages = [one for one in messages if one.arrival_time <= alive_since]
         found = await asyncio.to_thread(chosen, messages, routes, instance.fold, delimiters, wanted)
-        fresh = {
-            endpoint: [one for one in ids if one not in tried] for endpoint, ids in found.items()
-        }
-        if not any(fresh.values()):
-            break
+        done |= found.keys()
         alive_since = alive_since or time.time()
-        for endpoint, ids in fresh.items():
-            done.add(endpoint)
-            await _deliver(instance, endpoint, [one for one in ids if one not in tried], is_up)
-            tried.update(ids)
+        if not await _deliver_fresh(instance, found, tried, is_up):
+            break
     if done:
         await asyncio.sleep(LATE)
-        held_up = queue.not_reached(await instance.queue(), 0.0)
-        found = await asyncio.to_thread(
-            chosen, held_up, routes, instance.fold, delimiters, Due(failed=done)
-        )
-        for endpoint, held in found.items():
-            await _deliver(instance, endpoint, list(held), is_up)
+        late: set[str] = set()
+        for _ in range(LOOKS):
+            held_up = queue.not_reached(await instance.queue(), 0.0)
+            found = await asyncio.to_thread(
+                chosen, held_up, routes, instance.fold, delimiters, Due(failed=done)
+            )
+            if not await _deliver_fresh(instance, found, late, is_up):
+                break
     return done
+
+
+async def _deliver_fresh(
+    instance: postfix.Postfix,
+    found: Mapping[str, Sequence[str]],
+    tried: set[str],
+    is_up: Callable[[str], bool],
+) -> bool:
+    """Has those tried that were not yet, and notes them as tried; whether there were any."""
+    before = len(tried)
+    for endpoint, ids in found.items():
+        await _deliver(instance, endpoint, [one for one in ids if one not in tried], is_up)
+        tried.update(ids)
+    return len(tried) > before
 
 
 async def _deliver(

@@ -16,6 +16,8 @@ from tests.parts.common import public_directory
 from tests.parts.podman import Podman
 from tests.scenarios.moving_container import CONTAINER, HOST, PORT, Scenario
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:

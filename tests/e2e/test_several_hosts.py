@@ -97,6 +97,7 @@ def test_one_of_two_mailmans_fails(failure: str, measured: Measured) -> None:
         assert run.delivered["mm2"].keys() == ids(run, BEES)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("failure", FAILURES)
 def test_member_of_a_cluster_fails(failure: str, measured: Measured) -> None:
     """Both have the lists, so the other takes the mail meanwhile."""

@@ -20,7 +20,7 @@ from tests.conftest import need
 from tests.parts import podman as parts
 from tests.parts.common import PATIENCE, public_directory, run, wait_for
 from tests.parts.daemon import RunningDaemon
-from tests.parts.doctor import examine
+from tests.parts.doctor import examine_apart
 from tests.parts.mailman_files import nine
 from tests.parts.podman import Podman
 from tests.parts.site import COMMAND, Site
@@ -391,12 +391,12 @@ def test_docker_that_is_really_podman(
         for kind in ("docker", "podman")
     ]
     site.configure(sources=both)
-    assert {f"container:docker:{mm}", f"container:podman:{mm}"} <= examine(site).checks.keys()
+    assert {f"container:docker:{mm}", f"container:podman:{mm}"} <= examine_apart(site).checks.keys()
 
 
 def finding(site: Site, name: str) -> dict[str, Any]:
     """What doctor finds under a name."""
-    return examine(site)[name]
+    return examine_apart(site)[name]
 
 
 def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -> None:
