@@ -144,9 +144,11 @@ def test_mailman_stopped_and_started(world: World) -> None:
     world.mailman.stop()
     try:
         # A probe that meets Mailman while it ends may come further.
-        wait_for(lambda: world.destination()["phase"] == "connect", PATIENCE, "down, connect")
-        down = world.destination()
-        assert (down["up"], down["error"]) == (False, "Connection refused")
+        wait_for(
+            lambda: world.destination()["phase"] == "connect", PATIENCE, "a refused connection"
+        )
+        down = world.wait_until_destination(up=False)  # at the second failure
+        assert (down["phase"], down["error"]) == ("connect", "Connection refused")
         sent = world.send("patient@lists.example.net")
         assert sent.accepted
     finally:
