@@ -640,10 +640,15 @@ def _stat_of(found: "asyncssh.SFTPAttrs") -> Stat:
 
 
 async def _together(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
-    """Runs all at once; the first error ends the others and is raised by itself."""
+    """Runs all at once; the first error ends the others and is raised by itself.
+
+    No TaskGroup: Python 3.11's leaves its task cancelled in part when one of the others fails, and
+    the next asyncio.timeout() there ends the task instead of raising TimeoutError.
+    """
+    tasks = [asyncio.create_task(one) for one in coroutines]
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in coroutines]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1192,6 +1192,10 @@ def test_a_connection_that_dies_at_the_question_is_made_anew(far: Far) -> None:
             assert await source.fetch()
             far.sshd.kill_sessions()
             assert await source.fetch() is None  # without a turn of the event loop in between
+            # Whoever asked goes on as before, and does not count as cancelled.
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await asyncio.Event().wait()
 
     run(session())
 
