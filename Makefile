@@ -11,9 +11,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
-# And what only the tests run: prometheus for its promtool.
+# And what only the tests run: prometheus for its promtool, the last two for hosts that boot.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
-	prometheus
+	prometheus debootstrap systemd-container
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -64,8 +64,9 @@ demo: parts
 
 .PHONY: test
 test: parts lint types
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone'
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone and not booted'
 	$(BIN)/python -m pytest -m alone tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m booted tests/booted
 
 .PHONY: bench
 bench: parts

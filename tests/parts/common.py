@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -114,14 +114,21 @@ def end_processes(variable: str, value: str, timeout: float) -> None:
         wait_for(lambda: not processes_with(variable, value), 10, f"end of {variable}={value}")
 
 
-def run(*command: str, umask: int = -1, timeout: float = 60) -> str:
+def run(
+    *command: str,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    umask: int = -1,
+    timeout: float = 60,
+) -> str:
     """Run a command that must succeed; what it printed, on either stream."""
     done = subprocess.run(
         command,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=env,
         umask=umask,
         timeout=timeout,
         check=False,

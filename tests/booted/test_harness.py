@@ -1,0 +1,79 @@
+"""The hosts that the other tests boot: a real systemd, a real Postfix, and nothing left of them."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.booted.conftest import need_booted_hosts
+from tests.parts.booted import CHECKOUT, Booted
+from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.debian_root import RELEASES
+from tests.parts.load import send
+from tests.parts.namespaces import Network
+
+pytestmark = [pytest.mark.booted, pytest.mark.slow]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A place that the host's users can reach."""
+    need_booted_hosts()
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_host_boots_and_takes_mail(release: str, directory: Path) -> None:
+    """Postfix is a service of systemd; what is on the disk stays there when it is off."""
+    with Network("mx") as hosts:
+        with Booted(release, directory, host=hosts["mx"]) as mx:
+            mx.boot()
+            mx.wait_for_unit("postfix")
+            assert mx.run("cat", "/proc/1/comm") == "systemd\n"
+            with hosts["mx"].inside():
+                assert send(25, "root@mx.example.net").accepted
+            mx.wait_for_message("postfix*", "status=sent")
+            mx.path("/etc/kept").write_text("kept")
+            (mx.shared / "volume").mkdir()
+            (mx.shared / "volume/file").touch()
+            mx.bind("volume", "/srv/volume")
+            assert mx.run("ls", "/srv/volume") == "file\n"
+            mx.reboot()
+            assert mx.run("cat", "/etc/kept") == "kept"
+            assert mx.run("ls", "/srv/volume") == ""
+            with pytest.raises(RuntimeError, match=r"nonesuch\.service could not be found"):
+                mx.systemctl("status", "nonesuch")
+            leader = mx.leader
+        assert not Path(f"/proc/{leader}").exists()
+    assert not _holders(directory)
+
+
+def test_nothing_outlives_a_test_that_is_killed(directory: Path) -> None:
+    """Neither the host nor its mounts."""
+    program = (
+        "import pathlib, sys, time; from tests.parts.booted import Booted;"
+        f" mx = Booted({RELEASES[0]!r}, pathlib.Path(sys.argv[1])).__enter__(); mx.boot();"
+        " print(mx.leader, flush=True); time.sleep(1000)"
+    )
+    command = [sys.executable, "-c", program, str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=CHECKOUT, text=True) as test:
+        assert test.stdout
+        leader = Path(f"/proc/{int(test.stdout.readline())}")
+        assert leader.exists()
+        test.kill()
+    wait_for(lambda: not leader.exists(), PATIENCE, "the end of the host")
+    wait_for(lambda: not _holders(directory), PATIENCE, "the end of its mounts")
+
+
+def _holders(directory: Path) -> list[Path]:
+    """The processes that have something below this directory mounted."""
+    found = []
+    for mounts in Path("/proc").glob("[0-9]*/mounts"):
+        with suppress(OSError):  # it has ended meanwhile
+            if str(directory) in mounts.read_text():
+                found.append(mounts)
+    return found

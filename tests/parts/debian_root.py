@@ -1,0 +1,145 @@
+"""Root file systems of Debian releases: made by debootstrap once, kept for the next run.
+
+    root = debian_root("trixie")
+    root = debian_root("trixie", "debhelper", "lintian")
+
+Each is a whole Debian with systemd and a configured Postfix, and with what postfix-sync runs on
+there.  It is kept under a name that says what it was made of, and nobody writes into it: whoever
+boots one (booted.py) works on a layer above it.
+
+Packages come from where this machine's own apt gets them, and the way it gets them.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .common import run
+from .mailman import CACHE
+
+BOOKWORM, TRIXIE = "bookworm", "trixie"
+RELEASES = (BOOKWORM, TRIXIE)
+"""Debian 12 and 13."""
+
+# debootstrap installs what a Debian can't boot without, and apt the rest: so apt keeps what it
+# has fetched of Postfix, for who installs it again.
+_BOOTABLE = ("ca-certificates", "dbus", "debconf", "iproute2", "procps", "systemd", "systemd-sysv")
+_PACKAGES = {
+    # What `make install` asks for.
+    BOOKWORM: ("make", "postfix", "postfix-lmdb", "python3-venv"),
+    # What the Debian package depends on: it can be installed without a network.
+    TRIXIE: (
+        *("postfix", "postfix-lmdb", "python3-aiosmtplib", "python3-asyncssh"),
+        *("python3-prometheus-client", "python3-pydantic", "python3-watchfiles", "python3-yaml"),
+    ),
+}
+NAME = "mx.example.net"
+"""What every root calls itself, and its Postfix."""
+
+_HOSTS = f"127.0.0.1 localhost\n127.0.1.1 {NAME} mx\n::1 localhost ip6-localhost ip6-loopback\n"
+_ANSWERS = f"""\
+postfix postfix/main_mailer_type select Internet Site
+postfix postfix/mailname string {NAME}
+"""
+
+_TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
+_CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
+
+MAKING = 1200.0
+"""Seconds that a command may take that fetches a Debian from afar."""
+
+
+def available() -> bool:
+    """What makes a root is there."""
+    return all(shutil.which(name, path=_TOOLS) for name in ("debootstrap", "unshare", "chroot"))
+
+
+def debian_root(release: str, *packages: str) -> Path:
+    """The directory of a root, with these packages besides its own; never to be written into."""
+    name = f"debian-{release}"
+    made_of = f"{_BOOTABLE} {_PACKAGES[release]} {_ANSWERS} {_HOSTS}"
+    if not packages:
+        return _kept(name, made_of, lambda root: _bootstrap(release, root))
+    below = debian_root(release)
+    return _kept(name, f"{made_of} {packages}", lambda root: _extend(below, root, packages))
+
+
+def _kept(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
+    """What `make` makes; at the first call for the same ingredients, whole or not at all."""
+    root = CACHE / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with Path(f"{root}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            with tempfile.TemporaryDirectory(prefix=f"{root.name}.", dir=CACHE) as making:
+                made = Path(making) / "root"
+                make(made)
+                made.rename(root)
+    return root
+
+
+def _bootstrap(release: str, root: Path) -> None:
+    include = f"--include={','.join(_BOOTABLE)}"
+    debootstrap = ("debootstrap", "--variant=minbase", include, release, str(root), *_mirror())
+    run("unshare", "--mount", *debootstrap, umask=0o022, timeout=MAKING)
+    (root / "etc/apt/apt.conf.d/90machine").write_text(_apt_of_the_machine())
+    machines = Path("/") / _CERTIFICATES
+    if machines.exists():
+        shutil.copy(machines, root / _CERTIFICATES)
+    (root / "etc/hosts").write_text(_HOSTS)
+    (root / "etc/hostname").write_text("mx\n")
+    _in_chroot(root, "debconf-set-selections", stdin=_ANSWERS)
+    _install(root, _PACKAGES[release])
+    _in_chroot(root, "postconf", f"myhostname={NAME}")
+
+
+def _extend(below: Path, root: Path, packages: tuple[str, ...]) -> None:
+    run("cp", "--archive", "--reflink=auto", str(below), str(root), timeout=MAKING)
+    _install(root, packages)
+
+
+def _install(root: Path, packages: tuple[str, ...]) -> None:
+    _in_chroot(root, "apt-get", "-q", "update")
+    _in_chroot(root, "apt-get", "-q", "install", "-y", "--no-install-recommends", *packages)
+    for archive in (root / "var/cache/apt/archives").glob("*.deb"):
+        if not archive.name.startswith("postfix"):
+            archive.unlink()
+
+
+def _in_chroot(root: Path, *command: str, stdin: str = "") -> None:
+    run(*chroot(root), *command, stdin=stdin, env=environment(), umask=0o022, timeout=MAKING)
+
+
+def chroot(root: Path) -> tuple[str, ...]:
+    """What to put before a command that works in a root which isn't booted."""
+    enter = (
+        # In a plain chroot, whose root is no mount, there is no propagation to switch off.
+        "mount --make-rprivate / 2>/dev/null;"
+        ' mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
+    )
+    return ("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", enter, str(root))
+
+
+def environment() -> Mapping[str, str]:
+    """Of commands in a root that may use this machine's network: its own, but for what it is."""
+    ours = {"PATH": _TOOLS, "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    return {**os.environ, **ours, "DEBIAN_FRONTEND": "noninteractive"}
+
+
+def _mirror() -> tuple[str, ...]:
+    """Where this machine's apt gets Debian from; nothing, and debootstrap knows a place itself."""
+    wanted = "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)"
+    lines = run("apt-get", "indextargets", "--format", wanted, "Identifier: Packages").splitlines()
+    found = [line.split()[3] for line in lines if line.startswith("Debian Debian main ")]
+    return tuple(found[:1])
+
+
+def _apt_of_the_machine() -> str:
+    """What apt needs to be told here to reach its mirror, as lines of an apt.conf(5)."""
+    names = (*("http", "https"), *("Check-Valid-Until", "Check-Date"))
+    wanted = [f"Acquire::{name}" for name in names]
+    return run("apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', *wanted)
