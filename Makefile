@@ -11,9 +11,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
-# And what only the tests run: prometheus for its promtool, the last two for hosts that boot.
+# And what only the tests run: prometheus for its promtool, debootstrap and systemd-container for
+# hosts that boot, the rest for manual pages and completions.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
-	prometheus debootstrap systemd-container
+	prometheus debootstrap systemd-container man-db groff-base mandoc zsh
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)

@@ -78,12 +78,18 @@ def _common() -> argparse.ArgumentParser:
     """The options of every command. A parser of its own for each: argparse shares defaults."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
-        "-c", "--config", type=Path, metavar="FILE", help="not /etc/postfix-sync/config.yaml"
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="default: /etc/postfix-sync/config.yaml",
     )
     loudness = common.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="say more")
     loudness.add_argument("-q", "--quiet", action="store_true", help="say errors only")
-    common.add_argument("--log-format", choices=("text", "json"), help="text if not given")
+    common.add_argument(
+        "--log-format", choices=("text", "json"), help="of log and errors; default: text"
+    )
     return common
 
 
@@ -92,39 +98,43 @@ def _parser() -> argparse.ArgumentParser:
         prog="postfix-sync",
         description="Keeps this Postfix host in step with the transport maps that Mailman 3 writes."
         " Without a command: the daemon, in the foreground.",
+        epilog="More: man postfix-sync, and man postfix-sync.yaml about the configuration.",
         parents=[_common()],
     )
     parser.set_defaults(config=None, verbose=False, quiet=False, log_format="text", command=None)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--once", action="store_true", help="make one pass and end (for cron)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="with --once: say what would change, change nothing"
+        "--dry-run", action="store_true", help="with --once: show the changes, change nothing"
     )
     parser.add_argument(
         "--force", action="store_true", help="with --once: the guards let the change through"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    probing = commands.add_parser(
-        "probe", parents=[_common()], help="ask Mailman's LMTP port whether it takes mail"
+    def add(name: str, does: str) -> argparse.ArgumentParser:
+        description = f"{does[0].upper()}{does[1:]}."
+        return commands.add_parser(name, parents=[_common()], help=does, description=description)
+
+    probing = add("probe", "ask Mailman's LMTP port whether it takes mail")
+    probing.add_argument(
+        "destinations",
+        nargs="*",
+        type=_endpoint,
+        metavar="HOST[:PORT]",
+        help=f"whom; without one, all that the maps lead to; the port is {LMTP_PORT} if not given",
     )
-    probing.add_argument("destinations", nargs="*", type=_endpoint, metavar="HOST[:PORT]")
     probing.add_argument(
         "--rcpt", type=_address, metavar="ADDRESS", help="the list address to ask for"
     )
     probing.add_argument("--level", choices=("connect", "lhlo", "rcpt"), help="how far to go")
     shape = probing.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_json(shape)
     shape.add_argument("--nagios", action="store_true", help="answer as a monitoring plugin does")
 
-    doctor = commands.add_parser(
-        "doctor", parents=[_common()], help="check this host's Postfix, and say what mends it"
-    )
-    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_json(add("doctor", "check this host's Postfix, and say what mends it"))
 
-    setup = commands.add_parser(
-        "setup", parents=[_common()], help="make Postfix use the maps, and take that back"
-    )
+    setup = add("setup", "make Postfix use the maps, or take that back")
     manner = setup.add_mutually_exclusive_group()
     manner.add_argument("--yes", action="store_true", help="do not ask")
     manner.add_argument(
@@ -135,9 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     setup.add_argument("--undo", action="store_true", help="take out what setup has added")
 
-    rollback = commands.add_parser(
-        "rollback", parents=[_common()], help="put an earlier state of the maps back, and hold it"
-    )
+    _add_json(add("status", "show what the last passes and probes found"))
+
+    rollback = add("rollback", "put an earlier state of the maps back, and hold it")
     rollback.add_argument(
         "generation",
         nargs="?",
@@ -145,13 +155,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GENERATION",
         help="which; without it, they are listed",
     )
-    commands.add_parser("resume", parents=[_common()], help="go on after a rollback")
-
-    status = commands.add_parser(
-        "status", parents=[_common()], help="show what the last passes and probes found"
-    )
-    status.add_argument("--json", action="store_true", help="print status.json as it is")
+    add("resume", "go on after a rollback")
     return parser
+
+
+def _add_json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _endpoint(text: str) -> Destination:

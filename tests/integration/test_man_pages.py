@@ -1,0 +1,47 @@
+"""The manual pages, read by the programs that show them."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+
+PAGES = sorted((Path(__file__).parents[2] / "docs/man").iterdir())
+
+
+def complaints(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_groff_has_no_complaint(page: Path) -> None:
+    need(shutil.which("groff"), "groff")
+    assert not complaints("groff", "-ww", "-man", "-Tutf8", "-Kutf8", "-z", str(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_mandoc_has_no_complaint(page: Path) -> None:
+    need(shutil.which("mandoc"), "mandoc")
+    assert not complaints("mandoc", "-Tlint", str(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_man_shows_it_on_80_columns_without_breaking_a_word(page: Path) -> None:
+    need(shutil.which("man"), "man")
+    shown = subprocess.run(
+        ["man", "--warnings", "-l", str(page)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PAGER": "cat"},
+        timeout=60,
+    )
+    assert not shown.stderr
+    lines = shown.stdout.splitlines()
+    assert len(lines) > 100
+    assert max(map(len, lines)) <= 80
+    assert "\N{HYPHEN}" not in shown.stdout  # a word that is broken can't be searched for
