@@ -66,6 +66,7 @@ class Daemon:
         self.whole_round = False
         self.last = Report()
         self.held: Hold | None = None
+        self.watchdog = systemd.Watchdog()
         self.told: set[str] = set()
         self.told_errors: dict[str, str] = {}
         self.rankings: Mapping[str, Ranking] = {}
@@ -83,7 +84,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR1, self._look)
         places = ", ".join(source.place for source in self.config.sources)
         LOG.info("version %s, source %s", __version__, places)
-        alive = asyncio.create_task(_tell_watchdog())
+        alive = asyncio.create_task(self._signs_of_life())
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
             await self._until_told(serving, stop, reload)
@@ -112,6 +113,17 @@ class Daemon:
             reload.clear()
             if self._reconfigured():
                 return
+
+    async def _signs_of_life(self) -> None:
+        """Shows systemd, if it wants to know, that passes are made."""
+        while self.watchdog.interval:
+            errors = []
+            if not self.watchdog.sign():
+                problem = f"a pass has not ended in {self.watchdog.longest:g} s"
+                hint = "what hangs is in the log that follows; a file system? findmnt, dmesg"
+                errors.append(SyncError(f"{problem}: systemd is left to restart the daemon", hint))
+            self._tell_errors("watchdog", "passes", errors)
+            await asyncio.sleep(self.watchdog.interval)
 
     def _reconfigured(self) -> bool:
         """Reads the configuration again; whether it could be used."""
@@ -157,8 +169,10 @@ class Daemon:
         failures = 0
         delay = FIRST_PASS
         while True:
+            self.watchdog.expect(delay)
             await set_within(self.news, delay)
             self.news.clear()
+            self.watchdog.expect()
             report = await self._pass()
             if interrupted():
                 raise asyncio.CancelledError
@@ -367,14 +381,6 @@ def _summary(report: Report) -> str:
         return report.errors[0].message
     lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0
     return f"{report.held or 'in step'}, {lists} lists"
-
-
-async def _tell_watchdog() -> None:
-    """Shows that the event loop goes round, for as long as systemd wants to know."""
-    interval = systemd.watchdog_interval()
-    while interval:
-        systemd.notify("WATCHDOG=1")
-        await asyncio.sleep(interval)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from postfix_sync.errors import ApplyError, NotPermitted, SyncError
+from postfix_sync.errors import ApplyError, NotPermitted, SyncError, TimedOut
 from postfix_sync.model import (
     INDEX_SUFFIX,
     MAP_NAMES,
@@ -119,6 +119,8 @@ class MapDirectory:
         asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
         try:
             held = await self.postfix.query(self.map_type, self.path / name, asked)
+        except TimedOut:
+            raise  # that says nothing of the index
         except SyncError:
             return InstalledMap(table, Condition.BROKEN)
         in_doubt = table is None or held != sample or (self._staging / name).exists()
@@ -161,7 +163,7 @@ class MapDirectory:
             in_place = self.map_type in SEEN_AT_ONCE and not fresh
             if in_place:
                 staged_index.symlink_to(Path("..") / index.name)
-            await self.postfix.build(self.map_type, staged, lock)
+            await self.postfix.build(self.map_type, staged, len(content), lock)
             await self._check(staged, table)
             if in_place:
                 staged_index.unlink()

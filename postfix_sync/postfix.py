@@ -62,6 +62,10 @@ TURNOVER_TIMEOUT = 30.0
 
 TURNOVER_POLL = 0.05
 
+SLOWEST = 100_000
+"""Bytes that postmap(1) gets through in a second at least, on a slow disk and a busy host: 68 MB
+take it 5 s on two idle cores."""
+
 AT_ONCE = 4
 """Processes of postqueue(1) at the same time: more of them don't get through more messages."""
 
@@ -145,13 +149,17 @@ class Postfix:
     def _command(self, name: str, *arguments: str) -> list[str]:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
 
-    async def build(self, map_type: str, text: Path, lock: int) -> None:
-        """Compiles a text into the index beside it; the running postmap keeps `lock` held.
+    async def build(self, map_type: str, text: Path, size: int, lock: int) -> None:
+        """Compiles a text of `size` bytes into the index beside it.
+
+        The running postmap keeps `lock` held.
 
         Raises ApplyError on any word of postmap(1): it exits 0 on lines it leaves out.
         """
         done = await run(
-            self._command("postmap", f"{map_type}:{text}"), keep_open=[lock], timeout=600
+            self._command("postmap", f"{map_type}:{text}"),
+            keep_open=[lock],
+            timeout=_long_enough(size),
         )
         if done.status or self._complaints(done):
             raise self._failed(f"postmap {map_type}:{text}", done)
@@ -159,7 +167,7 @@ class Postfix:
     async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
         """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
         table = f"{map_type}:{text}"
-        done = await self._query(table, keys, timeout=600)
+        done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
         # That an index is older than its text is no reason not to look into it.
         older = f"is older than source file {text}"
         if any(not line.endswith(older) for line in self._complaints(done)):
@@ -359,6 +367,11 @@ def _service(line: str, overrides: Mapping[str, str], compatibility_level: str) 
 def _messages(printed: str) -> list[Queued]:
     # Addresses may hold U+2028 and its like, at which splitlines() would split.
     return [_queued(json.loads(line)) for line in printed.split("\n") if line]
+
+
+def _long_enough(size: int) -> float:
+    """Seconds after which a postmap(1) that is given so many bytes hangs."""
+    return 60 + size / SLOWEST
 
 
 def _pairs(done: Completed) -> Table:

@@ -1,6 +1,7 @@
 """sd_notify(3): what a service manager that asks for it is told."""
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -34,3 +35,33 @@ def watchdog_interval() -> float | None:
     if not microseconds.isdecimal() or not int(microseconds) or meant_for != str(os.getpid()):
         return None
     return int(microseconds) / 2e6
+
+
+class Watchdog:
+    """Whether work goes on: signs of life are given for no longer than it is expected to.
+
+    That the event loop goes round says little, if what it waits for never comes.
+    """
+
+    OVERDUE = 10
+    """A step of the work may take this many times as long as systemd waits for a sign of life."""
+
+    def __init__(self) -> None:
+        self.interval = watchdog_interval()
+        self._due = math.inf
+
+    def expect(self, after: float = 0.0) -> None:
+        """Work goes on; the next step is begun in `after` seconds, and is to end in time."""
+        self._due = time.monotonic() + after + self.longest
+
+    @property
+    def longest(self) -> float:
+        """How many seconds a step may take."""
+        return self.OVERDUE * 2 * self.interval if self.interval else math.inf
+
+    def sign(self) -> bool:
+        """Gives a sign of life, unless a step is overdue; whether it was given."""
+        if time.monotonic() > self._due:
+            return False
+        notify("WATCHDOG=1")
+        return True

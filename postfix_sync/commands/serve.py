@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import faulthandler
 
 from postfix_sync.commands import load
 from postfix_sync.config import DEFAULT_PATH
@@ -12,6 +13,7 @@ from postfix_sync.errors import Exit
 def run(options: argparse.Namespace) -> Exit:
     """Serves until it is told to stop."""
     configuration = load(options)
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log then says where it hangs
 
     async def serve() -> None:
         await Daemon(options.config or DEFAULT_PATH, configuration).run()

@@ -93,17 +93,23 @@ class RunningDaemon:
         site: Site,
         *arguments: str,
         environment: Mapping[str, str] | None = None,
+        journal: bool = False,
         **popen: Any,
     ) -> None:
-        """Prepare; `environment` is added to the test's own."""
+        """Prepare; `environment` is added to the test's own; `journal`: it takes its log for it."""
         self.site = site
         self.notify = NotifySocket(str(site.directory / "notify"))
         self._log = site.directory / f"log.{time.monotonic_ns()}"
         self._log.touch()
+        found = self._log.stat()
         with self._log.open("ab") as log:
             self.process = site.start(
                 *arguments,
-                environment={"NOTIFY_SOCKET": self.notify.address, **(environment or {})},
+                environment={
+                    "NOTIFY_SOCKET": self.notify.address,
+                    **({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"} if journal else {}),
+                    **(environment or {}),
+                },
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 **popen,

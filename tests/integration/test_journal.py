@@ -1,0 +1,81 @@
+"""The log where standard error is the journal: priorities instead of times (sd-daemon(3)).
+
+$JOURNAL_STREAM says which file is the journal, so any file will do here.
+"""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.parts.daemon import RunningDaemon
+from tests.parts.site import Site
+
+ANTS = "ants@lists.example.net"
+
+MakeSite = Callable[..., Site]
+
+
+def run_with_journal(site: Site, *arguments: str, matches: bool = True) -> list[str]:
+    """What the command writes to a standard error that it is told to be the journal."""
+    path = site.directory / "journal"
+    with path.open("w") as stream:
+        found = path.stat()
+        journal = f"{found.st_dev}:{found.st_ino + (not matches)}"
+        process = site.start(*arguments, environment={"JOURNAL_STREAM": journal}, stderr=stream)
+        process.communicate(timeout=60)
+    return path.read_text().splitlines()
+
+
+@pytest.fixture
+def broken(make_site: MakeSite) -> Site:
+    """A site whose source is away."""
+    return make_site()
+
+
+def test_a_warning_and_its_hint_have_its_priority(broken: Site) -> None:
+    lines = run_with_journal(broken, "--once")
+    first = lines.index(next(line for line in lines if "relay_domains" in line))
+    warning, hint = lines[first : first + 2]
+    assert warning.startswith("<4>warning: main.cf: ")
+    assert hint.startswith("<4>hint: ")
+
+
+def test_an_error_and_its_hint_have_its_priority(broken: Site) -> None:
+    error, hint = run_with_journal(broken, "--once")[-2:]
+    assert error.startswith(f"<3>error: {broken.files.directory}/postfix_lmtp: ")
+    assert hint.startswith("<3>hint: ")
+
+
+def test_so_has_each_line_of_a_long_message(broken: Site) -> None:
+    broken.config.write_text("sauces: []\nprobes: {}\n")
+    lines = run_with_journal(broken, "--once")
+    assert len(lines) >= 3
+    assert {line[:3] for line in lines} == {"<3>"}
+
+
+def test_json_has_the_priority_too(broken: Site) -> None:
+    lines = run_with_journal(broken, "--once", "--log-format", "json")
+    found = {line[:3]: json.loads(line[3:])["level"] for line in lines}
+    assert found == {"<4>": "warning", "<3>": "error"}
+
+
+@pytest.mark.parametrize(("log_format", "start"), [("text", "postfix-sync: "), ("json", "{")])
+def test_nothing_changes_where_the_journal_is_another_file(
+    broken: Site, log_format: str, start: str
+) -> None:
+    """As for a command that is started by a service, with its standard error elsewhere."""
+    lines = run_with_journal(broken, "--once", "--log-format", log_format, matches=False)
+    assert lines
+    assert all(line.startswith(start) for line in lines)
+
+
+@pytest.mark.slow
+def test_the_daemon_leaves_time_and_name_to_the_journal(make_site: MakeSite) -> None:
+    site = make_site()
+    site.files.write(ANTS)
+    with RunningDaemon(site, journal=True) as daemon:
+        daemon.wait_for(f"<6>lists: +1 list: {ANTS}")
+        assert daemon.stop() == 0
+        assert daemon.lines[-1].startswith("<6>ended; ")
+        assert not [line for line in daemon.lines if not line.startswith(("<6>", "<4>"))]
