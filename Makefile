@@ -1,12 +1,15 @@
 # make demo   the main job before your eyes, on real parts
 # make test   every check and every test
 # make bench  how fast it is, beside what people use instead
+# make install, make uninstall   as root: into PREFIX, /opt/postfix-sync if not given, and DESTDIR
 #
 # They install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
 
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
+PREFIX ?= /opt/postfix-sync
+DESTDIR ?=
 SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
@@ -15,6 +18,8 @@ PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procp
 # hosts that boot, the rest for manual pages and completions.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
 	prometheus debootstrap systemd-container man-db groff-base mandoc zsh
+# What postfix-sync itself needs, to be installed.
+install: PACKAGES := python3 python3-venv
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -36,12 +41,14 @@ endef
 
 .PHONY: packages
 packages:
-	@set -e; missing="$(MISSING)"; [ -z "$$missing" ] || { \
+	@set -e; command -v apt-get >/dev/null || exit 0; \
+	missing="$(MISSING)"; [ -z "$$missing" ] || { \
 		if [ "$$(id -u)" != 0 ] && [ -z "$(SUDO)" ]; then \
 			echo "not root and no sudo, so without: $$missing"; exit 0; fi; \
 		echo "installing $$missing"; \
-		echo 'postfix postfix/main_mailer_type select No configuration' \
-			| $(SUDO) debconf-set-selections; \
+		case "$$missing" in *postfix*) \
+			echo 'postfix postfix/main_mailer_type select No configuration' \
+				| $(SUDO) debconf-set-selections;; esac; \
 		$(SUDO) apt-get -q update; \
 		$(no_services); \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
@@ -68,6 +75,11 @@ test: parts lint types
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone and not booted'
 	$(BIN)/python -m pytest -m alone tests/e2e
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m booted tests/booted
+
+.PHONY: install uninstall
+install: packages
+install uninstall:
+	@$(PYTHON) -B tools/install.py $@ --prefix '$(PREFIX)' --destdir '$(DESTDIR)'
 
 .PHONY: bench
 bench: parts

@@ -35,6 +35,7 @@ class Site:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Whole sections of the configuration, merged over those written here."""
     data: Path | None = None
+    command: Sequence[str] = COMMAND
 
     @property
     def files(self) -> MailmanFiles:
@@ -87,7 +88,7 @@ class Site:
         if not self.config.exists():
             self.configure()
         return subprocess.Popen(
-            [*COMMAND, "-c", str(self.config), *arguments],
+            [*self.command, "-c", str(self.config), *arguments],
             text=True,
             env={**os.environ, **(environment or {})},
             **{

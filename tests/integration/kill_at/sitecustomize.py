@@ -3,7 +3,8 @@
 Python imports it at its start when this directory is on PYTHONPATH. What counts as a thing to do is
 every audit event that changes something under the directory KILL_AT_ROOT, and every command that is
 started. With KILL_AT_EVENT=N the Nth of them does not happen; without, all do. KILL_AT_LOG names a
-file that gets a line for each of them, the last line being the one that did not happen.
+file that gets a line for each of them, the last line being the one that did not happen. Where the
+number of what comes before is not known, KILL_AT_TEXT is what such a line has in it.
 
 Between two such events the process changes nothing on the disk that a file system would keep apart:
 so all N together are all the moments at which a kill makes a difference.
@@ -15,6 +16,7 @@ import sys
 
 ROOT = os.environ.get("KILL_AT_ROOT", "")
 EVENT = int(os.environ.get("KILL_AT_EVENT", "0"))
+TEXT = os.environ.get("KILL_AT_TEXT", "")
 LOG = os.environ.get("KILL_AT_LOG", "")
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -80,9 +82,10 @@ def _watch() -> None:
                 if not place.startswith(f"{ROOT}/"):
                     return
             count += 1
+            line = f"{count} {event} {place}\n"
             if log >= 0:
-                os.write(log, f"{count} {event} {place}\n".encode())
-            if count == EVENT:
+                os.write(log, line.encode())
+            if count == EVENT or (TEXT and TEXT in line):
                 os.kill(os.getpid(), signal.SIGKILL)
         finally:
             busy = False

@@ -1,0 +1,280 @@
+"""make install and make uninstall, on hosts of the tests' own: see tests.parts.other_host.
+
+The same under systemd: tests/booted.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from postfix_sync import __version__
+from tests.parts import source
+from tests.parts.common import wait_for
+from tests.parts.daemon import RunningDaemon
+from tests.parts.mailman_files import nine
+from tests.parts.other_host import OtherHost
+from tests.parts.site import Site
+
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+PREFIX = "opt/postfix-sync"
+UNITS = "usr/local/lib/systemd/system"
+KILL_AT = "tests/integration/kill_at"
+
+MakeSite = Callable[..., Site]
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+
+
+class Clone:
+    """A copy of the project, from which `make` is run on a host."""
+
+    def __init__(self, directory: Path) -> None:
+        """Copy it."""
+        self.directory = source.copy(directory)
+        self._environment = source.offline()
+
+    def make(
+        self,
+        host: OtherHost,
+        *arguments: str,
+        expect: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        """What make printed; it must end with `expect`."""
+        done = host.run(
+            *("make", "-s", "-C", str(self.directory), *arguments),
+            environment={**self._environment, **(environment or {})},
+        )
+        assert done.returncode == expect, done.stdout
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """One clone for all: it is not changed by what is made from it."""
+    return Clone(tmp_path_factory.mktemp("clone") / "postfix-sync")
+
+
+@pytest.fixture(scope="module")
+def staged(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree that `make install DESTDIR=…` has made, under another name since.
+
+    Made once for all workers of pytest-xdist: their directories have one parent.
+    """
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    here = (base.parent if workers else base) / "staged"
+    here.mkdir(exist_ok=True)
+    with (here / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (here / "tree").exists():
+            destination = here / "as-it-was-built"
+            command = [
+                "make",
+                "-s",
+                "-C",
+                str(clone.directory),
+                "install",
+                f"DESTDIR={destination}",
+            ]
+            subprocess.run(command, env=source.offline(), check=True)
+            destination.rename(here / "tree")
+    return here / "tree"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> OtherHost:
+    """A host with nothing of postfix-sync on it."""
+    return OtherHost.make(tmp_path / "host")
+
+
+@pytest.fixture
+def installed(host: OtherHost, staged: Path) -> OtherHost:
+    """A host on which it is installed."""
+    shutil.copytree(staged, host.directory, symlinks=True, dirs_exist_ok=True)
+    return host
+
+
+@pytest.fixture
+def site(make_site: MakeSite, installed: OtherHost) -> Site:
+    """Maps that the installed command looks after."""
+    made = make_site(command=(*installed.prefix, "/usr/local/sbin/postfix-sync"))
+    made.files.write(ANTS)
+    return made
+
+
+def environments(host: OtherHost) -> set[str]:
+    """The names of the virtual environments on it."""
+    return {one.name for one in (host.directory / PREFIX).glob("[0-9]*")}
+
+
+def in_use(host: OtherHost) -> str:
+    """The name of the one that the command is from."""
+    return (host.directory / PREFIX / "bin/postfix-sync").readlink().parts[1]
+
+
+def version(host: OtherHost) -> str:
+    """What the command on PATH says that it is."""
+    return host.run("/usr/local/sbin/postfix-sync", "--version", environment={}).stdout
+
+
+def test_a_staged_tree_knows_only_its_final_place(staged: Path) -> None:
+    """DESTDIR is in no file, compiled ones included, and whoever may look may read all of it."""
+    done = subprocess.run(
+        ["grep", "--recursive", "--files-with-matches", "as-it-was-built", staged],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    modes = {path: path.stat().st_mode for path in staged.rglob("*") if not path.is_symlink()}
+    assert [path for path, mode in modes.items() if not mode & 0o004 or mode & 0o022] == []
+
+
+def test_nothing_is_in_it_that_the_command_does_not_need(staged: Path) -> None:
+    """No pip, no tests; and every module is compiled, because nobody else may write there."""
+    (packages,) = staged.glob(f"{PREFIX}/*/lib/python3*/site-packages")
+    names = {path.name for path in packages.iterdir()}
+    assert {"postfix_sync", "pydantic"} <= names
+    assert not names & {"pip", "setuptools", "tests", "tools", "hatchling"}
+    ours = packages / "postfix_sync"
+    modules = {path.stem for path in ours.glob("*.py")}
+    assert modules == {path.name.partition(".")[0] for path in ours.glob("__pycache__/*.pyc")}
+
+
+def test_units_name_the_command_of_the_prefix(staged: Path) -> None:
+    """The units as they are in the repository, but for the path."""
+    units = sorted((source.PROJECT / "systemd").glob("*.*"))
+    assert [unit.name for unit in units] == sorted(
+        path.name for path in staged.glob(f"{UNITS}/*")
+    ), "each unit is installed, and nothing else"
+    for unit in units:
+        text = (staged / UNITS / unit.name).read_text()
+        assert "/usr/bin/postfix-sync" not in text
+        assert text.replace("/opt/postfix-sync/bin/", "/usr/bin/") == unit.read_text()
+
+
+def test_a_staged_tree_works_where_it_is_moved_to(site: Site, installed: OtherHost) -> None:
+    """A pass of the command on PATH, with nothing but what the tree brought."""
+    assert version(installed) == f"postfix-sync {__version__}\n"
+    site.once()
+    assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
+
+
+def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
+    """What uninstall leaves is what was there before, and what the operator has written since."""
+    page = host.directory / "usr/local/share/man/man8/other.8"
+    page.parent.mkdir(parents=True)
+    page.write_text("somebody else's")
+    before = host.tree()
+    said = clone.make(host, "install")
+    assert "write /etc/postfix-sync/config.yaml" in said
+    assert f"postfix-sync {__version__}" in version(host)
+    assert "not from here" not in said
+
+    written = {
+        "etc/postfix-sync/config.yaml": "sources: [{path: /srv/data}]\n"
+        "postfix: {map_directory: /etc/postfix/lists}\n",
+        "etc/postfix/main.cf": "# lmdb:/etc/postfix/lists/postfix_lmtp was it\n"
+        "transport_maps = hash:/etc/postfix/transport,\n"
+        "    lmdb:$config_directory/lists/postfix_lmtp\n",
+    }
+    for name, text in written.items():
+        (host.directory / name).parent.mkdir(exist_ok=True)
+        (host.directory / name).write_text(text)
+    said = clone.make(host, "uninstall")
+    assert (
+        "Kept: /etc/postfix-sync, /var/lib/postfix-sync, and the maps in /etc/postfix/lists" in said
+    )
+    assert "  /etc/postfix/main.cf:3: lmdb:$config_directory/lists/postfix_lmtp\n" in said
+    assert said.count("/etc/postfix/main.cf:") == 1
+    assert host.tree() == {**before, "etc/postfix-sync": "/", "etc/postfix": "/", **written}
+    assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
+
+
+def test_an_upgrade_leaves_a_daemon_what_it_runs_from(
+    site: Site, clone: Clone, installed: OtherHost
+) -> None:
+    """It loads modules whenever it needs them: all are those it was started with."""
+    old = in_use(installed)
+    with RunningDaemon(site) as daemon:
+        daemon.wait_until_it_watches()
+        assert "restart" in clone.make(installed, "install")
+        new = in_use(installed)
+        assert environments(installed) == {old, new}
+        assert version(installed) == f"postfix-sync {__version__}\n"
+        site.files.write(ANTS, BEES)
+        wait_for(lambda: nine(BEES)[0] in site.installed("postfix_recipients"), 20, "a new list")
+
+        refused = clone.make(installed, "uninstall", expect=2)
+        assert f"end process {daemon.process.pid} first" in refused
+        assert version(installed) == f"postfix-sync {__version__}\n"
+        assert daemon.stop(signal.SIGTERM) == 0
+    clone.make(installed, "uninstall")
+    assert environments(installed) == set()
+
+
+def test_killed_at_any_moment_there_is_a_command(clone: Clone, installed: OtherHost) -> None:
+    """Before pip, before the link is changed, and while the one before is taken away."""
+    first = in_use(installed)
+    killed = {
+        "PYTHONPATH": str(clone.directory / KILL_AT),
+        "KILL_AT_ROOT": f"/{PREFIX}",
+    }
+
+    def kill_at(text: str) -> None:
+        said = clone.make(
+            installed, "install", expect=2, environment={**killed, "KILL_AT_TEXT": text}
+        )
+        assert "Killed" in said
+        assert version(installed) == f"postfix-sync {__version__}\n"
+
+    kill_at("'install', '--no-compile'")
+    assert in_use(installed) == first
+    kill_at(f"os.rename /{PREFIX}/bin/postfix-sync")
+    assert in_use(installed) == first
+    assert len(environments(installed)) == 3
+    kill_at(f"os.remove /{PREFIX}/{first}/")
+    assert in_use(installed) != first
+
+    clone.make(installed, "uninstall")
+    assert [path for path in installed.tree() if "postfix-sync" in path] == []
+
+
+@pytest.mark.parametrize(
+    ("there", "prefix", "said"),
+    [
+        ("usr/local/sbin/postfix-sync", "/opt/postfix-sync", "is there already, and not from here"),
+        ("opt/postfix-sync/bin/python3", "/opt/postfix-sync", "choose another PREFIX"),
+        ("usr/local/bin/other", "/usr/local", "choose another PREFIX"),
+        ("opt/other", "/opt", "a directory of postfix-sync's own is expected"),
+        ("opt/other", "opt/postfix-sync", "an absolute path of letters, digits and"),
+        ("opt/other", "/opt/with a blank", "an absolute path of letters, digits and"),
+    ],
+)
+def test_what_is_somebody_elses_is_left_alone(
+    clone: Clone, tmp_path: Path, there: str, prefix: str, said: str
+) -> None:
+    """It is found out before anything is done."""
+    path = tmp_path / there
+    path.parent.mkdir(parents=True)
+    path.write_text("somebody else's")
+    before = sorted(tmp_path.rglob("*"))
+    command = ["make", "-s", "-C", str(clone.directory), "install", f"DESTDIR={tmp_path}"]
+    done = subprocess.run(
+        [*command, f"PREFIX={prefix}"],
+        env=source.offline(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert path.read_text() == "somebody else's"
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,444 @@
+"""`make install` and `make uninstall`: postfix-sync in a virtual environment of its own.
+
+    PREFIX/VERSION.XXXXXXXX/   the virtual environment; built anew by each installation
+    PREFIX/bin/postfix-sync    a link to the command in it: this link is what an upgrade changes
+    PREFIX/installed           what was put elsewhere, one path a line; directories end with /
+    /usr/local/sbin, /usr/local/lib, /usr/local/share
+                               a link to that command; units; manual pages, completions, an example
+
+An environment is never changed once it is in use.  Killed at any moment, the one before works on,
+and the next installation, or `make uninstall`, takes away what was begun.  What goes elsewhere is
+noted before it is put there; what is there already and was not noted is somebody else's, and then
+nothing is done.  Configuration and state are not touched.
+
+It runs before anything is installed, so it needs the standard library alone.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1]
+CONFIGURATION = "/etc/postfix-sync/config.yaml"
+COMMAND = "/usr/local/sbin/postfix-sync"
+# Not /etc/systemd/system: what lies there is the administrator's.  `systemctl edit --full` makes a
+# copy there, which then counts and stays; `systemctl mask` needs the place free.
+UNITS = "/usr/local/lib/systemd/system"
+_ENVIRONMENT = re.compile(r"[0-9].*\.[a-z0-9_]{8}")
+_STANDARD = {
+    *("/etc/", "/opt/", "/usr/", "/usr/local/", "/usr/local/lib/", "/usr/local/sbin/"),
+    *("/usr/local/share/", "/usr/local/share/man/"),
+}
+SERVICE, TIMER = "postfix-sync.service", "postfix-sync-once.timer"
+
+
+class Refused(Exception):
+    """It can't be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where it is installed: `prefix` as it will be called, below `staging` until then."""
+
+    prefix: str
+    staging: str
+    """DESTDIR: another host's root, or a package's; empty for this host."""
+
+    def at(self, path: str) -> Path:
+        """Where a path of the target is at the moment."""
+        return Path(self.staging + path)
+
+    @property
+    def home(self) -> Path:
+        """PREFIX."""
+        return self.at(self.prefix)
+
+    @property
+    def link(self) -> Path:
+        """The command that units and COMMAND name."""
+        return self.home / "bin/postfix-sync"
+
+    @property
+    def runs_systemd(self) -> bool:
+        """The target is this host, and systemd is at work."""
+        return not self.staging and Path("/run/systemd/system").is_dir()
+
+
+@dataclass(frozen=True)
+class Record:
+    """PREFIX/installed."""
+
+    path: Path
+
+    def read(self) -> list[str]:
+        """The paths, in the order in which they were put there."""
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def write(self, paths: list[str]) -> None:
+        """Note these paths instead, at once."""
+        _put(self.path, "".join(f"{path}\n" for path in paths))
+
+
+def main() -> int:
+    """Returns the exit status: 0, or 1 with a message."""
+    parser = argparse.ArgumentParser(description="Called by make install and make uninstall.")
+    parser.add_argument("action", choices=("install", "uninstall"))
+    parser.add_argument("--prefix", required=True)
+    parser.add_argument("--destdir", default="")
+    options = parser.parse_args()
+    os.umask(0o022)
+    try:
+        target = Target(*map(_checked, ("PREFIX", "DESTDIR"), (options.prefix, options.destdir)))
+        status = install(target) if options.action == "install" else uninstall(target)
+    except (Refused, OSError) as error:
+        hint = "; it takes root" if isinstance(error, PermissionError) else ""
+        print(f"make {options.action}: {error}{hint}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"make {options.action}: interrupted; run it again", file=sys.stderr)
+        return 1
+    return status
+
+
+def _checked(name: str, path: str) -> str:
+    """The paths end up in scripts, units and one-line records."""
+    if path and not re.fullmatch(r"(/[A-Za-z0-9_.,+~@-]+)+/?", path):
+        raise Refused(f"{name}={path}: an absolute path of letters, digits and _.,+~@- is expected")
+    if name == "PREFIX" and path.count("/") < 2:
+        raise Refused(f"{name}={path}: a directory of postfix-sync's own is expected")
+    return path.rstrip("/")
+
+
+# --- install
+
+
+def install(target: Target) -> int:
+    """Installs, or upgrades."""
+    texts = dict(_texts(target))
+    ours = [COMMAND, *texts]
+    record = Record(target.home / "installed")
+    _check_what_is_there(target, record, ours)
+    new_directories = _directories_to_make(target, [target.prefix, CONFIGURATION, *ours])
+    target.home.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        before = record.read()
+        record.write(_union(before, new_directories, ours))
+        environment = _build(target)
+        for path, text in texts.items():
+            _put(target.at(path), text)
+        target.at(CONFIGURATION).parent.mkdir(parents=True, exist_ok=True)
+        _point(target.link, f"../{environment.name}/bin/postfix-sync")
+        _point(target.at(COMMAND), f"{target.prefix}/bin/postfix-sync")
+        restarted = _restart(target)
+        _sweep(target, record, environment, ours)
+    print(_what_next(target, upgrade=bool(before)))
+    return 0 if restarted else 1
+
+
+def _check_what_is_there(target: Target, record: Record, ours: list[str]) -> None:
+    """Raises Refused where something of somebody else's would be written over."""
+    noted = record.read()
+    for path in ours:
+        if path not in noted and os.path.lexists(target.at(path)):
+            raise Refused(
+                f"{target.at(path)} is there already, and not from here: move it away, or, if it"
+                " is from another PREFIX, run `make uninstall` with that one first"
+            )
+    beginnings = {record.path.name, _beside(record.path.name)}
+    if not noted and target.home.is_dir():
+        for found in target.home.iterdir():
+            if found.name not in beginnings:
+                raise Refused(
+                    f"{found} is there already, and not from here: move {target.home} away, or"
+                    " choose another PREFIX, a directory of postfix-sync's own"
+                )
+
+
+def _texts(target: Target) -> Iterator[tuple[str, str]]:
+    """What goes below /usr/local, each path with its text."""
+    for unit in sorted(SOURCE.glob("systemd/*.*")):
+        text = unit.read_text().replace(
+            "/usr/bin/postfix-sync", f"{target.prefix}/bin/postfix-sync"
+        )
+        yield f"{UNITS}/{unit.name}", text
+    share = "/usr/local/share"
+    for page in sorted(SOURCE.glob("docs/man/*.[1-9]")):
+        yield f"{share}/man/man{page.suffix[1:]}/{page.name}", page.read_text()
+    for source, path in (
+        ("completions/postfix-sync.bash", f"{share}/bash-completion/completions/postfix-sync"),
+        ("completions/_postfix-sync", f"{share}/zsh/site-functions/_postfix-sync"),
+        ("config.example.yaml", f"{share}/doc/postfix-sync/config.example.yaml"),
+    ):
+        if (SOURCE / source).exists():
+            yield path, (SOURCE / source).read_text()
+
+
+def _directories_to_make(target: Target, paths: list[str]) -> list[str]:
+    """The parents of these paths that are not there yet, but for those that every host has."""
+    parents = {f"{parent}/" for path in paths for parent in Path(path).parents[:-1]} - _STANDARD
+    return sorted(parent for parent in parents if not target.at(parent).exists())
+
+
+def _union(*several: list[str]) -> list[str]:
+    return list(dict.fromkeys(path for paths in several for path in paths))
+
+
+@contextmanager
+def _alone(target: Target) -> Iterator[None]:
+    """One at a time."""
+    descriptor = os.open(target.home, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise Refused(f"another one is at work in {target.home}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _build(target: Target) -> Path:
+    """A new environment with the package in it, which nobody uses yet."""
+    version = _version()
+    print(f"postfix-sync {version}: an environment is built in {target.home}", flush=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{version}.", dir=target.home))
+    made.chmod(0o755)
+    try:
+        _fill(target, made)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return made
+
+
+def _fill(target: Target, made: Path) -> None:
+    python = made / "bin/python3"
+    _run(sys.executable, "-I", "-m", "venv", made)
+    pip = (python, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check")
+    _run(*pip, "install", "--no-compile", SOURCE)
+    # What is not there needs no updates: an upgrade is a new environment.
+    tools = [name for name in ("pip", "setuptools") if _has(python, name)]
+    _run(*pip, "uninstall", "--yes", *tools)
+    _call_by_final_name(target, made)
+    _run(python, "-I", "-m", "compileall", "-q", "-s", target.staging, "-p", "/", made / "lib")
+    _run(python, "-I", "-m", "postfix_sync", "--version")
+    _run("sync", "--file-system", made)  # a power cut leaves nothing half-written in use
+
+
+def _version() -> str:
+    text = (SOURCE / "postfix_sync/__init__.py").read_text()
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if not found:
+        raise Refused(f"{SOURCE}/postfix_sync/__init__.py: no version")
+    return found[1]
+
+
+def _has(python: Path, module: str) -> bool:
+    look = f"import importlib.util as u; print(bool(u.find_spec({module!r})))"
+    return _run(python, "-I", "-c", look) == "True\n"
+
+
+def _call_by_final_name(target: Target, environment: Path) -> None:
+    """Scripts of a virtual environment begin with its path: the one it has after staging."""
+    here = os.fsencode(environment)
+    there = here.removeprefix(os.fsencode(target.staging))
+    for path in (environment / "pyvenv.cfg", *(environment / "bin").iterdir()):
+        if not path.is_symlink() and here in (content := path.read_bytes()):
+            path.write_bytes(content.replace(here, there))
+
+
+def _restart(target: Target) -> bool:
+    """Has a daemon that runs go on with the new environment; False if that failed."""
+    if not target.runs_systemd:
+        return True
+    _run("systemctl", "daemon-reload")
+    done = subprocess.run(["systemctl", "try-restart", SERVICE], check=False)
+    if done.returncode:
+        print(f"the daemon did not start again: journalctl -u {SERVICE}", file=sys.stderr)
+    return not done.returncode
+
+
+def _sweep(target: Target, record: Record, environment: Path, paths: list[str]) -> None:
+    """Takes away what earlier versions had, and environments from which nothing runs."""
+    keep = [path for path in record.read() if path in paths or path.endswith("/")]
+    for path in record.read():
+        if path not in keep:
+            _remove(target.at(path))
+    record.write(keep)
+    for other in _environments(target):
+        if other != environment and not _running(other):
+            shutil.rmtree(other)
+
+
+def _environments(target: Target) -> list[Path]:
+    return [one for one in target.home.iterdir() if _ENVIRONMENT.fullmatch(one.name)]
+
+
+def _running(environment: Path) -> list[int]:
+    """The processes that use it: a daemon loads some of its modules only when it needs them."""
+    mark = os.fsencode(f"/{environment.name}/bin/")
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def _what_next(target: Target, *, upgrade: bool) -> str:
+    done = f"{_version()} is in {target.home}"
+    if upgrade:
+        lines = [f"postfix-sync {done}; a daemon that systemd does not run has to be restarted."]
+    else:
+        lines = [
+            f"postfix-sync {done}. Next:",
+            f"  write {CONFIGURATION}; then: postfix-sync --once, and postfix-sync setup",
+            f"  systemctl enable --now {SERVICE} (or, to have no daemon, {TIMER})",
+        ]
+    return "\n".join(lines)
+
+
+# --- uninstall
+
+
+def uninstall(target: Target) -> int:
+    """Removes what install() has put there, and nothing else."""
+    record = Record(target.home / "installed")
+    if not record.path.exists():
+        raise Refused(f"{target.home}: make install has put nothing there")
+    with _alone(target):
+        left = "" if target.staging else _what_is_left(target)
+        _end(target)
+        paths = record.read()
+        files = [target.at(path) for path in paths if not path.endswith("/")]
+        for file in (target.link, *files):
+            _remove(file)
+        for environment in _environments(target):
+            shutil.rmtree(environment)
+        _remove(record.path)
+    for directory in (target.link.parent, target.home, *_deepest_first(target, paths)):
+        with suppress(OSError):  # something is in it, or mounted on it
+            directory.rmdir()
+    if target.runs_systemd:
+        _run("systemctl", "daemon-reload")
+    print(f"postfix-sync is no longer in {target.home}.{left}")
+    return 0
+
+
+def _end(target: Target) -> None:
+    """Stops and disables what systemd runs from here; refuses if something else still does."""
+    units = [unit for unit in (SERVICE, TIMER) if target.at(f"{UNITS}/{unit}").exists()]
+    if target.runs_systemd and units:
+        _run("systemctl", "disable", "--quiet", *units)
+        _run("systemctl", "stop", *units, *(unit.replace(".timer", ".service") for unit in units))
+    pids = [pid for environment in _environments(target) for pid in _running(environment)]
+    if pids:
+        running = ", ".join(map(str, pids))
+        raise Refused(f"postfix-sync still runs from {target.home}: end process {running} first")
+
+
+def _what_is_left(target: Target) -> str:
+    """What stays, and which lines of main.cf Postfix can't do without the maps for."""
+    maps, state, postfix = _places(target)
+    main_cf = Path(postfix) / "main.cf"
+    text = (
+        f"\nKept: {Path(CONFIGURATION).parent}, {state}, and the maps in {maps} as they are now."
+        "\nPostfix goes on with them."
+    )
+    try:
+        lines = main_cf.read_text(errors="replace").splitlines()
+    except OSError:
+        return text
+    naming = [
+        f"\n  {main_cf}:{number}: {line.strip()}"
+        for number, line in enumerate(lines, 1)
+        if f"{maps}/" in re.sub(r"\$(config_directory|[({]config_directory[)}])", postfix, line)
+        and not line.startswith("#")
+    ]
+    if not naming:
+        return text
+    return (
+        f"{text} Before you remove {maps}, take it out of these lines, or Postfix\n"
+        f"answers all mail with 451:{''.join(naming)}"
+    )
+
+
+def _places(target: Target) -> tuple[str, str, str]:
+    """Maps, state and Postfix's configuration, as postfix-sync's configuration has them."""
+    asked = (
+        "import json, pathlib, sys; from postfix_sync.config import load;"
+        f" c = load(pathlib.Path({CONFIGURATION!r}));"
+        " print(json.dumps([*map(str, (c.postfix.map_directory, c.state_directory,"
+        " c.postfix.config_directory))]))"
+    )
+    python = target.link.resolve().with_name("python3")
+    try:
+        maps, state, postfix = json.loads(_run(python, "-I", "-c", asked, quiet=True))
+    except (Refused, OSError):  # there is none, or one that can't be read: the defaults
+        return "/etc/postfix/mailman", "/var/lib/postfix-sync", "/etc/postfix"
+    return maps, state, postfix
+
+
+def _deepest_first(target: Target, paths: list[str]) -> list[Path]:
+    return [target.at(path) for path in sorted(paths, reverse=True) if path.endswith("/")]
+
+
+def _remove(path: Path) -> None:
+    for one in (Path(_beside(path)), path):
+        one.unlink(missing_ok=True)
+
+
+# --- both
+
+
+def _run(*command: str | Path, quiet: bool = False) -> str:
+    """Runs a command away from the clone; what it printed. Raises Refused if it fails."""
+    done = subprocess.run(
+        command,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        shown = " ".join(map(str, command))
+        raise Refused(f"{shown}: status {done.returncode}; what it said is above")
+    return done.stdout
+
+
+def _beside(path: str | Path) -> str:
+    return f"{path}.new"
+
+
+def _put(path: Path, text: str) -> None:
+    """Writes a file, which is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(_beside(path))
+    new.write_text(text)
+    new.replace(path)
+
+
+def _point(path: Path, to: str) -> None:
+    """Makes a link, or leads one elsewhere, at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(_beside(path))
+    new.unlink(missing_ok=True)
+    new.symlink_to(to)
+    new.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
