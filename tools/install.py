@@ -183,6 +183,15 @@ def _texts(target: Target) -> Iterator[tuple[str, str]]:
             yield path, (SOURCE / source).read_text()
 
 
+def _systemd_version() -> int:
+    """What a staged tree meets is the same: its Python has to be this host's, too."""
+    try:
+        found = re.match(r"systemd (\d+)", _run("systemctl", "--version"))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
 def _directories_to_make(target: Target, paths: list[str]) -> list[str]:
     """The parents of these paths that are not there yet, but for those that every host has."""
     parents = {f"{parent}/" for path in paths for parent in Path(path).parents[:-1]} - _STANDARD
