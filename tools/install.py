@@ -34,6 +34,8 @@ COMMAND = "/usr/local/sbin/postfix-sync"
 # Not /etc/systemd/system: what lies there is the administrator's.  `systemctl edit --full` makes a
 # copy there, which then counts and stays; `systemctl mask` needs the place free.
 UNITS = "/usr/local/lib/systemd/system"
+NOTIFY_RELOAD = 253
+"""The first version of systemd with Type=notify-reload."""
 _ENVIRONMENT = re.compile(r"[0-9].*\.[a-z0-9_]{8}")
 _STANDARD = {
     *("/etc/", "/opt/", "/usr/", "/usr/local/", "/usr/local/lib/", "/usr/local/sbin/"),
@@ -167,10 +169,14 @@ def _check_what_is_there(target: Target, record: Record, ours: list[str]) -> Non
 def _texts(target: Target) -> Iterator[tuple[str, str]]:
     """What goes below /usr/local, each path with its text."""
     for unit in sorted(SOURCE.glob("systemd/*.*")):
-        text = unit.read_text().replace(
-            "/usr/bin/postfix-sync", f"{target.prefix}/bin/postfix-sync"
+        if unit.suffix == ".conf" and _systemd_version() < NOTIFY_RELOAD:
+            continue
+        place = f"{SERVICE}.d/{unit.name}" if unit.suffix == ".conf" else unit.name
+        text = unit.read_text()
+        yield (
+            f"{UNITS}/{place}",
+            text.replace("/usr/bin/postfix-sync", f"{target.prefix}/bin/postfix-sync"),
         )
-        yield f"{UNITS}/{unit.name}", text
     share = "/usr/local/share"
     for page in sorted(SOURCE.glob("docs/man/*.[1-9]")):
         yield f"{share}/man/man{page.suffix[1:]}/{page.name}", page.read_text()
@@ -179,8 +185,7 @@ def _texts(target: Target) -> Iterator[tuple[str, str]]:
         ("completions/_postfix-sync", f"{share}/zsh/site-functions/_postfix-sync"),
         ("config.example.yaml", f"{share}/doc/postfix-sync/config.example.yaml"),
     ):
-        if (SOURCE / source).exists():
-            yield path, (SOURCE / source).read_text()
+        yield path, (SOURCE / source).read_text()
 
 
 def _systemd_version() -> int:

@@ -149,7 +149,7 @@ def test_nothing_is_in_it_that_the_command_does_not_need(staged: Path) -> None:
 
 
 def test_units_name_the_command_of_the_prefix(staged: Path) -> None:
-    """The units as they are in the repository, but for the path; a drop-in where it is understood."""
+    """As they are in the repository, but for the path; the drop-in where it is understood."""
     units = [*(source.PROJECT / "systemd").glob("*.*")]
     installed = {path.name: path for path in (staged / UNITS).rglob("*") if path.is_file()}
     understood = int(run("systemctl", "--version").split()[1]) >= 253
