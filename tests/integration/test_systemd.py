@@ -9,17 +9,27 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.parts.common import PATIENCE, TRIES, wait_for
+from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import NotifySocket, RunningDaemon, install
 from tests.parts.site import Site
 
 pytestmark = pytest.mark.slow
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+
+WATCHED = 0.4
+"""Seconds that systemd waits for a sign of life in some tests; a pass may take ten times that."""
+
+WATCHED_CLOSELY = {"WATCHDOG_USEC": f"{WATCHED * 1e6:.0f}"}
+
+OVERDUE = "a pass has not ended in 4 s"
+
+POSTMAP = "/usr/sbin/postmap"
 
 MakeSite = Callable[..., Site]
 
@@ -142,6 +152,70 @@ def test_signs_of_life_go_on_while_the_source_is_away(site: Site) -> None:
         daemon.wait_for("No such file")
         heard = daemon.notify.received.count("WATCHDOG=1")
         wait_for(lambda: daemon.notify.received.count("WATCHDOG=1") > heard + 2, PATIENCE, "signs")
+
+
+def signs_stop(daemon: RunningDaemon) -> bool:
+    """Whether no sign of life comes for five times as long as systemd would wait."""
+    seen = daemon.notify.received.count("WATCHDOG=1")
+    time.sleep(5 * WATCHED)
+    return daemon.notify.received.count("WATCHDOG=1") == seen
+
+
+def wait_for_signs(daemon: RunningDaemon) -> None:
+    seen = daemon.notify.received.count("WATCHDOG=1")
+    wait_for(lambda: daemon.notify.received.count("WATCHDOG=1") > seen, PATIENCE, "signs of life")
+
+
+def test_a_pass_that_hangs_in_a_command_is_no_life(site: Site) -> None:
+    """Though the event loop goes round."""
+    with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
+        daemon.wait_until_it_watches()
+        while not (stopped := stop_a_command(daemon)):
+            daemon.send(signal.SIGUSR1)
+        daemon.wait_for(OVERDUE)
+        assert signs_stop(daemon)
+        os.kill(stopped, signal.SIGCONT)
+        daemon.wait_for("passes: in step again")
+        wait_for_signs(daemon)
+
+
+def stop_a_command(daemon: RunningDaemon) -> int:
+    """Stops a postmap of the daemon, if one runs just now; its process id."""
+    for pid, command in daemon.commands().items():
+        if command[:1] == [POSTMAP]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                if is_stopped(pid):
+                    return pid
+    return 0
+
+
+def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site) -> None:
+    """A FIFO in the place of a map does what a dead file system does: nobody answers."""
+    text = site.maps / "postfix_vmap"
+    with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
+        daemon.wait_until_it_watches()
+        text.unlink()
+        os.mkfifo(text)
+        daemon.send(signal.SIGUSR1)
+        daemon.wait_for(OVERDUE)
+        assert signs_stop(daemon)
+        os.close(os.open(text, os.O_WRONLY))
+        daemon.wait_for("passes: in step again")
+        wait_for_signs(daemon)
+
+
+def test_what_systemd_ends_says_where_it_hung(site: Site) -> None:
+    text = site.maps / "postfix_vmap"
+    daemon = RunningDaemon(site, environment=WATCHED_CLOSELY)
+    daemon.wait_until_it_watches()
+    text.unlink()
+    os.mkfifo(text)
+    daemon.send(signal.SIGUSR1)
+    daemon.wait_for(OVERDUE)
+    assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
+    assert 'postfix_sync/maps.py", line' in daemon.log
+    daemon.notify.close()
 
 
 @pytest.mark.parametrize(
