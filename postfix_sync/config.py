@@ -318,8 +318,12 @@ class Config(_Section):
         return min(source.interval for source in self.sources)
 
     def command(self, *arguments: str) -> str:
-        """postfix-sync itself with this configuration, as an operator types it."""
-        chosen = [] if self.path == DEFAULT_PATH else ["-c", str(self.path)]
+        """postfix-sync itself with this configuration, as an operator types it, wherever that is.
+
+        Every command line of postfix-sync that a message or a hint names is made here.
+        """
+        path = self.path.absolute()
+        chosen = [] if path == DEFAULT_PATH else ["-c", str(path)]
         return shlex.join(["postfix-sync", *chosen, *arguments])
 
     def policy(self, source: Source) -> Policy:
@@ -330,6 +334,7 @@ class Config(_Section):
             is_placed=source.container is not None,
             allow_empty=self.guard.allow_empty,
             max_removed=self.guard.max_removed,
+            override=self.command("--once", "--force"),
         )
 
 

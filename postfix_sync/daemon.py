@@ -72,7 +72,7 @@ class Daemon:
         self.rankings: Mapping[str, Ranking] = {}
         self.up: dict[Destination, bool] = {}
         self.known: set[Destination] = set()
-        self.status = state.StatusFile(first.state_directory).read_or_new()
+        self.status = state.StatusFile.of(first).read_or_new()
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; a pass that is publishing maps ends first."""
@@ -191,7 +191,7 @@ class Daemon:
 
     async def _pass(self) -> Report:
         answers = answers_of(self.followers)
-        status = state.StatusFile(self.config.state_directory).read_or_new()
+        status = state.StatusFile.of(self.config).read_or_new()
         self.rankings = state.rankings(status)
         try:
             report = await make_pass(self.config, answers, self.rankings)
@@ -331,7 +331,7 @@ class Daemon:
     async def _update(self, change: Callable[[state.Status], state.Status]) -> bool:
         """Changes the status; whether it could be written. If not, it is kept in mind at least."""
         try:
-            self.status = await state.StatusFile(self.config.state_directory).update(change)
+            self.status = await state.StatusFile.of(self.config).update(change)
         except SyncError as error:
             self.status = change(self.status)
             self._tell_once(Notice(error.message, error.hint))

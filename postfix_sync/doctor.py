@@ -124,7 +124,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     map_directory = config.postfix.map_directory
     map_type = wiring.choose_map_type(found, map_directory, config.postfix.map_type)
     try:
-        status = state.StatusFile(config.state_directory).read()
+        status = state.StatusFile.of(config).read()
     except SyncError:
         status = None
     async with opened(config) as sources:

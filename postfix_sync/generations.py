@@ -77,6 +77,8 @@ class Generations:
 
     state_directory: Path
     limit: int
+    listing: str
+    """The command that lists them, as an operator types it."""
 
     @property
     def directory(self) -> Path:
@@ -127,14 +129,14 @@ class Generations:
             kept = ", ".join(map(str, sorted(self.numbers())))
             raise NoSuchGeneration(
                 f"{path}: there is no generation {number}",
-                f"there are {kept}: see postfix-sync rollback" if kept else "none is kept yet",
+                f"there are {kept}: see {self.listing}" if kept else "none is kept yet",
             ) from None
         except PermissionError as error:
             raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
             raise ApplyError(
                 f"{path}: is damaged, so generation {number} can't be put back: {error}",
-                f"others can: see postfix-sync rollback; this one is of no use: rm {path}",
+                f"others can: see {self.listing}; this one is of no use: rm {path}",
             ) from None
 
     async def load_held(self, order: Hold) -> Generation:

@@ -33,6 +33,8 @@ class MainCf:
     postfix: Postfix
     directory: Path
     """Where the record is, and the copies: nobody but root can look into it."""
+    doctor: str
+    """The command that says what main.cf lacks, as an operator types it."""
 
     @property
     def path(self) -> Path:
@@ -95,9 +97,19 @@ class MainCf:
             await postfix.edit(copy.config_directory, wanted)
             made = (copy.config_directory / "main.cf").read_bytes().decode("latin-1")
             _age(copy)
-            _compare({**before, **wanted}, await postfix.set_in(copy.config_directory))
+            self._compare({**before, **wanted}, await postfix.set_in(copy.config_directory))
             await _check(copy, text)
         return made
+
+    def _compare(self, wanted: Mapping[str, str | None], found: Mapping[str, str]) -> None:
+        """Raises ApplyError where the values are not those that were wanted."""
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise ApplyError(
+                    f"postconf: {name} would be {found.get(name)!r} instead of"
+                    f" {wanted.get(name)!r}; main.cf is left as it was",
+                    f"make the changes by hand; {self.doctor} has the commands",
+                )
 
     @asynccontextmanager
     async def _copy(self, text: str) -> AsyncIterator[Postfix]:
@@ -151,17 +163,6 @@ def _age(copy: Postfix) -> None:
     path = copy.config_directory / "main.cf"
     long_ago = path.stat().st_mtime - 60
     os.utime(path, (long_ago, long_ago))
-
-
-def _compare(wanted: Mapping[str, str | None], found: Mapping[str, str]) -> None:
-    """Raises ApplyError where the values are not those that were wanted."""
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ApplyError(
-                f"postconf: {name} would be {found.get(name)!r} instead of {wanted.get(name)!r};"
-                " main.cf is left as it was",
-                "make the changes by hand; postfix-sync doctor has the commands",
-            )
 
 
 async def _check(copy: Postfix, before: str) -> None:

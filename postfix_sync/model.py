@@ -250,6 +250,8 @@ class Policy:
     """Where it is reached is found out by itself, so the host that Mailman wrote is not judged."""
     allow_empty: bool = False
     max_removed: float = 0.5
+    override: str = "postfix-sync --once --force"
+    """The command that makes a pass without the guards, as an operator types it."""
 
     def unguarded(self) -> "Policy":
         """The same without its guards."""

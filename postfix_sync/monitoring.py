@@ -46,7 +46,7 @@ async def write_textfile(config: "Config") -> None:
     # Whoever holds it for long makes a pass, and writes the file after it.
     with contextlib.suppress(Busy):
         async with lock(config.state_directory / LOCK_NAME):
-            text, _ = metrics.render(StatusFile(config.state_directory).read_or_new())
+            text, _ = metrics.render(StatusFile.of(config).read_or_new())
             try:
                 put_file(path, text.encode())
             except OSError as error:
@@ -94,7 +94,7 @@ def pages(config: "Config", quiet: float, began: float) -> "Pages":
     from postfix_sync import health, metrics  # noqa: PLC0415 - see above
     from postfix_sync.http_server import Response  # noqa: PLC0415
 
-    file = StatusFile(config.state_directory)
+    file = StatusFile.of(config)
     intervals = {source.name: source.interval for source in config.sources}
 
     def metrics_page(accept: str) -> Response:

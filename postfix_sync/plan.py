@@ -134,12 +134,11 @@ def guard(
             raise Refused(
                 f"{source}: names no list at all, {len(installed)} are installed;"
                 " refused, Postfix keeps the last good maps",
-                "if all lists were really removed: postfix-sync --once --force,"
-                " or set guard.allow_empty",
+                f"if all lists were really removed: {policy.override}, or set guard.allow_empty",
             )
     elif gone > FEW_LISTS and gone > policy.max_removed * len(installed):
         raise Refused(
             f"{source}: {gone} of {len(installed)} lists are gone, more than guard.max_removed"
             f" ({policy.max_removed:.0%}) allows; refused, Postfix keeps the last good maps",
-            "if they were really removed: postfix-sync --once --force",
+            f"if they were really removed: {policy.override}",
         )

@@ -105,7 +105,7 @@ async def propose_undoing(config: "Config") -> Proposal:
 
 
 def _main_cf(config: "Config", instance: "Postfix") -> MainCf:
-    return MainCf(instance, config.state_directory / DIRECTORY)
+    return MainCf(instance, config.state_directory / DIRECTORY, config.command("doctor"))
 
 
 async def _check_built(config: "Config", main_cf: MainCf, changes: Sequence[Change]) -> None:
@@ -158,7 +158,7 @@ def _check_text(proposal: Proposal) -> None:
 
 async def _build_maps(config: "Config", instance: "Postfix") -> None:
     """Makes a pass, so that each map is there. Raises SyncError where one is not, even so."""
-    status_file = state.StatusFile(config.state_directory)
+    status_file = state.StatusFile.of(config)
     report = await sync.once(config, state.rankings(status_file.read_or_new()))
     if report.installed:
         note = partial(state.after_pass, config=config, report=report, now=time.time())

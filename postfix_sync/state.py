@@ -414,6 +414,13 @@ class StatusFile:
     """status.json in the state directory."""
 
     directory: Path
+    once: str
+    """The command that makes a pass, as an operator types it."""
+
+    @classmethod
+    def of(cls, config: "Config") -> "StatusFile":
+        """The one of a configuration."""
+        return cls(config.state_directory, config.command("--once"))
 
     @property
     def path(self) -> Path:
@@ -467,11 +474,11 @@ class StatusFile:
         except OSError as error:
             raise OutOfReach(
                 f"{self.path}: {why(error)}: no pass has been made yet",
-                "make one: postfix-sync --once",
+                f"make one: {self.once}",
             ) from None
         except (ValueError, RecursionError) as error:
             raise OutOfReach(
-                f"{self.path}: is no status file: {error}", "make a pass: postfix-sync --once"
+                f"{self.path}: is no status file: {error}", f"make a pass: {self.once}"
             ) from None
         status: Status = found
         return status

@@ -152,7 +152,7 @@ class Report:
 
 def generations_of(config: "Config") -> Generations:
     """Where the last states of the maps are."""
-    return Generations(config.state_directory, config.generations)
+    return Generations(config.state_directory, config.generations, config.command("rollback"))
 
 
 def records_of(config: "Config") -> Records:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
-    status = state.StatusFile(configuration.state_directory).read_or_new()
+    status = state.StatusFile.of(configuration).read_or_new()
     rankings = state.rankings(status)
     request = sync.Request(force=options.force, dry_run=options.dry_run)
     report = await sync.once(configuration, rankings, request)
@@ -55,7 +55,7 @@ async def note(configuration: "Config", report: sync.Report, *, probing: bool) -
     """Probes what the pass left installed; notes for status and metrics what both found."""
     if any(isinstance(error, Busy) for error in report.errors):
         return report.status  # whoever was at work notes it
-    status_file = state.StatusFile(configuration.state_directory)
+    status_file = state.StatusFile.of(configuration)
     changes = [partial(state.after_pass, config=configuration, report=report, now=time.time())]
     results: dict[Destination, ProbeResult] = {}
     probing = probing and configuration.probe.level != "off"
@@ -104,7 +104,7 @@ async def _recover(configuration: "Config", report: sync.Report, status: state.S
         done = await recovery.recover(directory, report.routes, wanted, lambda _: True)
         if done:
             change = partial(state.after_flush, endpoints=done, began=began)
-            await state.StatusFile(configuration.state_directory).update(change)
+            await state.StatusFile.of(configuration).update(change)
 
 
 async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting] | None:

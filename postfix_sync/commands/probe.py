@@ -59,7 +59,8 @@ def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
 def _nothing(configuration: "Config") -> OutOfReach:
     return OutOfReach(
         f"{configuration.postfix.map_directory}: no destination is installed there",
-        "name one: postfix-sync probe HOST:PORT; or: postfix-sync --once",
+        f"name one: {configuration.command('probe')} HOST:PORT;"
+        f" or: {configuration.command('--once')}",
     )
 
 

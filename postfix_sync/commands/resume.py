@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _resume(configuration: "Config", options: argparse.Namespace) -> Exit:
-    status = state.StatusFile(configuration.state_directory).read_or_new()
+    status = state.StatusFile.of(configuration).read_or_new()
     report = await sync.once(configuration, state.rankings(status), sync.Request(resume=True))
     tell_problems(report)
     if not options.quiet and not report.failed:

@@ -31,7 +31,7 @@ async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exi
     """Makes a pass that asks no source: it must do also while they are away."""
     number = options.generation
     await sync.generations_of(configuration).load(number)
-    status = state.StatusFile(configuration.state_directory).read_or_new()
+    status = state.StatusFile.of(configuration).read_or_new()
     request = sync.Request(roll_back=number)
     report = await sync.make_pass(configuration, {}, state.rankings(status), request)
     tell_problems(report)

@@ -14,7 +14,7 @@ from postfix_sync.terminal import Terminal
 
 def run(options: argparse.Namespace) -> Exit:
     """Prints the status. Raises OutOfReach where no pass has been made."""
-    status = state.StatusFile(load(options).state_directory).read()
+    status = state.StatusFile.of(load(options)).read()
     if options.json:
         text = json.dumps(status, indent=2)
     else:

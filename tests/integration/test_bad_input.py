@@ -68,7 +68,9 @@ def write_good(site: Site, add: str = "") -> None:
     site.files.write(*LISTS, *([add] if add else []))
 
 
-def assert_refused(site: Site, status: int, *said: str, arguments: tuple[str, ...] = ()) -> None:
+def assert_refused(
+    site: Site, status: int, *said: str, arguments: tuple[str, ...] = (), hinted: str = ""
+) -> None:
     """A pass refuses the source with `status` and these words, and leaves everything alone."""
     before = tree(site.maps, site.hosts)
     done = site.run("--once", *arguments)
@@ -79,6 +81,7 @@ def assert_refused(site: Site, status: int, *said: str, arguments: tuple[str, ..
     assert message.startswith("postfix-sync: error: ")
     assert hint.startswith("postfix-sync: hint: ")
     assert len(hint) > len("postfix-sync: hint: ")
+    assert hinted in hint
     for one in said:
         assert one in message, one
     assert len(message) < 700
@@ -375,7 +378,8 @@ def lists_in(site: Site) -> int:
 
 def test_an_empty_set_is_refused_until_forced(many: Site) -> None:
     many.files.write()
-    assert_refused(many, 65, "names no list at all, 40 are installed")
+    forced = f"removed: postfix-sync -c {many.config} --once --force"
+    assert_refused(many, 65, "names no list at all, 40 are installed", hinted=forced)
     assert many.once("--force") == ""
     assert lists_in(many) == 0
     assert many.installed(DOMAINS) == {}
@@ -396,7 +400,8 @@ def test_an_empty_set_is_nothing_special_where_nothing_is_installed(shared: Site
 
 def test_more_than_max_removed_is_refused_until_forced(many: Site) -> None:
     many.files.write(*numbered(19))
-    assert_refused(many, 65, "21 of 40 lists are gone", "guard.max_removed (50%)")
+    forced = f"removed: postfix-sync -c {many.config} --once --force"
+    assert_refused(many, 65, "21 of 40 lists are gone", "guard.max_removed (50%)", hinted=forced)
     assert many.once("--force") == ""
     assert lists_in(many) == 19
 

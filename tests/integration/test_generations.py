@@ -39,7 +39,7 @@ A, B, C, D = (mailman(f"{name}@x.example") for name in "abcd")
 @pytest.fixture
 def kept(tmp_path: Path) -> Generations:
     """A state directory that is not there yet, for three generations."""
-    return Generations(tmp_path / "state", 3)
+    return Generations(tmp_path / "state", 3, "postfix-sync rollback")
 
 
 def test_what_is_kept_comes_back(kept: Generations) -> None:
@@ -78,7 +78,7 @@ def test_what_was_in_place_longest_ago_goes_and_no_number_comes_again(kept: Gene
 
 
 def test_one_is_enough(tmp_path: Path) -> None:
-    kept = Generations(tmp_path, 1)
+    kept = Generations(tmp_path, 1, "postfix-sync rollback")
     assert [keep(kept, one) for one in (A, B, A)] == [1, 2, 3]
     assert kept.numbers() == [3]
 

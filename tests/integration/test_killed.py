@@ -259,7 +259,7 @@ def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
     assert names(site.state) == sorted([*STATE, *(["held.json"] if held else [])])
     status = site.status()
     assert status["held"] == held
-    kept = Generations(site.state, 10)
+    kept = Generations(site.state, 10, "postfix-sync rollback")
     assert Maps.of(asyncio.run(kept.load(status["generation"])).tables).tables == wanted.tables
     assert kept.numbers()[0] == status["generation"]
     assert names(kept.directory) == sorted(f"{number}.json.gz" for number in kept.numbers())

@@ -628,7 +628,8 @@ def test_nothing_installed_and_nothing_named(site: Site) -> None:
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr == (
         f"postfix-sync: error: {site.maps}: no destination is installed there\n"
-        "postfix-sync: hint: name one: postfix-sync probe HOST:PORT; or: postfix-sync --once\n"
+        f"postfix-sync: hint: name one: postfix-sync -c {site.config} probe HOST:PORT;"
+        f" or: postfix-sync -c {site.config} --once\n"
     )
 
 

@@ -140,7 +140,7 @@ def test_what_can_not_be_put_back_is_said_and_nothing_done(make: MakeSite) -> No
     before = tree(site.directory)
     _, said = run(site, "rollback", "3", status=2)
     assert "there is no generation 3" in said[0]
-    assert "there are 1, 2" in said[1]
+    assert f"there are 1, 2: see postfix-sync -c {site.config} rollback" in said[1]
     _, said = run(site, "rollback", "1", status=1)
     assert f"{damaged}: is damaged" in said[0]
     run(site, "rollback", "bees", status=2)

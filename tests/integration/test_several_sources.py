@@ -495,8 +495,9 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
     report = passed(several.site, two=answered(several.site, "two"))
     assert report.errors == ()
     assert report.sources["one"].answered_at is None
-    old = StatusFile(several.site.state).read()
-    found = after_pass(old, config.load(several.site.config), report, now=2e9)["sources"]
+    configuration = config.load(several.site.config)
+    old = StatusFile.of(configuration).read()
+    found = after_pass(old, configuration, report, now=2e9)["sources"]
     assert found["one"] == before
     assert found["two"]["state"] == "ok"
     assert (found["two"]["last_success"] or "") < "2033", (

@@ -323,7 +323,7 @@ def test_garbage_is_told_as_such(site: Site, name: str) -> None:
     assert done.stderr.startswith(
         f"postfix-sync: error: {site.state / 'status.json'}: is no status file: "
     )
-    assert done.stderr.endswith("hint: make a pass: postfix-sync --once\n")
+    assert done.stderr.endswith(f"hint: make a pass: postfix-sync -c {site.config} --once\n")
 
 
 def test_a_daemon_survives_garbage(site: Site) -> None:
@@ -399,7 +399,8 @@ def test_no_status_yet(site: Site) -> None:
         assert (done.returncode, done.stdout) == (75, "")
         assert done.stderr == (
             f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no pass"
-            " has been made yet\npostfix-sync: hint: make one: postfix-sync --once\n"
+            " has been made yet\n"
+            f"postfix-sync: hint: make one: postfix-sync -c {site.config} --once\n"
         )
     assert not site.state.exists()
 

@@ -1,5 +1,9 @@
 """The configuration: each rule with the document that breaks it, and the exact message."""
 
+import ast
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -307,3 +311,46 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory") as caught:
         config.load(tmp_path / "missing.yaml")
     assert "one key is enough" in caught.value.hint
+
+
+def test_a_command_names_the_file_wherever_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my own.yaml"
+    path.write_text("sources: [{path: /m}]\n")
+    monkeypatch.chdir(tmp_path)
+    named = f"postfix-sync -c '{path}' --once --force"
+    assert config.load(path).command("--once", "--force") == named
+    assert config.load(Path(path.name)).command("--once", "--force") == named
+    assert config.load(path).policy(config.load(path).sources[0]).override == named
+
+
+def test_a_command_does_not_name_the_file_that_is_there_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("sources: [{path: /m}]\n")
+    monkeypatch.setattr(config, "DEFAULT_PATH", path)
+    monkeypatch.chdir(tmp_path)
+    assert config.load(Path(os.path.relpath(path))).command("resume") == "postfix-sync resume"
+
+
+def test_no_message_makes_a_command_by_itself() -> None:
+    """It would lack the -c of who started the program with another configuration."""
+    package = Path(config.__file__).parent
+    own = re.compile(r"postfix-sync (--|probe|doctor|setup|status|rollback|resume)")
+    found = [
+        f"{path.relative_to(package)}: {text}"
+        for path in package.rglob("*.py")
+        for text in texts(ast.parse(path.read_text()))
+        if own.search(text)
+    ]
+    assert found == ["model.py: postfix-sync --once --force"]  # for a Policy of no configuration
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """All texts of a module that are no docstring."""
+    told = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+    for one in ast.walk(tree):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in told:
+            yield one.value
