@@ -2,6 +2,10 @@
 
 No socket of an engine is opened here, and nothing is changed. A question has an end in time: a
 daemon that hangs is an error like one that is stopped.
+
+podman has no daemon: the command that is asked opens the containers' storage itself, for which it
+must be allowed to mount. A service that may not (systemd/postfix-sync.service) has it ask podman's
+own service, where that is (podman.socket).
 """
 
 import contextlib
@@ -9,6 +13,7 @@ import ipaddress
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from postfix_sync import container
 from postfix_sync.container import Container
@@ -22,6 +27,9 @@ TIMEOUT = 10.0
 
 EVENTS = ("start", "restart", "die", "died", "connect", "disconnect", "rename")
 """After which a container may have another address. die is docker's word, died podman's."""
+
+PODMAN_SOCKET = Path("/run/podman/podman.sock")
+"""Where podman.socket listens for root (podman-system-service(1))."""
 
 SHARED_AT_MOST = 4
 """So many containers may use each other's network in a row; engines allow one."""
@@ -38,7 +46,9 @@ class Engine:
             f"install {self.name}; or set address: to the IP address at which this host reaches"
             " Mailman"
         )
-        return [find_command(self.name, hint), *arguments]
+        served = self.name == "podman" and PODMAN_SOCKET.is_socket()
+        where = ("--url", f"unix://{PODMAN_SOCKET}") if served else ()
+        return [find_command(self.name, hint), *where, *arguments]
 
     async def place(self, name: str) -> Peer:
         """Where this host reaches a container.
@@ -90,6 +100,11 @@ class Engine:
     def _failed(self, done: Completed) -> SyncError:
         """Why the engine itself could not answer; both engines say it in words only."""
         said = done.stderr.lower()
+        # Without the right to mount, it takes itself for another user's.
+        if "cannot re-exec process" in said or "cannot set user namespace" in said:
+            return NotPlaced(
+                f"{done.command}: {done.complaint}", fix="systemctl enable --now podman.socket"
+            )
         if "permission denied" in said:
             return NotPermitted(
                 f"{done.command}: {done.complaint}",

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from postfix_sync.engine import PODMAN_SOCKET
 from postfix_sync.system import SEARCH_PATH
 from tests.conftest import need
 from tests.parts import podman as parts
 from tests.parts.common import PATIENCE, public_directory, run, wait_for
-from tests.parts.daemon import RunningDaemon
+from tests.parts.daemon import RunningDaemon, may_not_mount
 from tests.parts.doctor import examine_apart
 from tests.parts.mailman_files import nine
 from tests.parts.podman import Podman
@@ -348,6 +350,48 @@ def test_events_that_end_are_asked_for_again(podman: Podman, mm: str, site: Site
         daemon.stop()
         assert not Path(f"/proc/{again}").exists()
     assert "Task was destroyed" not in daemon.log
+
+
+@pytest.fixture
+def service(podman: Podman) -> Iterator[Callable[[], None]]:
+    """Starts podman's service, as podman.socket does when somebody asks."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        PODMAN_SOCKET.parent.mkdir(exist_ok=True)
+        started.append(
+            subprocess.Popen(
+                ["podman", "system", "service", "--time=0", f"unix://{PODMAN_SOCKET}"],
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        wait_for(PODMAN_SOCKET.is_socket, PATIENCE, "podman's service")
+
+    with podman.inside():
+        yield start
+        for process in started:
+            process.terminate()
+            process.wait()
+        PODMAN_SOCKET.unlink(missing_ok=True)
+
+
+def test_a_daemon_that_may_not_mount_asks_podmans_service(
+    podman: Podman, mm: str, site: Site, service: Callable[[], None]
+) -> None:
+    """As postfix-sync.service, which is told what is missing, and follows when it is there."""
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    with RunningDaemon(site, preexec_fn=may_not_mount) as daemon:
+        daemon.wait_for("hint: systemctl enable --now podman.socket")
+        service()
+        daemon.wait_for(f"lists: Mailman is reached at {podman.address(mm)} (network podman)")
+        daemon.wait_for("lists: in step again")
+        podman.command("restart", mm)
+        now = podman.address(mm)
+        wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")
+        podman.command("rm", "--force", "--time", "0", mm)
+        daemon.wait_for("there is no container of this name")
+        assert daemon.stop() == 0
 
 
 @pytest.fixture

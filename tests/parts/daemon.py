@@ -22,14 +22,23 @@ from tests.parts.common import PATIENCE, wait_for
 from tests.parts.site import Site
 
 _PR_CAPBSET_DROP = 24
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 1, 2, 21
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def obey_modes() -> None:
     """A preexec_fn: the command is root, but file modes hold for it as for everybody else."""
-    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+    _drop(_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
+
+
+def may_not_mount() -> None:
+    """A preexec_fn: the command is root, but can't mount, as in postfix-sync.service."""
+    _drop(_CAP_SYS_ADMIN)
+
+
+def _drop(*capabilities: int) -> None:
+    for capability in capabilities:
         if _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl")
 
