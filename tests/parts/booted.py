@@ -72,13 +72,18 @@ class Booted:
         *,
         host: Host | None = None,
         packages: Iterable[str] = (),
+        options: Iterable[str] = (),
     ) -> None:
-        """Prepare, in a directory that others can reach; `packages` are there besides our own."""
+        """Prepare, in a directory that others can reach; `packages` are there besides our own.
+
+        `options` are systemd-nspawn's.
+        """
         self.release = release
         self.shared = directory / "shared"
         self._directory = directory
         self._disk = directory / "disk"
         self._lower = debian_root.debian_root(release, *packages)
+        self._options = tuple(options)
         self._network = f"--network-namespace-path=/run/netns/{host.namespace}" if host else ""
         self._cgroup = f"pfs-{os.getpid()}-{next(_NUMBERS)}"
         self._holder: subprocess.Popen[bytes] | None = None
@@ -138,6 +143,7 @@ class Booted:
                     *("--resolv-conf=off", "--timezone=off", "--link-journal=no"),
                     self._network or "--private-network",
                     f"--bind={self.shared}:{SHARED}",
+                    *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,

@@ -1,0 +1,124 @@
+"""Containers that stand for the ones people have: the real Docker, in a booted host, real Mailman.
+
+    mx.path("/root/image.tar").write_bytes(tar(SAMPLE))
+    mx.run("docker", "import", "/root/image.tar", SAMPLE.name)
+
+An image is nearly empty: the host's /usr, with Debian's Mailman, is mounted into the container.
+Its entry point is written here, and does what that of the real image does as far as others see:
+which user Mailman is, where its files are and in which format, where it listens, and what its
+`postmap` is.  Beyond that it is SQLite in place of PostgreSQL, and of Mailman's runners there are
+only those that take mail: what they have taken stays in Mailman's queue, where it can be found.
+"""
+
+import io
+import tarfile
+from dataclasses import dataclass
+
+PACKAGES = ("docker.io", "iptables", "mailman3")
+"""What the host needs."""
+
+OPTIONS = ("--capability=CAP_NET_ADMIN", "--system-call-filter=@keyring bpf")
+"""What systemd-nspawn has to let the host do: bridges and NAT; runc's key rings and eBPF."""
+
+_IDLE = (
+    *("archive", "bounces", "command", "digest", "in", "nntp", "out", "pipeline", "rest"),
+    *("retry", "task", "virgin"),
+)
+
+_ENTRY = """\
+#!/bin/sh
+set -e
+cat >/etc/postfix-mailman.cfg <<END
+[postfix]
+postmap_command: {postmap}
+transport_file_type: {table}
+END
+cat >/etc/mailman.cfg <<END
+[mailman]
+layout: here
+[paths.here]
+var_dir: /opt/mailman/var
+bin_dir: /usr/lib/mailman3/bin
+[mta]
+incoming: mailman.mta.postfix.LMTP
+outgoing: mailman.mta.deliver.deliver
+lmtp_host: $({lmtp_host})
+lmtp_port: 8024
+configuration: /etc/postfix-mailman.cfg
+{idle}END
+mkdir -p /opt/mailman/var
+chown -R {user} {owned}
+as() {{ setpriv --reuid={user} --regid={group} --clear-groups "$@"; }}
+{before}exec setpriv --reuid={user} --regid={group} --clear-groups \
+    /usr/lib/mailman3/bin/master -C /etc/mailman.cfg --force
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One of the images that people have."""
+
+    name: str
+    user: int
+    group: int
+    owned: str
+    """What it gives to Mailman at each start."""
+    lmtp_host: str
+    """The command that tells it."""
+    table: str
+    postmap: str
+    before: str = ""
+    """What is run before Mailman."""
+
+    @property
+    def entry(self) -> str:
+        """Its entry point."""
+        idle = "".join(f"[runner.{name}]\nstart: no\n" for name in _IDLE)
+        return _ENTRY.format(**{**vars(self), "idle": idle})
+
+
+SAMPLE = Image(
+    "alexbarcelo/mailman3",
+    user=999,
+    group=999,
+    owned="/opt/mailman",
+    lmtp_host="hostname",
+    table="hash",
+    # In the image, /usr/sbin/postmap is a copy of true.
+    postmap="/bin/true",
+)
+DOCKER_MAILMAN = Image(
+    "maxking/mailman-core:0.4",
+    user=100,
+    group=65533,
+    owned="/opt/mailman/var",
+    lmtp_host="hostname -i",
+    table="regex",
+    postmap="true",
+    before="as mailman -C /etc/mailman.cfg aliases\n",
+)
+
+
+def tar(image: Image) -> bytes:
+    """A root file system with the entry point, and places for what is mounted into it."""
+    mailman = f"mailman:x:{image.user}:{image.group}::/:/bin/sh\n"
+    files = {
+        "entry": image.entry,
+        "etc/passwd": f"root:x:0:0::/root:/bin/sh\n{mailman}",
+        "etc/group": f"root:x:0:\nmailman:x:{image.group}:\n",
+    }
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in ("usr", "etc", "proc", "sys", "dev", "run", "tmp", "var", "opt", "opt/mailman"):
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
+            archive.addfile(directory)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            archive.addfile(link)
+        for name, text in files.items():
+            file = tarfile.TarInfo(name)
+            file.size, file.mode = len(text.encode()), 0o755 if name == "entry" else 0o644
+            archive.addfile(file, io.BytesIO(text.encode()))
+    return content.getvalue()

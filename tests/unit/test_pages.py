@@ -1,0 +1,68 @@
+"""The pages that are followed step by step: how they are read, and that their links lead somewhere.
+
+tests/booted/test_pages.py follows them.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.parts import page
+from tests.parts.page import DOCS, Step, steps
+
+README = DOCS.parent / "README.md"
+
+_LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of the headings."""
+    titles = (title.lower() for title in _HEADING.findall(document.read_text()))
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", [README, *sorted(DOCS.glob("*.md"))], ids=lambda one: one.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Within the repository: to a file that is there, and a heading that it has."""
+    for link in _LINK.findall(document.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_a_page_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, where they are made, and what they print."""
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    (tmp_path / "page.md").write_text(
+        "# Page\n\n## One\n\n```text\nwhat people have\n```\n\n```sh\nfirst\n\nmore\n```\n\n"
+        "```text\na\n\nb\n```\n\n## Two\n\n```text\nno more of it\n```\n\n```sh mm\nthere\n```\n"
+    )
+    assert steps("page.md") == [
+        Step("docs/page.md:9", "first\n\nmore\n", printed=("a", "b")),
+        Step("docs/page.md:27", "there\n", "mm"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "missing"),
+    [
+        ("x\nants  is\n up since 1 s\n50 ok\n", ""),
+        ("ants is up, 49 ok", ""),
+        ("50 ok\nants is up", "49 ok"),
+        ("ants is down\n49 ok", "ants is up"),
+    ],
+)
+def test_what_a_step_prints(output: str, missing: str) -> None:
+    """The lines in their order; blanks, line ends and numbers are free."""
+    assert Step("", "", printed=("ants is up", "49 ok")).missing(output) == missing
+
+
+def test_what_stands_for_anything() -> None:
+    """Dots do, within a line of the page."""
+    assert not Step("", "", printed=("a … d",)).missing("a b\nc d")
+    assert Step("", "", printed=("a … e",)).missing("a b\nc d")
