@@ -2,15 +2,17 @@
 
 Each page begins with a host as its readers have it, and ends with a postfix-sync that systemd (or
 cron) looks after, `doctor` without a failure, and a message in Mailman for a list that was created
-last.  Postfix, systemd, Docker, cron and Mailman are Debian's own; of the containers only the
-images are imitated (tests/parts/mailman_container.py), with the same user, paths, formats and
-addresses.
+last.  Postfix, systemd, Docker, sshd, cron and Mailman are Debian's own; of the containers only the
+images are imitated (tests/parts/mailman_container.py), with the same users, paths, formats and
+addresses.  What a page leaves to a person, such as comparing two fingerprints, is done here.
 """
 
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,14 +23,18 @@ from tests.parts.booted import Booted
 from tests.parts.common import PATIENCE, public_directory, wait_for
 from tests.parts.debian_root import BOOKWORM
 from tests.parts.load import send
-from tests.parts.mailman_container import DOCKER_MAILMAN, SAMPLE, Image
+from tests.parts.mailman_container import DOCKER_MAILMAN, ONLY_LMTP, SAMPLE, Image
 from tests.parts.namespaces import Host, Network
 from tests.parts.page import Step, steps
 
 pytestmark = [pytest.mark.booted, pytest.mark.slow]
 
-ANTS, BEES, CATS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats"))
-UNIT = "postfix-sync.service"
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+MM = "mm.example.net"
+EXAMPLE_ADDRESS = "192.0.2.24"
+"""MM's in the pages."""
+
+PACKAGES = (*mailman_container.PACKAGES, "openssh-client", "openssh-server")
 
 A_SHELL_OF_ROOT = """\
 exec 2>&1
@@ -40,18 +46,18 @@ KEPT = ("/etc/postfix/main.cf", "/etc/hosts")
 """What each page finds as the one before has found it."""
 
 MINUTE = 60 + PATIENCE
+"""Seconds for what cron does, and for what takes long on a loaded machine."""
 
 
-class Mx:
-    """The host that has Postfix."""
+@dataclass(frozen=True)
+class Machine:
+    """A host, as whoever follows a page sees it."""
 
-    def __init__(self, booted: Booted, host: Host) -> None:
-        """Run."""
-        self.booted = booted
-        self.host = host
+    booted: Booted
+    host: Host
 
     def shell(self, commands: str) -> subprocess.CompletedProcess[str]:
-        """Paste commands into a shell of root's; its output is on stdout."""
+        """Paste commands into a shell of root's; all that is printed is on stdout."""
         return self.booted.ask("sh", "-ec", A_SHELL_OF_ROOT + commands)
 
     def do(self, commands: str) -> str:
@@ -60,104 +66,121 @@ class Mx:
         assert done.returncode == 0, f"{commands}\nended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
-    def follow(self, page: str) -> None:
-        """Make each step of a page."""
-        for step in steps(page):
-            self.make(step)
-
-    def make(self, step: Step) -> None:
+    def make(self, step: Step) -> str:
         """Make a step, which must succeed and print what the page says."""
-        done = self.shell(step.commands)
+        done = self.shell(step.commands.replace(EXAMPLE_ADDRESS, "10.77.0.2"))
         said = f"{step.place}: status {done.returncode}\n{step.commands}\n{done.stdout}"
         assert done.returncode == 0, said
         assert not step.missing(done.stdout), f"{step.missing(done.stdout)!r} is missing\n{said}"
+        return done.stdout
+
+    def has(self, text: str, *places: str) -> bool:
+        """A text is somewhere in a file, or below a directory."""
+        return self.shell(f"grep -rqF '{text}' {' '.join(places)}").returncode == 0
 
     def run_container(self, image: Image, name: str, *options: str) -> None:
         """Start a container with Mailman, and wait until it takes mail on the published port."""
-        made_of = self.booted.path("/root/image.tar")
-        made_of.write_bytes(mailman_container.tar(image))
+        tar = self.booted.path("/root/image.tar")
+        tar.write_bytes(mailman_container.tar(image))
         self.do(
             f"docker import -c 'ENTRYPOINT [\"/entry\"]' image.tar {image.name}\n"
-            f"docker run --detach --name {name} --hostname {name} --volume /usr:/usr:ro"
+            f"docker run --detach --name {name} --volume /usr:/usr:ro"
             f" {' '.join(options)} {image.name}\n"
         )
-        wait_for(self.greets, MINUTE, f"220 of Mailman in {name}")
+        self.wait_for_mailman()
+        self.do(f"docker exec -u mailman {name} mailman create {ANTS}")
 
-    def greets(self) -> bool:
-        """An LMTP server answers at the published port."""
-        with self.host.inside(), socket.socket() as client:
-            client.settimeout(5)
-            try:
-                client.connect(("127.0.0.1", 8024))
-                return client.recv(100).startswith(b"220")
-            except OSError:
-                return False
-
-    def deliver(self, recipient: str, var: str) -> None:
-        """Send a message, as somebody does to whom a list was just named; Mailman has it."""
+    def wait_for_mailman(self) -> None:
+        """Until an LMTP server answers at port 8024."""
         with self.host.inside():
-            [sent] = wait_for(
-                lambda: [one for one in [send(25, recipient)] if one.accepted],
-                MINUTE,
-                f"mail for {recipient} taken",
-            )
-        queue = f"grep -rlF {sent.load_id}@load.example {var}"
-        try:
-            wait_for(lambda: self.shell(queue).returncode == 0, PATIENCE, "the message in Mailman")
-        except TimeoutError as error:
-            log = "\n".join(self.booted.journal("postfix*")[-30:])
-            raise AssertionError(f"{error}\n{log}") from None
+            wait_for(_greets, MINUTE, "220 of Mailman")
 
-    def is_healthy(self) -> None:
-        """Doctor finds no failure."""
-        done = self.shell("postfix-sync doctor --json")
-        found = json.loads(done.stdout)
-        wrong = [one for one in found["checks"] if one["status"] == "failure"]
-        assert not wrong
-        assert found["ok"]
+
+def _greets() -> bool:
+    with socket.socket() as client:
+        client.settimeout(5)
+        try:
+            client.connect(("127.0.0.1", 8024))
+            return client.recv(100).startswith(b"220")
+        except OSError:
+            return False
+
+
+def follow(page: str, mx: Machine, others: Mapping[str, Machine] | None = None) -> list[str]:
+    """Make each step of a page where it belongs; what they printed."""
+    return [{"": mx, **(others or {})}[step.host].make(step) for step in steps(page)]
+
+
+def deliver(recipient: str, mx: Machine, mailman: Machine, *places: str) -> None:
+    """Send a message, as somebody does to whom a list was just named; Mailman has it."""
+    with mx.host.inside():
+        [sent] = wait_for(
+            lambda: [one for one in [send(25, recipient)] if one.accepted],
+            MINUTE,
+            f"a message to {recipient} accepted",
+        )
+    try:
+        wait_for(
+            lambda: mailman.has(f"{sent.load_id}@load.example", *places),
+            PATIENCE,
+            "the message in Mailman",
+        )
+    except TimeoutError as error:
+        log = "\n".join(mx.booted.journal("postfix*")[-30:])
+        raise AssertionError(f"{error}\n{log}") from None
+
+
+def assert_healthy(mx: Machine) -> None:
+    """Doctor finds no failure."""
+    found = json.loads(mx.shell("postfix-sync doctor --json").stdout)
+    assert [one for one in found["checks"] if one["status"] == "failure"] == []
+    assert found["ok"]
+
+
+@contextmanager
+def machine(directory: Path, host: Host) -> Iterator[Booted]:
+    """A host on which Docker can run; it is switched off."""
+    # Docker would do so itself, but finds /proc/sys read-only.
+    with host.inside():
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    options = mailman_container.OPTIONS
+    with Booted(BOOKWORM, directory, host=host, packages=PACKAGES, options=options) as booted:
+        booted.chroot("systemctl", "disable", "mailman3", "ssh")
+        yield booted
 
 
 @pytest.fixture(scope="module")
-def booted() -> Iterator[Mx]:
-    """The host, with postfix-sync installed; booted once for all pages."""
+def hosts() -> Iterator[Network]:
+    """The network of the host that has Postfix, and of another."""
     need_booted_hosts()
-    with (
-        public_directory() as directory,
-        Network("mx") as hosts,
-        Booted(
-            BOOKWORM,
-            directory,
-            host=hosts["mx"],
-            packages=mailman_container.PACKAGES,
-            options=mailman_container.OPTIONS,
-        ) as booted,
-    ):
-        project = booted.copy_checkout()
-        booted.chroot("make", "-C", project, "install")
-        booted.chroot("systemctl", "disable", "mailman3")
+    with Network("mx", "mm") as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def installed(hosts: Network) -> Iterator[Machine]:
+    """The host that has Postfix, with postfix-sync installed; booted once for all pages."""
+    with public_directory() as directory, machine(directory, hosts["mx"]) as booted:
+        booted.chroot("make", "-C", booted.copy_checkout(), "install")
         for path in KEPT:
             kept(booted, path).write_bytes(booted.path(path).read_bytes())
-        # Docker would do so itself, but finds /proc/sys read-only.
-        with hosts["mx"].inside():
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         booted.boot()
-        booted.wait_for_unit("docker")
-        yield Mx(booted, hosts["mx"])
+        yield Machine(booted, hosts["mx"])
 
 
 @pytest.fixture
-def mx(booted: Mx) -> Iterator[Mx]:
-    """The host, with a Postfix as Debian configures it, and nothing of another page."""
-    yield booted
-    booted.shell(
-        f"systemctl disable --now {UNIT} postfix-sync-once.timer\n"
+def mx(installed: Machine) -> Iterator[Machine]:
+    """The same, with a Postfix as Debian configures it, and nothing of another page."""
+    yield installed
+    installed.shell(
+        "systemctl disable --now postfix-sync mailman3\n"
         "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force\n"
         "rm -rf /etc/postfix-sync /etc/postfix/mailman /var/lib/postfix-sync\n"
         "rm -rf /etc/cron.d/*postfix-sync /srv/mailman_var /opt/mailman\n"
     )
     for path in KEPT:
-        booted.booted.path(path).write_bytes(kept(booted.booted, path).read_bytes())
-    booted.do("systemctl restart postfix")
+        installed.booted.path(path).write_bytes(kept(installed.booted, path).read_bytes())
+    installed.do("systemctl restart postfix")
 
 
 def kept(booted: Booted, path: str) -> Path:
@@ -165,45 +188,97 @@ def kept(booted: Booted, path: str) -> Path:
     return booted.path(f"/root/{Path(path).name}.kept")
 
 
-def test_from_the_sample_container(mx: Mx) -> None:
+VOLUME = "--volume /srv/mailman_var:/opt/mailman/var"
+
+
+def test_from_the_sample_container(mx: Machine) -> None:
     """The image of alexbarcelo/mailman3: a published port, a name that nobody knows."""
-    mx.run_container(
-        SAMPLE,
-        "mailman-test",
-        "--publish 8024:8024 --volume /srv/mailman_var:/opt/mailman/var",
-    )
-    mx.do(f"docker exec -u mailman mailman-test mailman create {ANTS}")
+    mx.run_container(SAMPLE, "mailman-test", "--hostname mailman-test --publish 8024:8024", VOLUME)
 
-    mx.follow("from-sample-container.md")
+    follow("from-sample-container.md", mx)
 
-    mx.deliver(BEES, "/srv/mailman_var/queue")
-    mx.is_healthy()
+    deliver(BEES, mx, mx, "/srv/mailman_var/queue")
+    assert_healthy(mx)
 
 
-def test_from_docker_mailman(mx: Mx) -> None:
+def test_from_docker_mailman(mx: Machine) -> None:
     """Its compose file's container, and the main.cf of its README."""
     mx.do("docker network create --subnet 172.19.199.0/24 mailman")
     mx.run_container(
         DOCKER_MAILMAN,
         "mailman-core",
-        "--network mailman --publish 127.0.0.1:8024:8024 --volume /opt/mailman/core:/opt/mailman",
+        "--hostname mailman-core --network mailman --publish 127.0.0.1:8024:8024",
+        "--volume /opt/mailman/core:/opt/mailman",
     )
-    mx.do(f"docker exec -u mailman mailman-core mailman create {ANTS}")
+    data = "/opt/mailman/core/var/data"
     mx.do(
         "cat >>/etc/postfix/main.cf <<END\n"
         "unknown_local_recipient_reject_code = 550\n"
         "owner_request_special = no\n"
-        "transport_maps =\n    regexp:/opt/mailman/core/var/data/postfix_lmtp\n"
-        "local_recipient_maps =\n    regexp:/opt/mailman/core/var/data/postfix_lmtp\n"
-        "relay_domains =\n    regexp:/opt/mailman/core/var/data/postfix_domains\n"
+        f"transport_maps =\n    regexp:{data}/postfix_lmtp\n"
+        f"local_recipient_maps =\n    regexp:{data}/postfix_lmtp\n"
+        f"relay_domains =\n    regexp:{data}/postfix_domains\n"
         "END\n"
         "postfix reload\n"
     )
 
-    mx.follow("from-docker-mailman.md")
+    follow("from-docker-mailman.md", mx)
 
-    mx.deliver(BEES, "/opt/mailman/core/var/queue")
-    mx.is_healthy()
+    deliver(BEES, mx, mx, "/opt/mailman/core/var/queue")
+    assert_healthy(mx)
+
+
+def test_from_another_host(mx: Machine, hosts: Network) -> None:
+    """Mailman's host is another one, with an sshd; nothing is installed there."""
+    with public_directory() as directory, machine(directory, hosts["mm"]) as booted:
+        booted.path("/etc/hostname").write_text("mm\n")
+        booted.boot()
+        mm = Machine(booted, hosts["mm"])
+        mm.do("systemctl start ssh")
+        options = f"--hostname {MM} --env MM_HOSTNAME={MM} --publish 8024:8024"
+        mm.run_container(DOCKER_MAILMAN, "mailman-core", options, VOLUME)
+        # What a DNS has elsewhere.
+        mx.do(f"echo {hosts['mm'].address} {MM} >>/etc/hosts; systemctl restart postfix")
+
+        fingerprints = set()
+        for step in steps("ssh.md"):
+            said = (mm if step.host else mx).make(step)
+            if said.startswith("restrict "):
+                booted.path("/etc/ssh/authorized_keys/postfix-sync").write_text(said)
+            if "ssh-keygen -lf" in step.commands:
+                fingerprints.add(said.splitlines()[-1].split()[1])
+        assert len(fingerprints) == 1
+        follow("from-another-host.md", mx, {MM: mm})
+
+        mm.do(f"docker exec -u mailman mailman-core mailman create {BEES}")
+        deliver(BEES, mx, mm, "/srv/mailman_var/queue")
+        assert_healthy(mx)
+
+
+def test_from_debians_mailman(mx: Machine) -> None:
+    """Debian's package, and the main.cf of its README.Debian."""
+    configuration = mx.booted.path("/etc/mailman3/mailman.cfg")
+    configuration.write_text(configuration.read_text() + ONLY_LMTP)
+    mx.do("systemctl start mailman3")
+    mx.wait_for_mailman()
+    data = "/var/lib/mailman3/data"
+    mx.do(
+        f"mailman-wrapper create {ANTS}\n"
+        "cat >>/etc/postfix/main.cf <<'END'\n"
+        "owner_request_special = no\n"
+        f"transport_maps = hash:{data}/postfix_lmtp\n"
+        "local_recipient_maps = proxy:unix:passwd.byname $alias_maps"
+        f" hash:{data}/postfix_lmtp\n"
+        "relay_domains = ${{$compatibility_level} < {2} ? {$mydestination} : {}}"
+        f" hash:{data}/postfix_domains\n"
+        "END\n"
+        "postfix reload\n"
+    )
+
+    follow("from-debian-mailman3.md", mx)
+
+    deliver(BEES, mx, mx, "/var/lib/mailman3/queue")
+    assert_healthy(mx)
 
 
 SCRIPT = """\
@@ -218,14 +293,9 @@ postfix reload
 """
 
 
-def test_from_cron(mx: Mx) -> None:
+def test_from_cron(mx: Machine) -> None:
     """A script of cron's gives way to --once; cron then has new lists known, and mails errors."""
-    mx.run_container(
-        SAMPLE,
-        "mailman-test",
-        "--publish 8024:8024 --volume /srv/mailman_var:/opt/mailman/var",
-    )
-    mx.do(f"docker exec -u mailman mailman-test mailman create {ANTS}")
+    mx.run_container(SAMPLE, "mailman-test", "--hostname mailman-test --publish 8024:8024", VOLUME)
     mx.booted.path("/usr/local/sbin/mailman-maps").write_text(SCRIPT)
     mx.do(
         "chmod 755 /usr/local/sbin/mailman-maps\n"
@@ -240,14 +310,13 @@ def test_from_cron(mx: Mx) -> None:
         "systemctl restart postfix\n"
     )
 
-    mx.follow("from-cron.md")
-    # A second source that is not there: one and the same pass has a list to add, and an error.
+    follow("from-cron.md", mx)
+    assert_healthy(mx)
+    # A source that is not there besides: one and the same pass has a list to add, and an error.
     mx.do(
         "echo '  - path: /srv/elsewhere/data' >>/etc/postfix-sync/config.yaml\n"
         f"docker exec -u mailman mailman-test mailman create {BEES}"
     )
 
-    mx.deliver(BEES, "/srv/mailman_var/queue")
-    mails = "/var/mail/root"
-    complaint = "grep -F '/srv/elsewhere/data' /var/mail/root"
-    wait_for(lambda: mx.shell(complaint).returncode == 0, MINUTE, f"a mail of cron in {mails}")
+    deliver(BEES, mx, mx, "/srv/mailman_var/queue")
+    wait_for(lambda: mx.has("/srv/elsewhere/data", "/var/mail/root"), MINUTE, "a mail of cron's")

@@ -6,8 +6,8 @@
 An image is nearly empty: the host's /usr, with Debian's Mailman, is mounted into the container.
 Its entry point is written here, and does what that of the real image does as far as others see:
 which user Mailman is, where its files are and in which format, where it listens, and what its
-`postmap` is.  Beyond that it is SQLite in place of PostgreSQL, and of Mailman's runners there are
-only those that take mail: what they have taken stays in Mailman's queue, where it can be found.
+`postmap` is.  Beyond that it is SQLite in place of PostgreSQL, and of Mailman's runners there is
+only that which takes mail: what it has taken stays in Mailman's queue, where it can be found.
 """
 
 import io
@@ -24,6 +24,8 @@ _IDLE = (
     *("archive", "bounces", "command", "digest", "in", "nntp", "out", "pipeline", "rest"),
     *("retry", "task", "virgin"),
 )
+ONLY_LMTP = "".join(f"[runner.{name}]\nstart: no\n" for name in _IDLE)
+"""For mailman.cfg: of Mailman's thirteen runners only that which takes the mail."""
 
 _ENTRY = """\
 #!/bin/sh
@@ -45,7 +47,7 @@ outgoing: mailman.mta.deliver.deliver
 lmtp_host: $({lmtp_host})
 lmtp_port: 8024
 configuration: /etc/postfix-mailman.cfg
-{idle}END
+{only_lmtp}END
 mkdir -p /opt/mailman/var
 chown -R {user} {owned}
 as() {{ setpriv --reuid={user} --regid={group} --clear-groups "$@"; }}
@@ -73,8 +75,7 @@ class Image:
     @property
     def entry(self) -> str:
         """Its entry point."""
-        idle = "".join(f"[runner.{name}]\nstart: no\n" for name in _IDLE)
-        return _ENTRY.format(**{**vars(self), "idle": idle})
+        return _ENTRY.format(**{**vars(self), "only_lmtp": ONLY_LMTP})
 
 
 SAMPLE = Image(
@@ -92,7 +93,7 @@ DOCKER_MAILMAN = Image(
     user=100,
     group=65533,
     owned="/opt/mailman/var",
-    lmtp_host="hostname -i",
+    lmtp_host="echo ${MM_HOSTNAME:-$(hostname -i)}",
     table="regex",
     postmap="true",
     before="as mailman -C /etc/mailman.cfg aliases\n",
