@@ -1,6 +1,7 @@
 # make demo   the main job before your eyes, on real parts
 # make test   every check and every test
 # make bench  how fast it is, beside what people use instead
+# make deb    the package for Debian 13, in dist
 # make install, make uninstall   as root: into PREFIX, /opt/postfix-sync if not given, and DESTDIR
 #
 # They install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
@@ -14,12 +15,15 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 
 # What the tests and the demo run for real, besides Mailman, which comes from pip.
 PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procps
+# debian/control's Build-Depends; without the compiler that dpkg-buildpackage would have, too.
+DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3 python3-hatchling
 # And what only the tests run: prometheus for its promtool, debootstrap and systemd-container for
-# hosts that boot, the rest for manual pages and completions.
+# hosts that boot, the rest for manual pages, completions and the Debian package.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
-	prometheus debootstrap systemd-container man-db groff-base mandoc zsh
+	prometheus debootstrap systemd-container man-db groff-base mandoc zsh $(DEB_PACKAGES) lintian
 # What postfix-sync itself needs, to be installed.
 install: PACKAGES := python3 python3-venv
+deb: PACKAGES := $(DEB_PACKAGES)
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
@@ -84,6 +88,22 @@ install uninstall:
 .PHONY: bench
 bench: parts
 	$(SUDO) $(BIN)/python -m tests.bench
+
+# In a copy: debhelper leaves much behind. It has only what goes into the package, nothing of tests.
+# With Debian's own Python: another one that comes first in PATH lacks what it takes.
+DEB_COPY := build/deb/postfix-sync
+DEB_INPUTS := CHANGELOG.md LICENSE README.md completions config.example.yaml debian docs postfix_sync \
+	pyproject.toml systemd
+
+.PHONY: deb
+deb: packages
+	rm -rf build/deb
+	mkdir -p $(DEB_COPY) dist
+	cp -R $(DEB_INPUTS) $(DEB_COPY)
+	cd $(DEB_COPY) && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage \
+		--build=binary --no-sign --no-check-builddeps
+	@cd build/deb && for package in *.deb; do \
+		mv $$package ../../dist/ && echo "built dist/$$package"; done
 
 .PHONY: test-fast
 test-fast: $(VENV)/complete lint types
