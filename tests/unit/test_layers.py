@@ -130,6 +130,13 @@ def test_pure_modules_do_no_input_or_output(module: str) -> None:
     assert not roots & (IMPURE | LIBRARIES.keys())
 
 
+def test_each_module_stands_in_the_table_of_the_architecture() -> None:
+    text = (PACKAGE.parent / "docs/architecture.md").read_text()
+    paths = [path.relative_to(PACKAGE) for path in MODULES.values() if path.stem[0] != "_"]
+    assert "`commands/`" in text
+    assert [p for p in paths if p.parent.name != "commands" and f"`{p}`" not in text] == []
+
+
 @pytest.mark.parametrize("library", sorted(LIBRARIES))
 def test_each_library_is_imported_in_one_module(library: str) -> None:
     users = {
