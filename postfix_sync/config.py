@@ -368,7 +368,7 @@ def load(path: Path) -> Config:
     if problems:
         raise ConfigError(
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
-            "every key with its default: config.example.yaml",
+            "every key with its default: man postfix-sync.yaml, or config.example.yaml",
         )
     config._path = path
     return config

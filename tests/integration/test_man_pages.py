@@ -13,7 +13,7 @@ PAGES = sorted((Path(__file__).parents[2] / "docs/man").iterdir())
 
 
 def complaints(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
 
 
@@ -38,7 +38,7 @@ def test_man_shows_it_on_80_columns_without_breaking_a_word(page: Path) -> None:
         text=True,
         check=True,
         env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "PAGER": "cat"},
-        timeout=60,
+        timeout=120,
     )
     assert not shown.stderr
     lines = shown.stdout.splitlines()

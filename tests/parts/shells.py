@@ -59,7 +59,7 @@ def bash_offers(*words: str, environment: Mapping[str, str] | None = None) -> li
         text=True,
         check=True,
         env={**os.environ, **(environment or {})},
-        timeout=60,
+        timeout=120,
     )
     assert not done.stderr
     return [line for line in done.stdout.split("\n") if line]
@@ -80,7 +80,7 @@ def zsh_offers(line: str, scratch: Path) -> list[str]:
         text=True,
         check=True,
         env={**os.environ, **variables},
-        timeout=20,
+        timeout=120,
         stdin=subprocess.DEVNULL,
     )
     found = [one.strip() for one in done.stdout.splitlines()]
