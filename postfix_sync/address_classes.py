@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 
 from postfix_sync.lookup import Tables
 from postfix_sync.match_list import Pattern, Style, below, decision, items, keys, patterns
 from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS
-from postfix_sync.postfix import Postfix
+from postfix_sync.postfix import Postfix, list_file
 from postfix_sync.wiring import CLASSES, Classes
 
 
@@ -16,7 +15,7 @@ async def classify(tables: Tables) -> Classes:
     domains = frozenset(tables.own[DOMAINS])
     mail_hosts = frozenset(key.rpartition("@")[2] for key in tables.own[ALIASES])
     postfix = tables.postfix
-    listed = {one: list(patterns(postfix.parameters[one], _read)) for one in CLASSES}
+    listed = {one: list(patterns(postfix.parameters[one], list_file)) for one in CLASSES}
     # There the maps can only be by mistake, and are taken out.
     listed["virtual_alias_domains"] = [
         one for one in listed["virtual_alias_domains"] if not tables.name(one.text)
@@ -76,11 +75,3 @@ def _style(postfix: Postfix, parameter: str) -> Style:
     if parameter != "relay_domains":
         return Style.EXACT
     return below(parameter, postfix.parameters["parent_domain_matches_subdomains"])
-
-
-def _read(path: str) -> str:
-    """A file that a list names; nothing where it isn't there, as Postfix takes it."""
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return ""

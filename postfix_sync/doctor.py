@@ -123,10 +123,11 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     """
     map_directory = config.postfix.map_directory
     map_type = wiring.choose_map_type(found, map_directory, config.postfix.map_type)
+    status, without_status = None, ""
     try:
         status = state.StatusFile.of(config).read()
-    except SyncError:
-        status = None
+    except SyncError as error:
+        without_status = error.message
     async with opened(config) as sources:
         answers = await ask_all(config, sources)
     rankings = state.rankings(status) if status else {}
@@ -145,6 +146,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         upcoming=upcoming,
         services=await found.services(),
         status=status,
+        without_status=without_status,
     )
     resolver = await as_lmtp.resolver(found, host.lmtp)
     # Whoever does not answer takes long to: so both at the same time.

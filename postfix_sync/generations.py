@@ -28,7 +28,15 @@ from typing import Any, TypeAlias
 from postfix_sync.changes import iso
 from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why
 from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Table
-from postfix_sync.system import discard, remove_file, replace_file, space_hint, unwritable
+from postfix_sync.system import (
+    discard,
+    open_file,
+    read_file,
+    remove_file,
+    replace_file,
+    space_hint,
+    unwritable,
+)
 from postfix_sync.tables import parse_next_hops
 
 SUFFIX = ".json.gz"
@@ -119,7 +127,7 @@ class Generations:
         path = self.path(number)
         try:
             at = path.stat().st_mtime
-            header, _, content = gzip.decompress(path.read_bytes()).partition(b"\n")
+            header, _, content = gzip.decompress(read_file(path)).partition(b"\n")
             described = json.loads(header)
             if hashlib.sha256(content).hexdigest() != described["sha256"]:
                 raise ValueError("its content is not what was written")
@@ -154,7 +162,7 @@ class Generations:
 
     def _read_note(self) -> tuple[int, Texts] | None:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(self._note.read_bytes())
+            found = json.loads(read_file(self._note))
             texts = {name: (mtime, size) for name, (mtime, size) in found["texts"].items()}
             return int(found["generation"]), texts
         return None
@@ -200,7 +208,7 @@ class Generations:
     def _digest(self, number: int) -> str | None:
         """What a generation says of its content."""
         unreadable = suppress(OSError, ValueError, KeyError, TypeError, EOFError, zlib.error)
-        with unreadable, gzip.open(self.path(number)) as file:
+        with unreadable, open_file(self.path(number)) as packed, gzip.open(packed) as file:
             return str(json.loads(file.readline())["sha256"])
         return None
 
@@ -234,7 +242,7 @@ class Generations:
     def held(self) -> Hold | None:
         """The order that there is, if any; one that can't be read is an order as well."""
         try:
-            found = json.loads(self._hold.read_bytes())
+            found = json.loads(read_file(self._hold))
             before = found["before"]
             return Hold(
                 int(found["generation"]),

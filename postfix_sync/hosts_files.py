@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.hosts import Hosts, parse
-from postfix_sync.system import discard, replace_file, staged_beside, unwritable, without_links
+from postfix_sync.system import (
+    discard,
+    read_file,
+    replace_file,
+    staged_beside,
+    unwritable,
+    without_links,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class HostsFiles:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except FileNotFoundError:
         return b""
     except OSError as error:

@@ -16,7 +16,15 @@ from postfix_sync import postfix
 from postfix_sync.errors import ApplyError, Busy, NotPermitted, why
 from postfix_sync.postfix import Postfix
 from postfix_sync.setup_steps import Change, Step, from_json, to_json
-from postfix_sync.system import discard, lock, replace_file, staged_beside, unwritable, write_file
+from postfix_sync.system import (
+    discard,
+    lock,
+    read_file,
+    replace_file,
+    staged_beside,
+    unwritable,
+    write_file,
+)
 
 RECORD = "record.json"
 STAGED = "staged"
@@ -44,7 +52,7 @@ class MainCf:
     def read(self) -> str:
         """Its text. Raises NotPermitted or ApplyError."""
         try:
-            return self.path.read_bytes().decode("latin-1")
+            return read_file(self.path).decode("latin-1")
         except OSError as error:
             raise _unreadable(self.path, error) from None
 
@@ -56,7 +64,7 @@ class MainCf:
         """What setup has done and not taken out. Raises NotPermitted, or ApplyError if damaged."""
         path = self.directory / RECORD
         try:
-            return from_json(path.read_bytes())
+            return from_json(read_file(path))
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -122,7 +130,7 @@ class MainCf:
             directory.mkdir(mode=0o700)
             copy = replace(self.postfix, config_directory=directory)
             if master_cf.exists():
-                write_file(directory / "master.cf", master_cf.read_bytes(), 0o644)
+                write_file(directory / "master.cf", read_file(master_cf), 0o644)
             _write(copy, text)
             yield copy
         except OSError as error:

@@ -36,6 +36,7 @@ from postfix_sync.postfix import Postfix
 from postfix_sync.system import (
     discard,
     publish_file,
+    read_file,
     room_hint,
     space_hint,
     unwritable,
@@ -72,7 +73,7 @@ class MapDirectory:
     @property
     def is_built(self) -> bool:
         """Whether each map has its index, so that main.cf may name it."""
-        return all(self.index(name).exists() for name in MAP_NAMES)
+        return all(self.index(name).is_file() for name in MAP_NAMES)
 
     async def read(self) -> Installed:
         """What is installed, read from the disk; changes nothing."""
@@ -90,7 +91,7 @@ class MapDirectory:
     def _table(self, name: str) -> Table | None:
         text = self.path / name
         try:
-            return parse_installed(text.read_bytes())
+            return parse_installed(read_file(text))
         except FileNotFoundError:
             return None if self.index(name).exists() else {}
         except OSError as error:
@@ -113,7 +114,7 @@ class MapDirectory:
     async def _read_map(self, name: str) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         table = await asyncio.to_thread(self._table, name)
-        if not index.exists():  # postmap(1) would take a second to say so
+        if not index.is_file():  # postmap(1) takes a second to say so, or waits for a FIFO
             return InstalledMap(table, Condition.BROKEN)
         sample = _sample(table or {})
         asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
@@ -226,7 +227,7 @@ def installed_routes(path: Path) -> Table:
 
 def _installed(text: Path) -> Table:
     try:
-        return parse_installed(text.read_bytes()) or {}
+        return parse_installed(read_file(text)) or {}
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -19,7 +19,7 @@ from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError
 from postfix_sync.match_list import items
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued, without_extensions
-from postfix_sync.system import Completed, find_command, run
+from postfix_sync.system import Completed, NotRegular, find_command, open_file, read_file, run
 
 PARAMETERS = (
     "alias_database",
@@ -214,7 +214,7 @@ class Postfix:
         """
         path = self.queue_directory / "pid/master.pid"
         try:
-            pid = int(path.read_text("ascii"))
+            pid = int(read_file(path))
             # Nothing, where it has ended, and nobody has asked yet how.
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             running = words[0].rpartition(b"/")[2] == b"master"
@@ -392,6 +392,14 @@ def _queued(found: dict[str, Any]) -> Queued:
     )
 
 
+def list_file(path: str) -> str:
+    """A file that a list in main.cf names; what can't be read names nothing, as for Postfix."""
+    try:
+        return read_file(Path(path)).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 async def inspect(config_directory: Path) -> Postfix:
     """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
     parameters = _settings(await _postconf(config_directory, "-x", *PARAMETERS))
@@ -471,6 +479,7 @@ async def _postconf(config_directory: Path, *arguments: str) -> str:
 
 async def _run_postconf(config_directory: Path, *arguments: str) -> Completed:
     argv = [find_command("postconf"), "-c", str(config_directory), *arguments]
+    _check_regular(config_directory)
     try:
         done = await run(argv)
     except SyncError as error:
@@ -484,10 +493,21 @@ async def _run_postconf(config_directory: Path, *arguments: str) -> Completed:
     return done
 
 
+def _check_regular(config_directory: Path) -> None:
+    """Raises ConfigError where postconf(1) would wait for somebody to write, as into a FIFO."""
+    for path in (config_directory / "main.cf", config_directory / "master.cf"):
+        try:
+            open_file(path).close()
+        except NotRegular as error:
+            raise ConfigError(f"{path}: {error}", "Postfix can't read it either") from None
+        except OSError:
+            pass  # postconf(1) says what is wrong with it
+
+
 def _unreadable(config_directory: Path) -> str:
     """What helps where postconf(1) has failed."""
     try:
-        with (config_directory / "main.cf").open("rb"):
+        with open_file(config_directory / "main.cf"):
             return f"mend that; postconf -c {config_directory} -n is silent when it is right"
     except PermissionError:
         return "run postfix-sync as root"

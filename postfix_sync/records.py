@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
 from postfix_sync.model import MailmanTables, Peer, Record, Table
-from postfix_sync.system import discard, replace_file, unwritable
+from postfix_sync.system import discard, read_file, replace_file, unwritable
 from postfix_sync.tables import parse_destination
 
 SUFFIX = ".json"
@@ -53,7 +53,7 @@ class Records:
     def _read(self, source: str) -> Record | None:
         path = self._path(source)
         try:
-            return _record(json.loads(path.read_bytes()))
+            return _record(json.loads(read_file(path)))
         except FileNotFoundError:
             return None
         except PermissionError as error:

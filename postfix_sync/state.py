@@ -32,7 +32,7 @@ from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.queue import Waiting
 from postfix_sync.sync import LOCK_NAME, Report
-from postfix_sync.system import lock, replace_file, unwritable
+from postfix_sync.system import lock, read_file, replace_file, unwritable
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -463,7 +463,7 @@ class StatusFile:
     def read(self) -> Status:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
-            found = json.loads(self.path.read_bytes())
+            found = json.loads(read_file(self.path))
             # Neither NaN nor half a character, which is no JSON, and no text, for anybody else.
             json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
             _complete(found)
@@ -471,12 +471,12 @@ class StatusFile:
                 raise ValueError("something is missing, or of another kind")
         except PermissionError as error:
             raise NotPermitted(f"{self.path}: {why(error)}", "run it as root") from None
-        except OSError as error:
+        except FileNotFoundError as error:
             raise OutOfReach(
                 f"{self.path}: {why(error)}: no pass has been made yet",
                 f"make one: {self.once}",
             ) from None
-        except (ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OutOfReach(
                 f"{self.path}: is no status file: {error}", f"make a pass: {self.once}"
             ) from None

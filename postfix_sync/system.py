@@ -12,11 +12,14 @@ import fcntl
 import functools
 import os
 import re
+import shlex
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from postfix_sync.errors import (
     ApplyError,
@@ -38,6 +41,9 @@ COMMAND_TIMEOUT = 120.0
 
 AT_A_TIME = 65536
 """Bytes of what a command prints that are taken from it at once."""
+
+READ_AT_MOST = 2**30
+"""Bytes that a file may have to be read: the map of 1.5 million lists, and what memory can take."""
 
 LOCK_TIMEOUT = 30.0
 LOCK_POLL = 0.05
@@ -263,8 +269,8 @@ def _open_lock(path: Path, *, create: bool) -> int:
     try:
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        return os.open(path, flags, 0o644)
+        flags = os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        return os.open(path, WITHOUT_WAITING | flags, 0o644)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not create:
             return -1
@@ -281,13 +287,55 @@ def _try_lock(descriptor: int, path: Path) -> bool:
     return True
 
 
+WITHOUT_WAITING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""How to open what may be a FIFO, which would hold up a pass for ever."""
+
+
+class NotRegular(OSError):
+    """Where a file should be is something else, or more than READ_AT_MOST."""
+
+
+def kind(mode: int) -> str:
+    """What a mode (st_mode) says of something that is no regular file."""
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a regular file to be read, and never waits. Raises OSError, also for all others."""
+    try:
+        descriptor = os.open(path, WITHOUT_WAITING)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise NotRegular("is a socket or a device, not a regular file") from None
+        raise
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= READ_AT_MOST:
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise NotRegular(f"has {found.st_size} bytes, more than would be read")
+    raise NotRegular(f"is {kind(found.st_mode)}, not a regular file")
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def write_file(path: Path, content: bytes, mode: int, *, new: bool = False) -> None:
     """Writes a file in place and waits until it is on the disk. Raises OSError.
 
     `new`: there must be none.
     """
     # Whoever may write to the directory must not make root write through a link of theirs.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags | (os.O_EXCL if new else 0), mode)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
@@ -371,7 +419,7 @@ def staged_beside(path: Path) -> Path:
 
 def _overwrite(path: Path, content: bytes) -> None:
     """Changes a file in place from the first byte that differs on."""
-    old = path.read_bytes()
+    old = read_file(path)
     pairs = enumerate(zip(old, content, strict=False))
     same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(content)))
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -387,10 +435,13 @@ def _overwrite(path: Path, content: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> SyncError:
-    """What to tell of a file that can't be written; what was there before still is."""
+    """What to tell of a file that can't be written, or read for that; what was there still is."""
     message = f"{path}: {why(error)}; what is installed is left as it is"
     if isinstance(error, PermissionError):
         return NotPermitted(message, "postfix-sync changes Postfix's maps: run it as root")
+    if isinstance(error, NotRegular):
+        fix = shlex.join(["mv", "-T", str(path), f"{path}.aside"])
+        return ApplyError(message, f"put it aside: {fix}", fix)
     return ApplyError(message, space_hint(path, message))
 
 

@@ -65,6 +65,8 @@ class Host:
     """What that comes to for the host names that mail goes to."""
     status: "Status | None" = None
     """status.json, if there is one that can be read."""
+    without_status: str = ""
+    """Why there is none."""
     now: float = field(default_factory=time.time)
     """Seconds since the epoch."""
 

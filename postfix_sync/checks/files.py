@@ -14,6 +14,7 @@ from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError, why
 from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
+from postfix_sync.system import open_file
 
 SETTLED = 100.0
 """Seconds after which Postfix warns of a text that is newer than its index (dict_db_open)."""
@@ -92,7 +93,7 @@ async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap
             again,
         )
     if one.condition is Condition.BROKEN:
-        said = await _why_unreadable(host, text)
+        said = await _why_unreadable(host, text, index)
         return failure(
             called, f"{index}: {said}", "lookups fail; a pass builds the map again", again
         )
@@ -109,10 +110,13 @@ def _is_named(host: Host, text: Path) -> bool:
     return any(f":{text}" in host.postfix.parameters[one] for one in wiring.ROLES)
 
 
-async def _why_unreadable(host: Host, text: Path) -> str:
-    """What postmap(1) says of a map that it can't look into."""
+async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
+    """What postmap(1) says of a map that it can't look into; it would wait for a FIFO."""
     try:
+        open_file(index).close()
         await host.postfix.query(host.map_type, text, ["nobody@invalid"])
+    except OSError as error:
+        return why(error)
     except SyncError as error:
         return error.message
     return "can't be read"

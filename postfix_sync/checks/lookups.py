@@ -19,6 +19,7 @@ from postfix_sync.match_list import below, items, keys
 from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
 from postfix_sync.parameter import path_of, type_of
 from postfix_sync.queue import without_extension
+from postfix_sync.system import read_file
 from postfix_sync.tables import lists_of
 
 MOST = 1000
@@ -123,10 +124,10 @@ def _without_entry(host: Host, entry: Found) -> str | None:
     """The command that makes an entry a comment, where its table has a text."""
     kind, path = type_of(entry.table), Path(path_of(entry.table))
     try:
-        lines = path.read_text("utf-8", "replace").splitlines() if kind in INDEX_SUFFIX else []
+        text = read_file(path).decode("utf-8", "replace") if kind in INDEX_SUFFIX else ""
     except OSError:
-        lines = []
-    if not any(line.split()[:1] == [entry.key] for line in lines):
+        text = ""
+    if not any(line.split()[:1] == [entry.key] for line in text.splitlines()):
         return None
     key = re.sub(r"[][.*^$\\/]", r"\\\g<0>", entry.key)
     edited = shlex.join(["sed", "-i", rf"s/^{key}[[:space:]]/#&/", str(path)])

@@ -11,6 +11,7 @@ from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.maps import MapDirectory
 from postfix_sync.match_list import items
 from postfix_sync.model import RECIPIENTS, Finding
+from postfix_sync.system import read_file
 
 TOLD = (
     *wiring.ROLES,
@@ -27,7 +28,7 @@ TOLD = (
 async def ends(host: Host) -> AsyncIterator[Finding]:
     """The last line ends: to one that doesn't, postconf(1) joins what it adds."""
     path = host.postfix.config_directory / "main.cf"
-    content = path.read_bytes()
+    content = read_file(path)
     if content and not content.endswith(b"\n"):
         yield warning(
             "main_cf_end",

@@ -22,7 +22,7 @@ from postfix_sync.hosts import BEGIN, END, parse
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.interfaces import is_own
 from postfix_sync.model import Finding
-from postfix_sync.system import without_links
+from postfix_sync.system import read_file, without_links
 
 NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
@@ -259,12 +259,12 @@ def _stale(host: Host, root: Path) -> Iterator[Finding]:
         name = "hosts" if original == host.config.hosts.file else original.name
         copy = root / "etc" / name
         try:
-            outside, changed = original.read_bytes(), original.stat()
+            outside, changed = read_file(original), original.stat()
         except OSError:
             continue  # then lmtp(8) lacks nothing
         fix = _copy(original, copy)
         try:
-            inside, made = copy.read_bytes(), copy.stat().st_mtime
+            inside, made = read_file(copy), copy.stat().st_mtime
         except OSError as error:
             if host.postfix.master:  # else it is made when Postfix is started
                 yield warning(f"chroot:{name}", f"{copy}: {why(error)}", _USED[name], fix)
@@ -332,7 +332,7 @@ def _in_hosts(host: Host) -> Mapping[str, str]:
 def _names_in(path: Path) -> Mapping[str, str]:
     """The names of a hosts file, none where it can't be read."""
     try:
-        return parse(path.read_bytes(), str(path)).lookup()
+        return parse(read_file(path), str(path)).lookup()
     except (OSError, SyncError):
         return {}
 
@@ -340,7 +340,7 @@ def _names_in(path: Path) -> Mapping[str, str]:
 def _servers(path: Path) -> list[str]:
     """The name servers of a resolv.conf(5)."""
     try:
-        lines = path.read_text("utf-8", "replace").splitlines()
+        lines = read_file(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     fields = (line.split() for line in lines)

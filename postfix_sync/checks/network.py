@@ -8,7 +8,6 @@ import ipaddress
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from postfix_sync import wiring
@@ -17,7 +16,7 @@ from postfix_sync.errors import SyncError
 from postfix_sync.interfaces import is_own, toward
 from postfix_sync.match_list import Pattern, items, patterns
 from postfix_sync.model import Finding
-from postfix_sync.postfix import Postfix, Service
+from postfix_sync.postfix import Postfix, Service, list_file
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -186,7 +185,7 @@ async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
 
     A table that can't be asked has no address.
     """
-    for pattern in patterns(listed, _content):
+    for pattern in patterns(listed, list_file):
         net = network(pattern.text)
         if address in net if net else pattern.is_table and await _has(postfix, pattern, address):
             return not pattern.negated
@@ -197,14 +196,6 @@ async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
     with suppress(SyncError):
         return bool(await postfix.look_up(table.text, [str(address)], timeout=TIMEOUT))
     return False
-
-
-def _content(path: str) -> str:
-    """A file that a list in main.cf names; what can't be read names nothing."""
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def network(pattern: str) -> Net | None:

@@ -13,7 +13,7 @@ from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding
 from postfix_sync.sources import NAMES, NOT_WRITTEN_YET
-from postfix_sync.system import Mount, mount_of, without_links
+from postfix_sync.system import Mount, mount_of, open_file, without_links
 from postfix_sync.tables import lists_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _files(source: "Source") -> str:
     if source.ssh:
         return ""
     found = (source.path / ROUTES).stat()
-    with (source.path / ROUTES).open("rb") as file:
+    with open_file(source.path / ROUTES) as file:
         regex = ", as regular expressions" if b"\n/^" in file.read(4096) else ""
     return (
         f"{regex}; written {iso(found.st_mtime)}, owner {found.st_uid}:{found.st_gid},"

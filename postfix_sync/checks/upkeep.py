@@ -163,8 +163,7 @@ async def clock(host: Host) -> AsyncIterator[Finding]:
 
 def _times(host: Host) -> Iterator[tuple[str, float]]:
     if host.status:
-        with contextlib.suppress(ValueError):  # somebody else wrote it
-            yield "status.json", seconds_of(host.status["updated"])
+        yield "status.json", seconds_of(host.status["updated"])
     for source in host.config.sources:
         for path in () if source.ssh else (source.path / name for name in NAMES):
             with contextlib.suppress(OSError):  # `source` tells it
@@ -181,13 +180,10 @@ async def passes(host: Host) -> AsyncIterator[Finding]:
         f" supervises services here; or cron: */5 * * * * root {program}"
         + once.removeprefix("postfix-sync")
     )
-    try:
-        updated = seconds_of(host.status["updated"]) if host.status else None
-    except ValueError:
-        updated = None
-    if updated is None:
-        yield warning("passes", "no pass was made yet", f"no list is served; {keep}", once)
+    if not host.status:
+        yield warning("passes", host.without_status, f"of no pass anything is known; {keep}", once)
         return
+    updated = seconds_of(host.status["updated"])
     overdue = max(OVERDUE, *(3 * one.interval for one in host.config.sources))
     seen = f"the last pass or probe was at {iso(updated)}"
     if host.now - updated > overdue:

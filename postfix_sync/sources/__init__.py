@@ -7,7 +7,6 @@ Here is what all kinds of sources agree on: when a set of files counts as comple
 of files that Mailman would not have written.
 """
 
-import stat
 from pathlib import PurePath
 
 from postfix_sync.errors import OutOfReach, Refused
@@ -27,17 +26,6 @@ NOT_WRITTEN_YET = (
     " (in its container: docker exec CONTAINER mailman aliases)"
 )
 """What to do where the directory is there, and a file isn't."""
-
-
-def kind(mode: int) -> str:
-    """What a mode (st_mode) says of something that is no regular file."""
-    if stat.S_ISLNK(mode):
-        return "a symbolic link"
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    if stat.S_ISFIFO(mode):
-        return "a FIFO"
-    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def not_regular(place: str, what: str, directory: PurePath) -> Refused:

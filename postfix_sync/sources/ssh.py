@@ -18,13 +18,13 @@ from postfix_sync.sources import (
     NAMES,
     QUIET,
     SETTLE_AT_MOST,
-    kind,
     not_regular,
     restless,
     too_large,
 )
 from postfix_sync.sources import ssh_errors as say
 from postfix_sync.sources.ssh_connection import Login, Session, State, connect
+from postfix_sync.system import kind
 
 READS_AT_LEAST = 3
 """How often files are read that change meanwhile, however long one read takes."""

@@ -23,6 +23,7 @@ from postfix_sync.errors import OutOfReach, SyncError, quote, why
 from postfix_sync.sources import NAMES
 from postfix_sync.sources import ssh_errors as say
 from postfix_sync.sources.ssh_errors import Server
+from postfix_sync.system import read_file
 
 if TYPE_CHECKING:
     import asyncssh
@@ -253,7 +254,7 @@ def _identity(file: Path) -> "asyncssh.SSHKey":
             raise say.bad_identity(file)
         if found.st_mode & 0o077:
             raise say.open_identity(file, found.st_mode)
-        text = file.read_bytes()
+        text = read_file(file)
     except OSError as error:
         raise say.no_identity(file, why(error)) from None
     try:
@@ -275,7 +276,7 @@ def _known(file: Path, server: Server) -> _Known:
     import asyncssh  # noqa: PLC0415 - see above
 
     try:
-        lines = [line.strip() for line in file.read_text(errors="replace").splitlines()]
+        lines = [line.strip() for line in read_file(file).decode("utf-8", "replace").splitlines()]
     except OSError as error:
         raise say.no_known_hosts(file, why(error), server) from None
     entries = []

@@ -24,19 +24,17 @@ from postfix_sync.sources import (
     NOT_WRITTEN_YET,
     QUIET,
     SETTLE_AT_MOST,
-    kind,
     not_regular,
     restless,
     too_large,
 )
+from postfix_sync.system import WITHOUT_WAITING, kind
 
 READ_AT_MOST = 0.5
 """Seconds after that in which files are read again that were replaced while they were read."""
 
 LOOK_AGAIN = 1.0
 """Seconds between looks at whether the watched directory is still the same one."""
-
-ARRIVAL_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Volume:
     def _file(self, name: str) -> SourceFile:
         path = self.directory / name
         try:
-            descriptor = os.open(path, ARRIVAL_FLAGS)
+            descriptor = os.open(path, WITHOUT_WAITING | os.O_NOFOLLOW)
         except OSError as error:
             raise self._unreadable(path, error) from None
         try:
