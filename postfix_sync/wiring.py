@@ -134,6 +134,8 @@ class Setting:
     """What is wrong with it, beginning with the parameter."""
     verdict: Verdict = Verdict.FAILURE
     """WARNING where mail of the lists flows all the same."""
+    first: str = ""
+    """A command for a shell that has to come before, as what the value names is not there yet."""
 
 
 def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) -> str:
@@ -296,11 +298,14 @@ def _comes_from_elsewhere(edit: Edit, item: str) -> bool:
 
 def _so(edit: Edit) -> str:
     if edit.parameter == "relay_recipient_maps" and not edit.items:
-        return (
-            ": mail to any address in a list domain is accepted, and returned to whoever seems to"
-            " have sent it where there is no such list"
-        )
+        return f": {_EVERY_ADDRESS}"
     return ", so Postfix does not use that map"
+
+
+_EVERY_ADDRESS = (
+    "mail to any address in a list domain is accepted, and returned to whoever seems to have sent"
+    " it where there is no such list"
+)
 
 
 def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
@@ -456,6 +461,7 @@ def advice(
     `recipients` are the lists' addresses.
     """
     found = [*_cut_off(postfix, ours, classes), *_reject_codes(postfix, classes)]
+    found += _open_beside_others(postfix, ours, classes)
     found += _refused_extensions(postfix, recipients)
     parameters = postfix.parameters
     if parameters["soft_bounce"] == "yes":
@@ -489,14 +495,43 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     local = items(postfix.parameters["mydestination"])
     others = [one for one in _others_relayed(postfix, ours, classes) if one not in local]
     if only_ours and others and classes.relayed:
+        first, table = _others_anywhere(postfix, classes)
         yield Setting(
             edit.parameter,
             postfix.unexpanded[edit.parameter],
-            f"{edit.text}, {_others(classes)}",
+            f"{edit.text}, {table}",
             "relay_recipient_maps names the addresses of lists only, and relay_domains other"
             " domains, too: all mail to those is refused",
             Verdict.WARNING,
+            first,
         )
+
+
+def _open_beside_others(
+    postfix: "Postfix", ours: Installation, classes: Classes
+) -> Iterator[Setting]:
+    """List domains of which every address is accepted, before Postfix 3.7.
+
+    setup leaves them so: it makes no table of its own outside of main.cf.
+    """
+    name = "relay_recipient_maps"
+    if classes.relayed and not _others_can_be_kept(postfix, ours, classes):
+        first, table = _others_anywhere(postfix, classes)
+        wanted = f"{ours.reference(RECIPIENTS)}, {table}"
+        yield Setting(
+            name, "", wanted, f"{name} is empty: {_EVERY_ADDRESS}", Verdict.WARNING, first
+        )
+
+
+def _others_anywhere(postfix: "Postfix", classes: Classes) -> tuple[str, str]:
+    """The same as `_others` for any Postfix: where it has to be a file, the command that makes it
+    comes first, else nothing."""
+    table = _others(classes)
+    if postfix.at_least(3, 7):
+        return "", table
+    path = postfix.config_directory / "outside_of_list_domains"
+    content = table.removeprefix("regexp:{{").removesuffix("}}").replace("$$", "$")
+    return f"echo {shlex.quote(content)} > {shlex.quote(str(path))}", f"regexp:{path}"
 
 
 def _reject_codes(postfix: "Postfix", classes: Classes) -> Iterator[Setting]:
@@ -587,8 +622,8 @@ def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:
     """The command that makes a setting in this instance."""
-    change = f"{setting.parameter} = {setting.wanted}"
-    return reloaded(postfix, command(postfix, "postconf", "-e", change))
+    change = command(postfix, "postconf", "-e", f"{setting.parameter} = {setting.wanted}")
+    return reloaded(postfix, " && ".join(filter(None, [setting.first, change])))
 
 
 def reloaded(postfix: "Postfix", changing: str) -> str:

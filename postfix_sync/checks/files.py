@@ -31,6 +31,16 @@ _NOT_LOOKED_UP = {"alias_database"}
 """What names maps only for newaliases(1) to build."""
 
 
+def made_by_postfix(parameter: str) -> bool:
+    """Whether a parameter names a map that Postfix makes by itself, without a text."""
+    return parameter.endswith(_MADE_BY_POSTFIX)
+
+
+def builder(parameter: str) -> str:
+    """The command that builds what a parameter names: aliases(5) have a syntax of their own."""
+    return "postalias" if parameter.rpartition("/")[2].startswith("alias_") else "postmap"
+
+
 async def map_directory(host: Host) -> AsyncIterator[Finding]:
     """The directory is there, and nobody but root can put maps of his own into it."""
     path = host.config.postfix.map_directory
@@ -206,7 +216,7 @@ def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
     """The maps with files that parameters name, those that Postfix makes itself left out."""
     for parameter, value in settings.items():
         name = parameter.rpartition("/")[2]
-        if name in _NOT_LOOKED_UP or name.endswith(_MADE_BY_POSTFIX):
+        if name in _NOT_LOOKED_UP or made_by_postfix(name):
             continue
         for map_type, path in _NAMED.findall(value):
             yield Named(parameter, map_type, Path(path))
@@ -237,7 +247,7 @@ async def other_maps(host: Host) -> AsyncIterator[Finding]:
 def _other(host: Host, one: Named) -> Finding | None:
     """What is wrong with a map that isn't ours."""
     called = f"other_maps:{one.map_type}:{one.path}"
-    build = "postalias" if "alias_maps" in one.parameter else "postmap"
+    build = builder(one.parameter)
     # A process that found no table when it was started does not look again.
     rebuild = host.reloaded(wiring.command(host.postfix, build, f"{one.map_type}:{one.path}"))
     compiled = one.file != one.path

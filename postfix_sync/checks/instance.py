@@ -3,12 +3,14 @@
 `postfix check` is not asked: it makes directories that are missing, and doctor changes nothing.
 """
 
+import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.checks.files import builder, made_by_postfix
 from postfix_sync.errors import SyncError
 from postfix_sync.match_list import items
 from postfix_sync.model import Finding
@@ -64,23 +66,48 @@ async def running(host: Host) -> AsyncIterator[Finding]:
 
 async def map_type(host: Host) -> AsyncIterator[Finding]:
     """Every map type that main.cf names is there."""
-    missing: dict[str, str] = {}
+    missing: dict[str, list[tuple[str, str]]] = {}
     for parameter, value in (await host.postfix.written()).items():
         for item in items(value):
             kind = type_of(item)
             if path_of(item) and kind in DATABASES - host.postfix.map_types:
-                missing.setdefault(kind, f"{parameter} = {item}")
+                missing.setdefault(kind, []).append((parameter, item))
     if not missing:
         yield ok("map_type", f"{host.map_type}, for the maps of the lists")
         return
-    kind, seen = next(iter(missing.items()))
+    kind, named = next(iter(missing.items()))
+    seen = " = ".join(named[0])
     why, fix = _absent(kind, await host.postfix.type_warnings())
+    fix = fix or await _built_as_another(host, kind, named)
     yield failure(
         "map_type",
         f"{seen}: this Postfix has no map type {kind}",
         f"{why}; until then mail that this map is asked about is deferred (451)",
         fix,
     )
+
+
+async def _built_as_another(host: Host, kind: str, named: Sequence[tuple[str, str]]) -> str | None:
+    """The command that builds maps as the type that ours have, and names them so in main.cf.
+
+    `named` are parameters, each with an item of it. None where a map has no text to build it from,
+    or where a value does not have the item as such.
+    """
+    others = [(name, item) for name, item in named if not host.tables.ours.named(item)]
+    builds = {path_of(item): builder(name) for name, item in others if not made_by_postfix(name)}
+    values = {name: await host.postfix.written_as(name) for name, _ in others}
+    if not (all(map(os.path.isfile, builds)) and all(i in items(values[n]) for n, i in others)):
+        return None
+    for name, item in others:
+        new = f"{host.map_type}:{path_of(item)}"
+        values[name] = values[name].replace(f"{kind}:{path_of(item)}", new)
+    commands = [
+        wiring.command(host.postfix, build, f"{host.map_type}:{path}")
+        for path, build in builds.items()
+    ]
+    changes = [f"{name} = {value}" for name, value in values.items()]
+    commands += [wiring.command(host.postfix, "postconf", "-e", *changes)] if changes else []
+    return host.reloaded(" && ".join(commands)) if commands else None
 
 
 async def no_map_type(postfix: Postfix, wanted: str, error: SyncError) -> Finding:
@@ -115,10 +142,19 @@ async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
             "main_cf_warnings",
             seen,
             "of a parameter that stands twice only the last line counts, and one that Postfix does"
-            " not know is spelt wrong or left from another version: mend or remove these lines",
+            " not know is spelt wrong or left from another version: mend or remove these lines."
+            " The command makes those comments that nothing uses",
+            _commented_out(host, told),
         )
     else:
         yield ok("main_cf_warnings", "main.cf and master.cf are read without a warning")
+
+
+def _commented_out(host: Host, told: Iterable[str]) -> str | None:
+    """The command that makes comments of lines of main.cf that have no effect, as they are."""
+    found = (re.match(r"\S*/main\.cf: unused parameter: (\w+)=", one) for one in told)
+    names = sorted({one[1] for one in found if one})
+    return wiring.command(host.postfix, "postconf", "-#", *names) if names else None
 
 
 async def transport(host: Host) -> AsyncIterator[Finding]:

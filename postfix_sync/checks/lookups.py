@@ -38,15 +38,31 @@ async def routes(host: Host) -> AsyncIterator[Finding]:
         return
     first = host.tables.ours.reference(ROUTES)
     reordered = ", ".join([first, *(one for one in items(present) if one != first)])
-    mends = not await _taken_routes(host, reordered)
+    change = wiring.command(host.postfix, "postconf", "-e", f"transport_maps = {reordered}")
+    left = await _taken_routes(host, reordered)
+    edits = [_leaving_out(host, table) for table in sorted({one.table for _, one in left})]
     address, found = taken[0]
-    yield failure(
-        "routes",
-        f"{address}: {found.table} says {found.value}",
-        "that table answers before postfix_lmtp does, so mail to the list goes there"
-        + ("" if mends else "; change its pattern, so that it leaves out the list domains"),
-        host.edit(f"transport_maps = {reordered}") if mends else None,
-    )
+    why = "that table answers before postfix_lmtp does, so mail to the list goes there"
+    if left:
+        why += "; its patterns must leave out what comes to lists with a + in its address"
+    known = [one for one in edits if one]
+    fix = host.reloaded(" && ".join([change, *known])) if len(known) == len(edits) else None
+    yield failure("routes", f"{address}: {found.table} says {found.value}", why, fix)
+
+
+def _leaving_out(host: Host, table: str) -> str | None:
+    """The command that keeps bounces and confirmations of lists from a table of patterns.
+
+    Of no other addresses it changes anything (regexp_table(5), pcre_table(5)).
+    """
+    path = Path(path_of(table))
+    if type_of(table) not in {"regexp", "pcre"} or not path.is_file():
+        return None
+    domains = "|".join(re.escape(one) for one in sorted(host.domains))
+    condition = rf"if !/-(bounces|confirm)\+[^@]*@({domains})$/"
+    # sed(1) takes a backslash in a text for itself.
+    text = condition.replace("\\", "\\\\")
+    return shlex.join(["sed", "-i", "-e", f"1i {text}", "-e", "$a endif", str(path)])
 
 
 def _value(host: Host, parameter: str) -> str:

@@ -67,8 +67,8 @@ def _by_parameter(host: Host) -> dict[str, wiring.Setting]:
 def _remedy(host: Host, setting: wiring.Setting) -> str:
     ours = host.tables.ours
     built = MapDirectory(ours.directory, ours.map_type, host.postfix).is_built
-    change = host.edit(f"{setting.parameter} = {setting.wanted}")
-    return wiring.only_built("" if built else host.command("--once"), setting, change)
+    first = "" if built else host.command("--once")
+    return wiring.only_built(first, setting, wiring.remedy(host.postfix, setting))
 
 
 async def list_domains(host: Host) -> AsyncIterator[Finding]:

@@ -115,6 +115,10 @@ def test_lines_of_main_cf_that_do_nothing(site: Site, idle_postfix: PostfixInsta
     assert found.status("main_cf_warnings") == "warning"
     assert "unused parameter: lmtp_host_lokup=native" in found["main_cf_warnings"]["seen"]
     assert "overriding earlier entry: biff=no" in found["main_cf_warnings"]["seen"]
+    found = found.mend("main_cf_warnings")
+    assert "#lmtp_host_lokup = native" in main_cf(idle_postfix)
+    assert "unused" not in found["main_cf_warnings"]["seen"]
+    assert found["main_cf_warnings"]["fix"] is None, "which of two values is meant, a person says"
 
 
 # Problem 15: the library of a map type is there, and is not loaded.
@@ -137,12 +141,28 @@ def test_a_map_type_that_is_not_loaded(
 # Problem 16: main.cf names a type that this build has not; dbm is what Berkeley DB is elsewhere.
 def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixInstance) -> None:
     site.once()
-    idle_postfix.postconf(alias_maps="dbm:/etc/aliases")
+    idle_postfix.postconf(alias_maps=f"dbm:{site.directory}/aliases")
     found = examine(site)
     assert found.status("map_type") == "failure"
-    assert "alias_maps = dbm:/etc/aliases" in found["map_type"]["seen"]
-    idle_postfix.postconf(alias_maps="hash:/etc/aliases")
-    assert examine(site).status("map_type") == "ok"
+    assert f"alias_maps = dbm:{site.directory}/aliases" in found["map_type"]["seen"]
+    assert found["map_type"]["fix"] is None, "there is no text to build it from"
+    texts = [site.directory / name for name in ("aliases", "virtual")]
+    for text in texts:
+        text.write_text("postmaster: root\n" if text.name == "aliases" else "a@example.org b\n")
+    aliases, virtual = (f"dbm:{text}" for text in texts)
+    present = idle_postfix.command("postconf", "-h", "virtual_alias_maps").strip()
+    idle_postfix.postconf(
+        alias_maps=aliases,
+        alias_database=aliases,
+        virtual_alias_maps=f"{virtual}, {present}".removesuffix(", "),
+        address_verify_map=f"dbm:{site.directory}/verify_cache",
+    )
+    found = examine(site).mend("map_type")
+    assert found.status("map_type") == "ok"
+    assert not [name for name in found.troubles if name.startswith("other_maps")]
+    changed = main_cf(idle_postfix)
+    assert "dbm:" not in changed
+    assert f"alias_maps = lmdb:{site.directory}/aliases" in changed
 
 
 def test_postfix_is_started(site: Site, idle_postfix: PostfixInstance) -> None:

@@ -26,6 +26,7 @@ import pytest
 from postfix_sync.generations import Generations
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES, Maps
 from tests.parts.common import is_stopped, wait_for
+from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -440,6 +441,38 @@ def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
     wrecks.make()
     assert wrecks.killed > 15
     assert len(wrecks.seen) > 5
+
+
+def test_killed_between_letting_go_and_its_pass_a_resume_is_completed(
+    public: Path, root: None
+) -> None:
+    """While the source is away, what the rollback had put back stays as well: nobody refuses it."""
+    start = _new(public / "start", "lmdb")
+    for wanted in (BEFORE, AFTER):
+        wanted.write(start.site)
+        start.site.once()
+    assert start.site.run("rollback", "1").returncode == 0
+    through = _copy(start, public / "through")
+    assert not _killed_before(through, MORE_THAN_ANY_PASS, ["resume"])
+    events = (public / "through.log").read_text().splitlines()
+    let_go = 1 + next(i for i, one in enumerate(events) if "os.remove" in one and "held" in one)
+    assert _killed_before(start, let_go + 1, ["resume"])
+    assert "held.json" not in names(start.site.state)
+    assert start.site.installed(ROUTES) == BEFORE.tables[ROUTES], "the pass had not begun"
+
+    away = start.site.files.directory.rename(public / "away")
+    start.site.once(expect=75)
+    assert_serves(start, [*AFTER.lists, "goes@one.example"])
+    assert start.site.installed(ROUTES).items() >= AFTER.tables[ROUTES].items()
+    away.rename(start.site.files.directory)
+    with RunningDaemon(start.site) as daemon:
+        daemon.wait_for("-1 list: goes@one.example")
+        daemon.look()
+        assert daemon.stop() == 0
+    (start.directory / "notify").unlink(missing_ok=True)
+    for log in start.directory.glob("log.*"):
+        log.unlink()
+    assert_is(start, AFTER)
 
 
 def _children(pid: int, name: str) -> list[int]:

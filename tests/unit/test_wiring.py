@@ -18,6 +18,7 @@ from postfix_sync.wiring import (
     choose_map_type,
     cluster_notices,
     notices,
+    remedy,
     settings,
 )
 
@@ -511,6 +512,24 @@ def test_other_relay_domains_that_are_refused() -> None:
     assert values(one) == {}
     others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     assert told(one) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
+
+
+@pytest.mark.parametrize("present", [RECIPIENTS, ""])
+def test_other_relay_domains_before_a_table_can_stand_in_main_cf(present: str) -> None:
+    """Then it is a file of the operator's; setup leaves an empty parameter as it is."""
+    domains = f"example.org, {WIRED['relay_domains']}"
+    parameters = {**WIRED, "relay_domains": domains, "relay_recipient_maps": present}
+    one = replace(postfix(**parameters), version="3.6.4")
+    assert values(one) == {}
+    advised = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset())
+    told_of = {setting.parameter: setting for setting in advised}["relay_recipient_maps"]
+    assert told_of.verdict is Verdict.WARNING
+    assert told_of.present == present
+    path = "/etc/postfix/outside_of_list_domains"
+    assert remedy(one, told_of) == (
+        rf"echo '!/@(lists\.example\.net)$/ OK' > {path}"
+        f" && postconf -e 'relay_recipient_maps = {RECIPIENTS}, regexp:{path}' && postfix reload"
+    )
 
 
 def test_delimiters_that_cut_names() -> None:
