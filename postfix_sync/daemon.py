@@ -296,7 +296,7 @@ class Daemon:
         """Has Postfix deliver what waited for destinations that are back, beside all else."""
         look_due = 0.0
         while True:
-            await self.probed.wait()
+            await set_within(self.probed, recovery.due_in(self.status, time.time()))
             self.probed.clear()
             began, looked = time.time(), time.monotonic()
             wanted = recovery.due(

@@ -163,8 +163,8 @@ def answers_of(followers: Mapping[str, Follower]) -> dict[str, Fetched]:
     return {name: one.answer for name, one in followers.items() if one.answer}
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> None:
-    """Waits for an event, `seconds` at most."""
+async def set_within(event: asyncio.Event, seconds: float | None) -> None:
+    """Waits for an event, `seconds` at most if given."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -24,7 +24,7 @@ from postfix_sync.changes import counted, seconds_of
 from postfix_sync.log import LOG
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued
-from postfix_sync.state import Status
+from postfix_sync.state import DestinationStatus, Status
 from postfix_sync.tables import Fold
 
 AGAIN = 60.0
@@ -63,15 +63,39 @@ def due(status: Status, now: float, *, unseen: bool = True) -> Due:
     """What is to be looked at, after status.json; those away unseen only with `unseen`. Pure."""
     failed, maybe = set(), {}
     for endpoint, one in status["destinations"].items():
-        flushed = seconds_of(one["last_flush"]) if one["last_flush"] else 0.0
-        waited = now - flushed if now >= flushed else now  # a clock that was set back
+        waited = _since_last(one, now)
         if one["failures"] or waited < AGAIN:
             continue
-        if one["last_failure"] and seconds_of(one["last_failure"]) >= flushed:
+        if _failed_since(one):
             failed.add(endpoint)
         elif unseen and waited >= UNSEEN_AGAIN:
-            maybe[endpoint] = flushed
+            maybe[endpoint] = _flushed(one)
     return Due(failed, maybe)
+
+
+def due_in(status: Status, now: float) -> float | None:
+    """Seconds until AGAIN is over for a destination that failed in it, and is back; None: for no
+    destination. Pure."""
+    waits = [
+        AGAIN - _since_last(one, now)
+        for one in status["destinations"].values()
+        if not one["failures"] and _failed_since(one)
+    ]
+    return min((one for one in waits if one > 0), default=None)
+
+
+def _flushed(one: DestinationStatus) -> float:
+    return seconds_of(one["last_flush"]) if one["last_flush"] else 0.0
+
+
+def _since_last(one: DestinationStatus, now: float) -> float:
+    """Seconds since its last recovery."""
+    flushed = _flushed(one)
+    return now - flushed if now >= flushed else now  # a clock that was set back
+
+
+def _failed_since(one: DestinationStatus) -> bool:
+    return bool(one["last_failure"] and seconds_of(one["last_failure"]) >= _flushed(one))
 
 
 def chosen(

@@ -4,15 +4,19 @@ One Postfix for all tests, with the backoff that Postfix is shipped with: what i
 seconds after it had been deferred was delivered because of a postqueue -i.
 """
 
+import json
 import os
 import shutil
 import smtplib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from postfix_sync.changes import iso
+from postfix_sync.recovery import AGAIN
 from tests.conftest import need
 from tests.parts.common import PATIENCE, free_port, public_directory, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -224,6 +228,23 @@ def test_away_between_two_probes(parts: Parts) -> None:
         assert daemon.count(BACK) == 1
         assert daemon.stop() == 0
     assert len(parts.tries(busy)) == 1
+
+
+def test_away_again_within_a_minute(parts: Parts) -> None:
+    """It is seen to as soon as the minute is over, and not at the next probe."""
+    parts.site.configure(probe={"level": "rcpt", "interval": "1h"})
+    parts.site.once(expect=69)
+    waiting = parts.queued(ANTS)
+    parts.sink.start()
+    status = parts.site.status()
+    of_sink = status["destinations"][parts.endpoint]
+    of_sink["last_flush"] = of_sink["last_failure"] = iso(time.time() - AGAIN + 8)
+    (parts.site.state / "status.json").write_text(json.dumps(status))
+    with RunningDaemon(parts.site) as daemon:
+        wait_for(lambda: parts.destination.get("up"), PATIENCE, "up")
+        parts.wait_until_delivered(waiting)
+        assert daemon.count(BACK) == 1
+        assert daemon.stop() == 0
 
 
 def test_ended_in_the_middle(parts: Parts) -> None:

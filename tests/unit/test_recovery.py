@@ -4,7 +4,7 @@ import pytest
 
 from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.queue import Queued, not_reached
-from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due
+from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
 from postfix_sync.state import (
     ClusterStatus,
     DestinationStatus,
@@ -160,6 +160,10 @@ def test_one_that_flaps_is_due_once_a_minute() -> None:
     status = after_flush(probed("connect", True), ["a:8024"], NOW + 2)
     status = probed("connect", True, "connect", True, status=status, at=NOW + 3)
     assert not due(status, NOW + 2 + AGAIN - 1)
+    assert due_in(status, NOW + 2 + AGAIN - 1) == 1
+    assert due_in(status, NOW + 2 + AGAIN) is None
+    down = probed("connect", status=status, at=NOW + 10)
+    assert due_in(down, NOW + 11) is None
     assert due(status, NOW + 2 + AGAIN).failed == {"a:8024"}
 
 
