@@ -11,12 +11,12 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postfix_sync import __version__, config, http_server, monitoring, recovery, state, systemd
 from postfix_sync.errors import ConfigError, SyncError
@@ -144,21 +144,17 @@ class Daemon:
         self.followers = {
             one.name: Follower(one, self.config, records, self.news) for one in self.config.sources
         }
-        async with asyncio.TaskGroup() as group:
-            for follower in self.followers.values():
-                group.create_task(follower.run())
-                group.create_task(follower.watch())
-                group.create_task(follower.watch_container())
-            group.create_task(self._passes())
-            group.create_task(_every(HEARTBEAT, self._heartbeat))
-            if self.config.probe.level != "off":
-                group.create_task(self._probes())
-                if self.config.probe.flush:
-                    group.create_task(self._recoveries())
-            if self.config.metrics.wanted:
-                group.create_task(_every(self.config.probe.interval, self._count_deferred))
-            if self.config.metrics.listen:
-                group.create_task(self._answer(self.config.metrics.listen))
+        works = [one for follower in self.followers.values() for one in follower.works()]
+        works += [self._passes(), _every(HEARTBEAT, self._heartbeat)]
+        if self.config.probe.level != "off":
+            works.append(self._probes())
+            if self.config.probe.flush:
+                works.append(self._recoveries())
+        if self.config.metrics.wanted:
+            works.append(_every(self.config.probe.interval, self._count_deferred))
+        if self.config.metrics.listen:
+            works.append(self._answer(self.config.metrics.listen))
+        await until_one_ends(works)
 
     def _look(self) -> None:
         """Has every source asked now, and a pass made with each answer."""
@@ -381,6 +377,21 @@ def _summary(report: Report) -> str:
         return report.errors[0].message
     lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0
     return f"{report.held or 'in step'}, {lists} lists"
+
+
+async def until_one_ends(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Does all works at the same time, none of which ends by itself; raises RuntimeError when one
+    does. A TaskGroup would go on without one that returns, or that was cancelled by mistake."""
+    tasks = [asyncio.create_task(one) for one in works]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        errors = [None if task.cancelled() else task.exception() for task in tasks]
+    first = next(number for number, task in enumerate(tasks) if task in ended)
+    raise RuntimeError(f"{tasks[first].get_coro()!r} has ended by itself") from errors[first]
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:

@@ -10,9 +10,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from postfix_sync import postfix
 from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError
@@ -55,7 +55,16 @@ class Follower:
         self.answer: Fetched | None = None
         self.source = open_source(settings, configuration.guard.max_size)
 
-    async def run(self) -> None:
+    def works(self) -> list[Coroutine[Any, Any, None]]:
+        """All that goes on for it at the same time; none of it ends by itself."""
+        works = [self._follow()]
+        if isinstance(self.source, Volume | Contained):
+            works.append(self._watch(self.source))
+        if isinstance(self.source, Contained):
+            works.append(self._watch_container(self.source))
+        return works
+
+    async def _follow(self) -> None:
         """Asks the source again and again; sets `news` when a pass may find something to do."""
         failures = 0
         try:
@@ -119,28 +128,32 @@ class Follower:
         jitter = random.random()  # noqa: S311 - no secret
         return retry_delay(failures, SLOWLY if remote else interval, jitter)
 
-    async def watch(self) -> None:
-        """Asks the source when its directory reports a change, where it can."""
+    async def _watch(self, source: Volume | Contained) -> None:
+        """Asks the source when its directory reports a change."""
         path, interval = self.settings.path, self.settings.interval
-        while isinstance(self.source, Volume | Contained):
+        told = ""
+        while True:
             try:
-                async for _ in self.source.changes():
+                async for _ in source.changes():
+                    told = ""
                     self.look.set()
             except Exception as error:  # noqa: BLE001 - a library's; without events there are intervals
                 problem = f"{path}: can't be watched: {error}; it is looked at only"
-                tell(Notice(f"{problem} every {interval:g} s"))
+                if problem != told:
+                    told = problem
+                    tell(Notice(f"{problem} every {interval:g} s"), logging.WARNING)
                 await asyncio.sleep(interval)
 
-    async def watch_container(self) -> None:
-        """Asks the source when its container has moved, where it is in one.
+    async def _watch_container(self, source: Contained) -> None:
+        """Asks the source when its container has moved.
 
         The engine's events end when it is restarted, or is not there: then again, with back-off.
         """
         interval = self.settings.interval
         failures, told = 0, ""
-        while isinstance(self.source, Contained):
+        while True:
             try:
-                async for _ in self.source.moves():
+                async for _ in source.moves():
                     failures, told = 0, ""
                     self.look.set()
             except SyncError as error:

@@ -346,6 +346,7 @@ def test_a_directory_that_may_not_be_listed_is_served_all_the_same(with_ants: Ma
         daemon.wait_for_passes(1)
         site.files.write(ANTS, BEES)
         daemon.wait_for("lists: +1 list: " + BEES)
+        assert daemon.count("can't be watched") == 1
         assert daemon.seconds_of_work < 2
         assert daemon.stop() == 0
 

@@ -1,0 +1,61 @@
+"""None of the works of the daemon ends without a word, whatever way it takes."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from postfix_sync.daemon import until_one_ends
+
+Work = Coroutine[Any, Any, None]
+
+
+async def returns() -> None:
+    await asyncio.sleep(0)
+
+
+async def fails() -> None:
+    await asyncio.sleep(0)
+    raise LookupError
+
+
+async def is_cancelled_by_mistake() -> None:
+    """As by a TaskGroup of Python 3.11 that has left a cancellation behind."""
+    await asyncio.sleep(0)
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("work", [returns, fails, is_cancelled_by_mistake])
+def test_one_that_ends_ends_them_all(work: Callable[[], Work]) -> None:
+    cleaned = []
+
+    async def goes_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append("up")
+
+    async def fails_when_it_ends() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise KeyError
+
+    with pytest.raises(RuntimeError, match=f"{work.__name__}.* has ended by itself") as caught:
+        asyncio.run(until_one_ends([goes_on(), work(), fails_when_it_ends()]))
+    assert isinstance(caught.value.__cause__, LookupError if work is fails else type(None))
+    assert cleaned == ["up"]
+
+
+def test_cancelled_from_outside_they_end_and_nothing_is_told() -> None:
+    async def main() -> None:
+        task = asyncio.create_task(until_one_ends([asyncio.sleep(3600), asyncio.sleep(3600)]))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
