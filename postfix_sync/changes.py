@@ -39,7 +39,7 @@ def log_lines(
     changed = {name: _divided(diff, whose) for name, diff in plan.changes.items() if name in done}
     for party in sorted({party for parts in changed.values() for party in parts}):
         own = {name: parts[party] for name, parts in changed.items() if party in parts}
-        for line in lines_of(own):
+        for line in _lines_of(own):
             yield party, f"{party}: {line}"
     for name in MAP_NAMES:
         one = installed.maps[name]
@@ -65,11 +65,10 @@ def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
 
 def difference(old: Maps, new: Maps) -> list[str]:
     """What turns one state of the maps into another: `+1 list: NAME`, `-2 domains: NAME, NAME`."""
-    return list(lines_of({name: Diff.between(old[name], new[name]) for name in MAP_NAMES}))
+    return list(_lines_of({name: Diff.between(old[name], new[name]) for name in MAP_NAMES}))
 
 
-def lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
-    """A line for each kind of change in these maps."""
+def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
     for name, what in ((RECIPIENTS, "list"), (DOMAINS, "domain"), (ALIASES, "alias")):
         if name in changed:
             for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):

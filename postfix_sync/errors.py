@@ -108,9 +108,10 @@ class TimedOut(ApplyError):
     """A command took too long, and was killed."""
 
 
-def why(error: OSError) -> str:
+def why(error: Exception) -> str:
     """The reason alone, "No space left on device", without the path that a message names."""
-    return os.strerror(error.errno) if error.errno else str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
 
 
 def escape(text: str) -> str:

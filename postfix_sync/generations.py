@@ -143,7 +143,7 @@ class Generations:
             raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
             raise ApplyError(
-                f"{path}: is damaged, so generation {number} can't be put back: {error}",
+                f"{path}: is damaged, so generation {number} can't be put back: {why(error)}",
                 f"others can: see {self.listing}; this one is of no use: rm {path}",
             ) from None
 

@@ -23,6 +23,7 @@ from postfix_sync.system import (
     replace_file,
     staged_beside,
     unwritable,
+    without_links,
     write_file,
 )
 
@@ -153,7 +154,7 @@ class MainCf:
                     f"{self.path}: was changed by somebody else meanwhile; it is left as it is"
                 )
             try:
-                discard(staged_beside(self.path.resolve()))
+                discard(staged_beside(without_links(self.path)))
                 replace_file(self.path, text.encode("latin-1"))
             except OSError as error:
                 raise unwritable(self.path, error) from None

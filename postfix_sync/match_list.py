@@ -55,10 +55,13 @@ def items(value: str) -> list[str]:
     return [one for one in (*found, item) if one]
 
 
-def patterns(value: str, read: Callable[[str], str]) -> Iterator[Pattern]:
+def patterns(
+    value: str, read: Callable[[str], str], within: tuple[str, ...] = ()
+) -> Iterator[Pattern]:
     """The patterns of a list in their order, with those in files that it names.
 
-    `read` gives the content of a file.
+    `read` gives the content of a file. A file that names itself, by way of those that it is
+    `within`, adds nothing; Postfix does not come to an end with it.
     """
     for item in items(value):
         text = item.lstrip("!")
@@ -66,8 +69,9 @@ def patterns(value: str, read: Callable[[str], str]) -> Iterator[Pattern]:
         if not text.startswith("/"):
             yield Pattern(text, negated)
             continue
-        lines = (line for line in read(text).splitlines() if not line.lstrip().startswith("#"))
-        for one in patterns(" ".join(lines), read):
+        content = "" if text in within else read(text)
+        lines = (line for line in content.splitlines() if not line.lstrip().startswith("#"))
+        for one in patterns(" ".join(lines), read, (*within, text)):
             yield Pattern(one.text, one.negated != negated)
 
 

@@ -478,7 +478,7 @@ class StatusFile:
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise OutOfReach(
-                f"{self.path}: is no status file: {error}", f"make a pass: {self.once}"
+                f"{self.path}: is no status file: {why(error)}", f"make a pass: {self.once}"
             ) from None
         status: Status = found
         return status

@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from postfix_sync.errors import (
     ApplyError,
@@ -94,18 +94,14 @@ async def run(
     """
     command = _short(argv)
     with _memory_file(stdin) as given, _memory_file() as printed, _memory_file() as complained:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=given,
-                stdout=printed,
-                stderr=complained,
-                env=ENVIRONMENT,
-                cwd=directory,
-                pass_fds=keep_open,
-            )
-        except OSError as error:
-            raise ApplyError(f"{command}: can't be started: {why(error)}") from None
+        process = await _start(
+            argv,
+            stdin=given,
+            stdout=printed,
+            stderr=complained,
+            cwd=directory,
+            pass_fds=keep_open,
+        )
         try:
             async with asyncio.timeout(timeout):
                 status = await process.wait()
@@ -116,6 +112,14 @@ async def run(
                 process.kill()
                 await process.wait()
         return Completed(command, status, _text(printed), _text(complained))
+
+
+async def _start(argv: Sequence[str], **how: Any) -> asyncio.subprocess.Process:
+    """Starts a command. Raises ApplyError where it can't be."""
+    try:
+        return await asyncio.create_subprocess_exec(*argv, env=ENVIRONMENT, **how)
+    except OSError as error:
+        raise ApplyError(f"{_short(argv)}: can't be started: {why(error)}") from None
 
 
 def _short(argv: Sequence[str]) -> str:
@@ -160,15 +164,9 @@ async def running(argv: Sequence[str]) -> AsyncIterator[Running]:
     )
     with contextlib.closing(transport), _memory_file() as complained:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=complained,
-                env=ENVIRONMENT,
+            process = await _start(
+                argv, stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=complained
             )
-        except OSError as error:
-            raise ApplyError(f"{_short(argv)}: can't be started: {why(error)}") from None
         finally:
             os.close(theirs)
         try:
@@ -352,7 +350,7 @@ def publish_file(staged: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, WITHOUT_WAITING)
     try:
         os.fsync(descriptor)
     finally:

@@ -22,7 +22,7 @@ from postfix_sync.hosts import BEGIN, END, parse
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.interfaces import is_own
 from postfix_sync.model import Finding
-from postfix_sync.system import read_file, without_links
+from postfix_sync.system import mount_of, read_file, without_links
 
 NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
@@ -349,8 +349,8 @@ def _servers(path: Path) -> list[str]:
 
 def _is_mount(path: Path) -> bool:
     """Whether a file is mounted itself; Path.is_mount() sees that only across file systems."""
-    mounts = Path("/proc/self/mountinfo").read_text("utf-8", "backslashreplace").splitlines()
-    return str(without_links(path)) in {line.split()[4] for line in mounts}
+    mount = mount_of(path)
+    return mount is not None and mount.point == without_links(path)
 
 
 def _told(path: Path) -> str:

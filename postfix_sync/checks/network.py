@@ -69,7 +69,7 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
         )
         return
     for peer in peers:
-        if not await _trusted(host, peer.address):
+        if not await _trusted(host, peer.address, present):
             yield await _refused(host, peer)
             return
     told = ", ".join(f"{one.address} ({one.source})" for one in peers)
@@ -172,9 +172,8 @@ def _network_of(host: Host, source: str, address: Address) -> Net | None:
     return next((net for net in nets if address in net and net.is_private), None)
 
 
-async def _trusted(host: Host, address: Address) -> bool:
+async def _trusted(host: Host, address: Address, everywhere: str) -> bool:
     """Whether an smtpd(8) of this instance has an address in its mynetworks."""
-    everywhere = (await host.postfix.values("mynetworks"))["mynetworks"]
     servers = [one for one in host.services if one.command == "smtpd"]
     lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
     return any([await matches(host.postfix, address, one) for one in lists])

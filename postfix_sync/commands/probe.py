@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync import lmtp, nagios
@@ -67,14 +66,11 @@ def _nothing(configuration: "Config") -> OutOfReach:
 def _targets(configuration: "Config", options: argparse.Namespace) -> list[lmtp.Target]:
     """What to probe: the named destinations, or those of the installed maps."""
     installed = lmtp.targets(installed_routes(configuration.postfix.map_directory), {})
-    if options.destinations:
-        lists = {one.destination: one.recipient for one in installed}
-        asked = [lmtp.Target(one, lists.get(one)) for one in options.destinations]
-    elif installed:
-        asked = installed
-    else:
-        asked = []
-    return [replace(one, recipient=options.rcpt or one.recipient, doubting=True) for one in asked]
+    lists = {one.destination: one.recipient for one in installed}
+    return [
+        lmtp.Target(one, options.rcpt or lists.get(one), doubting=True)
+        for one in options.destinations or lists
+    ]
 
 
 def _known_hosts(configuration: "Config") -> dict[str, str]:

@@ -276,7 +276,7 @@ def test_what_is_in_the_way(site: Site, idle_postfix: PostfixInstance) -> None:
     assert report.status("events:lists") == "ok"
     assert report["state_directory"]["seen"] == f"{site.state}: is not a directory"
     assert report.status("state_directory") == "failure"
-    assert report["hosts"]["seen"].startswith(f"{site.hosts}: Is a directory")
+    assert report["hosts"]["seen"].startswith(f"{site.hosts}: is a directory, not a regular")
     assert report["hosts"]["fix"] is None
     assert report.status("room:queue_directory") == "ok"
 

@@ -4,7 +4,11 @@ import pytest
 
 from postfix_sync.match_list import Style, decision, items, keys, patterns
 
-FILES = {"/etc/domains": "# ours\nlists.example.net\n  !far.example.org, example.org\n"}
+FILES = {
+    "/etc/one": "example.com /etc/two",
+    "/etc/two": "example.org /etc/one example.net",
+    "/etc/domains": "# ours\nlists.example.net\n  !far.example.org, example.org\n",
+}
 TABLES = {
     ("hash:/d", "lists.example.net"),
     ("hash:/d", "example.org"),
@@ -68,3 +72,11 @@ def test_what_tables_are_asked() -> None:
     assert keys("proxy:hash:/d", "a.b.c", Style.PARENTS) == ["a.b.c", "b.c", "c"]
     assert keys("hash:/d", "a.b.c", Style.DOTTED) == ["a.b.c", ".b.c", ".c"]
     assert keys("proxy:pcre:/d", "a.b.c", Style.PARENTS) == ["a.b.c"]
+
+
+def test_files_that_name_each_other_have_an_end() -> None:
+    for value, expected in (
+        ("/etc/one", ["example.com", "example.org", "example.net"]),
+        ("/etc/two", ["example.org", "example.com", "example.net"]),
+    ):
+        assert [one.text for one in patterns(value, lambda path: FILES[path])] == expected
