@@ -2,6 +2,7 @@
 # make test   every check and every test
 # make bench  how fast it is, beside what people use instead
 # make deb    the package for Debian 13, in dist
+# make dist   wheel and source archive, in dist/
 # make install, make uninstall   as root: into PREFIX, /opt/postfix-sync if not given, and DESTDIR
 #
 # They install what is missing: Debian's packages as root (or with sudo), the rest into .venv.
@@ -21,8 +22,8 @@ DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3 py
 # hosts that boot, the rest for manual pages, completions and the Debian package.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
 	prometheus debootstrap systemd-container man-db groff-base mandoc zsh $(DEB_PACKAGES) lintian
-# What postfix-sync itself needs, to be installed.
-install: PACKAGES := python3 python3-venv
+# What postfix-sync itself needs, to be installed or packed.
+install dist: PACKAGES := python3 python3-venv
 deb: PACKAGES := $(DEB_PACKAGES)
 MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
@@ -84,6 +85,19 @@ test: parts lint types
 install: packages
 install uninstall:
 	@$(PYTHON) -B tools/install.py $@ --prefix '$(PREFIX)' --destdir '$(DESTDIR)'
+
+# The time is that of the last commit (without git, what hatchling takes for it): whoever builds the
+# same again gets the same files, byte for byte.
+.PHONY: dist
+dist: export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
+dist: build/venv/complete
+	build/venv/bin/python -m build --outdir dist .
+
+build/venv/complete:
+	$(MAKE) packages
+	$(PYTHON) -m venv --clear build/venv
+	build/venv/bin/pip install --quiet --disable-pip-version-check build
+	touch $@
 
 .PHONY: bench
 bench: parts

@@ -363,17 +363,16 @@ def _end(target: Target) -> None:
 
 
 def _what_is_left(target: Target) -> str:
-    """What stays, and which lines of main.cf Postfix can't do without the maps for."""
+    """What stays, and the lines of main.cf because of which Postfix needs the maps."""
     maps, state, postfix = _places(target)
+    kept = [
+        path
+        for path in (str(Path(CONFIGURATION).parent), state, maps)
+        if _has_something(Path(path))
+    ]
+    text = f" Kept: {', '.join(kept)}." if kept else ""
     main_cf = Path(postfix) / "main.cf"
-    text = (
-        f"\nKept: {Path(CONFIGURATION).parent}, {state}, and the maps in {maps} as they are now."
-        "\nPostfix goes on with them."
-    )
-    try:
-        lines = main_cf.read_text(errors="replace").splitlines()
-    except OSError:
-        return text
+    lines = main_cf.read_text(errors="replace").splitlines() if main_cf.is_file() else []
     naming = [
         f"\n  {main_cf}:{number}: {line.strip()}"
         for number, line in enumerate(lines, 1)
@@ -383,9 +382,13 @@ def _what_is_left(target: Target) -> str:
     if not naming:
         return text
     return (
-        f"{text} Before you remove {maps}, take it out of these lines, or Postfix\n"
-        f"answers all mail with 451:{''.join(naming)}"
+        f"{text} Postfix goes on with the maps as they are.\nBefore you remove {maps}, take it out"
+        f" of these lines, or Postfix answers all mail with 451:{''.join(naming)}"
     )
+
+
+def _has_something(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _places(target: Target) -> tuple[str, str, str]:

@@ -3,8 +3,6 @@
 The same under systemd: tests/booted.
 """
 
-import fcntl
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +13,7 @@ import pytest
 
 from postfix_sync import __version__
 from tests.parts import source
-from tests.parts.common import run, wait_for
+from tests.parts.common import run
 from tests.parts.daemon import RunningDaemon
 from tests.parts.mailman_files import nine
 from tests.parts.other_host import OtherHost
@@ -63,29 +61,15 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def staged(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree that `make install DESTDIR=…` has made, under another name since.
+    """A tree that `make install DESTDIR=…` has made, under another name since."""
 
-    Made once for all workers of pytest-xdist: their directories have one parent.
-    """
-    workers = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    here = (base.parent if workers else base) / "staged"
-    here.mkdir(exist_ok=True)
-    with (here / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (here / "tree").exists():
-            destination = here / "as-it-was-built"
-            command = [
-                "make",
-                "-s",
-                "-C",
-                str(clone.directory),
-                "install",
-                f"DESTDIR={destination}",
-            ]
-            subprocess.run(command, env=source.offline(), check=True)
-            destination.rename(here / "tree")
-    return here / "tree"
+    def make(directory: Path) -> None:
+        destination = directory / "as-it-was-built"
+        command = ["make", "-s", "-C", str(clone.directory), "install", f"DESTDIR={destination}"]
+        subprocess.run(command, env=source.offline(), check=True)
+        destination.rename(directory / "tree")
+
+    return source.once(tmp_path_factory, "staged", make) / "tree"
 
 
 @pytest.fixture
@@ -185,68 +169,55 @@ def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
     written = {
         "etc/postfix-sync/config.yaml": "sources: [{path: /srv/data}]\n"
         "postfix: {map_directory: /etc/postfix/lists}\n",
+        "etc/postfix/lists/postfix_lmtp": "",
         "etc/postfix/main.cf": "# lmdb:/etc/postfix/lists/postfix_lmtp was it\n"
         "transport_maps = hash:/etc/postfix/transport,\n"
         "    lmdb:$config_directory/lists/postfix_lmtp\n",
     }
     for name, text in written.items():
-        (host.directory / name).parent.mkdir(exist_ok=True)
+        (host.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (host.directory / name).write_text(text)
     said = clone.make(host, "uninstall")
-    assert (
-        "Kept: /etc/postfix-sync, /var/lib/postfix-sync, and the maps in /etc/postfix/lists" in said
-    )
+    assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix goes on with the maps" in said
     assert "  /etc/postfix/main.cf:3: lmdb:$config_directory/lists/postfix_lmtp\n" in said
     assert said.count("/etc/postfix/main.cf:") == 1
-    assert host.tree() == {**before, "etc/postfix-sync": "/", "etc/postfix": "/", **written}
+    made = ("etc/postfix-sync", "etc/postfix", "etc/postfix/lists")
+    assert host.tree() == {**before, **written, **dict.fromkeys(made, "/")}
     assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
 
 
-def test_an_upgrade_leaves_a_daemon_what_it_runs_from(
+def test_killed_and_then_upgraded_under_a_daemon(
     site: Site, clone: Clone, installed: OtherHost
 ) -> None:
-    """It loads modules whenever it needs them: all are those it was started with."""
+    """The one before works on until the link is changed, and the daemon with what it began with.
+
+    It loads modules whenever it needs them.  Nothing is left when all is over.
+    """
     old = in_use(installed)
+    killed = {"PYTHONPATH": str(clone.directory / KILL_AT), "KILL_AT_ROOT": f"/{PREFIX}"}
     with RunningDaemon(site) as daemon:
         daemon.wait_until_it_watches()
-        assert "restart" in clone.make(installed, "install")
-        new = in_use(installed)
-        assert environments(installed) == {old, new}
+        for before in ("'install', '--no-compile'", f"os.rename /{PREFIX}/bin/postfix-sync"):
+            said = clone.make(
+                installed, "install", expect=2, environment={**killed, "KILL_AT_TEXT": before}
+            )
+            assert "Killed" in said
+            assert in_use(installed) == old
+            assert version(installed) == f"postfix-sync {__version__}\n"
+        assert len(environments(installed)) == 3
+
+        assert "has to be restarted" in clone.make(installed, "install")
+        assert in_use(installed) != old
+        assert environments(installed) == {old, in_use(installed)}
         assert version(installed) == f"postfix-sync {__version__}\n"
         site.files.write(ANTS, BEES)
-        wait_for(lambda: nine(BEES)[0] in site.installed("postfix_recipients"), 20, "a new list")
+        daemon.wait_for("bees@lists.example.net")
 
         refused = clone.make(installed, "uninstall", expect=2)
         assert f"end process {daemon.process.pid} first" in refused
         assert version(installed) == f"postfix-sync {__version__}\n"
         assert daemon.stop(signal.SIGTERM) == 0
-    clone.make(installed, "uninstall")
-    assert environments(installed) == set()
-
-
-def test_killed_at_any_moment_there_is_a_command(clone: Clone, installed: OtherHost) -> None:
-    """Before pip, before the link is changed, and while the one before is taken away."""
-    first = in_use(installed)
-    killed = {
-        "PYTHONPATH": str(clone.directory / KILL_AT),
-        "KILL_AT_ROOT": f"/{PREFIX}",
-    }
-
-    def kill_at(text: str) -> None:
-        said = clone.make(
-            installed, "install", expect=2, environment={**killed, "KILL_AT_TEXT": text}
-        )
-        assert "Killed" in said
-        assert version(installed) == f"postfix-sync {__version__}\n"
-
-    kill_at("'install', '--no-compile'")
-    assert in_use(installed) == first
-    kill_at(f"os.rename /{PREFIX}/bin/postfix-sync")
-    assert in_use(installed) == first
-    assert len(environments(installed)) == 3
-    kill_at(f"os.remove /{PREFIX}/{first}/")
-    assert in_use(installed) != first
-
+    assert set(site.installed("postfix_recipients")) == {*nine(ANTS), *nine(BEES)}
     clone.make(installed, "uninstall")
     assert [path for path in installed.tree() if "postfix-sync" in path] == []
 

@@ -36,7 +36,7 @@ class OtherHost:
         """A host with this machine's /etc, and nothing in /opt and /usr/local."""
         shutil.copytree("/etc", directory / "etc", symlinks=True)
         shutil.rmtree(directory / "etc/postfix-sync", ignore_errors=True)
-        for name in (*OWN, "usr/local/sbin"):
+        for name in (*OWN, "usr/local/lib", "usr/local/sbin"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         return cls(directory)
 

@@ -5,7 +5,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.parts.common import run
 from tests.parts.mailman import CACHE, PYTHON
@@ -13,19 +16,20 @@ from tests.parts.mailman import CACHE, PYTHON
 PROJECT = Path(__file__).parents[2]
 
 _NOT_IN_A_CLONE = (".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
-_TOOLS = ("build", "hatchling", "pipx")
+_TOOLS = ("build", "hatchling", "pip", "pipx", "setuptools")
 
 
 def copy(to: Path) -> Path:
     """A copy of the working tree, without what lies in it and isn't the project's."""
-    shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*_NOT_IN_A_CLONE, "*.egg-info"))
+    ignore = shutil.ignore_patterns(*_NOT_IN_A_CLONE, "*.egg-info")
+    shutil.copytree(PROJECT, to, symlinks=True, ignore=ignore)
     return to
 
 
 def wheels() -> Path:
     """All that is needed to build the project and to install it; fetched once, and kept."""
-    asked = run(PYTHON, "--version").encode() + (PROJECT / "pyproject.toml").read_bytes()
-    directory = CACHE / f"wheels-{hashlib.sha256(asked).hexdigest()[:12]}"
+    asked = (run(PYTHON, "--version"), *_TOOLS, (PROJECT / "pyproject.toml").read_text())
+    directory = CACHE / f"wheels-{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / "wheels.lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -42,3 +46,16 @@ def wheels() -> Path:
 def offline() -> dict[str, str]:
     """The environment in which pip has wheels(), and asks nobody."""
     return {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels())}
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A directory that `make` has filled, once for all workers of pytest-xdist."""
+    base = factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with directory.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.exists():
+            begun = Path(tempfile.mkdtemp(dir=directory.parent))
+            make(begun)
+            begun.rename(directory)
+    return directory
