@@ -16,7 +16,6 @@ It runs before anything is installed, so it needs the standard library alone.
 
 import argparse
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -190,10 +189,7 @@ def _texts(target: Target) -> Iterator[tuple[str, str]]:
 
 def _systemd_version() -> int:
     """What a staged tree meets is the same: its Python has to be this host's, too."""
-    try:
-        found = re.match(r"systemd (\d+)", _run("systemctl", "--version"))
-    except OSError:
-        return 0
+    found = re.match(r"systemd (\d+)", _ask("systemctl", "--version"))
     return int(found[1]) if found else 0
 
 
@@ -363,47 +359,47 @@ def _end(target: Target) -> None:
 
 
 def _what_is_left(target: Target) -> str:
-    """What stays, and the lines of main.cf because of which Postfix needs the maps."""
+    """What stays, and the lines because of which Postfix needs the maps."""
     maps, state, postfix = _places(target)
-    kept = [
-        path
-        for path in (str(Path(CONFIGURATION).parent), state, maps)
-        if _has_something(Path(path))
-    ]
-    text = f" Kept: {', '.join(kept)}." if kept else ""
-    main_cf = Path(postfix) / "main.cf"
-    lines = main_cf.read_text(errors="replace").splitlines() if main_cf.is_file() else []
-    naming = [
-        f"\n  {main_cf}:{number}: {line.strip()}"
-        for number, line in enumerate(lines, 1)
-        if f"{maps}/" in re.sub(r"\$(config_directory|[({]config_directory[)}])", postfix, line)
-        and not line.startswith("#")
-    ]
+    kept = [path for path in (Path(CONFIGURATION).parent, state, maps) if _has_something(path)]
+    text = f" Kept: {', '.join(map(str, kept))}." if kept else ""
+    naming = "\n".join(_lines_that_name(maps, postfix))
     if not naming:
         return text
     return (
         f"{text} Postfix goes on with the maps as they are.\nBefore you remove {maps}, take it out"
-        f" of these lines, or Postfix answers all mail with 451:{''.join(naming)}"
+        f" of these lines, or Postfix answers all mail with 451:\n{naming}"
     )
+
+
+def _lines_that_name(maps: Path, postfix: Path) -> Iterator[str]:
+    """Where a map is named, in any instance: what is before the directory may be a parameter."""
+    name = re.compile(rf"{re.escape(maps.name)}/postfix_(lmtp|recipients|domains|vmap)\b")
+    instances = _ask("postconf", "-c", postfix, "-hx", "multi_instance_directories")
+    for directory in (postfix, *map(Path, instances.split())):
+        for path in (directory / "main.cf", directory / "master.cf"):
+            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+            for number, line in enumerate(lines, 1):
+                if name.search(line) and not line.lstrip().startswith("#"):
+                    yield f"  {path}:{number}: {line.strip()}"
 
 
 def _has_something(directory: Path) -> bool:
     return directory.is_dir() and any(directory.iterdir())
 
 
-def _places(target: Target) -> tuple[str, str, str]:
+def _places(target: Target) -> tuple[Path, Path, Path]:
     """Maps, state and Postfix's configuration, as postfix-sync's configuration has them."""
     asked = (
-        "import json, pathlib, sys; from postfix_sync.config import load;"
+        "import pathlib; from postfix_sync.config import load;"
         f" c = load(pathlib.Path({CONFIGURATION!r}));"
-        " print(json.dumps([*map(str, (c.postfix.map_directory, c.state_directory,"
-        " c.postfix.config_directory))]))"
+        " print(c.postfix.map_directory, c.state_directory, c.postfix.config_directory, sep='\\n')"
     )
     python = target.link.resolve().with_name("python3")
-    try:
-        maps, state, postfix = json.loads(_run(python, "-I", "-c", asked, quiet=True))
-    except (Refused, OSError):  # there is none, or one that can't be read: the defaults
-        return "/etc/postfix/mailman", "/var/lib/postfix-sync", "/etc/postfix"
+    found = _ask(python, "-I", "-c", asked).splitlines()
+    if len(found) != 3:  # there is no configuration, or one that can't be read
+        found = ["/etc/postfix/mailman", "/var/lib/postfix-sync", "/etc/postfix"]
+    maps, state, postfix = map(Path, found)
     return maps, state, postfix
 
 
@@ -419,21 +415,26 @@ def _remove(path: Path) -> None:
 # --- both
 
 
-def _run(*command: str | Path, quiet: bool = False) -> str:
+def _run(*command: str | Path) -> str:
     """Runs a command away from the clone; what it printed. Raises Refused if it fails."""
     done = subprocess.run(
-        command,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if quiet else None,
-        text=True,
-        check=False,
+        command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         shown = " ".join(map(str, command))
         raise Refused(f"{shown}: status {done.returncode}; what it said is above")
     return done.stdout
+
+
+def _ask(*command: str | Path) -> str:
+    """What a command says if it is there and succeeds; else nothing."""
+    try:
+        done = subprocess.run(
+            command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout
 
 
 def _beside(path: str | Path) -> str:

@@ -172,7 +172,9 @@ def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
         "etc/postfix/lists/postfix_lmtp": "",
         "etc/postfix/main.cf": "# lmdb:/etc/postfix/lists/postfix_lmtp was it\n"
         "transport_maps = hash:/etc/postfix/transport,\n"
-        "    lmdb:$config_directory/lists/postfix_lmtp\n",
+        "    lmdb:$config_directory/lists/postfix_lmtp\n"
+        "multi_instance_directories = /etc/postfix-in\n",
+        "etc/postfix-in/main.cf": "relay_domains = lmdb:/etc/postfix/lists/postfix_domains\n",
     }
     for name, text in written.items():
         (host.directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -180,8 +182,9 @@ def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
     said = clone.make(host, "uninstall")
     assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix goes on with the maps" in said
     assert "  /etc/postfix/main.cf:3: lmdb:$config_directory/lists/postfix_lmtp\n" in said
-    assert said.count("/etc/postfix/main.cf:") == 1
-    made = ("etc/postfix-sync", "etc/postfix", "etc/postfix/lists")
+    assert "  /etc/postfix-in/main.cf:1: relay_domains = lmdb:" in said
+    assert said.count("main.cf:") == 2
+    made = ("etc/postfix-sync", "etc/postfix", "etc/postfix/lists", "etc/postfix-in")
     assert host.tree() == {**before, **written, **dict.fromkeys(made, "/")}
     assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
 
