@@ -12,6 +12,7 @@ from tests.parts import page
 from tests.parts.page import DOCS, Step, steps
 
 README = DOCS.parent / "README.md"
+FOLLOWED = DOCS.parent / "tests/booted/test_pages.py"
 
 _LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -33,6 +34,14 @@ def test_links_lead_somewhere(document: Path) -> None:
         target = document.parent / name if name else document
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_pages_are_found_and_followed() -> None:
+    """README leads to each page for what people have, and some test follows it."""
+    pages = [document.name for document in DOCS.glob("from-*.md")]
+    assert pages
+    assert [page for page in pages if f"(docs/{page})" not in README.read_text()] == []
+    assert [page for page in pages if f'"{page}"' not in FOLLOWED.read_text()] == []
 
 
 def test_a_page_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
