@@ -129,9 +129,9 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     except SyncError as error:
         without_status = error.message
     async with opened(config) as sources:
-        answers = await ask_all(config, sources)
+        answers = await ask_all(config, sources, found.fold)
     rankings = state.rankings(status) if status else {}
-    upcoming = await make_pass(config, answers, rankings, Request(dry_run=True))
+    upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
     installed = MapDirectory(map_directory, map_type, found).tables()
     ours = installation(config, map_type, any(one.address for one in config.sources))
     tables = Tables(found, ours, served(installed, answers))

@@ -81,6 +81,8 @@ class Postfix:
     """The same as they are written."""
     map_types: frozenset[str]
     lmtp_chrooted: bool
+    master_cf: str = ""
+    """The lines of master.cf(5) as postconf(1) prints them; none where there is no such file."""
     version: str = ""
     habitual: frozenset[str] = frozenset()
     """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
@@ -110,12 +112,13 @@ class Postfix:
 
     async def services(self) -> tuple["Service", ...]:
         """The services of master.cf, none where there is no such file. Raises ConfigError."""
-        if not (self.config_directory / "master.cf").exists():
+        if not self.master_cf:
             return ()
-        printed = await _postconf(self.config_directory, "-M")
         overrides = _settings(await _postconf(self.config_directory, "-P", "-x"))
         level = self.parameters["compatibility_level"]
-        return tuple(_service(line, overrides, level) for line in printed.splitlines() if line)
+        return tuple(
+            _service(line, overrides, level) for line in self.master_cf.splitlines() if line
+        )
 
     async def warnings(self) -> list[str]:
         """What postconf(1) finds odd about main.cf and master.cf."""
@@ -424,6 +427,7 @@ async def inspect(config_directory: Path) -> Postfix:
         unexpanded=unexpanded,
         map_types=frozenset(types.split()),
         lmtp_chrooted=_lmtp_is_chrooted(services, parameters["compatibility_level"]),
+        master_cf=services,
         version=version.strip(),
         habitual=frozenset(nothing.stderr.splitlines()),
     )

@@ -41,7 +41,7 @@ from postfix_sync.parameter import Installation
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
-from postfix_sync.tables import lists_of, next_hops_of
+from postfix_sync.tables import Fold, lists_of, next_hops_of
 from postfix_sync.wanted import FOUND_OUT, Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -170,12 +170,10 @@ async def opened(config: "Config") -> AsyncIterator[dict[str, Source]]:
         await asyncio.gather(*(source.close() for source in sources.values()))
 
 
-async def ask_all(config: "Config", sources: Mapping[str, Source]) -> dict[str, Fetched]:
-    """Every source's answer, all of them asked at the same time.
-
-    Raises ConfigError where there is no Postfix that would say how keys are folded.
-    """
-    fold = await postfix.fold_of(config.postfix.config_directory)
+async def ask_all(
+    config: "Config", sources: Mapping[str, Source], fold: Fold
+) -> dict[str, Fetched]:
+    """Every source's answer, all of them asked at the same time; `fold` is how keys are folded."""
     records = records_of(config)
     asking = (
         ask(sources[one.name], one.name, records, fold, config.policy(one))
@@ -194,7 +192,8 @@ async def once(
     try:
         async with opened(config) as sources:
             for _ in range(TRIES):
-                answers = await ask_all(config, sources)
+                fold = await postfix.fold_of(config.postfix.config_directory)
+                answers = await ask_all(config, sources, fold)
                 report = await make_pass(config, answers, rankings, request)
                 outdated = [name for name, one in report.sources.items() if one.outdated]
                 if not outdated:
@@ -216,14 +215,15 @@ async def make_pass(
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
     request: Request = Request(),
+    instance: postfix.Postfix | None = None,
 ) -> Report:
     """Makes one pass. What an operator can mend is in the report's errors, not raised.
 
     `answers` are the sources' by name; of the others, what is recorded counts. `rankings`
-    are the clusters'.
+    are the clusters'. `instance` is the Postfix, if it was inspected just now.
     """
     began = time.monotonic()
-    report = await _make_pass(config, answers, rankings, request)
+    report = await _make_pass(config, answers, rankings, request, instance)
     return replace(report, seconds=time.monotonic() - began)
 
 
@@ -232,9 +232,10 @@ async def _make_pass(
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
     request: Request,
+    instance: postfix.Postfix | None,
 ) -> Report:
     try:
-        instance = await postfix.inspect(config.postfix.config_directory)
+        instance = instance or await postfix.inspect(config.postfix.config_directory)
         map_directory = config.postfix.map_directory
         map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
         async with lock(config.state_directory / LOCK_NAME, create=not request.dry_run) as held:
