@@ -22,7 +22,11 @@ from tests.parts.postfix_instance import NO_ROUTE, Outcome, PostfixInstance
 PER_SECOND = 55.0
 """Messages a second to each list: 50 at least are asked for."""
 
-SECONDS = 20.0
+BEFORE = 5.0
+"""Seconds of load before each change."""
+
+AFTER = 8.0
+"""Seconds of load after the last one: longer than a list may take to come, or to go."""
 
 
 @dataclass(frozen=True)
@@ -184,17 +188,14 @@ class Bench:
             raise AssertionError(f"{error}\nqueue:\n{some}\nmaillog:\n{end}") from None
 
     def load(self, recipients: Sequence[str], *changes: Callable[[], object]) -> Run:
-        """Send to all recipients, and make the changes while mail flows.
-
-        A single change is made after a third of the load, two after a quarter and a half.
-        """
-        load = Load(
-            self.postfix.port, recipients, per_second=PER_SECOND * len(recipients), seconds=SECONDS
-        )
+        """Send to all recipients, and make the changes while mail flows."""
+        per_second = PER_SECOND * len(recipients)
+        seconds = BEFORE * len(changes) + AFTER
+        load = Load(self.postfix.port, recipients, per_second=per_second, seconds=seconds)
         began = []
         with load:
             for number, change in enumerate(changes, 1):
-                enough = load.count * number // (len(changes) + 2)
+                enough = int(per_second * BEFORE * number)
                 wait_for(lambda least=enough: len(load.sent) >= least, 60, "mail flowing")  # type: ignore[misc]
                 began.append(time.time())
                 change()
