@@ -608,27 +608,23 @@ def test_an_alias_for_the_whole_domain(live: Live) -> None:
     assert live.send("cats@relay.example").daemon == "lmtp"
 
 
-def test_a_table_that_is_not_there(live: Live) -> None:
+@pytest.mark.parametrize(
+    ("index", "check"),
+    [(None, "other_maps"), (b"x" * 4096, "table")],
+    ids=["not there", "damaged"],
+)
+def test_a_table_that_can_not_be_read(live: Live, index: bytes | None, check: str) -> None:
     """3, 4: then every address is deferred, and one that is built is not seen before a reload."""
-    path = live.site.directory / "relay"
-    path.write_text("relay.example smtp:[192.0.2.1]\n")
-    live.begin(transport_maps=f"hash:{path}, {{lmtp}}")
+    table = live.table("relay", "relay.example smtp:[192.0.2.1]")
+    built = live.site.directory / "relay.db"
+    built.unlink()
+    if index:
+        built.write_bytes(index)
+    live.begin(transport_maps=f"{table}, {{lmtp}}")
     live.expect("cats@relay.example", "451")
     found = examine(live.site)
-    assert found.troubles == {f"other_maps:hash:{path}": "failure"}
-    assert found.mend(f"other_maps:hash:{path}").troubles == {}
-    live.expect("cats@relay.example", "250")
-
-
-def test_a_table_that_does_not_answer(live: Live) -> None:
-    damaged = live.table("damaged", "relay.example smtp:[192.0.2.1]")
-    index = live.site.directory / "damaged.db"
-    index.write_bytes(b"x" * 4096)
-    live.begin(transport_maps=f"{damaged}, {{lmtp}}")
-    live.expect("cats@relay.example", "451")
-    found = examine(live.site)
-    assert found.troubles == {f"table:{damaged}": "failure"}
-    assert found.mend(f"table:{damaged}").troubles == {}
+    assert found.troubles == {f"{check}:{table}": "failure"}
+    assert found.mend(f"{check}:{table}").troubles == {}
     live.expect("cats@relay.example", "250")
 
 
