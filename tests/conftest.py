@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.parts.common import public_directory
+from tests.parts.kill_at import Killer
 from tests.parts.postfix_instance import PostfixInstance
 from tests.parts.site import Site
 
@@ -61,6 +62,13 @@ def make_site(public: Path, idle_postfix: PostfixInstance) -> Callable[..., Site
         return site
 
     return make
+
+
+@pytest.fixture(scope="module")
+def killer() -> Iterator[Killer]:
+    """Runs commands that are killed before one of their steps."""
+    with Killer() as started:
+        yield started
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

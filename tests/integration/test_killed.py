@@ -14,32 +14,29 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from postfix_sync import tables
 from postfix_sync.generations import Generations
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES, Maps
 from tests.parts.common import is_stopped, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import names, tree
+from tests.parts.kill_at import Killer
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import STATE, Site
 
 pytestmark = pytest.mark.slow
 
-KILL_AT = Path(__file__).parent / "kill_at"
-
 ADDRESS = "127.0.0.9"
 FOREIGN = b"127.0.0.1 localhost\n10.1.2.3 somebody.else # kept\n"
 
-AT_ONCE = 4
 ENOUGH_TO_SEE = 3
 MORE_THAN_ANY_PASS = 200
 
@@ -195,25 +192,17 @@ def _copy(original: Place, directory: Path) -> Place:
     return copy
 
 
-def _killed_before(place: Place, event: int, command: Sequence[str] = ("--once",)) -> str:
-    """Makes a pass that is killed before an event, and says which; nothing if it came through."""
-    log = place.directory.with_name(f"{place.directory.name}.log")
-    done = place.site.run(
-        *command,
-        environment={
-            "PYTHONPATH": os.pathsep.join([str(KILL_AT), os.environ.get("PYTHONPATH", "")]),
-            "KILL_AT_ROOT": str(place.directory),
-            "KILL_AT_EVENT": str(event),
-            "KILL_AT_LOG": str(log),
-        },
-    )
-    events = log.read_text().splitlines()
+def _killed_before(
+    killer: Killer, place: Place, event: int, command: Sequence[str] = ("--once",)
+) -> tuple[str, ...]:
+    """Makes a pass that is killed before an event; what it came to, nothing if it came through."""
+    done = killer.run(place.site, *command, event=event)
     if done.returncode == 0:
-        assert len(events) < event, done
-        return ""
+        assert len(done.events) < event, done
+        return ()
     assert done.returncode == -signal.SIGKILL, done
-    assert len(events) == event
-    return events[-1]
+    assert len(done.events) == event
+    return done.events
 
 
 def assert_serves(place: Place, throughout: Iterable[str]) -> None:
@@ -251,7 +240,8 @@ def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
     """The disk holds exactly what is wanted, and nothing of those who were killed."""
     site = place.site
     for name in MAP_NAMES:
-        assert site.installed(name) == wanted.tables[name], name
+        text = tables.parse_installed((site.maps / name).read_bytes())
+        assert text == wanted.tables[name], name
         assert site.lookup(name, EVERY_KEY[name]) == wanted.tables[name], f"index of {name}"
     assert site.stray() == set()
     assert site.hosts.read_bytes() == wanted.hosts
@@ -274,7 +264,7 @@ def assert_next_pass_ends_in(wanted: Wanted, wreck: Place, directory: Path) -> N
     """A pass over a copy of the wreck, without a word."""
     place = _copy(wreck, directory)
     wanted.write(place.site)
-    done = place.site.run("--once")
+    done = place.site.call("--once")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert_is(place, wanted)
     shutil.rmtree(directory)
@@ -282,8 +272,9 @@ def assert_next_pass_ends_in(wanted: Wanted, wreck: Place, directory: Path) -> N
 
 @dataclass
 class Wrecks:
-    """Kills a pass over copies of `start` before each of its events, several at once."""
+    """Kills a pass over copies of `start` before each of its events, and judges what is left."""
 
+    killer: Killer
     start: Place
     judge: Callable[[Place, Path], None]
     command: Sequence[str] = ("--once",)
@@ -291,53 +282,35 @@ class Wrecks:
     seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
     killed: int = 0
     failures: list[str] = field(default_factory=list)
-    ended: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make(self) -> None:
         """Until a pass comes through, or all chosen events had their turn."""
-        numbers = iter(self.events)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda _: self._work(numbers), range(AT_ONCE)))
+        for number in self.events:
+            if not self._one(number) or len(self.failures) > ENOUGH_TO_SEE:
+                break
         assert not self.failures, "\n\n".join(self.failures)
 
-    def _work(self, numbers: Iterator[int]) -> None:
-        while not self.ended.is_set():
-            with self.lock:
-                number = next(numbers, 0)
-            if not number:
-                return
-            directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
-            try:
-                self._one(number, directory)
-            except AssertionError as error:
-                self.failures.append(str(error))
-                if len(self.failures) > ENOUGH_TO_SEE:
-                    self.ended.set()
-
-    def _one(self, number: int, directory: Path) -> None:
+    def _one(self, number: int) -> bool:
+        """Kills one, if it does not come through, and judges a wreck that is new."""
+        directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
         place = _copy(self.start, directory)
-        event = _killed_before(place, number, self.command)
-        if not event:
-            self.ended.set()
-            return
+        events = _killed_before(self.killer, place, number, self.command)
         found = place.on_disk()
-        with self.lock:
+        if events:
             self.killed += 1
-            known = found in self.seen
-            if not known:
+            if found not in self.seen:
                 self.seen.append(found)
-        if not known:
-            try:
-                self.judge(place, directory)
-            except AssertionError as error:
-                raise AssertionError(f"killed before event {event}:\n{error}") from error
+                try:
+                    self.judge(place, directory)
+                except AssertionError as error:
+                    self.failures.append(f"killed before event {events[-1]}:\n{error}")
         shutil.rmtree(directory)
+        return bool(events)
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
 def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wanted(
-    public: Path, root: None, map_type: str
+    public: Path, root: None, killer: Killer, map_type: str
 ) -> None:
     start = _new(public / "start", map_type)
     BEFORE.write(start.site)
@@ -350,7 +323,7 @@ def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wa
         assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
         assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
 
-    wrecks = Wrecks(start, judge)
+    wrecks = Wrecks(killer, start, judge)
     wrecks.make()
     # Hosts and chroot, five published maps, what becomes of the lock and of status.json.
     assert wrecks.killed > 40
@@ -358,18 +331,17 @@ def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wa
 
 
 def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
-    public: Path, root: None
+    public: Path, root: None, killer: Killer
 ) -> None:
     """An lmdb index that was changed in place, its text not yet: what is in it, nobody can see."""
     first = _new(public / "first", "lmdb")
     BEFORE.write(first.site)
     first.site.once()
     GROWN.write(first.site)
-    assert not _killed_before(_copy(first, public / "all"), MORE_THAN_ANY_PASS)
-    events = (public / "all.log").read_text().splitlines()
+    events = killer.run(_copy(first, public / "all").site, "--once").events
     done = next(i for i, event in enumerate(events, 1) if event.endswith(f"/maps/{ROUTES}"))
     start = _copy(first, public / "start")
-    assert "os.rename" in _killed_before(start, done)
+    assert "os.rename" in _killed_before(killer, start, done)[-1]
     assert set(nine("comes@two.example")) <= _lookup(start.site, ROUTES).keys()
     BEFORE.write(start.site)
 
@@ -377,7 +349,7 @@ def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
         assert_serves(wreck, THROUGHOUT)
         assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
 
-    wrecks = Wrecks(start, judge)
+    wrecks = Wrecks(killer, start, judge)
     wrecks.make()
     assert wrecks.killed > 15
     assert len(wrecks.seen) > 5
@@ -385,7 +357,7 @@ def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
 def test_killed_in_the_first_install_the_next_pass_installs(
-    public: Path, root: None, map_type: str
+    public: Path, root: None, killer: Killer, map_type: str
 ) -> None:
     start = _new(public / "start", map_type)
     AFTER.write(start.site)
@@ -394,27 +366,26 @@ def test_killed_in_the_first_install_the_next_pass_installs(
         assert_serves(wreck, ())
         assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
 
-    wrecks = Wrecks(start, judge)
+    wrecks = Wrecks(killer, start, judge)
     wrecks.make()
     assert wrecks.killed > 30
     assert len(wrecks.seen) > 15
 
 
-def _chosen(start: Place, *command: str) -> list[int]:
+def _chosen(killer: Killer, start: Place, *command: str) -> list[int]:
     """The events of a command that touch what is held and kept, and those that publish maps."""
-    through = _copy(start, start.directory.with_name("through"))
-    assert not _killed_before(through, MORE_THAN_ANY_PASS, command)
-    log = start.directory.with_name("through.log").read_text().splitlines()
+    done = killer.run(_copy(start, start.directory.with_name("through")).site, *command)
+    assert done.returncode == 0, done
     return [
         number
-        for number, event in enumerate(log, 1)
+        for number, event in enumerate(done.events, 1)
         if "/state/" in event or (" os.rename " in event and "/maps/" in event)
     ]
 
 
 @pytest.mark.parametrize("command", ["rollback", "resume"])
 def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
-    public: Path, root: None, command: str
+    public: Path, root: None, killer: Killer, command: str
 ) -> None:
     start = _new(public / "start", "hash")
     for wanted in (BEFORE, AFTER):
@@ -422,7 +393,7 @@ def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
         start.site.once()
     arguments = ["resume"]
     if command == "resume":
-        assert start.site.run("rollback", "1").returncode == 0
+        assert start.site.call("rollback", "1").returncode == 0
         assert_is(start, BEFORE, held=True)
     else:
         arguments = ["rollback", "1"]
@@ -431,32 +402,30 @@ def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
         assert_serves(wreck, THROUGHOUT)
         held = (wreck.site.state / "held.json").exists()
         place = _copy(wreck, directory.with_name(f"{directory.name}-on"))
-        done = place.site.run("--once")
+        done = place.site.call("--once")
         assert (done.returncode, done.stdout) == (0, "")
         assert ("held at generation 1" in done.stderr) == bool(done.stderr) == held
         assert_is(place, BEFORE if held else AFTER, held=held)
         shutil.rmtree(place.directory)
 
-    wrecks = Wrecks(start, judge, arguments, _chosen(start, *arguments))
+    wrecks = Wrecks(killer, start, judge, arguments, _chosen(killer, start, *arguments))
     wrecks.make()
     assert wrecks.killed > 15
     assert len(wrecks.seen) > 5
 
 
 def test_killed_between_letting_go_and_its_pass_a_resume_is_completed(
-    public: Path, root: None
+    public: Path, root: None, killer: Killer
 ) -> None:
     """While the source is away, what the rollback had put back stays as well: nobody refuses it."""
     start = _new(public / "start", "lmdb")
     for wanted in (BEFORE, AFTER):
         wanted.write(start.site)
         start.site.once()
-    assert start.site.run("rollback", "1").returncode == 0
-    through = _copy(start, public / "through")
-    assert not _killed_before(through, MORE_THAN_ANY_PASS, ["resume"])
-    events = (public / "through.log").read_text().splitlines()
+    assert start.site.call("rollback", "1").returncode == 0
+    events = killer.run(_copy(start, public / "through").site, "resume").events
     let_go = 1 + next(i for i, one in enumerate(events) if "os.remove" in one and "held" in one)
-    assert _killed_before(start, let_go + 1, ["resume"])
+    assert _killed_before(killer, start, let_go + 1, ["resume"])
     assert "held.json" not in names(start.site.state)
     assert start.site.installed(ROUTES) == BEFORE.tables[ROUTES], "the pass had not begun"
 

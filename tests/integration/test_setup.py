@@ -9,7 +9,6 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
@@ -18,6 +17,7 @@ from postfix_sync.wiring import ROLES
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.doctor import examine
+from tests.parts.kill_at import Killer
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import Load, send
 from tests.parts.mailman_files import nine
@@ -73,7 +73,7 @@ class Host:
 
     def setup(self, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
         """Runs it. What doctor then says of this machine, and not of main.cf, is no matter."""
-        done = self.site.run("setup", *arguments)
+        done = self.site.call("setup", *arguments)
         found = set(re.findall(r"^(?:warning|failure) +(\S+)", done.stdout, re.MULTILINE))
         assert not found & {*ROLES, "lmtp_host_lookup", "recipient_delimiter"}, done.stdout
         assert done.returncode in ({0, 78} if found else {expect}), done
@@ -277,7 +277,7 @@ def test_where_the_disk_does_not_take_it_main_cf_stays(
             remount(place, "ro")
         else:
             filler = fill(place)
-        done = host.site.run("setup", "--yes")
+        done = host.site.call("setup", "--yes")
         assert done.returncode == 1
         reason = "Read-only file system" if trouble == "read-only" else "No space left on device"
         assert reason in done.stderr
@@ -306,7 +306,7 @@ def test_where_a_map_can_not_be_built_main_cf_does_not_name_it(host: Host) -> No
 def test_without_lists_there_are_four_empty_maps_first(host: Host) -> None:
     host.write(BARE)
     shutil.rmtree(host.site.files.directory)
-    host.site.run("setup", "--yes")
+    host.site.call("setup", "--yes")
     assert host.site.stray() == set()
     assert len(names(host.site.maps)) == 8
     assert host.site.status()["passes"]["made"] == 1  # so that doctor doesn't miss one
@@ -375,30 +375,15 @@ def test_undo_does_not_name_a_map_that_is_gone(host: Host) -> None:
     assert host.text == f"{text}# mine\n"
 
 
-KILL_AT = Path(__file__).parent / "kill_at"
-
-
-def run_until(host: Host, event: int, *arguments: str) -> list[str]:
+def run_until(killer: Killer, host: Host, event: int, *arguments: str) -> tuple[str, ...]:
     """Runs setup, killed before an event, or (0) to its end; the events, the last not happened."""
-    log = host.site.directory / "events"
-    log.unlink(missing_ok=True)
-    done = host.site.run(
-        "setup",
-        "--yes",
-        *arguments,
-        environment={
-            "PYTHONPATH": os.pathsep.join([str(KILL_AT), os.environ.get("PYTHONPATH", "")]),
-            "KILL_AT_ROOT": str(host.site.directory),
-            "KILL_AT_EVENT": str(event),
-            "KILL_AT_LOG": str(log),
-        },
-    )
+    done = killer.run(host.site, "setup", "--yes", *arguments, event=event)
     assert done.returncode == (-signal.SIGKILL if event else 0), done
     host.postfix.age()
-    return log.read_text().splitlines()
+    return done.events
 
 
-def renames(host: Host, events: list[str]) -> list[int]:
+def renames(host: Host, events: tuple[str, ...]) -> list[int]:
     """The moments at which main.cf, or the record, becomes another one."""
     places = {str(host.main_cf), str(host.site.state / "setup/record.json")}
     return [
@@ -409,15 +394,17 @@ def renames(host: Host, events: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("direction", ["there", "back"])
-def test_killed_at_any_step_it_can_be_completed_and_taken_back(host: Host, direction: str) -> None:
+def test_killed_at_any_step_it_can_be_completed_and_taken_back(
+    host: Host, killer: Killer, direction: str
+) -> None:
     text = host.write(BARE)
     record = host.site.state / "setup"
     saved = host.site.directory / "saved"
     host.site.once()
-    there = run_until(host, 0)
+    there = run_until(killer, host, 0)
     after = host.text
     shutil.copytree(record, saved)
-    back = run_until(host, 0, "--undo")
+    back = run_until(killer, host, 0, "--undo")
     assert host.text == text
     arguments, events = ((), there) if direction == "there" else (("--undo",), back)
     assert len(renames(host, events)) == 6
@@ -427,7 +414,7 @@ def test_killed_at_any_step_it_can_be_completed_and_taken_back(host: Host, direc
         if direction == "back":
             shutil.copytree(saved, record)
             host.put(after)
-        seen = run_until(host, number, *arguments)
+        seen = run_until(killer, host, number, *arguments)
         assert seen[-1] == events[number - 1]
         left = host.values()
         assert "relay_domains" not in left or "transport_maps" in left, seen[-1]

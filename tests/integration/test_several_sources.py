@@ -6,7 +6,6 @@ and with real mail in other tests.
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ from postfix_sync.state import StatusFile, after_pass
 from postfix_sync.sync import Report, make_pass, records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
+from tests.parts.kill_at import Killer
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.mailman_files import MailmanFiles, domains_text, lmtp_text, nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -34,8 +34,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 ANTS, BEES, CATS, DOGS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats", "dogs"))
 EELS = "eels@other.example"
-
-KILL_AT = Path(__file__).parent / "kill_at"
 
 ONE, TWO = "lmtp:[127.0.0.1]:8024", "lmtp:[127.0.0.2]:8024"
 
@@ -142,7 +140,7 @@ def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> Non
     status = several.site.status()
     status["sources"]["one"]["last_success"] = "2026-01-01T00:00:00Z"
     (several.site.state / "status.json").write_text(json.dumps(status))
-    shown = several.site.run("status").stdout
+    shown = several.site.call("status").stdout
     assert re.search(r"^one +stale +1 +9 +\d+ d ago ", shown, re.MULTILINE), shown
     assert several.site.once(expect=75)
     assert several.source("one")["last_success"] == "2026-01-01T00:00:00Z"
@@ -293,36 +291,29 @@ def test_one_name_for_two_mailmans_is_refused(several: Several) -> None:
 
 def test_a_dry_run_writes_no_record(several: Several) -> None:
     several.write([ANTS], [BEES])
-    several.site.run("--once", "--dry-run")
+    several.site.call("--once", "--dry-run")
     assert not several.site.state.exists()
 
 
-def test_an_accepted_list_is_not_forgotten_however_a_pass_ends(several: Several) -> None:
+def test_an_accepted_list_is_not_forgotten_however_a_pass_ends(
+    several: Several, killer: Killer
+) -> None:
     """Killed before any of its renames; and the source that brought the list is away by then."""
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.write(ANTS, CATS, hop=ONE)
-    log = several.site.directory / "events"
-    environment = {
-        "PYTHONPATH": f"{KILL_AT}{os.pathsep}{Path(__file__).parents[2]}",
-        "KILL_AT_ROOT": str(several.site.directory),
-    }
     kept = several.site.directory.with_name(several.site.directory.name + ".kept")
     for part in ("state", "maps"):
         _copy(several.site.directory / part, kept / part)
-    done = several.site.run("--once", environment={**environment, "KILL_AT_LOG": str(log)})
+    done = killer.run(several.site, "--once")
     assert done.returncode == 0, done
-    moments = [
-        int(line.split()[0])
-        for line in log.read_text().splitlines()
-        if line.split()[1] == "os.rename"
-    ]
+    moments = [int(one.split()[0]) for one in done.events if one.split()[1] == "os.rename"]
     assert len(moments) >= 4  # record, routes, recipients, status
     outcomes = set()
     for moment in moments:
         for part in ("state", "maps"):
             _copy(kept / part, several.site.directory / part)
-        done = several.site.run("--once", environment={**environment, "KILL_AT_EVENT": str(moment)})
+        done = killer.run(several.site, "--once", event=moment)
         assert done.returncode == -signal.SIGKILL
         accepted = CATS in several.site.lookup(RECIPIENTS, [CATS])
         several.one.directory.rename(several.site.directory / "away")
@@ -439,7 +430,7 @@ def test_a_replica_that_is_down_is_tried_last_and_comes_back(several: Several) -
         several.site.once()
         several.site.once()
         assert several.lists == both
-        assert "cluster mm: 127.0.0.1:" in several.site.run("status").stdout
+        assert "cluster mm: 127.0.0.1:" in several.site.call("status").stdout
 
 
 def _age(site: Site) -> None:
@@ -475,7 +466,7 @@ def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Seve
         several.site.once()
         several.write([ANTS, BEES], [ANTS, BEES], hops)
         several.site.once()
-        assert several.site.run("rollback", "1").returncode == 0
+        assert several.site.call("rollback", "1").returncode == 0
         first, *_ = several.lists[ANTS].removeprefix("lmtp:").split(", ")
         (sink if first == f"[127.0.0.1]:{sink.port}" else two).stop()
         several.site.once(expect=69)

@@ -1,0 +1,118 @@
+"""The command, killed before one of the things that it would do to its files, many times over.
+
+What these things are, and the end, is in tests/integration/kill_at/sitecustomize.py. There are many
+of them, and a Python that starts takes longer than a pass. So this module is a program, too, which
+has everything imported and forks a child for each command.
+"""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, NoReturn, Self
+
+from postfix_sync import cli
+from postfix_sync.commands import once, resume, rollback, setup
+from postfix_sync.config import Config
+from tests.parts.site import Site
+
+IMPORTED = (once, resume, rollback, setup, Config)
+"""What the commands would import themselves."""
+
+ROOT = Path(__file__).parents[2]
+KILL_AT = ROOT / "tests/integration/kill_at/sitecustomize.py"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, what it printed, and the events that it came to.
+
+    Where it was killed, the last event is the one that did not happen.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Order:
+    arguments: tuple[str, ...]
+    below: str
+    """The directory whose changes count."""
+    event: int
+    """The number of the one that does not happen; with 0, all do."""
+
+
+class Killer:
+    """The program, from the `with` to its end."""
+
+    def __enter__(self) -> Self:
+        """Start it."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.parts.kill_at"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """It ends when there are no more orders."""
+        self._process.communicate()
+
+    def run(self, site: Site, *arguments: str, event: int = 0) -> Ended:
+        """Runs the command, killed before an event, or (0) to its end."""
+        order = _Order(("-c", str(site.config), *arguments), str(site.directory), event)
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{json.dumps(asdict(order))}\n")
+        self._process.stdin.flush()
+        ended = json.loads(self._process.stdout.readline())
+        return Ended(**{**ended, "events": tuple(ended["events"])})
+
+
+def serve(orders: IO[str], answers: IO[str]) -> None:
+    """Carries orders out, one a line, until there are no more."""
+    for line in orders:
+        with tempfile.TemporaryDirectory() as directory:
+            files = [Path(directory, name) for name in ("stdout", "stderr", "events")]
+            for one in files:
+                one.touch()
+            pid = os.fork()
+            if not pid:
+                _obey(_Order(**json.loads(line)), *files)
+            _, status = os.waitpid(pid, 0)
+            stdout, stderr, events = (one.read_text() for one in files)
+        ended = Ended(os.waitstatus_to_exitcode(status), stdout, stderr, tuple(events.splitlines()))
+        answers.write(f"{json.dumps(asdict(ended))}\n")
+        answers.flush()
+
+
+def _obey(order: _Order, stdout: Path, stderr: Path, events: Path) -> NoReturn:
+    """The child: runs the command, and does not come back."""
+    status = 70
+    try:
+        for number, path in enumerate((Path(os.devnull), stdout, stderr)):
+            os.dup2(os.open(path, os.O_RDWR), number)
+        os.environ.update(
+            KILL_AT_ROOT=order.below, KILL_AT_EVENT=str(order.event), KILL_AT_LOG=str(events)
+        )
+        runpy.run_path(str(KILL_AT))
+        status = cli.main(order.arguments)
+    except BaseException:  # noqa: BLE001 - an end of any kind ends here
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, sys.stdout)
