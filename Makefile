@@ -29,6 +29,9 @@ MISSING = $(shell for package in $(PACKAGES); do \
 	dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 		|| echo $$package; done)
 
+# The tests start Python thousands of times: what it has compiled once, it has to find again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile

@@ -73,7 +73,7 @@ def assert_refused(
 ) -> None:
     """A pass refuses the source with `status` and these words, and leaves everything alone."""
     before = tree(site.maps, site.hosts)
-    done = site.run("--once", *arguments)
+    done = site.call("--once", *arguments)
     assert done.returncode == status, done
     assert done.stdout == ""
     message, hint, *more = done.stderr.splitlines()

@@ -36,7 +36,7 @@ def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
 def dry_run(site: Site, status: int = 0) -> list[str]:
     """What it prints, which is nothing on standard error; and nothing was written."""
     before = tree(site.directory)
-    done = site.run("--once", "--dry-run")
+    done = site.call("--once", "--dry-run")
     assert tree(site.directory) == before
     assert done.returncode == status, done
     assert not done.stderr
@@ -97,7 +97,7 @@ def test_before_the_first_install_advice_is_safe_to_paste(
 ) -> None:
     """Postfix puts off all mail as long as main.cf names a map that isn't there."""
     idle_postfix.postconf(transport_maps="")
-    done = site.run("--once", "--dry-run")
+    done = site.call("--once", "--dry-run")
     [hint] = (line for line in done.stderr.splitlines() if " postconf " in line)
     assert f"postfix-sync -c {site.config} --once && postconf " in hint
     assert block(done.stdout.splitlines(), ALIASES) == ["(built; empty)"]
@@ -128,7 +128,7 @@ def test_a_refused_source_is_refused_here_too(site: Site) -> None:
     assert site.once() == ""
     site.files.put(ROUTES, "ants")
     before = tree(site.directory)
-    done = site.run("--once", "--dry-run")
+    done = site.call("--once", "--dry-run")
     assert done.returncode == 65
     assert "cut short" in done.stderr
     assert done.stdout == ""

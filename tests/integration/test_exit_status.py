@@ -47,8 +47,8 @@ def test_0_in_sync_and_the_destination_up(site: Site) -> None:
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
         assert site.once() == ""
         assert site.once() == ""
-        assert site.run("probe", "-q").returncode == 0
-    assert site.run("status").returncode == 0
+        assert site.call("probe", "-q").returncode == 0
+    assert site.call("status").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_2_usage(site: Site, arguments: list[str]) -> None:
 
 def test_69_a_probe_failed_after_the_maps_were_made(down: Site) -> None:
     assert down.installed(ROUTES).keys() == set(nine(ANTS))
-    assert down.run("probe").returncode == 69
+    assert down.call("probe").returncode == 69
 
 
 def test_65_refused_before_69(down: Site) -> None:

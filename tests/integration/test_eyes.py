@@ -37,7 +37,7 @@ def site(make_site: MakeSite, template: Path) -> Site:
 
 def commands(site: Site) -> list[str]:
     """What doctor would have somebody run."""
-    found = json.loads(site.run("doctor", "--json").stdout)
+    found = json.loads(site.call("doctor", "--json").stdout)
     return [one["fix"] for one in found["checks"] if one["fix"]]
 
 
@@ -59,7 +59,7 @@ def test_colours_are_for_eyes_alone(site: Site, command: str) -> None:
         written = at_a_terminal(site, command, environment=plain).written
         assert "\x1b[3" not in written
         assert "\x1b[1" not in written
-    assert "\x1b" not in site.run(command).stdout
+    assert "\x1b" not in site.call(command).stdout
     shown = at_a_terminal(site, command, "--json")
     assert "\x1b[3" not in shown.written
     assert json.loads(shown.text)
@@ -79,7 +79,7 @@ def test_a_pipe_gets_what_a_terminal_shows(site: Site) -> None:
 
 def test_doctor_sums_up_above_the_prompt(site: Site) -> None:
     shown = at_a_terminal(site, "doctor")
-    found = json.loads(site.run("doctor", "--json").stdout)["checks"]
+    found = json.loads(site.call("doctor", "--json").stdout)["checks"]
     numbers = {one: sum(check["status"] == one for check in found) for one in ("failure", "ok")}
     assert shown.lines[-1].startswith(f"{numbers['failure']} failures, ")
     assert shown.lines[-1].endswith(f"{numbers['ok']} ok")

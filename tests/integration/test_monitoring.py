@@ -230,7 +230,7 @@ def test_doctor_knows_a_place_that_is_wrong(with_textfile: Site) -> None:
     site = with_textfile
 
     def finding() -> dict[str, Any]:
-        checks = json.loads(site.run("doctor", "--json").stdout)["checks"]
+        checks = json.loads(site.call("doctor", "--json").stdout)["checks"]
         found: dict[str, Any]
         [found] = [one for one in checks if one["name"] == "metrics_textfile"]
         return found

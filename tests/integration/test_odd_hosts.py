@@ -133,7 +133,7 @@ def test_the_block_goes_when_the_address_does(
     assert b"127.0.0.9\tmailman-test\n" in site.hosts.read_bytes()
     assert idle_postfix.chroot_hosts.read_bytes() == site.hosts.read_bytes()
     site.configure(sources=[{"path": str(site.files.directory)}])
-    assert f"{site.hosts}\n- mailman-test 127.0.0.9\n" in site.run("--once", "--dry-run").stdout
+    assert f"{site.hosts}\n- mailman-test 127.0.0.9\n" in site.call("--once", "--dry-run").stdout
     site.once()
     assert site.hosts.read_bytes() == idle_postfix.chroot_hosts.read_bytes() == before
 
@@ -170,7 +170,7 @@ def test_a_path_of_another_alphabet_and_a_locale_without_it(make_site: MakeSite)
 def test_odd_configurations(make_site: MakeSite, text: str, problem: str) -> None:
     site = make_site()
     site.config.write_text(text)
-    done = site.run("--once")
+    done = site.call("--once")
     assert done.returncode == 78
     assert problem in done.stderr
     assert "Traceback" not in done.stderr

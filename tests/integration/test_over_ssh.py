@@ -101,7 +101,7 @@ def test_once_over_one_connection(far: Far) -> None:
 
 
 def test_a_dry_run_over_ssh(far: Far) -> None:
-    done = far.site.run("--once", "--dry-run")
+    done = far.site.call("--once", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"+ {ANTS} lmtp:[127.0.0.1]:8024" in done.stdout
 

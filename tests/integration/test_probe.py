@@ -350,7 +350,7 @@ def install_routes(site: Site, *hops: str) -> None:
 
 def test_the_command_says_up_and_ends_with_0(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
-        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", ANTS)
+        done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", ANTS)
     assert (done.returncode, done.stderr) == (0, "")
     expected = (
         rf"destination 127\.0\.0\.1:{sink.port}: up \(rcpt: 250 2\.1\.5 OK\), \d+(\.\d+)? s\n"
@@ -360,7 +360,7 @@ def test_the_command_says_up_and_ends_with_0(site: Site) -> None:
 
 def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
-        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", "bees@lists.example.net")
+        done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", "bees@lists.example.net")
     assert (done.returncode, done.stdout) == (69, "")
     problem, hint = done.stderr.splitlines()
     assert problem == (
@@ -374,7 +374,7 @@ def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
 def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         up, down = f"127.0.0.1:{sink.port}", f"[::1]:{free_port('::1')}"
-        done = site.run("probe", up, down, "--rcpt", ANTS, "--json")
+        done = site.call("probe", up, down, "--rcpt", ANTS, "--json")
     assert done.returncode == 69
     found = json.loads(done.stdout)
     assert [one.pop("seconds") >= 0 for one in found] == [True, True]
@@ -400,7 +400,7 @@ def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
 
 def test_json_of_destinations_that_are_up_is_all_there_is(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
-        done = site.run("probe", f"127.0.0.1:{sink.port}", "--json")
+        done = site.call("probe", f"127.0.0.1:{sink.port}", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     [found] = json.loads(done.stdout)
     assert isinstance(found["seconds"], float)
@@ -410,7 +410,7 @@ def test_json_of_destinations_that_are_up_is_all_there_is(site: Site) -> None:
 @pytest.mark.parametrize(("level", "phase"), [("connect", "greeting"), ("lhlo", "lhlo")])
 def test_the_level_is_as_asked(site: Site, level: str, phase: str) -> None:
     with LmtpSink() as sink:
-        done = site.run("probe", f"127.0.0.1:{sink.port}", "--level", level, "--json")
+        done = site.call("probe", f"127.0.0.1:{sink.port}", "--level", level, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)[0]["phase"] == phase
 
@@ -421,8 +421,8 @@ def test_without_destinations_those_of_the_installed_maps(site: Site) -> None:
     with LmtpSink(["list0@lists.example.net"]) as sink:
         refused = free_port()
         install_routes(site, f"lmtp:[127.0.0.1]:{sink.port}", f"lmtp:[127.0.0.1]:{refused}")
-        done = site.run("probe", "--json")
-        named = site.run("probe", f"127.0.0.1:{sink.port}", "--json")
+        done = site.call("probe", "--json")
+        named = site.call("probe", f"127.0.0.1:{sink.port}", "--json")
     assert done.returncode == 69
     found = {one["destination"]: (one["up"], one["phase"]) for one in json.loads(done.stdout)}
     assert found == {
@@ -435,7 +435,7 @@ def test_without_destinations_those_of_the_installed_maps(site: Site) -> None:
 def test_a_name_that_only_our_hosts_file_has(site: Site) -> None:
     site.hosts.write_text("127.0.0.1 localhost\n127.0.0.1 mailman.invalid\n")
     with LmtpSink([ANTS]) as sink:
-        done = site.run("probe", f"mailman.invalid:{sink.port}", "--rcpt", ANTS)
+        done = site.call("probe", f"mailman.invalid:{sink.port}", "--rcpt", ANTS)
     assert done.returncode == 0, done
 
 
@@ -624,7 +624,7 @@ def test_nagios_is_unknown_for_a_bad_configuration(site: Site) -> None:
 
 
 def test_nothing_installed_and_nothing_named(site: Site) -> None:
-    done = site.run("probe")
+    done = site.call("probe")
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr == (
         f"postfix-sync: error: {site.maps}: no destination is installed there\n"
@@ -647,7 +647,7 @@ def test_nothing_installed_and_nothing_named(site: Site) -> None:
 def test_how_a_destination_may_be_written(site: Site, given: str, endpoint: str) -> None:
     """Port 8024 is Mailman's own default."""
     site.configure(probe={"timeout": "1s"})
-    done = site.run("probe", given, "--level", "connect", "--json")
+    done = site.call("probe", given, "--level", "connect", "--json")
     assert json.loads(done.stdout)[0]["destination"] == endpoint
 
 
@@ -671,7 +671,7 @@ def test_how_a_destination_may_be_written(site: Site, given: str, endpoint: str)
     ],
 )
 def test_what_is_no_destination_is_a_usage_error(site: Site, given: str) -> None:
-    done = site.run("probe", given)
+    done = site.call("probe", given)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
@@ -682,7 +682,7 @@ def test_what_is_no_destination_is_a_usage_error(site: Site, given: str) -> None
 def test_what_is_no_address_never_reaches_the_server(site: Site, address: str) -> None:
     """Not as a traceback, and least of all as a second command."""
     with LmtpSink([ANTS]) as sink:
-        done = site.run("probe", f"127.0.0.1:{sink.port}", "--rcpt", address)
+        done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", address)
     assert done.returncode in (2, 69), done
     assert "Traceback" not in done.stderr
 

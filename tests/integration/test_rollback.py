@@ -56,7 +56,7 @@ def lists(site: Site) -> set[str]:
 
 def run(site: Site, *arguments: str, status: int = 0) -> tuple[list[str], list[str]]:
     """A command's lines on its two streams."""
-    done = site.run(*arguments)
+    done = site.call(*arguments)
     assert done.returncode == status, done
     return done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -116,7 +116,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     status = site.status()
     assert (status["generation"], status["held"], status["waiting"]) == (1, True, waits)
     assert status["sources"]["lists"]["state"] == "ok"
-    assert f"what waits: +2 lists: {CATS}" in site.run("status").stdout
+    assert f"what waits: +2 lists: {CATS}" in site.call("status").stdout
 
     printed, said = run(site, "resume")
     assert not said
@@ -422,7 +422,7 @@ def test_doctor_says_so_and_what_mends_it(make: MakeSite) -> None:
 
 def checks(site: Site, *names: str) -> dict[str, tuple[str, str | None]]:
     """What doctor found: status and fix, by the check's name, which begins with one of these."""
-    found = json.loads(site.run("doctor", "--json").stdout)["checks"]
+    found = json.loads(site.call("doctor", "--json").stdout)["checks"]
     return {
         one["name"]: (one["status"], one["fix"]) for one in found if one["name"].startswith(names)
     }

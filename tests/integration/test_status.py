@@ -147,7 +147,7 @@ def test_a_file_from_before_failures_were_counted(with_ants: MakeSite) -> None:
     old = {"since": "2026-01-01T00:00:00Z", "phase": "rcpt", "reply": "", "seconds": 1, "error": ""}
     status["destinations"] = {"up:8024": {**old, "up": True}, "down:8024": {**old, "up": False}}
     (site.state / "status.json").write_text(json.dumps(status))
-    found = json.loads(site.run("status", "--json").stdout)["destinations"]
+    found = json.loads(site.call("status", "--json").stdout)["destinations"]
     counted = {name: (one["failures"], one["last_failure"]) for name, one in found.items()}
     assert counted == {"up:8024": (0, None), "down:8024": (1, old["since"])}
     assert [one["last_flush"] for one in found.values()] == [None, None]
@@ -318,7 +318,7 @@ def test_garbage_is_told_as_such(site: Site, name: str) -> None:
     site.configure()
     site.state.mkdir()
     (site.state / "status.json").write_bytes(GARBAGE[name])
-    done = site.run("status")
+    done = site.call("status")
     assert (done.returncode, done.stdout) == (75, ""), done
     assert done.stderr.startswith(
         f"postfix-sync: error: {site.state / 'status.json'}: is no status file: "
@@ -387,7 +387,7 @@ def test_status_for_people(with_ants: MakeSite) -> None:
 
 def test_status_as_json_is_the_document_itself(site: Site) -> None:
     site.once()
-    done = site.run("status", "--json")
+    done = site.call("status", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == site.status()
 
@@ -395,7 +395,7 @@ def test_status_as_json_is_the_document_itself(site: Site) -> None:
 def test_no_status_yet(site: Site) -> None:
     site.configure()
     for arguments in (["status"], ["status", "--json"]):
-        done = site.run(*arguments)
+        done = site.call(*arguments)
         assert (done.returncode, done.stdout) == (75, "")
         assert done.stderr == (
             f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no pass"

@@ -1,11 +1,8 @@
 """doctor, as an operator uses it: asked with --json, and its commands pasted into a shell.
 
-Doctor's own command line runs in the process of the test: a process for each question would spend
-most of its time on getting started. The commands are run by a shell, as they are pasted.
+The commands are run by a shell, as they are pasted.
 """
 
-import contextlib
-import io
 import json
 import os
 import subprocess
@@ -14,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postfix_sync import cli
-from postfix_sync.log import LOG
-from postfix_sync.system import find_command
 from tests.parts.site import Site
 
 ROOT = Path(__file__).parents[2]
@@ -74,16 +68,8 @@ class Report:
 
 def examine(site: Site) -> Report:
     """Asks doctor, which answers in any case, and exits with 78 only where something failed."""
-    if not site.config.exists():
-        site.configure()
-    find_command.cache_clear()  # the host may be another than last time
-    printed, told = io.StringIO(), io.StringIO()
-    handlers, level, propagate = LOG.handlers, LOG.level, LOG.propagate
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
-        status = cli.main(["-c", str(site.config), "doctor", "--json"])
-    LOG.handlers, LOG.propagate = handlers, propagate
-    LOG.setLevel(level)
-    return _report(site, status, printed.getvalue(), told.getvalue())
+    done = site.call("doctor", "--json")
+    return _report(site, done.returncode, done.stdout, done.stderr)
 
 
 def examine_apart(site: Site) -> Report:
