@@ -260,7 +260,7 @@ def test_ended_in_the_middle(parts: Parts) -> None:
     left = parts.count("deferred")
     assert (parts.destination["last_flush"] is None) == bool(left)
     with RunningDaemon(parts.site) as daemon:
-        wait_for(lambda: not parts.postfix.queue(), PATIENCE, "an empty queue")
+        parts.postfix.wait_for_empty_queue(5 * PATIENCE)  # a process for each message
         assert daemon.count(f"{left} messages {BACK}") == bool(left)
         assert daemon.stop() == 0
     numbers = [one.load_id for one in parts.sink.deliveries() if one.load_id]
