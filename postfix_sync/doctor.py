@@ -145,6 +145,8 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         classes=await classify(tables),
         upcoming=upcoming,
         services=await found.services(),
+        written=await found.written(),
+        warnings=await found.warnings(),
         status=status,
         without_status=without_status,
     )

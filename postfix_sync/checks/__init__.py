@@ -59,6 +59,10 @@ class Host:
     """What each destination said just now."""
     services: tuple[Service, ...] = ()
     """Those of master.cf."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """The parameters that main.cf has; see `Postfix.written`."""
+    warnings: Sequence[str] = ()
+    """What Postfix finds odd about main.cf and master.cf."""
     resolver: Resolver | None = None
     """How lmtp(8) looks names up."""
     lookups: Mapping[str, Answer] = field(default_factory=dict)

@@ -225,7 +225,7 @@ def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
 async def other_maps(host: Host) -> AsyncIterator[Finding]:
     """Every other map that main.cf or master.cf names is there: one that isn't stops all mail."""
     own = {host.config.postfix.map_directory / name for name in MAP_NAMES}
-    settings = await host.postfix.written()
+    settings = dict(host.written)
     for service in host.services:
         place = f"{service.name}/{service.kind}"
         settings |= {f"{place}/{name}": value for name, value in service.overrides.items()}

@@ -67,7 +67,7 @@ async def running(host: Host) -> AsyncIterator[Finding]:
 async def map_type(host: Host) -> AsyncIterator[Finding]:
     """Every map type that main.cf names is there."""
     missing: dict[str, list[tuple[str, str]]] = {}
-    for parameter, value in (await host.postfix.written()).items():
+    for parameter, value in host.written.items():
         for item in items(value):
             kind = type_of(item)
             if path_of(item) and kind in DATABASES - host.postfix.map_types:
@@ -134,7 +134,7 @@ def _absent(kind: str, told: list[str]) -> tuple[str, str | None]:
 
 async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
     """Postfix takes main.cf and master.cf as they are meant."""
-    told = [one for one in await host.postfix.warnings() if not _UNCOMMENTED.search(one)]
+    told = [one for one in host.warnings if not _UNCOMMENTED.search(one)]
     if told:
         more = len(told) - WARNINGS_TOLD
         seen = "; ".join(told[:WARNINGS_TOLD]) + (f"; and {more} more" if more > 0 else "")

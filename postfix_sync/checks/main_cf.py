@@ -152,7 +152,7 @@ OVERRIDES = {
 async def repeated(host: Host) -> AsyncIterator[Finding]:
     """No parameter for the maps stands twice, where the earlier value would be lost."""
     lost: dict[str, list[str]] = {}
-    for line in await host.postfix.warnings():
+    for line in host.warnings:
         _, marked, entry = line.partition(": overriding earlier entry: ")
         parameter, _, value = entry.partition("=")
         if marked and parameter in host.postfix.unexpanded:

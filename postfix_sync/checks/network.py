@@ -60,7 +60,7 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
     if wide := next(too_wide(present), None):
         yield await _open(host, present, peers, *wide)
         return
-    if values["mynetworks_style"] == "class" and not await _is_written(host.postfix):
+    if values["mynetworks_style"] == "class" and "mynetworks" not in host.written:
         yield warning(
             "mynetworks",
             f"mynetworks_style = class: {present}",
@@ -213,10 +213,6 @@ def too_wide(present: str) -> Iterator[tuple[str, Net]]:
         net = network(item)
         if net and net.prefixlen <= WIDE[net.version] and not net.is_private:
             yield item, net
-
-
-async def _is_written(postfix: Postfix) -> bool:
-    return "mynetworks" in await postfix.written()
 
 
 def _by_interfaces(service: Service) -> bool:
