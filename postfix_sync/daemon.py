@@ -7,29 +7,27 @@ meet in a pass.
 
 import asyncio
 import itertools
-import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postfix_sync import __version__, config, http_server, monitoring, recovery, state, systemd
+from postfix_sync import __version__, config, http_server, monitoring, state, systemd
+from postfix_sync.destinations import Destinations
 from postfix_sync.errors import ConfigError, SyncError
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
-from postfix_sync.lmtp import describe, probe_all, targets
+from postfix_sync.ledger import Ledger
 from postfix_sync.log import LOG, tell
-from postfix_sync.model import PHASES, RECIPIENTS, Destination, Notice, ProbeResult
+from postfix_sync.model import RECIPIENTS
 from postfix_sync.sync import Report, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
 
 if TYPE_CHECKING:
+    from postfix_sync.config import Config, Listen
     from postfix_sync.generations import Hold
-    from postfix_sync.merge import Ranking
 
 FIRST_PASS = 10.0
 """Seconds after which the first pass is made, with what was known, though no source answers."""
@@ -43,36 +41,24 @@ HEARTBEAT = 60.0
 LISTEN_AGAIN = 60.0
 """Seconds between tries to listen for monitoring where that failed, at most."""
 
-DOUBTED = 5.0
-"""Seconds after which a destination that did not answer is asked again: whether it really is down,
-and then, where nobody is there, whether somebody is back."""
-
-LOOKING_SHARE = 20
-"""At most this part of the time goes into looking at the queue for what nobody knows to be there:
-with 100,000 messages in it, each look takes seconds."""
-
 
 class Daemon:
     """One daemon, from its start to its end, through changes of its configuration."""
 
-    def __init__(self, config_path: Path, first: config.Config) -> None:
+    def __init__(self, config_path: Path, first: "Config") -> None:
         self.config_path = config_path
-        self.config = first
+        self.ledger = Ledger(first)
         self.began = time.monotonic()
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
-        self.probe = asyncio.Event()
-        self.probed = asyncio.Event()
-        self.whole_round = False
-        self.last = Report()
+        self.destinations = Destinations(self.ledger, self.news)
         self.held: Hold | None = None
         self.watchdog = systemd.Watchdog()
-        self.told: set[str] = set()
-        self.told_errors: dict[str, str] = {}
-        self.rankings: Mapping[str, Ranking] = {}
-        self.up: dict[Destination, bool] = {}
-        self.known: set[Destination] = set()
-        self.status = state.StatusFile.of(first).read_or_new()
+
+    @property
+    def config(self) -> "Config":
+        """The configuration that is in use."""
+        return self.ledger.config
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; a pass that is publishing maps ends first."""
@@ -122,14 +108,14 @@ class Daemon:
                 problem = f"a pass has not ended in {self.watchdog.longest:g} s"
                 hint = "what hangs is in the log that follows; a file system? findmnt, dmesg"
                 errors.append(SyncError(f"{problem}: systemd is left to restart the daemon", hint))
-            self._tell_errors("watchdog", "passes", errors)
+            self.ledger.tell_errors("watchdog", "passes", errors)
             await asyncio.sleep(self.watchdog.interval)
 
     def _reconfigured(self) -> bool:
         """Reads the configuration again; whether it could be used."""
         systemd.reloading()
         try:
-            self.config = config.load(self.config_path)
+            self.ledger.config = config.load(self.config_path)
         except SyncError as error:
             tell(error)
             LOG.error("the configuration from before stays in use")
@@ -147,9 +133,9 @@ class Daemon:
         works = [one for follower in self.followers.values() for one in follower.works()]
         works += [self._passes(), _every(HEARTBEAT, self._heartbeat)]
         if self.config.probe.level != "off":
-            works.append(self._probes())
+            works.append(self.destinations.ask())
             if self.config.probe.flush:
-                works.append(self._recoveries())
+                works.append(self.destinations.recover())
         if self.config.metrics.wanted:
             works.append(_every(self.config.probe.interval, self._count_deferred))
         if self.config.metrics.listen:
@@ -173,7 +159,7 @@ class Daemon:
             if interrupted():
                 raise asyncio.CancelledError
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
-            self.probe.set()
+            self.destinations.passed(report)
             failures = failures + 1 if report.failed else 0
             delay = self._quiet
             if failures:
@@ -188,18 +174,17 @@ class Daemon:
     async def _pass(self) -> Report:
         answers = answers_of(self.followers)
         status = state.StatusFile.of(self.config).read_or_new()
-        self.rankings = state.rankings(status)
+        self.destinations.rankings = state.rankings(status)
         try:
-            report = await make_pass(self.config, answers, self.rankings)
+            report = await make_pass(self.config, answers, self.destinations.rankings)
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a pass meets
             LOG.exception("a pass ended in an error that it should have named; please report it")
             report = Report(failed=(SyncError(f"unexpected: {bug!r}"),))
-        self.last = report
         for name, one in report.sources.items():
             self.followers[name].taken(answers.get(name), one)
         LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
-        await self._update(
+        await self.ledger.update(
             partial(state.after_pass, config=self.config, report=report, now=time.time())
         )
         return report
@@ -212,133 +197,14 @@ class Daemon:
             LOG.info("%s", report.held or "nothing is held any more")
             self.held = report.held
         for notice in report.notices:
-            self._tell_once(notice)
+            self.ledger.tell_once(notice)
         for name, source in report.sources.items():
             if source.errors or source.answered_at:
-                self._tell_errors(name, name, source.errors)
-        self._tell_errors("", ", ".join(self.followers), report.failed)
-
-    def _tell_errors(self, key: str, subject: str, errors: Iterable[SyncError]) -> None:
-        """Logs errors of a source, or of the pass, that are not the same as last time."""
-        said = "\n".join(error.message for error in errors)
-        if said != self.told_errors.get(key, ""):
-            for error in errors:
-                tell(error)
-            if not said:
-                LOG.info("%s: in step again", subject)
-            self.told_errors[key] = said
-
-    def _tell_once(self, notice: Notice, key: str = "") -> None:
-        """Logs what was not told yet; `key` is the part of it that stays the same."""
-        if (key or notice.message) not in self.told:
-            self.told.add(key or notice.message)
-            tell(notice, logging.WARNING)
-
-    async def _probes(self) -> None:
-        """Probes all destinations after each pass and at the interval, those in doubt sooner."""
-        section = self.config.probe
-        round_due = 0.0
-        while True:
-            left = max(round_due - time.monotonic(), 0) if round_due else section.interval
-            await set_within(self.probe, min(left, DOUBTED) if self._asked_soon else left)
-            everything = self.probe.is_set() or time.monotonic() >= round_due
-            self.probe.clear()
-            if everything:
-                round_due = time.monotonic() + section.interval
-                self.whole_round = True
-            if self.last.installed:
-                asked = [
-                    replace(one, doubting=one.destination not in self.known)
-                    for one in targets(self.last.routes, self.last.replicas)
-                    if everything or one.destination.endpoint in self._asked_soon
-                ]
-                hosts = self.last.known_hosts
-                results = await probe_all(asked, section.level, section.timeout, hosts)
-                await self._note(results)
-                self._tell_probes(results)
-
-    @property
-    def _asked_soon(self) -> AbstractSet[str]:
-        """The destinations that are probed before the next round, as HOST:PORT."""
-        return state.asked_soon(self.status)
-
-    async def _note(self, results: Iterable[ProbeResult]) -> None:
-        """Keeps what probes found; a cluster may want its members in another order then."""
-        written = await self._update(partial(state.after_probes, results=results, now=time.time()))
-        if written and state.rankings(self.status) != self.rankings:
-            self.news.set()
-        self.probed.set()
-
-    def _tell_probes(self, results: Iterable[ProbeResult]) -> None:
-        """Logs which destinations went down or came up, and what is odd about one."""
-        for result in results:
-            LOG.debug("%s", describe(result).message)
-            one = result.destination
-            if not result.up:
-                self.known.discard(one)
-            elif result.phase == PHASES[-1]:
-                self.known.add(one)
-            if result.warning:
-                self._tell_once(describe(result), f"{one.endpoint} {result.warning}")
-            status = self.status["destinations"].get(one.endpoint)
-            is_up, was_up = status["up"] if status else result.up, self.up.get(one, True)
-            self.up[one] = is_up
-            if was_up and not is_up:
-                tell(describe(result), logging.WARNING)
-            elif is_up and not was_up:
-                LOG.info("%s", describe(result).message)
-
-    async def _recoveries(self) -> None:
-        """Has Postfix deliver what waited for destinations that are back, beside all else."""
-        look_due = 0.0
-        while True:
-            await set_within(self.probed, recovery.due_in(self.status, time.time()))
-            self.probed.clear()
-            began, looked = time.time(), time.monotonic()
-            wanted = recovery.due(
-                self.status, began, unseen=self.whole_round and looked >= look_due
-            )
-            self.whole_round = False
-            if not wanted:
-                continue
-            directory = self.config.postfix.config_directory
-            done: AbstractSet[str] = set()
-            errors = []
-            try:
-                done = await recovery.recover(
-                    directory,
-                    self.last.routes,
-                    wanted,
-                    lambda one: one not in state.doubted(self.status),
-                )
-            except SyncError as error:
-                errors.append(error)
-            self._tell_errors("recovery", "the deferred queue", errors)
-            if done:
-                await self._update(partial(state.after_flush, endpoints=done, began=began))
-            else:
-                look_due = looked + LOOKING_SHARE * (time.monotonic() - looked)
-            if errors:
-                await asyncio.sleep(recovery.AGAIN)
+                self.ledger.tell_errors(name, name, source.errors)
+        self.ledger.tell_errors("", ", ".join(self.followers), report.failed)
 
     async def _heartbeat(self) -> None:
-        await self._update(partial(state.touched, now=time.time()))
-
-    async def _update(self, change: Callable[[state.Status], state.Status]) -> bool:
-        """Changes the status; whether it could be written. If not, it is kept in mind at least."""
-        try:
-            self.status = await state.StatusFile.of(self.config).update(change)
-        except SyncError as error:
-            self.status = change(self.status)
-            self._tell_once(Notice(error.message, error.hint))
-            return False
-        errors = []
-        try:
-            await monitoring.write_textfile(self.config)
-        except SyncError as error:
-            errors.append(error)
-        self._tell_errors("metrics.textfile", "metrics.textfile", errors)
-        return True
+        await self.ledger.update(partial(state.touched, now=time.time()))
 
     async def _count_deferred(self) -> None:
         """Keeps how much mail is deferred for which destination."""
@@ -349,10 +215,10 @@ class Daemon:
             pass  # a pass meets the same, and tells it
         except SyncError as error:
             errors.append(error)
-        self._tell_errors("queue", "the deferred queue", errors)
-        await self._update(partial(state.after_count, deferred=counted, now=time.time()))
+        self.ledger.tell_errors("queue", "the deferred queue", errors)
+        await self.ledger.update(partial(state.after_count, deferred=counted, now=time.time()))
 
-    async def _answer(self, at: config.Listen) -> None:
+    async def _answer(self, at: "Listen") -> None:
         """Serves monitoring over HTTP; tries again for as long as it can't listen there."""
         pages = monitoring.pages(self.config, self._quiet, self.began)
         for failures in itertools.count(1):
@@ -360,12 +226,12 @@ class Daemon:
                 listener = http_server.listen(*at)
             except OSError as error:
                 problem = monitoring.cannot_listen(at, error)
-                self._tell_errors("metrics.listen", "metrics.listen", [problem])
+                self.ledger.tell_errors("metrics.listen", "metrics.listen", [problem])
                 jitter = random.random()  # noqa: S311 - no secret
                 await asyncio.sleep(retry_delay(failures, LISTEN_AGAIN, jitter))
             else:
                 break
-        self.told_errors.pop("metrics.listen", None)
+        self.ledger.forget_errors("metrics.listen")
         LOG.info("metrics.listen: http://%s serves %s", at, ", ".join(pages))
         with listener:
             await http_server.serve(listener, pages)

@@ -176,8 +176,8 @@ async def passes(host: Host) -> AsyncIterator[Finding]:
     program = shutil.which("postfix-sync") or "/usr/local/sbin/postfix-sync"
     once = host.command("--once")
     keep = (
-        "a daemon makes one as soon as Mailman writes something: postfix-sync, started by whatever"
-        f" supervises services here; or cron: */5 * * * * root {program}"
+        "a daemon makes one as soon as Mailman writes something: systemctl enable --now"
+        f" postfix-sync, or whatever supervises services here; or cron: */5 * * * * root {program}"
         + once.removeprefix("postfix-sync")
     )
     if not host.status:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
 from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import NotifySocket, RunningDaemon, install
+from tests.parts.disk import dead_disk
 from tests.parts.site import Site
 
 pytestmark = pytest.mark.slow
@@ -190,32 +192,33 @@ def stop_a_command(daemon: RunningDaemon) -> int:
     return 0
 
 
-def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site) -> None:
-    """A FIFO in the place of a map does what a dead file system does: nobody answers."""
-    text = site.maps / "postfix_vmap"
+@pytest.fixture
+def fuse() -> None:
+    """For tests of a file system that is dead."""
+    need(os.access("/dev/fuse", os.W_OK), "/dev/fuse")
+
+
+def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site, fuse: None) -> None:
+    """As it does where a file system is dead."""
     with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
         daemon.wait_until_it_watches()
-        text.unlink()
-        os.mkfifo(text)
-        daemon.send(signal.SIGUSR1)
-        daemon.wait_for(OVERDUE)
-        assert signs_stop(daemon)
-        os.close(os.open(text, os.O_WRONLY))
-        daemon.wait_for("passes: in step again")
-        wait_for_signs(daemon)
+        with dead_disk(site.maps / "postfix_vmap") as let_go:
+            daemon.send(signal.SIGUSR1)
+            daemon.wait_for(OVERDUE)
+            assert signs_stop(daemon)
+            let_go()
+            daemon.wait_for("passes: in step again")
+            wait_for_signs(daemon)
 
 
-def test_what_systemd_ends_says_where_it_hung(site: Site) -> None:
-    text = site.maps / "postfix_vmap"
-    daemon = RunningDaemon(site, environment=WATCHED_CLOSELY)
-    daemon.wait_until_it_watches()
-    text.unlink()
-    os.mkfifo(text)
-    daemon.send(signal.SIGUSR1)
-    daemon.wait_for(OVERDUE)
-    assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
-    assert 'postfix_sync/maps.py", line' in daemon.log
-    daemon.notify.close()
+def test_what_systemd_ends_says_where_it_hung(site: Site, fuse: None) -> None:
+    with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
+        daemon.wait_until_it_watches()
+        with dead_disk(site.maps / "postfix_vmap"):
+            daemon.send(signal.SIGUSR1)
+            daemon.wait_for(OVERDUE)
+            assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
+            daemon.wait_for('postfix_sync/maps.py", line')
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +73,28 @@ def small_disk(target: Path, size: str) -> Iterator[Path]:
     target.mkdir(parents=True, exist_ok=True)
     with mounted(target, "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs"):
         yield target
+
+
+@contextmanager
+def dead_disk(target: Path) -> Iterator[Callable[[], None]]:
+    """In the place of a file one that nobody answers for, as of a server that is gone.
+
+    Whoever looks at it waits, until what this yields is called: then it is an error.
+    """
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    closing = ExitStack()
+    closing.callback(os.close, device)
+    options = f"fd={device},rootmode={stat.S_IFREG:o},user_id=0,group_id=0"
+    try:
+        subprocess.run(
+            ["mount", "-i", "-t", "fuse", "-o", options, "dead", str(target)],
+            pass_fds=[device],
+            check=True,
+        )
+        yield closing.close
+    finally:
+        closing.close()
+        subprocess.run(["umount", str(target)], check=True)
 
 
 def remount(target: Path, options: str) -> None:

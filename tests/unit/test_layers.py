@@ -23,6 +23,8 @@ LAYERS = [
     {"commands"},
     {"setup"},
     {"daemon", "doctor", "nagios", "show"},
+    {"destinations"},
+    {"ledger"},
     {
         "checks.container",
         "checks.generations",
