@@ -19,7 +19,16 @@ from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError
 from postfix_sync.match_list import items
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued, without_extensions
-from postfix_sync.system import Completed, NotRegular, find_command, open_file, read_file, run
+from postfix_sync.system import (
+    Completed,
+    NotRegular,
+    find_command,
+    open_file,
+    read_file,
+    replace_file,
+    run,
+    unwritable,
+)
 
 PARAMETERS = (
     "alias_database",
@@ -249,8 +258,17 @@ class Postfix:
         """What postfix(1) has against this configuration, empty if Postfix could start with it.
 
         Without a terminal, most of it goes to Postfix's log, and the exit status is all there is.
+        Debian 13 has it copy /etc/hosts into the chroot (configure-instance.sh), which may lack the
+        names of the hosts file that is kept there: what was there is put back.
         """
+        copy = self.queue_directory / "etc/hosts"
+        before = read_file(copy) if copy.is_file() else None
         done = await run(self._command("postfix", "check"))
+        try:
+            if before is not None and read_file(copy) != before:
+                replace_file(copy, before)
+        except OSError as error:
+            raise unwritable(copy, error) from None
         return done.complaint if done.status else ""
 
     def rewriters(self) -> frozenset[int]:

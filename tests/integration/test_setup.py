@@ -323,6 +323,16 @@ def test_a_configuration_that_postfix_could_not_start_with_is_not_installed(host
     assert not (host.site.state / "setup").exists()
 
 
+def test_the_chroot_keeps_its_hosts_file(host: Host) -> None:
+    """Debian 13's `postfix check` copies the machine's into it; this host's has other names."""
+    host.write(BARE)
+    copy = host.postfix.chroot_hosts
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text("127.0.0.5 mailman-test\n")
+    host.setup("--yes")
+    assert copy.read_text() == "127.0.0.5 mailman-test\n"
+
+
 def test_two_at_once_make_it_once(host: Host) -> None:
     text = host.write(BARE)
     host.site.configure()
