@@ -82,7 +82,7 @@ demo: parts
 test: parts lint types
 	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone and not booted'
 	$(BIN)/python -m pytest -m alone tests/e2e
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m booted tests/booted
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m booted tests/booted
 
 .PHONY: install uninstall
 install: packages

@@ -23,6 +23,9 @@ settings.load_profile("any")
 MEASURED = "measured "
 """How a property of a test begins that is a figure: its value, and the line that tells it."""
 
+Measured = Callable[[str, object, str], None]
+"""Keep a figure: its name, its value for junit.xml, and the line that tells it."""
+
 IN_CI = bool(os.environ.get("CI"))
 
 
@@ -69,6 +72,16 @@ def killer() -> Iterator[Killer]:
     """Runs commands that are killed before one of their steps."""
     with Killer() as started:
         yield started
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Keeps a figure for the end of the run, and for junit.xml."""
+
+    def keep(name: str, value: object, line: str) -> None:
+        record_property(f"{MEASURED}{name}", {"value": value, "line": line})
+
+    return keep
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
-from tests.e2e.conftest import Measured, need_real_parts
+from tests.conftest import Measured, need
+from tests.e2e.conftest import need_real_parts
 from tests.parts import podman as parts
 from tests.parts.common import public_directory
 from tests.parts.podman import Podman

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Measured, need_map_type, need_real_parts
+from tests.conftest import Measured
+from tests.e2e.conftest import need_map_type, need_real_parts
 from tests.parts.common import PATIENCE, public_directory, wait_for
 from tests.parts.load import Sent
 from tests.scenarios.world import World

@@ -4,7 +4,8 @@ Postfix waits five minutes before it tries again, as it is shipped; the test wai
 `make bench` has the figures, beside those of a Postfix that is left alone.
 """
 
-from tests.e2e.conftest import Measured, need_map_type, need_real_parts
+from tests.conftest import Measured
+from tests.e2e.conftest import need_map_type, need_real_parts
 from tests.parts.common import public_directory
 from tests.scenarios.recovery import ELSEWHERE, Outage
 

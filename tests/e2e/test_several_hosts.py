@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import need
-from tests.e2e.conftest import Measured, need_real_parts
+from tests.conftest import Measured, need
+from tests.e2e.conftest import need_real_parts
 from tests.parts import namespaces, sshd
 from tests.parts.common import public_directory, wait_for
 from tests.scenarios.several_hosts import AT_ONCE, LMTP_PORT, Hosts, Run

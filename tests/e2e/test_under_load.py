@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Measured, need_map_type, need_real_parts
+from tests.conftest import Measured
+from tests.e2e.conftest import need_map_type, need_real_parts
 from tests.parts.common import public_directory, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.load import send

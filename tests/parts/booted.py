@@ -57,9 +57,10 @@ _HOLD = (
 
 def available() -> bool:
     """What makes and boots a host is there."""
-    path = "/usr/sbin:/usr/bin:/sbin:/bin"
     tools = ("systemd-nspawn", "nsenter", "setpriv", "unshare")
-    return debian_root.available() and all(shutil.which(name, path=path) for name in tools)
+    return debian_root.available() and all(
+        shutil.which(name, path=debian_root.PATH) for name in tools
+    )
 
 
 class Booted:
@@ -73,16 +74,19 @@ class Booted:
         host: Host | None = None,
         packages: Iterable[str] = (),
         options: Iterable[str] = (),
+        layer: Path | None = None,
     ) -> None:
-        """Prepare, in a directory that others can reach; `packages` are there besides our own.
+        """Prepare, in a directory that others can reach.
 
-        `options` are systemd-nspawn's.
+        `packages` are on its disk besides our own, and so is what another host had written when
+        its keep() made `layer`. `options` are systemd-nspawn's.
         """
         self.release = release
         self.shared = directory / "shared"
         self._directory = directory
         self._disk = directory / "disk"
-        self._lower = debian_root.debian_root(release, *packages)
+        root = debian_root.debian_root(release, *packages)
+        self._lower = f"{layer}:{root}" if layer else str(root)
         self._options = tuple(options)
         self._network = f"--network-namespace-path=/run/netns/{host.namespace}" if host else ""
         self._cgroup = f"pfs-{os.getpid()}-{next(_NUMBERS)}"
@@ -217,6 +221,14 @@ class Booted:
         shutil.copytree(CHECKOUT, self.path(inside), ignore=NOT_SOURCES, symlinks=True)
         return inside
 
+    def keep(self, layer: Path) -> None:
+        """Keep what was written to the disk, for hosts that shall begin with it; it is off."""
+        assert self._holder
+        assert not self._nspawn
+        upper = f"/proc/{self._holder.pid}/root{self._disk}/upper"
+        run("cp", "--archive", upper, f"{layer}.making", timeout=debian_root.MAKING)
+        Path(f"{layer}.making").rename(layer)
+
     def chroot(self, *command: str, timeout: float = debian_root.MAKING) -> str:
         """Run a command on the disk, with this machine's network, while the host is off."""
         assert self._holder
@@ -269,6 +281,17 @@ class Booted:
         """The process of a service, as the host numbers it; 0 if there is none."""
         return int(self.show(unit, "MainPID")["MainPID"])
 
+    def processes(self, unit: str) -> dict[int, str]:
+        """The processes of a service, as this machine numbers them, with their commands."""
+        inside = self.show(unit, "ControlGroup")["ControlGroup"]
+        found = {}
+        with suppress(OSError):  # the service has ended, or the process
+            cgroup = next(_cgroups()) / self._cgroup / "payload" / inside.lstrip("/")
+            for pid in map(int, (cgroup / "cgroup.procs").read_text().split()):
+                with suppress(OSError):
+                    found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+        return found
+
     def wait_for_unit(self, unit: str, state: str = "active", timeout: float = PATIENCE) -> None:
         """Wait until a unit is in this state: active, activating, inactive, failed…"""
         try:
@@ -312,7 +335,7 @@ def _environment(*, online: bool) -> Mapping[str, str]:
     """Of a command on a host: as little as a login gives, and the way to the network if wanted."""
     if online:
         return debian_root.environment()
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    return {"PATH": debian_root.PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
 
 
 def _cgroups() -> Iterator[Path]:

@@ -46,7 +46,8 @@ postfix postfix/main_mailer_type select Internet Site
 postfix postfix/mailname string {NAME}
 """
 
-_TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""root's, after a login."""
 _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 MAKING = 1200.0
@@ -55,7 +56,7 @@ MAKING = 1200.0
 
 def available() -> bool:
     """What makes a root is there."""
-    return all(shutil.which(name, path=_TOOLS) for name in ("debootstrap", "unshare", "chroot"))
+    return all(shutil.which(name, path=PATH) for name in ("debootstrap", "unshare", "chroot"))
 
 
 def debian_root(release: str, *packages: str) -> Path:
@@ -126,7 +127,7 @@ def chroot(root: Path) -> tuple[str, ...]:
 
 def environment() -> Mapping[str, str]:
     """Of commands in a root that may use this machine's network: its own, but for what it is."""
-    ours = {"PATH": _TOOLS, "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    ours = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
     return {**os.environ, **ours, "DEBIAN_FRONTEND": "noninteractive"}
 
 

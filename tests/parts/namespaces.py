@@ -75,6 +75,14 @@ class Host:
         """Packets come through again; those of connections that are still open as well."""
         run(*_in(self.switch), _IP, "link", "set", self.name, "master", "switch")
 
+    def take_down(self) -> None:
+        """It has no network from now on: nothing that it sends even leaves it."""
+        run(*self.prefix, _IP, "link", "set", "eth0", "down")
+
+    def bring_up(self) -> None:
+        """It has its network again."""
+        run(*self.prefix, _IP, "link", "set", "eth0", "up")
+
 
 class Network:
     """Some hosts; start() and stop() it, or use it in a with statement."""

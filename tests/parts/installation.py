@@ -1,0 +1,18 @@
+"""postfix-sync on a booted host, installed as the documentation says for its release."""
+
+import shutil
+from pathlib import Path
+
+from . import debian_package
+from .booted import Booted
+from .debian_root import TRIXIE
+
+
+def install(host: Booted, directory: Path) -> None:
+    """On a host that is off, so nothing is started; what is built for it is below `directory`."""
+    if host.release == TRIXIE:
+        package = debian_package.build(directory)
+        shutil.copy(package, host.path("/root"))
+        host.chroot("apt-get", "-q", "-y", "install", f"/root/{package.name}")
+    else:
+        host.chroot("make", "-C", host.copy_checkout(), "install")
