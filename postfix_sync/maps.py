@@ -160,7 +160,8 @@ class MapDirectory:
         content = await asyncio.to_thread(render, table)
         try:
             staged_index.unlink(missing_ok=True)
-            write_file(staged, content, MAP_MODE)
+            # To the disk in threads: on a slow one, that takes longer than systemd waits for a sign.
+            await asyncio.to_thread(write_file, staged, content, MAP_MODE)
             in_place = self.map_type in SEEN_AT_ONCE and not fresh
             if in_place:
                 staged_index.symlink_to(Path("..") / index.name)
@@ -169,8 +170,8 @@ class MapDirectory:
             if in_place:
                 staged_index.unlink()
             else:
-                publish_file(staged_index, index)
-            publish_file(staged, self.path / name)
+                await asyncio.to_thread(publish_file, staged_index, index)
+            await asyncio.to_thread(publish_file, staged, self.path / name)
         except OSError as error:
             discard(staged_index)  # gives back its room; the staged text stays, as the mark
             raise unwritable(self.path / name, error) from None
