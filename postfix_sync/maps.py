@@ -160,7 +160,7 @@ class MapDirectory:
         content = await asyncio.to_thread(render, table)
         try:
             staged_index.unlink(missing_ok=True)
-            # To the disk in threads: on a slow one, that takes longer than systemd waits for a sign.
+            # In threads: on a slow disk, it takes longer than systemd waits for a sign of life.
             await asyncio.to_thread(write_file, staged, content, MAP_MODE)
             in_place = self.map_type in SEEN_AT_ONCE and not fresh
             if in_place:
