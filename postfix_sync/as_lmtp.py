@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import SyncError
-from postfix_sync.match_list import items
+from postfix_sync.main_cf.match_list import items
 from postfix_sync.postfix import Postfix, Service
 from postfix_sync.system import run
 

@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from postfix_sync import __version__, config, http_server, monitoring, state, systemd
+from postfix_sync import __version__, config, monitoring, state, systemd
 from postfix_sync.destinations import Destinations
 from postfix_sync.errors import ConfigError, SyncError
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.ledger import Ledger
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import RECIPIENTS
+from postfix_sync.monitoring import http_server
 from postfix_sync.sync import Report, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
 

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from postfix_sync import as_lmtp, lmtp, postfix, state, wiring
-from postfix_sync.address_classes import classify
+from postfix_sync import as_lmtp, lmtp, postfix, state
 from postfix_sync.checks import (
     Check,
     Host,
@@ -31,7 +30,9 @@ from postfix_sync.checks import (
 )
 from postfix_sync.errors import ConfigError, SyncError, why
 from postfix_sync.hosts_files import HostsFiles
-from postfix_sync.lookup import Tables
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.address_classes import classify
+from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.maps import MapDirectory
 from postfix_sync.model import ROUTES, Destination, Finding, ProbeResult, Table, Verdict
 from postfix_sync.sync import Request, ask_all, installation, make_pass, opened

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from postfix_sync.engine import Engine
+from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError
 from postfix_sync.model import MailmanTables, Peer, Policy, Snapshot
 from postfix_sync.records import Records, Stamp

@@ -16,7 +16,7 @@ from typing import Any
 
 from postfix_sync import tables
 from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
-from postfix_sync.match_list import items
+from postfix_sync.main_cf.match_list import items
 from postfix_sync.model import Table
 from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import (

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from postfix_sync.changes import counted, iso, seconds_of
 from postfix_sync.errors import escape
 from postfix_sync.generations import Generation, Hold
+from postfix_sync.main_cf.wiring import ROLES
 from postfix_sync.model import Finding, Verdict
 from postfix_sync.state import DestinationStatus, SourceStatus, Status
 from postfix_sync.tables import lists_of
 from postfix_sync.terminal import Cell, Colour, Terminal
-from postfix_sync.wiring import ROLES
 
 INDENT = "  "
 

@@ -14,14 +14,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from postfix_sync import changes, postfix, wiring
-from postfix_sync.address_classes import classify
+from postfix_sync import changes, postfix
 from postfix_sync.apply import Apply
 from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
 from postfix_sync.fetch import Fetched, Source, ask, open_source
 from postfix_sync.generations import Generations, Hold
 from postfix_sync.hosts_files import HostsFiles
-from postfix_sync.lookup import Tables
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.address_classes import classify
+from postfix_sync.main_cf.lookup import Tables
+from postfix_sync.main_cf.parameter import Installation
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, host_names, reordered
 from postfix_sync.model import (
@@ -37,7 +39,6 @@ from postfix_sync.model import (
     Record,
     Table,
 )
-from postfix_sync.parameter import Installation
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from postfix_sync.changes import named
+from postfix_sync.containers.relocate import host_address, relocated, unpublished
 from postfix_sync.errors import Refused, SyncError
 from postfix_sync.merge import (
     Claim,
@@ -32,7 +33,6 @@ from postfix_sync.model import (
     Record,
 )
 from postfix_sync.plan import guard
-from postfix_sync.relocate import host_address, relocated, unpublished
 from postfix_sync.tables import domain_of, lists_of
 
 FOUND_OUT = "found out"

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from postfix_sync import wiring
 from postfix_sync.as_lmtp import Answer, Resolver
+from postfix_sync.containers.relocate import host_address, relocated
 from postfix_sync.fetch import Fetched
-from postfix_sync.lookup import Tables
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.lookup import Tables
+from postfix_sync.main_cf.wiring import Classes
 from postfix_sync.model import (
     MAP_NAMES,
     ROUTES,
@@ -28,10 +30,8 @@ from postfix_sync.model import (
     Verdict,
 )
 from postfix_sync.postfix import Postfix, Service
-from postfix_sync.relocate import host_address, relocated
 from postfix_sync.sync import Report
 from postfix_sync.tables import next_hops_of
-from postfix_sync.wiring import Classes
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 from postfix_sync.checks import Host, failure, ok
+from postfix_sync.containers.relocate import relocated, unpublished
 from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding, Peer
-from postfix_sync.relocate import relocated, unpublished
 
 
 async def reached(host: Host) -> AsyncIterator[Finding]:

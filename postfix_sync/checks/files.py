@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from postfix_sync import wiring
 from postfix_sync.changes import counted, iso
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError, why
+from postfix_sync.main_cf import wiring
 from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
 from postfix_sync.system import open_file

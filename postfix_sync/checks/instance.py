@@ -8,13 +8,13 @@ import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
-from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.checks.files import builder, made_by_postfix
 from postfix_sync.errors import SyncError
-from postfix_sync.match_list import items
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.match_list import items
+from postfix_sync.main_cf.parameter import path_of, type_of
 from postfix_sync.model import Finding
-from postfix_sync.parameter import path_of, type_of
 from postfix_sync.postfix import Postfix
 
 PACKAGED = frozenset({"cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"})

@@ -10,14 +10,14 @@ import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok
 from postfix_sync.checks.files import FILE_TYPES
 from postfix_sync.checks.main_cf import lacking
-from postfix_sync.lookup import Found, Tables
-from postfix_sync.match_list import below, items, keys
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.lookup import Found, Tables
+from postfix_sync.main_cf.match_list import below, items, keys
+from postfix_sync.main_cf.parameter import path_of, type_of
 from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
-from postfix_sync.parameter import path_of, type_of
 from postfix_sync.queue import without_extension
 from postfix_sync.system import read_file
 from postfix_sync.tables import lists_of

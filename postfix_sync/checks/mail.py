@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 
-from postfix_sync import lmtp, wiring
+from postfix_sync import lmtp
 from postfix_sync.changes import counted
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import quote
+from postfix_sync.main_cf import wiring
 from postfix_sync.model import ROUTES, Destination, Finding
 from postfix_sync.queue import Waiting, waiting
 

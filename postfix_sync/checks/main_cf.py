@@ -1,15 +1,15 @@
 """Does main.cf use the maps, each in its role, and does nothing stand in their way?
 
-What main.cf should say is decided in wiring.py; here it is told, with what is there.
+What main.cf should say is decided in main_cf/wiring.py; here it is told, with what is there.
 """
 
 import shlex
 from collections.abc import AsyncIterator
 
-from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.match_list import items
 from postfix_sync.maps import MapDirectory
-from postfix_sync.match_list import items
 from postfix_sync.model import RECIPIENTS, Finding
 from postfix_sync.system import read_file
 

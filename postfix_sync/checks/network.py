@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
-from postfix_sync import wiring
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError
 from postfix_sync.interfaces import is_own, toward
-from postfix_sync.match_list import Pattern, items, patterns
+from postfix_sync.main_cf import wiring
+from postfix_sync.main_cf.match_list import Pattern, items, patterns
 from postfix_sync.model import Finding
 from postfix_sync.postfix import Postfix, Service, list_file
 

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from postfix_sync import doctor, setup, show
+from postfix_sync import doctor, show
 from postfix_sync.commands import complete, load
 from postfix_sync.errors import Exit
 from postfix_sync.log import LOG
-from postfix_sync.main_cf_file import Outdated
+from postfix_sync.main_cf import setup
+from postfix_sync.main_cf.edit import Outdated
 from postfix_sync.model import Verdict
 from postfix_sync.terminal import Terminal
 

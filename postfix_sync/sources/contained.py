@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from postfix_sync.engine import Engine
+from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import SyncError
 from postfix_sync.model import Peer, Snapshot
 from postfix_sync.sources.volume import Volume

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.engine import PODMAN_SOCKET
+from postfix_sync.containers.engine import PODMAN_SOCKET
 from postfix_sync.system import SEARCH_PATH
 from tests.conftest import need
 from tests.parts import podman as parts

@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.checks.main_cf import double
-from postfix_sync.parameter import Installation
+from postfix_sync.main_cf.parameter import Installation
+from postfix_sync.main_cf.wiring import CLASSES, Classes, advice, remedy
 from postfix_sync.postfix import inspect
-from postfix_sync.wiring import CLASSES, Classes, advice, remedy
 from tests.conftest import need
 from tests.parts.common import public_directory, wait_for
 from tests.parts.doctor import Report, examine

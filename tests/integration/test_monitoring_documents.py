@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from postfix_sync import metrics
+from postfix_sync.monitoring import metrics
 from tests.parts.monitor import promtool, samples
 from tests.unit.test_metrics import status
 

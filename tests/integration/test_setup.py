@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from postfix_sync.wiring import ROLES
+from postfix_sync.main_cf.wiring import ROLES
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.doctor import examine

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.container import Container, place, read, unknown
+from postfix_sync.containers.container import Container, place, read, unknown
 from postfix_sync.errors import NotPlaced
 from postfix_sync.model import Destination, Peer
 

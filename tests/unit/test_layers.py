@@ -21,7 +21,7 @@ LAYERS = [
     {"commands.resume", "commands.rollback"},
     {"commands.once"},
     {"commands"},
-    {"setup"},
+    {"main_cf.setup"},
     {"daemon", "doctor", "nagios", "show"},
     {"destinations"},
     {"ledger"},
@@ -40,11 +40,11 @@ LAYERS = [
     {"checks.files", "checks.main_cf"},
     {"checks"},
     {"monitoring", "recovery"},
-    {"health", "metrics"},
+    {"monitoring.health", "monitoring.metrics"},
     {"follow", "state"},
     {"sync"},
-    {"address_classes", "apply", "fetch"},
-    {"as_lmtp", "lookup", "sources.contained"},
+    {"main_cf.address_classes", "apply", "fetch"},
+    {"as_lmtp", "main_cf.lookup", "sources.contained"},
     {
         "config",
         "generations",
@@ -55,42 +55,58 @@ LAYERS = [
         "sources.ssh",
         "sources.volume",
     },
-    {"http_server"},
-    {"main_cf_file", "smtpd"},
-    {"engine", "log", "postfix", "sources.ssh_connection", "systemd", "wanted", "wiring"},
-    {"changes", "container", "merge", "parameter", "relocate", "setup_steps", "sources.ssh_errors"},
+    {"monitoring.http_server"},
+    {"main_cf.edit", "main_cf.smtpd"},
+    {
+        "containers.engine",
+        "log",
+        "postfix",
+        "sources.ssh_connection",
+        "systemd",
+        "wanted",
+        "main_cf.wiring",
+    },
+    {
+        "changes",
+        "containers.container",
+        "merge",
+        "main_cf.parameter",
+        "containers.relocate",
+        "main_cf.setup_steps",
+        "sources.ssh_errors",
+    },
     {"sources"},
-    {"dial", "hosts", "match_list", "plan", "queue", "system"},
+    {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system"},
     {"tables"},
     {"model", "terminal"},
     {"errors", "interfaces", "name_lookup"},
-    {"__init__"},
+    {"__init__", "containers", "main_cf"},
 ]
 PURE = {
     "changes",
-    "container",
+    "containers.container",
     "errors",
-    "health",
+    "monitoring.health",
     "hosts",
-    "match_list",
-    "setup_steps",
+    "main_cf.match_list",
+    "main_cf.setup_steps",
     "merge",
     "model",
-    "parameter",
+    "main_cf.parameter",
     "plan",
     "queue",
-    "relocate",
+    "containers.relocate",
     "show",
     "sources.ssh_errors",
     "tables",
     "wanted",
-    "wiring",
+    "main_cf.wiring",
 }
 IMPURE = {"asyncio", "subprocess", "socket"}
 LIBRARIES = {
     "aiosmtplib": "lmtp",
     "asyncssh": "sources.ssh_connection",
-    "prometheus_client": "metrics",
+    "prometheus_client": "monitoring.metrics",
     "pydantic": "config",
     "watchfiles": "sources.volume",
     "yaml": "config",
@@ -120,8 +136,9 @@ def layer(module: str) -> int:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_one_way(module: str) -> None:
-    ours = {name.removeprefix("postfix_sync.") for name in imported(MODULES[module])} & set(MODULES)
-    type_checking_only = {("wiring", "postfix"), ("parameter", "postfix")}
+    names = {name.removeprefix("postfix_sync.") for name in imported(MODULES[module])}
+    ours = names & set(MODULES) - {module}
+    type_checking_only = {("main_cf.wiring", "postfix"), ("main_cf.parameter", "postfix")}
     for other in ours:
         assert layer(module) < layer(other) or (module, other) in type_checking_only
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from postfix_sync import health, metrics
 from postfix_sync.changes import iso
 from postfix_sync.config import Config, Listen, MetricsSection
 from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model import Destination
+from postfix_sync.monitoring import health, metrics
 from postfix_sync.queue import Waiting
 from postfix_sync.state import (
     DestinationStatus,

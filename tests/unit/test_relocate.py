@@ -2,8 +2,8 @@
 
 import pytest
 
+from postfix_sync.containers.relocate import host_address, relocated, unpublished
 from postfix_sync.model import Destination, Peer
-from postfix_sync.relocate import host_address, relocated, unpublished
 from postfix_sync.tables import parse_unjudged
 
 BRIDGE = Peer(("172.17.0.2", "172.18.0.2"))

@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ConfigError, NotPermitted
-from postfix_sync.match_list import Style, decision, patterns
-from postfix_sync.model import Verdict
-from postfix_sync.parameter import Installation
-from postfix_sync.postfix import PARAMETERS, Postfix
-from postfix_sync.wiring import (
+from postfix_sync.main_cf.match_list import Style, decision, patterns
+from postfix_sync.main_cf.parameter import Installation
+from postfix_sync.main_cf.wiring import (
     CLASSES,
     Classes,
     Setting,
@@ -21,6 +19,8 @@ from postfix_sync.wiring import (
     remedy,
     settings,
 )
+from postfix_sync.model import Verdict
+from postfix_sync.postfix import PARAMETERS, Postfix
 
 MAPS = Path("/etc/postfix/mailman")
 VOLUME = Path("/srv/mailman_var/data")

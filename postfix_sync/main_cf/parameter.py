@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync.match_list import items, unproxied
+from postfix_sync.main_cf.match_list import items, unproxied
 from postfix_sync.model import MAP_NAMES, Verdict
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from postfix_sync.match_list import items
+from postfix_sync.main_cf.match_list import items
 
 ACCEPTING = frozenset(
     {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from postfix_sync.errors import SyncError
-from postfix_sync.match_list import PATTERN_TYPES, items, unproxied
+from postfix_sync.main_cf.match_list import PATTERN_TYPES, items, unproxied
+from postfix_sync.main_cf.parameter import Installation, type_of
 from postfix_sync.model import Table
-from postfix_sync.parameter import Installation, type_of
 from postfix_sync.postfix import Postfix
 
 TIMEOUT = 10.0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from postfix_sync.config import Config, Listen
-    from postfix_sync.http_server import Pages
+    from postfix_sync.monitoring.http_server import Pages
 
 COUNTING = 30.0
 """Seconds that counting the queue may take. Postfix opens each file of it for that."""
@@ -40,7 +40,7 @@ async def write_textfile(config: "Config") -> None:
     path = config.metrics.textfile
     if not path:
         return
-    from postfix_sync import metrics  # noqa: PLC0415 - it costs more than the rest of a pass
+    from postfix_sync.monitoring import metrics  # noqa: PLC0415 - it costs more than the rest of a pass
 
     # Under the lock, so that of a daemon and a --once nobody puts an older status over a newer one.
     # Whoever holds it for long makes a pass, and writes the file after it.
@@ -91,8 +91,8 @@ def pages(config: "Config", quiet: float, began: float) -> "Pages":
 
     `began` is when the daemon did, by time.monotonic(): the clock may be set back after that.
     """
-    from postfix_sync import health, metrics  # noqa: PLC0415 - see above
-    from postfix_sync.http_server import Response  # noqa: PLC0415
+    from postfix_sync.monitoring import health, metrics  # noqa: PLC0415 - see above
+    from postfix_sync.monitoring.http_server import Response  # noqa: PLC0415
 
     file = StatusFile.of(config)
     intervals = {source.name: source.interval for source in config.sources}

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ConfigError, NotPermitted
-from postfix_sync.match_list import items, unproxied
+from postfix_sync.main_cf.match_list import items, unproxied
+from postfix_sync.main_cf.parameter import Edit, Installation, path_of, type_of
 from postfix_sync.model import (
     ALIASES,
     DOMAINS,
@@ -29,7 +30,6 @@ from postfix_sync.model import (
     Notice,
     Verdict,
 )
-from postfix_sync.parameter import Edit, Installation, path_of, type_of
 from postfix_sync.queue import without_extension
 
 if TYPE_CHECKING:

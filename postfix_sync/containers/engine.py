@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync import container
-from postfix_sync.container import Container
+from postfix_sync.containers import container
+from postfix_sync.containers.container import Container
 from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
 from postfix_sync.interfaces import toward
 from postfix_sync.model import Peer

@@ -20,19 +20,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync import doctor, postfix, smtpd, state, sync, wiring
+from postfix_sync import doctor, postfix, state, sync
 from postfix_sync.apply import SESSION_GRACE
 from postfix_sync.changes import counted
 from postfix_sync.checks.main_cf import lacking
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
 from postfix_sync.log import LOG, tell
-from postfix_sync.lookup import TIMEOUT
-from postfix_sync.main_cf_file import MainCf, Outdated
+from postfix_sync.main_cf import smtpd, wiring
+from postfix_sync.main_cf.edit import MainCf, Outdated
+from postfix_sync.main_cf.lookup import TIMEOUT
+from postfix_sync.main_cf.match_list import items, unproxied
+from postfix_sync.main_cf.parameter import path_of, type_of
+from postfix_sync.main_cf.setup_steps import Change, Step, in_order, overwritten, undoing
 from postfix_sync.maps import MapDirectory, installed_routes
-from postfix_sync.match_list import items, unproxied
 from postfix_sync.model import INDEX_SUFFIX, Condition
-from postfix_sync.parameter import path_of, type_of
-from postfix_sync.setup_steps import Change, Step, in_order, overwritten, undoing
 from postfix_sync.system import lock
 from postfix_sync.tables import domain_of
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from postfix_sync import postfix
 from postfix_sync.errors import ApplyError, Busy, NotPermitted, why
+from postfix_sync.main_cf.setup_steps import Change, Step, from_json, to_json
 from postfix_sync.postfix import Postfix
-from postfix_sync.setup_steps import Change, Step, from_json, to_json
 from postfix_sync.system import (
     discard,
     lock,

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from postfix_sync.lookup import Tables
-from postfix_sync.match_list import Pattern, Style, below, decision, items, keys, patterns
+from postfix_sync.main_cf.lookup import Tables
+from postfix_sync.main_cf.match_list import Pattern, Style, below, decision, items, keys, patterns
+from postfix_sync.main_cf.wiring import CLASSES, Classes
 from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS
 from postfix_sync.postfix import Postfix, list_file
-from postfix_sync.wiring import CLASSES, Classes
 
 
 async def classify(tables: Tables) -> Classes:

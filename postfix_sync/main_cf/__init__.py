@@ -1,0 +1,1 @@
+"""What main.cf has to say for the maps to work: read, judged, and changed by setup."""
