@@ -269,6 +269,7 @@ def test_names_still_resolve(daemon: Mx, change: Callable[[Mx], None]) -> None:
 
 # In the middle of a pass.
 
+
 BULK = "/srv/bulk"
 
 
@@ -278,14 +279,15 @@ def many(count: int) -> list[str]:
 
 
 @pytest.fixture
-def bulk(mx: Mx) -> Iterator[MailmanFiles]:
+def bulk(mx: Mx, way: str) -> Iterator[MailmanFiles]:
     """A second Mailman, with so many lists that a pass with more of them takes a while."""
     files = MailmanFiles(mx.host.path(BULK))
     files.write(*many(2000))
+    # A pass that has begun without this source takes its lists out: none may be under way then.
+    mx.host.systemctl("stop", way, ONCE)
     first = {"path": f"{VOLUME}/data", "address": mx.network["lists"].address}
     mx.configure(sources=[first, {"name": "bulk", "path": BULK}], probe={"level": "off"})
-    if mx.host.show(SERVICE, "ActiveState")["ActiveState"] == "active":
-        mx.host.systemctl("reload", SERVICE)
+    mx.host.systemctl("start", way)
     yield files
     mx.configure()
 
