@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from postfix_sync import __version__, config, monitoring, state, systemd
+from postfix_sync.changes import counted
 from postfix_sync.destinations import Destinations
 from postfix_sync.errors import ConfigError, SyncError
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
@@ -243,7 +244,7 @@ def _summary(report: Report) -> str:
     if report.errors:
         return report.errors[0].message
     lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0
-    return f"{report.held or 'in step'}, {lists} lists"
+    return f"{report.held or 'in step'}, {counted(lists, 'list')}"
 
 
 async def until_one_ends(works: Iterable[Coroutine[Any, Any, None]]) -> None:

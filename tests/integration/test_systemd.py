@@ -60,7 +60,7 @@ def test_a_life_as_systemd_sees_it(site: Site) -> None:
     """Ready after the first pass, not before; reloading and ready again; stopping."""
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
-        assert daemon.notify.received[0] == "READY=1\nSTATUS=in step, 1 lists"
+        assert daemon.notify.received[0] == "READY=1\nSTATUS=in step, 1 list"
         assert site.status()["sources"]["lists"]["state"] == "ok"
         daemon.wait_until_it_watches()
         heard, seen = len(daemon.notify.received), daemon.passes
