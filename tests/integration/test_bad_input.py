@@ -291,9 +291,12 @@ def test_mode_0_is_refused_even_to_root(site: Site, file: str) -> None:
 
 # Imports first, as root: the interpreter itself may be where nobody else can read it.
 AS_NOBODY = """
-import os, sys
-import asyncio.subprocess, concurrent.futures.thread, encodings.idna, aiosmtplib
-import postfix_sync.cli, postfix_sync.config, postfix_sync.lmtp, postfix_sync.state
+import importlib, os, pkgutil, sys
+import asyncio.subprocess, concurrent.futures.thread, encodings.idna
+import postfix_sync
+for module in pkgutil.walk_packages(postfix_sync.__path__, "postfix_sync."):
+    if module.name != "postfix_sync.__main__":
+        importlib.import_module(module.name)
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 sys.exit(postfix_sync.cli.main(sys.argv[1:]))
 """

@@ -12,6 +12,7 @@ import shutil
 import smtplib
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,6 +204,9 @@ async def in_process(site: Site) -> list[Finding]:
 
 
 def test_who_is_not_root(site: Site) -> None:
+    asked = ["setpriv", "--reuid=nobody", "--clear-groups", "test", "-x", sys.executable]
+    reachable = subprocess.run(asked, check=False).returncode == 0
+    need(reachable, "a clone that every user can read")
     named(site, "127.0.0.9")
     command = [*COMMAND, "-c", str(site.config), "doctor", "--json"]
     done = subprocess.run(
@@ -434,7 +438,8 @@ def test_without_the_dns_the_hosts_file_is_read(world: World, name: str) -> None
     off = {"disable_dns_lookups": "yes", "lmtp_dns_support_level": "disabled"}
     world.postfix.postconf(lmtp_host_lookup="dns", **{name: off[name]})
     found = examine(world.site)
-    assert found.troubles == {}
+    # Postfix 3.10 also finds that the older of the two is deprecated.
+    assert found.troubles.keys() <= {"main_cf_warnings"}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 

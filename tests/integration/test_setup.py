@@ -318,7 +318,8 @@ def test_a_configuration_that_postfix_could_not_start_with_is_not_installed(host
         BARE + "mail_owner = ${{relay_recipient_maps?{{nobody-there}}:{{postfix}}}}\n"
     )
     done = host.setup("--yes", expect=1)
-    assert "postfix check: exit status 1 with these changes" in done.stderr
+    # Postfix 3.7 says why in its log alone, 3.10 also where it was asked.
+    assert re.search("postfix check: .* with these changes, nothing without them", done.stderr)
     assert host.text == text
     assert not (host.site.state / "setup").exists()
 

@@ -148,9 +148,6 @@ class Podman:
         directory = Path.cwd()
         home = {kind: os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in _SETNS}
         try:
-            # A mount namespace is not entered by one thread of several that share their root.
-            if _LIBC.unshare(_CLONE_FS):
-                raise OSError(ctypes.get_errno(), "unshare")
             _enter(self._namespaces)
             os.chdir(directory)
             try:
@@ -188,6 +185,10 @@ class Podman:
 
 
 def _enter(namespaces: dict[str, int]) -> None:
+    # A mount namespace is not entered by one thread of several that share their root; and there may
+    # be a new one, such as that of a lookup which nobody waits for any more.
+    if _LIBC.unshare(_CLONE_FS):
+        raise OSError(ctypes.get_errno(), "unshare")
     # os.setns() has come with Python 3.12.
     for kind, descriptor in namespaces.items():
         if _LIBC.setns(descriptor, _SETNS[kind]):
