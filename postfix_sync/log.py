@@ -19,7 +19,13 @@ from postfix_sync.model import Notice
 LOG = logging.getLogger("postfix_sync")
 
 
-PRIORITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+PRIORITIES = {
+    logging.CRITICAL: 2,
+    logging.ERROR: 3,
+    logging.WARNING: 4,
+    logging.INFO: 6,
+    logging.DEBUG: 7,
+}
 """What syslog(3) calls the levels; the journal reads it at the start of a line (sd-daemon(3))."""
 
 
