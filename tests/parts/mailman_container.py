@@ -10,9 +10,9 @@ which user Mailman is, where its files are and in which format, where it listens
 only that which takes mail: what it has taken stays in Mailman's queue, where it can be found.
 """
 
-import io
-import tarfile
 from dataclasses import dataclass
+
+from .root_image import root_image
 
 PACKAGES = ("docker.io", "iptables", "mailman3")
 """What the host needs."""
@@ -104,22 +104,8 @@ def tar(image: Image) -> bytes:
     """A root file system with the entry point, and places for what is mounted into it."""
     mailman = f"mailman:x:{image.user}:{image.group}::/:/bin/sh\n"
     files = {
-        "entry": image.entry,
-        "etc/passwd": f"root:x:0:0::/root:/bin/sh\n{mailman}",
-        "etc/group": f"root:x:0:\nmailman:x:{image.group}:\n",
+        "entry": (image.entry, 0o755),
+        "etc/passwd": (f"root:x:0:0::/root:/bin/sh\n{mailman}", 0o644),
+        "etc/group": (f"root:x:0:\nmailman:x:{image.group}:\n", 0o644),
     }
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as archive:
-        for name in ("usr", "etc", "proc", "sys", "dev", "run", "tmp", "var", "opt", "opt/mailman"):
-            directory = tarfile.TarInfo(name)
-            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
-            archive.addfile(directory)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            archive.addfile(link)
-        for name, text in files.items():
-            file = tarfile.TarInfo(name)
-            file.size, file.mode = len(text.encode()), 0o755 if name == "entry" else 0o644
-            archive.addfile(file, io.BytesIO(text.encode()))
-    return content.getvalue()
+    return root_image("opt", "opt/mailman", files=files)

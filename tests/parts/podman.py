@@ -14,20 +14,19 @@ container.  Nothing is downloaded.
 """
 
 import ctypes
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from .common import run, wait_for
+from .root_image import root_image
 
 IMAGE = "localhost/postfix-sync-test"
 
@@ -112,7 +111,7 @@ class Podman:
             path = f"/proc/{self._holder.pid}/ns/{kind}"
             self._namespaces[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         image = self.directory / "image.tar"
-        image.write_bytes(_image())
+        image.write_bytes(root_image())
         self.command("import", "--quiet", str(image), IMAGE)
 
     def stop(self) -> None:
@@ -194,18 +193,3 @@ def _enter(namespaces: dict[str, int]) -> None:
         if _LIBC.setns(descriptor, _SETNS[kind]):
             number = ctypes.get_errno()
             raise OSError(number, f"setns: {os.strerror(number)}")
-
-
-def _image() -> bytes:
-    """A root file system with places for what is mounted into it, as a tar."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for name in ("usr", "etc", "proc", "sys", "dev", "run", "tmp", "var"):
-            directory = tarfile.TarInfo(name)
-            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
-            tar.addfile(directory)
-        for name in ("bin", "sbin", "lib", "lib64"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(link)
-    return content.getvalue()
