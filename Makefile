@@ -1,5 +1,5 @@
 # make demo   the main job before your eyes, on real parts
-# make test   every check and every test
+# make test   every check and every test; what fails is run once more by itself (tests/suite.py)
 # make bench  how fast it is, beside what people use instead
 # make deb    the package for Debian 13, in dist
 # make dist   wheel and source archive, in dist/
@@ -80,9 +80,7 @@ demo: parts
 
 .PHONY: test
 test: parts lint types
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not alone and not booted'
-	$(BIN)/python -m pytest -m alone tests/e2e
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m booted tests/booted
+	$(BIN)/python -m tests.suite
 
 .PHONY: install uninstall
 install: packages

@@ -3,6 +3,7 @@
 What needs root, or a tool that isn't there, is skipped by name on a desk, and fails in CI.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ from tests.parts.site import Site
 # A slow machine is no failure.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
+
+NEVER_AGAIN = frozenset({"load", "kill", "transition", "attack"})
+"""The markers of tests of which one failure in a hundred runs is a finding (see suite.py)."""
 
 MEASURED = "measured "
 """How a property of a test begins that is a figure: its value, and the line that tells it."""
@@ -82,6 +86,29 @@ def measured(record_property: Callable[[str, object], None]) -> Measured:
         record_property(f"{MEASURED}{name}", {"value": value, "line": line})
 
     return keep
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For suite.py: where to write what became of the tests."""
+    parser.addoption("--outcomes", type=Path, help="write what passed and what failed to this file")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write how many tests passed, and which failed, each with its markers."""
+    told: Path | None = session.config.getoption("--outcomes")
+    if not told or hasattr(session.config, "workerinput"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    passed = {report.nodeid for report in reporter.stats.get("passed", ())}
+    failed = {
+        # Of a test that ended its process nothing is known, not even its markers.
+        report.nodeid: sorted(NEVER_AGAIN.intersection(report.keywords or NEVER_AGAIN))
+        for outcome in ("failed", "error")
+        for report in reporter.stats.get(outcome, ())
+        if isinstance(report, pytest.TestReport)
+    }
+    told.write_text(json.dumps({"passed": len(passed - failed.keys()), "failed": failed}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -146,6 +146,7 @@ def test_a_bad_configuration_is_not_taken(daemon: Mx) -> None:
 # Killed, stopped, hung.
 
 
+@pytest.mark.kill
 def test_killed_it_is_restarted_and_converges(daemon: Mx) -> None:
     """SIGKILL; the list is created while nobody looks."""
     before = daemon.host.main_pid(SERVICE)

@@ -16,7 +16,7 @@ from tests.parts.common import public_directory
 from tests.parts.podman import Podman
 from tests.scenarios.moving_container import CONTAINER, HOST, PORT, Scenario
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.load, pytest.mark.alone]
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ Postfix waits five minutes before it tries again, as it is shipped; the test wai
 `make bench` has the figures, beside those of a Postfix that is left alone.
 """
 
+import pytest
+
 from tests.conftest import Measured
 from tests.e2e.conftest import need_map_type, need_real_parts
 from tests.parts.common import public_directory
@@ -13,6 +15,7 @@ DOWN = 15.0
 PATIENCE = 120.0
 
 
+@pytest.mark.load
 def test_what_waited_is_delivered_when_mailman_is_back(measured: Measured) -> None:
     need_real_parts()
     with public_directory() as directory:

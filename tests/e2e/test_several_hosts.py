@@ -20,6 +20,8 @@ from tests.scenarios.several_hosts import AT_ONCE, LMTP_PORT, Hosts, Run
 
 ANTS, BEES, MOTHS = "ants@one.example.net", "bees@two.example.net", "moths@two.example.net"
 
+pytestmark = pytest.mark.load
+
 PER_SECOND = 20.0
 
 BOTH = (f"[mm1]:{LMTP_PORT}", f"[mm2]:{LMTP_PORT}")

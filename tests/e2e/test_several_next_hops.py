@@ -140,6 +140,7 @@ def test_second_when_packets_to_the_first_are_lost(bed: Bed) -> None:
     assert bed.outcome().relay == f"10.77.0.2[10.77.0.2]:{PORT}"
 
 
+@pytest.mark.load
 def test_load_while_packets_to_the_first_are_lost(bed: Bed) -> None:
     """A backlog makes Postfix keep connections to the second; other lists' mail is not held up."""
     bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}")

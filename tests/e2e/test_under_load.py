@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Measured
 from tests.e2e.conftest import need_map_type, need_real_parts
-from tests.parts.common import public_directory, wait_for
+from tests.parts.common import TRIES, public_directory, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.load import send
 from tests.parts.postfix_instance import NO_ROUTE, mailman_parameters
@@ -25,6 +25,8 @@ from tests.scenarios.under_load import Bench, Run
 
 NEW, KEPT, GONE = "new@lists.example.net", "kept@lists.example.net", "gone@lists.example.net"
 NEW_DOMAIN, GONE_DOMAIN = "new@created.example.org", "gone@removed.example.org"
+
+pytestmark = pytest.mark.transition
 
 LMTP_HOST = "mailman-demo"
 LMTP_ADDRESS = "127.0.0.1"
@@ -208,12 +210,28 @@ def test_removed_while_its_mail_waits() -> None:
 
 @pytest.mark.alone
 def test_postmap_in_place_loses_mail(measured: Measured) -> None:
-    """Without postfix-sync, as Mailman itself and most cron scripts do it: and this load sees it.
+    """The control: without postfix-sync, this load loses mail, so it would show a loss of ours.
+
+    Whether a run loses any is a matter of chance (none in one run of three on a fast machine), so
+    it is repeated until one does.
+    """
+    need_real_parts()
+    for attempt in range(1, TRIES + 1):
+        run = postmap_in_place()
+        tell(measured, f"hash, postmap in place ({attempt})", run, NEW)
+        if run.lost():
+            break
+    assert run.bounced()
+    assert {sent.recipient for sent, _ in run.lost()} >= {NEW}
+    assert all(outcome and NO_ROUTE in outcome.text for _, outcome in run.lost())
+
+
+def postmap_in_place() -> Run:
+    """Change maps as Mailman itself and most cron scripts do, under load.
 
     Mailman writes the three texts and runs postmap on each, where Postfix reads them; recipients
     and routes are one hash table.
     """
-    need_real_parts()
     with public_directory() as directory:
         bench = Bench(directory, mailmans_own_parameters(directory / "data"))
 
@@ -228,11 +246,7 @@ def test_postmap_in_place_loses_mail(measured: Measured) -> None:
         bench.have(KEPT, GONE)
         rebuild()
         with bench.sink, bench.postfix:
-            run = bench.load([NEW, KEPT, GONE], change)
-        tell(measured, "hash, postmap in place", run, NEW)
-        assert run.bounced()
-        assert {sent.recipient for sent, _ in run.lost()} >= {NEW}
-        assert all(outcome and NO_ROUTE in outcome.text for _, outcome in run.lost())
+            return bench.load([NEW, KEPT, GONE], change)
 
 
 def mailmans_own_parameters(data: Path) -> dict[str, str]:

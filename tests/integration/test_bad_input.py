@@ -24,7 +24,7 @@ from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.attack, pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 LISTS = ("ants@lists.example.net", "bees@lists.example.net", "cats@two.example.net")
 HOP = "lmtp:[127.0.0.1]:8024"

@@ -21,7 +21,7 @@ MakeSite = Callable[..., Site]
 FEW = ("ants@lists.example.net", "bees@lists.example.net")
 MANY = (*FEW, *(f"list{number}@lists.example.net" for number in range(1500)))
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 @pytest.fixture(params=["lmdb", "hash"])

@@ -32,7 +32,7 @@ from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import STATE, Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kill, pytest.mark.slow]
 
 ADDRESS = "127.0.0.9"
 FOREIGN = b"127.0.0.1 localhost\n10.1.2.3 somebody.else # kept\n"

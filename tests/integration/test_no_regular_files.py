@@ -19,7 +19,7 @@ ANTS = "ants@lists.example.net"
 
 MakeSite = Callable[..., Site]
 
-pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
+pytestmark = [pytest.mark.attack, pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 WHATS = {
     "fifo": "is a FIFO, not a regular file",

@@ -144,6 +144,7 @@ def test_every_rogue_is_asked_here() -> None:
     assert ROGUES.keys() - ROGUE_RESULTS.keys() == {"honest", "quit-closes"}
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("name", ROGUE_RESULTS)
 def test_a_rogue_is_down_with_phase_reply_and_reason(name: str) -> None:
     phase, reply, error = ROGUE_RESULTS[name]
@@ -242,6 +243,7 @@ def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> 
     assert said == f"a pass\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
 
 
+@pytest.mark.attack
 def test_all_end_when_time_is_up() -> None:
     async def mute() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (_, port):
@@ -295,6 +297,7 @@ def test_a_host_that_drops_packets() -> None:
     assert result.seconds < TIMEOUT + 0.3
 
 
+@pytest.mark.attack
 def test_many_at_once_take_as_long_as_the_slowest() -> None:
     async def session() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (host, silent), rogue(answers()) as (_, honest):

@@ -405,6 +405,7 @@ def renames(host: Host, events: tuple[str, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("direction", ["there", "back"])
+@pytest.mark.kill
 def test_killed_at_any_step_it_can_be_completed_and_taken_back(
     host: Host, killer: Killer, direction: str
 ) -> None:
@@ -460,6 +461,7 @@ def live(running: Host) -> Iterator[Host]:
 CUSTOMER = "anyone@customer.example"
 
 
+@pytest.mark.load
 def test_mail_flows_while_main_cf_is_changed_and_changed_back(live: Host) -> None:
     """Of existing recipients all is taken, of a list all that was taken is delivered."""
     live.postfix.postconf(

@@ -1081,6 +1081,7 @@ def test_an_address_that_refuses_comes_last(several: Callable[..., Ssh], far: Fa
     assert error.message == f"several.example:{far.sshd.port}: Connection refused; {STAY}"
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("name", sorted(BANNERS))
 def test_servers_that_speak_no_ssh(far: Far, name: str) -> None:
     async def session() -> tuple[SyncError, float]:
@@ -1097,6 +1098,7 @@ def test_servers_that_speak_no_ssh(far: Far, name: str) -> None:
     assert seconds < 2
 
 
+@pytest.mark.attack
 def test_a_server_without_a_greeting_is_told_from_one_that_hangs_later(far: Far) -> None:
     async def session(name: str) -> str:
         async with rogue(BANNERS[name]) as (_, port):
@@ -1276,6 +1278,7 @@ def lying(far: Far, server: type[asyncssh.SFTPServer], **changed: Any) -> SyncEr
     return error
 
 
+@pytest.mark.attack
 def test_the_rogue_is_honest_but_for_what_is_wrong(far: Far) -> None:
     async def session() -> Snapshot | None:
         async with sftp_rogue(Honest, far.files.directory, far.sshd.host_key()) as port:
@@ -1348,6 +1351,7 @@ def test_words_for_a_terminal_are_quoted(far: Far) -> None:
     assert '"\\x1b[2J' in error.message
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("say", "kind", "message"),
     [
@@ -1371,6 +1375,7 @@ def test_something_else_in_sftp_s_place(
     assert message in error.message
 
 
+@pytest.mark.attack
 def test_a_packet_of_four_gigabytes(far: Far) -> None:
     """Newer versions of asyncssh refuse it as such; the older ones would wait for all of it."""
 

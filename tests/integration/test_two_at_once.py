@@ -19,7 +19,7 @@ MakeSite = Callable[..., Site]
 
 CHANGES = 8
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.load, pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 def lists(turn: int) -> list[str]:

@@ -189,6 +189,7 @@ def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
     assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
 
 
+@pytest.mark.kill
 def test_killed_and_then_upgraded_under_a_daemon(
     site: Site, clone: Clone, installed: OtherHost
 ) -> None:

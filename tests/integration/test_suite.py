@@ -1,0 +1,139 @@
+"""A test that failed is run once more by itself; one that must never fail is not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import suite
+from tests.conftest import NEVER_AGAIN
+from tests.suite import FEW, Outcome, Verdict, judge
+
+CHECKOUT = Path(__file__).parents[2]
+
+TESTS = """
+import os, pathlib, pytest
+
+def first_time(name):
+    seen = pathlib.Path(__file__).with_name(name)
+    was = seen.exists()
+    seen.touch()
+    return not was
+
+def test_passes():
+    pass
+
+def test_flaky():
+    assert not first_time("flaky")
+
+def test_fails():
+    assert False
+
+@pytest.mark.{marker}
+def test_never_again():
+    assert not first_time("never")
+
+@pytest.fixture
+def broken():
+    assert not first_time("fixture")
+
+def test_setup(broken):
+    pass
+"""
+
+
+def outcomes_of(directory: Path, content: str, *options: str) -> tuple[Outcome, list[str]]:
+    """What the suite learns from pytest about one file, and the arguments that it was given."""
+    file = directory / "test_some.py"
+    file.write_text(content)
+    arguments = ["-p", "tests.conftest", f"--rootdir={CHECKOUT}", "-q", *options]
+    return suite.run([*arguments, str(file)]), arguments
+
+
+def rerun(directory: Path, arguments: list[str], outcome: Outcome) -> Iterator[Outcome]:
+    """Each failed test by itself."""
+    for test in outcome.failed:
+        name = test.rpartition("::")[2]
+        yield suite.run([*arguments, f"{directory / 'test_some.py'}::{name}"])
+
+
+def names(tests: Iterable[str]) -> set[str]:
+    """The functions of node ids."""
+    return {test.rpartition("::")[2] for test in tests}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("marker", "options"),
+    [*((marker, ()) for marker in sorted(NEVER_AGAIN)), ("kill", ("-n", "2"))],
+)
+def test_flaky_is_told_and_passes_but_marked_tests_fail_for_good(
+    tmp_path: Path, marker: str, options: tuple[str, ...]
+) -> None:
+    outcome, arguments = outcomes_of(tmp_path, TESTS.replace("{marker}", marker), *options)
+    assert names(outcome.failed) == {"test_flaky", "test_fails", "test_setup"}
+    assert names(outcome.failed_for_good) == {"test_never_again"}
+    verdict = judge([outcome], rerun(tmp_path, arguments, outcome))
+    assert names(verdict.flaky) == {"test_flaky", "test_setup"}
+    assert names(verdict.failed) == {"test_fails", "test_never_again"}
+    assert (verdict.status, verdict.passed) == (1, 1)
+    assert list(verdict.lines())[-1] == "3 passed, 2 failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "content",
+    ["import nothing_of_this_name", "", "import os\ndef test_ends(): os._exit(1)"],
+    ids=["import", "no test", "ends the process"],
+)
+def test_pytest_that_fails_itself_fails_the_run(tmp_path: Path, content: str) -> None:
+    outcome, _ = outcomes_of(tmp_path, content)
+    assert judge([outcome], []).status == 1
+
+
+@pytest.mark.slow
+def test_a_test_that_ends_its_worker_is_not_run_again(tmp_path: Path) -> None:
+    content = "import os\ndef test_ends(): os._exit(1)\ndef test_passes(): pass\n"
+    outcome, _ = outcomes_of(tmp_path, content, "-n", "1")
+    assert (outcome.failed, names(outcome.failed_for_good)) == ((), {"test_ends"})
+
+
+def test_only_flaky_tests_pass_the_run() -> None:
+    first = Outcome(1, passed=5, failed=("a",))
+    verdict = judge([Outcome(0, passed=3), first], [Outcome(0, passed=1)])
+    assert verdict == Verdict(passed=8, failed=(), flaky=("a",), broken=False)
+    assert verdict.status == 0
+    assert list(verdict.lines())[-1] == "9 passed, 0 failed"
+
+
+def test_many_failures_are_not_run_again() -> None:
+    def never() -> Iterator[Outcome]:
+        pytest.fail("a test was run again")
+        yield
+
+    many = tuple(f"test{number}" for number in range(FEW + 1))
+    verdict = judge([Outcome(1, failed=many)], never())
+    assert (verdict.failed, verdict.flaky, verdict.status) == (many, (), 1)
+
+
+def test_no_phase_leaves_a_test_out() -> None:
+    """Each test is in one phase, and none is in two."""
+
+    def collected(*arguments: str) -> list[str]:
+        done = subprocess.run(
+            (sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments),
+            cwd=CHECKOUT,
+            env=os.environ | {"PYTEST_ADDOPTS": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    phases = [collected(*which) for which in suite.PHASES]
+    everything = collected()
+    assert sorted(test for phase in phases for test in phase) == sorted(everything)
+    assert len(set(everything)) == len(everything)

@@ -1,0 +1,123 @@
+"""Run every test, in phases, and each test that failed once more by itself: `make test`.
+
+A test that fails beside others and passes by itself is listed as flaky, and the run passes: the
+reason has to be found, but nobody's work waits for it. Tests of load, kill, transition or attack
+are never run again (NEVER_AGAIN): what they look for may show once in a hundred runs, and that once
+is what they are for. If many tests fail, something is broken, and no test is run again.
+"""
+
+# ruff: noqa: T201 - the summary is printed
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import NEVER_AGAIN
+
+PHASES: Mapping[Sequence[str], Sequence[str]] = {
+    ("-m", "not alone and not booted"): ("-n", "4", "--dist", "worksteal"),
+    ("-m", "alone"): (),
+    ("-m", "booted"): ("-n", "2", "--dist", "loadscope"),
+}
+"""Which tests, and how pytest runs them: most beside each other, those that measure alone."""
+
+FEW = 20
+"""So many failures may be a matter of luck; more are not."""
+
+NO_TESTS_RAN = 5
+"""pytest's exit status (pytest.ExitCode)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run of pytest came to."""
+
+    status: int
+    passed: int = 0
+    failed: tuple[str, ...] = ()
+    """The node ids of the tests that failed and may be run again."""
+    failed_for_good: tuple[str, ...] = ()
+    """Those that are marked with one of NEVER_AGAIN."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether pytest itself failed, or found no test, whatever it lists as failed."""
+        told = bool(self.failed or self.failed_for_good)
+        return self.status != 0 and not (self.status == 1 and told)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all phases and second runs came to."""
+
+    passed: int
+    failed: tuple[str, ...]
+    flaky: tuple[str, ...]
+    broken: bool
+
+    @property
+    def status(self) -> int:
+        """The exit status for make."""
+        return 1 if self.failed or self.broken else 0
+
+    def lines(self) -> Iterable[str]:
+        """Yield the summary; the last line is the one that tools read."""
+        for test in self.flaky:
+            yield f"FLAKY {test}: failed beside others, passed by itself; find out why"
+        for test in self.failed:
+            yield f"FAILED {test}"
+        if self.broken:
+            yield "pytest itself failed, or found no test: see above"
+        yield f"{self.passed + len(self.flaky)} passed, {len(self.failed) + self.broken} failed"
+
+
+def run(arguments: Sequence[str]) -> Outcome:
+    """Run pytest with `arguments`."""
+    with tempfile.TemporaryDirectory() as directory:
+        told = Path(directory) / "outcomes.json"
+        command = (sys.executable, "-m", "pytest", f"--outcomes={told}", *arguments)
+        status = subprocess.run(command, check=False).returncode
+        if not told.exists():
+            return Outcome(status or NO_TESTS_RAN)
+        found = json.loads(told.read_text())
+    again: dict[bool, list[str]] = {True: [], False: []}
+    for test, markers in found["failed"].items():
+        again[NEVER_AGAIN.isdisjoint(markers)].append(test)
+    return Outcome(status, found["passed"], tuple(again[True]), tuple(again[False]))
+
+
+def judge(outcomes: Sequence[Outcome], rerun: Iterable[Outcome]) -> Verdict:
+    """Decide on all phases. `rerun` has the outcome of each failed test by itself, in their order.
+
+    It is not asked for any where too many tests failed.
+    """
+    again = [test for outcome in outcomes for test in outcome.failed]
+    failed = [test for outcome in outcomes for test in outcome.failed_for_good]
+    flaky: list[str] = []
+    if len(again) + len(failed) > FEW:
+        failed += again
+    else:
+        for test, outcome in zip(again, rerun, strict=True):
+            (failed if outcome.status else flaky).append(test)
+    return Verdict(
+        passed=sum(outcome.passed for outcome in outcomes),
+        failed=tuple(failed),
+        flaky=tuple(flaky),
+        broken=any(outcome.is_broken for outcome in outcomes),
+    )
+
+
+def main() -> int:
+    """Run all phases, and what failed in them once more; the exit status."""
+    outcomes = [run([*which, *how]) for which, how in PHASES.items()]
+    verdict = judge(outcomes, (run([test]) for one in outcomes for test in one.failed))
+    print(*verdict.lines(), sep="\n")
+    return verdict.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
