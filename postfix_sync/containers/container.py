@@ -178,7 +178,9 @@ def _not_running(one: Container) -> NotPlaced:
             said = f"does not run: it ended with exit status {one.exit_status}"
         case status:
             said = f"does not run: its state is {quote(status)}"
-    return NotPlaced(f"{one}: {said}", fix=f"{one.engine} start {name}")
+    start = f"{one.engine} start {name}"
+    again = f"if it ends again, its log says why: {one.engine} logs --tail 20 {name}"
+    return NotPlaced(f"{one}: {said}", f"{start}; {again}", start)
 
 
 def _lender_not_running(one: Container) -> NotPlaced:

@@ -146,6 +146,9 @@ def test_named_where_it_is_not_reached(one: Container, told: str, fix: str | Non
     assert told in found.value.message
     assert found.value.fix == fix
     assert found.value.hint
+    if fix:
+        assert found.value.hint.startswith(f"{fix}; if it ends again")
+        assert found.value.hint.endswith("docker logs --tail 20 mm")
 
 
 def test_a_paused_container_keeps_its_address() -> None:
