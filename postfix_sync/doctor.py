@@ -134,7 +134,9 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     rankings = state.rankings(status) if status else {}
     upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
     installed = MapDirectory(map_directory, map_type, found).tables()
-    ours = installation(config, map_type, any(one.address for one in config.sources))
+    hosts = HostsFiles(config.hosts.file, None)
+    hosts_used = any(one.address for one in config.sources) and not hosts.is_copied
+    ours = installation(config, map_type, hosts_used)
     tables = Tables(found, ours, served(installed, answers))
     host = Host(
         config=config,
@@ -145,6 +147,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         tables=tables,
         classes=await classify(tables),
         upcoming=upcoming,
+        by_name=hosts.by_name(),
         services=await found.services(),
         written=await found.written(),
         warnings=await found.warnings(),

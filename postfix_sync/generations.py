@@ -60,7 +60,10 @@ class Generation:
     """When it was put in place the last time, in seconds since the epoch."""
     tables: MailmanTables
     hosts: Mapping[str, str]
-    """The host names of its routes that the hosts file gave an address, with that address."""
+    """The host names of its routes that had a known address, with that address.
+
+    The hosts file gave it to them; or, if they must not enter that, routes had it instead of them.
+    """
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@ the service starts, and that is as old as that. It is kept in step here, whole, 
 ours are in the hosts file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from postfix_sync.containers.engine import copied_into_containers
+from postfix_sync.errors import SyncError
 from postfix_sync.hosts import Hosts, parse
 from postfix_sync.system import (
     discard,
@@ -30,6 +33,23 @@ class HostsFiles:
     def read(self) -> Hosts:
         """The hosts file, split around our block. Raises ApplyError."""
         return parse(_content(self.path), str(self.path))
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether an engine copies the hosts file into containers, so that no name may enter."""
+        return copied_into_containers(self.path)
+
+    def by_name(self) -> Callable[[str], bool]:
+        """Decide which host names routes may lead to; the others are routed by their address.
+
+        Any, unless the file is copied into containers: then only those that other lines have.
+        """
+        if not self.is_copied:
+            return lambda _: True
+        foreign: frozenset[str] = frozenset()
+        with suppress(SyncError):  # an unreadable file is reported where it is to be written
+            foreign = frozenset(self.read().foreign())
+        return foreign.__contains__
 
     def write(self, names: Mapping[str, str]) -> bool:
         """Makes `names` our block, and the copy follow; whether anything had to be written.

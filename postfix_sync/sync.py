@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postfix_sync import changes, postfix
 from postfix_sync.apply import Apply
+from postfix_sync.containers.relocate import by_address, moved
 from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
 from postfix_sync.fetch import Fetched, Source, ask, open_source
 from postfix_sync.generations import Generations, Hold
@@ -43,7 +44,7 @@ from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
 from postfix_sync.tables import Fold, lists_of, next_hops_of
-from postfix_sync.wanted import FOUND_OUT, Asked, Wanted, decide
+from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 
 if TYPE_CHECKING:
     from postfix_sync import config as settings
@@ -281,6 +282,8 @@ class _Pass:
         self.directory = directory
         self.hosts = hosts
         self.held = held
+        self.by_name = hosts.by_name()
+        self.replaced: Mapping[Destination, Destination] = {}
         self.records = records_of(config)
         self.generations = generations_of(config)
         self.hold: Hold | None = None
@@ -314,8 +317,11 @@ class _Pass:
             regarded,
             rankings,
             forgotten=forgotten,
-            several_hops=self.directory.postfix.several_next_hops,
+            allowed=Allowed(self.directory.postfix.several_next_hops, self.by_name),
         )
+        self.replaced = wanted.replaced
+        if wanted.maps:
+            self._tell_kept_out(wanted)
         goal = _Goal(wanted.maps, wanted.addresses) if wanted.maps else None
         if self.hold:
             as_held = await self._as_held(self.hold, wanted, installed, rankings)
@@ -400,16 +406,33 @@ class _Pass:
             )
             return _Goal(installed.readable, {}) if installed.readable else None
         self.as_held = generation.number
-        clusters = {one.name: one.replicas.keys() for one in wanted.merged.parties if one.replicas}
-        routes = await asyncio.to_thread(reordered, generation.tables.routes, clusters, rankings)
-        maps = Maps.of(replace(generation.tables, routes=routes))
         today: dict[str, str] = {}
         with contextlib.suppress(SyncError):  # what is wrong with the file is told where it counts
             hosts = self.hosts.read()
             today = {**dict.fromkeys(hosts.foreign(), ""), **hosts.block}
-        known = {**generation.hosts, **today, **wanted.addresses}
-        names = host_names(maps[ROUTES])
-        return _Goal(maps, {name: known[name] for name in names if known.get(name)})
+        known = {**generation.hosts, **today, **wanted.kept_out, **wanted.addresses}
+        routes = generation.tables.routes
+        found = {name: known[name] for name in host_names(routes) if known.get(name)}
+        routes = by_address(routes, {k: v for k, v in found.items() if not self.by_name(k)})
+        clusters = {one.name: one.replicas.keys() for one in wanted.merged.parties if one.replicas}
+        routes = await asyncio.to_thread(reordered, routes, clusters, rankings)
+        maps = Maps.of(replace(generation.tables, routes=routes))
+        return _Goal(maps, {name: found[name] for name in found if self.by_name(name)})
+
+    def _tell_kept_out(self, wanted: Wanted) -> None:
+        """Warns once of host names that do not enter the hosts file, or leave it."""
+        containers = [one.container for one in self.config.sources if one.container]
+        names = " ".join(one.name for one in containers if one.engine == "podman")
+        restart = f"podman restart {names or 'NAME (podman ps shows the names)'}"
+        for host in sorted(wanted.newly_kept_out):
+            self.notices.append(
+                Notice(
+                    f"{self.hosts.path}: podman copies this file into its containers, and a Mailman"
+                    f" that finds its own name {host} there listens on a wrong address; the name is"
+                    f" kept out of the file, and its lists are routed to {wanted.kept_out[host]}",
+                    f"if Mailman was started while the name was in the file: {restart}",
+                )
+            )
 
     def _tell_held(self, as_held: _Goal | None, goal: _Goal | None, request: Request) -> None:
         """Says what waits, for as long as something does."""
@@ -548,7 +571,11 @@ class _Pass:
             await self._keep(present, spare)
 
     async def _keep(self, maps: Maps, spare: int | None = None) -> None:
-        """Keeps what is installed as a generation; of a held one, notes that it is installed."""
+        """Keeps what is installed as a generation; of a held one, notes that it is installed.
+
+        A generation has host names where routes have their addresses instead, so that it is the
+        same one after a container has moved, and leads to where that is when it is put back.
+        """
         texts = self.directory.texts()
         noted = self.generations.installed(texts)
         try:
@@ -557,9 +584,11 @@ class _Pass:
                     self.generations.note(self.as_held, texts)
             elif not noted:
                 tables = maps.served()
+                tables = replace(tables, routes=moved(tables.routes, self.replaced))
                 names = host_names(tables.routes)
-                block = self.hosts.read().block
-                hosts = {name: block[name] for name in sorted(names & block.keys())}
+                kept_out = {hop.host: there.host for there, hop in self.replaced.items()}
+                known = {**self.hosts.read().block, **kept_out}
+                hosts = {name: known[name] for name in sorted(names & known.keys())}
                 await self.generations.keep(tables, hosts, texts, spare=spare)
         except SyncError as error:
             self.notices.append(Notice(error.message, error.hint))  # no list waits for that

@@ -5,12 +5,12 @@ guard, leaves it with its last good lists and stops nobody else. As long as ther
 not answer, no list goes but those that are known to be another's: it might be that one's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from postfix_sync.changes import named
-from postfix_sync.containers.relocate import host_address, relocated, unpublished
+from postfix_sync.containers.relocate import by_address, host_address, relocated, unpublished
 from postfix_sync.errors import Refused, SyncError
 from postfix_sync.merge import (
     Claim,
@@ -18,6 +18,7 @@ from postfix_sync.merge import (
     Merged,
     Ranking,
     host_addresses,
+    host_names,
     merge,
     with_unclaimed,
     without,
@@ -25,6 +26,7 @@ from postfix_sync.merge import (
 from postfix_sync.model import (
     RECIPIENTS,
     ROUTES,
+    Destination,
     Installed,
     MailmanTables,
     Maps,
@@ -33,7 +35,7 @@ from postfix_sync.model import (
     Record,
 )
 from postfix_sync.plan import guard
-from postfix_sync.tables import domain_of, lists_of
+from postfix_sync.tables import domain_of, lists_of, next_hops_of
 
 FOUND_OUT = "found out"
 """A source's address where it is not configured, but that of its peer."""
@@ -111,6 +113,16 @@ def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What routes may look like on this host."""
+
+    several_hops: bool = True
+    """See `merge`."""
+    by_name: Callable[[str], bool] = lambda _: True
+    """Which host names they may lead to; the others are replaced by their addresses, if known."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What one pass is to bring about."""
 
@@ -118,6 +130,12 @@ class Wanted:
     """None where it can't be told what of the installed maps has to stay."""
     addresses: Mapping[str, str]
     """Host names, and the addresses that the hosts file is to give them."""
+    kept_out: Mapping[str, str]
+    """Host names that must not enter the hosts file, and the addresses that routes have instead."""
+    newly_kept_out: AbstractSet[str]
+    """Those of them that the installed routes still name, or that no source named before."""
+    replaced: Mapping[Destination, Destination]
+    """Next hops with such an address, each with the next hop that has the name."""
     records: Mapping[str, Record]
     """What is to be remembered of the sources that anything is known of."""
     let_through: AbstractSet[str]
@@ -140,18 +158,21 @@ def decide(
     rankings: Mapping[str, Ranking],
     *,
     forgotten: Mapping[str, Record],
-    several_hops: bool,
+    allowed: Allowed = Allowed(),
 ) -> Wanted:
     """What is wanted, by all that is known; `asked` are all sources in the configuration's order.
 
-    `forgotten` is what is known of sources that are not configured any more. For `rankings` and
-    `several_hops` see `merge`.
+    `forgotten` is what is known of sources that are not configured any more. For `rankings` see
+    `merge`.
     """
     errors: dict[str, list[SyncError]] = {one.name: [] for one in asked}
     before = {one.name: one.before() for one in asked}
     known = _let_through(asked, before, installed, errors)
     claims, addresses = _without_clashes(asked, before, known, errors)
-    merged = merge(claims, rankings, several_hops=several_hops)
+    kept_out = {host: address for host, address in addresses.items() if not allowed.by_name(host)}
+    replaced = _replaced(claims, kept_out)
+    claims = [_by_address(claim, kept_out) for claim in claims]
+    merged = merge(claims, rankings, several_hops=allowed.several_hops)
     for name, lost in merged.left_out.items():
         if lost:
             errors[name].append(_conflict(name, lost))
@@ -168,7 +189,52 @@ def decide(
         and (one.tables is None or records[one.name].tables is one.tables)
     }
     maps = _with_what_stays(asked, records, merged, installed, forgotten)
-    return Wanted(maps, addresses, records, let_through, merged, errors)
+    return Wanted(
+        maps,
+        {host: address for host, address in addresses.items() if host not in kept_out},
+        kept_out,
+        _newly_kept_out(kept_out, asked, installed),
+        replaced,
+        records,
+        let_through,
+        merged,
+        errors,
+    )
+
+
+def _replaced(
+    claims: Sequence[Claim], addresses: Mapping[str, str]
+) -> dict[Destination, Destination]:
+    """Map next hops with an address to those with the host name that it replaces."""
+    hops = {hop for claim in claims for hop in next_hops_of(claim.record.tables.routes)}
+    return {
+        replace(hop, host=addresses[hop.host]): hop
+        for hop in sorted(hops, reverse=True)  # of several names, the first one
+        if hop.host in addresses
+    }
+
+
+def _by_address(claim: Claim, addresses: Mapping[str, str]) -> Claim:
+    """Replace host names by their addresses in what a source asks for."""
+    tables = claim.record.tables
+    routes = by_address(tables.routes, addresses)
+    return replace(claim, record=replace(claim.record, tables=replace(tables, routes=routes)))
+
+
+def _newly_kept_out(
+    kept_out: Mapping[str, str], asked: Sequence[Asked], installed: Installed
+) -> AbstractSet[str]:
+    """Select the names that an operator has not been warned of.
+
+    Routes of removed lists may go on naming a host, and are not counted.
+    """
+    if not kept_out:
+        return frozenset()
+    recipients = installed.table(RECIPIENTS)
+    routes = installed.table(ROUTES)
+    present = host_names({key: value for key, value in routes.items() if key in recipients})
+    before = [host_names(one.recorded.tables.routes) for one in asked if one.recorded]
+    return kept_out.keys() - (frozenset[str]().union(*before) - present)
 
 
 def _with_what_stays(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from postfix_sync.as_lmtp import Answer, Resolver
-from postfix_sync.containers.relocate import host_address, relocated
+from postfix_sync.containers.relocate import by_address, host_address, relocated
 from postfix_sync.fetch import Fetched
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.main_cf.wiring import Classes
+from postfix_sync.merge import host_names
 from postfix_sync.model import (
     MAP_NAMES,
     ROUTES,
@@ -55,6 +56,8 @@ class Host:
     """The address classes of the domains that are served."""
     upcoming: Report
     """What a pass would find and change now."""
+    by_name: Callable[[str], bool] = lambda _: True
+    """Which host names routes may lead to; see `HostsFiles.by_name`."""
     probes: Sequence[ProbeResult] = ()
     """What each destination said just now."""
     services: tuple[Service, ...] = ()
@@ -91,15 +94,29 @@ class Host:
     @property
     def named(self) -> Mapping[str, AbstractSet[Destination]]:
         """The destinations that each source named just now, by its name, as they are reached."""
-        contained = {source.name for source in self.config.sources if source.container}
-        found = {}
-        for name, one in self.answers.items():
-            if one.tables:
-                routes: Table | None = one.tables.routes
-                if name in contained:
-                    routes = relocated(one.tables.routes, one.peer or Peer())
-                found[name] = next_hops_of(routes or {})
-        return found
+        return {
+            name: next_hops_of(self.reached(name) or {})
+            for name, one in self.answers.items()
+            if one.tables
+        }
+
+    def reached(self, source: str) -> Table | None:
+        """Compute the routes of a source that has answered, with its next hops as a sync would.
+
+        None if it has named no routes, or its container is not reached at one of them.
+        """
+        answer = self.answers[source]
+        if not answer.tables:
+            return None
+        routes: Table | None = answer.tables.routes
+        configured = next(one for one in self.config.sources if one.name == source)
+        if configured.container:
+            routes = relocated(answer.tables.routes, answer.peer or Peer())
+        address = self._address_of(source)
+        if routes is None or not address:
+            return routes
+        names = {name for name in host_names(routes) if not self.by_name(name)}
+        return by_address(routes, dict.fromkeys(names, address))
 
     @property
     def host_names(self) -> AbstractSet[str]:
@@ -112,14 +129,17 @@ class Host:
         """The host names that the configuration has an IP address for."""
         known = {}
         for source in self.config.sources:
-            address = source.fixed_address or self._found_out(source.name)
+            address = self._address_of(source.name)
             for one in self.named.get(source.name, ()) if address else ():
                 if one.is_name and address:
                     known[one.host] = address
         return known
 
-    def _found_out(self, source: str) -> str | None:
-        """The address of a source that is the peer's, or that of a container."""
+    def _address_of(self, source: str) -> str | None:
+        """The IP address that is configured for a source, or that of its peer or container."""
+        configured = next(one for one in self.config.sources if one.name == source)
+        if configured.fixed_address or not configured.address:
+            return configured.fixed_address
         answer = self.answers.get(source)
         if not answer or not answer.peer or not answer.tables:
             return None

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 from postfix_sync.checks import Host, failure, ok
-from postfix_sync.containers.relocate import relocated, unpublished
+from postfix_sync.containers.relocate import unpublished
 from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
 from postfix_sync.model import ROUTES, Finding, Peer
@@ -24,7 +24,7 @@ async def reached(host: Host) -> AsyncIterator[Finding]:
         if answer.misplaced:
             yield _not_reached(name, answer.misplaced)
         elif answer.peer:
-            yield _judged(host, name, answer, answer.peer)
+            yield _judged(host, name, source.name, answer.peer)
 
 
 def _not_reached(name: str, error: SyncError) -> Finding:
@@ -38,14 +38,15 @@ def _not_reached(name: str, error: SyncError) -> Finding:
     )
 
 
-def _judged(host: Host, name: str, answer: Fetched, peer: Peer) -> Finding:
+def _judged(host: Host, name: str, source: str, peer: Peer) -> Finding:
+    tables = host.answers[source].tables
     where = ", ".join(peer.addresses) or "this host"
     seen = f"is reached at {where}: {peer.how}"
-    if not answer.tables:
+    if not tables:
         return ok(name, seen)
-    routes = relocated(answer.tables.routes, peer)
+    routes = host.reached(source)
     if routes is None:
-        ports = ", ".join(map(str, sorted(unpublished(answer.tables.routes, peer))))
+        ports = ", ".join(map(str, sorted(unpublished(tables.routes, peer))))
         return failure(
             name,
             seen,

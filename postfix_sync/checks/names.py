@@ -82,6 +82,8 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
         told = ", ".join(f"{name} is {address}" for name, address in sorted(wanted.items()))
         mount = ", a mount that is written in place" if _is_mount(path) else ""
         yield ok("hosts", f"{path}{mount}: {told}")
+    elif configured and HostsFiles(path, None).is_copied:
+        yield ok("hosts", f"{path}: podman copies it into its containers, so no name is entered")
     else:
         yield ok("hosts", f"{path}: no address is configured that would have to be there")
 

@@ -3,12 +3,15 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync import changes, show, state, sync
 from postfix_sync.commands import complete, load
 from postfix_sync.commands.once import note, tell_problems
+from postfix_sync.containers.relocate import by_address
 from postfix_sync.errors import Exit, SyncError
+from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.log import LOG, tell
 from postfix_sync.maps import installed_maps
 from postfix_sync.model import Maps
@@ -47,6 +50,8 @@ async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exi
 async def _listing(configuration: "Config") -> str:
     kept = sync.generations_of(configuration)
     present = installed_maps(configuration.postfix.map_directory)
+    by_name = HostsFiles(configuration.hosts.file, None).by_name()
+    addresses: dict[str, str] = {}
     rows = []
     for number in kept.numbers():
         try:
@@ -54,7 +59,10 @@ async def _listing(configuration: "Config") -> str:
         except SyncError as error:
             tell(error)
             continue
-        maps = Maps.of(generation.tables)
+        tables = generation.tables
+        addresses = {**generation.hosts, **addresses}  # the latest generation comes first
+        kept_out = {name: ip for name, ip in addresses.items() if not by_name(name)}
+        maps = Maps.of(replace(tables, routes=by_address(tables.routes, kept_out)))
         rows.append(show.Kept(generation, changes.difference(present, maps)))
     return show.generations(
         rows, kept.held(), configuration.command, Terminal.of(sys.stdout, os.environ)

@@ -11,16 +11,27 @@ own service, where that is (podman.socket).
 import contextlib
 import ipaddress
 import json
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.containers import container
+from postfix_sync.containers.base_hosts_file import base_hosts_file
 from postfix_sync.containers.container import Container
 from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
 from postfix_sync.interfaces import toward
 from postfix_sync.model import Peer
-from postfix_sync.system import Completed, Running, find_command, run, running
+from postfix_sync.system import (
+    SEARCH_PATH,
+    Completed,
+    Running,
+    find_command,
+    read_file,
+    run,
+    running,
+    without_links,
+)
 
 TIMEOUT = 10.0
 """Seconds for an answer."""
@@ -30,6 +41,15 @@ EVENTS = ("start", "restart", "die", "died", "connect", "disconnect", "rename")
 
 PODMAN_SOCKET = Path("/run/podman/podman.sock")
 """Where podman.socket listens for root (podman-system-service(1))."""
+
+CONTAINERS_CONF = (
+    Path("/usr/share/containers/containers.conf"),
+    Path("/etc/containers/containers.conf"),
+)
+"""podman's configuration, in the order in which it reads the files (containers.conf(5))."""
+
+CONTAINERS_CONF_DIRECTORY = Path("/etc/containers/containers.conf.d")
+"""The last of it: its *.conf, by their names."""
 
 SHARED_AT_MOST = 4
 """So many containers may use each other's network in a row; engines allow one."""
@@ -125,3 +145,26 @@ class Engine:
         filters = (f"--filter=event={event}" for event in EVENTS)
         async with running(self._argv("events", *filters)) as events:
             yield events
+
+
+def copied_into_containers(path: Path) -> bool:
+    """Find out whether an engine of this host copies a hosts file into the containers it starts.
+
+    True if podman is installed and `path` is its base_hosts_file: any container may be podman's,
+    also one that is reached at a published port.
+    """
+    if not shutil.which("podman", path=SEARCH_PATH):
+        return False
+    copied = base_hosts_file(_containers_conf())
+    return copied is not None and without_links(copied) == without_links(path)
+
+
+def _containers_conf() -> Iterator[str | None]:
+    """Read podman's configuration files in order; None for one that can't be read."""
+    for path in (*CONTAINERS_CONF, *sorted(CONTAINERS_CONF_DIRECTORY.glob("*.conf"))):
+        try:
+            yield read_file(path).decode()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError):
+            yield None

@@ -8,7 +8,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +22,13 @@ from postfix_sync.containers.engine import PODMAN_SOCKET
 from postfix_sync.system import SEARCH_PATH
 from tests.conftest import need
 from tests.parts import podman as parts
-from tests.parts.common import PATIENCE, public_directory, run, wait_for
+from tests.parts.common import PATIENCE, free_port, public_directory, run, wait_for
 from tests.parts.daemon import RunningDaemon, may_not_mount
 from tests.parts.doctor import examine_apart
+from tests.parts.load import send
 from tests.parts.mailman_files import nine
 from tests.parts.podman import Podman
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import COMMAND, Site
 
 pytestmark = pytest.mark.slow
@@ -287,6 +291,194 @@ def test_a_destination_gives_a_container_a_name(podman: Podman, mm: str, site: S
     site.once()
     assert routes(site) == {"lmtp:[first-mailman]:8024"}
     assert block(site) == {"first-mailman": podman.address(mm)}
+
+
+OWN_NAME = ("--hostname=mailman", "--publish=18224:8024")
+KEPT_OUT = "the name is kept out of the file"
+AT_ITS_NAME = (sys.executable, "-m", "http.server", "--bind", "mailman", "8024")
+"""Listens at the container's own host name, as Mailman does."""
+
+
+def own_hosts(podman: Podman, mm: str) -> set[str]:
+    """The addresses that a container's hosts file has for its own name."""
+    lines = podman.command("exec", mm, "cat", "/etc/hosts").splitlines()
+    fields = (line.split() for line in lines)
+    return {address for address, *names in filter(None, fields) if "mailman" in names}
+
+
+def listens(address: str, port: int) -> bool:
+    """Whether something sends an answer there: podman's proxy accepts connections by itself."""
+    try:
+        with socket.create_connection((address, port), 1) as connection:
+            connection.settimeout(1)
+            connection.sendall(b"GET /nowhere HTTP/1.0\r\n\r\n")
+            return connection.recv(4) == b"HTTP"
+    except OSError:
+        return False
+
+
+def test_a_name_leaves_a_hosts_file_that_podman_copies(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm, *OWN_NAME, command=AT_ITS_NAME)
+    site.files.write(ANTS, hop=NAME)
+    site.once()  # podman copies another file: so an earlier version left this one in any case
+    first = podman.address(mm)
+    assert block(site) == {"mailman": first}
+    with podman.copying(site.hosts):
+        podman.command("restart", mm)
+        assert first != podman.address(mm)
+        wait_for(lambda: not podman.inspect(mm)["State"]["Running"], PATIENCE, "the fault")
+        found = examine_apart(site)
+        assert found["in_step"]["fix"].endswith("--once")
+        told = site.once(expect=75)
+        assert (
+            f"{site.hosts}: podman copies this file into its containers, and a Mailman that finds"
+            " its own name mailman there listens on a wrong address; the name is kept out of the"
+            f" file, and its lists are routed to {first}" in told
+        )
+        assert f"podman restart {mm}" in told
+        assert block(site) == {}
+        assert routes(site) == {f"lmtp:[{first}]:8024"}
+
+        podman.command("restart", mm)
+        now = podman.address(mm)
+        assert own_hosts(podman, mm) == {now}
+        wait_for(lambda: listens(now, 8024), PATIENCE, "Mailman at its new address")
+        assert KEPT_OUT not in site.once(), "it is reported once"
+        assert routes(site) == {f"lmtp:[{now}]:8024"}
+        assert block(site) == {}
+        found = examine_apart(site)
+        assert found.status("hosts") == found.status("lmtp_host_lookup") == "ok"
+        assert found.status(f"container:{mm}") == "ok"
+        assert found.status("in_step") == "ok"
+
+
+def test_no_name_enters_a_hosts_file_that_podman_copies(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """address: 127.0.0.1: that a port is published by podman, and not by docker, nothing tells."""
+    podman.run(mm, *OWN_NAME, command=AT_ITS_NAME)
+    source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
+    site.configure(sources=[source])
+    run("postconf", "-c", str(site.config_directory), "-e", "lmtp_host_lookup = dns")
+    site.files.write(ANTS, hop="lmtp:[mailman]:18224")
+    with podman.copying(site.hosts):
+        assert KEPT_OUT in site.once("--dry-run")
+        told = site.once()
+        assert KEPT_OUT in told
+        assert "lmtp_host_lookup" not in told
+        proposed = site.run("setup", "--dry-run").stdout
+        assert "transport_maps" in proposed
+        assert "lmtp_host_lookup" not in proposed
+        assert examine_apart(site).status("lmtp_host_lookup") == "ok"
+        assert block(site) == {}
+        assert routes(site) == {"lmtp:[127.0.0.1]:18224"}
+        podman.command("restart", mm)
+        wait_for(lambda: listens("127.0.0.1", 18224), PATIENCE, "the published port")
+        assert KEPT_OUT not in site.once()
+    # A file that podman copies no more, as with `none`, takes the name.
+    with podman.copying("none"):
+        assert "lmtp_host_lookup" in site.once()
+        assert block(site) == {"mailman": "127.0.0.1"}
+        assert routes(site) == {"lmtp:[mailman]:18224"}
+
+
+def test_a_name_enters_where_podman_is_not_installed(podman: Podman, site: Site) -> None:
+    """Its configuration may be left; docker copies no hosts file."""
+    source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
+    site.configure(sources=[source])
+    site.files.write(ANTS, hop=NAME)
+    command = shutil.which("podman", path=SEARCH_PATH)
+    assert command
+    with podman.copying(site.hosts):
+        run("mount", "--bind", "/dev/null", command)
+        try:
+            assert KEPT_OUT not in site.once()
+        finally:
+            run("umount", command)
+        assert block(site) == {"mailman": "127.0.0.1"}
+        assert routes(site) == {NAME}
+
+
+def test_a_line_of_somebody_elses_is_left_and_used(podman: Podman, mm: str, site: Site) -> None:
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    with podman.copying(site.hosts):
+        site.hosts.write_text(f"{podman.address(mm)} mailman\n")
+        assert KEPT_OUT not in site.once()
+        assert routes(site) == {NAME}
+        assert examine_apart(site).status("hosts") == "ok"
+
+
+def test_a_name_stays_until_no_route_needs_it(podman: Podman, mm: str, site: Site) -> None:
+    """Nothing leaves the hosts file before the routes that are to do without are published."""
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    with podman.copying(site.hosts):
+        run("mount", "--bind", "-o", "ro", str(site.maps), str(site.maps))
+        try:
+            assert "Read-only file system" in site.once(expect=1)
+            assert block(site) == {"mailman": podman.address(mm)}
+            assert routes(site) == {NAME}
+        finally:
+            run("umount", str(site.maps))
+        site.once()
+        assert block(site) == {}
+        assert routes(site) == {f"lmtp:[{podman.address(mm)}]:8024"}
+
+
+def test_a_name_stays_for_mail_to_a_removed_list(
+    podman: Podman, site: Site, idle_postfix: PostfixInstance
+) -> None:
+    source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
+    site.configure(sources=[source])
+    hop = f"lmtp:[mailman]:{free_port()}"
+    site.files.write(ANTS, BEES, hop=hop)
+    idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+    site.once()
+    with idle_postfix, podman.copying(site.hosts):
+        assert send(idle_postfix.port, ANTS).accepted
+        wait_for(idle_postfix.outcomes, PATIENCE, "the first try")
+        site.files.write(BEES, hop=hop)
+        assert KEPT_OUT in site.once()
+        installed = site.installed("postfix_lmtp")
+        assert installed[ANTS] == hop
+        assert installed[BEES] == hop.replace("mailman", "127.0.0.1")
+        assert block(site) == {"mailman": "127.0.0.1"}
+        assert site.once() == "", "it is reported once"
+        idle_postfix.command("postsuper", "-d", "ALL")
+        assert site.once() == ""
+        assert ANTS not in site.installed("postfix_lmtp")
+        assert block(site) == {}
+
+
+def test_a_generation_leads_to_where_a_container_is(podman: Podman, mm: str, site: Site) -> None:
+    """Also one that an earlier version kept, and without a new one for each move."""
+    podman.run(mm)
+    site.files.write(ANTS, hop=NAME)
+    site.once()
+    with podman.copying(site.hosts):
+        site.once()
+        site.files.write(ANTS, BEES, hop=NAME)
+        site.once()
+        podman.command("restart", mm)
+        site.once()
+        hop = f"lmtp:[{podman.address(mm)}]:8024"
+        assert routes(site) == {hop}
+        listed = site.call("rollback").stdout.splitlines()
+        assert [line.split()[0] for line in listed if line[:1].isdigit()] == ["2", "1"]
+        assert listed[1].endswith("installed")
+        assert "  -1 list: bees@lists.example.net" in listed
+        assert not [line for line in listed if "->" in line], listed
+        assert site.call("rollback", "1").returncode == 0
+        assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
+        assert routes(site) == {hop}
+        podman.command("restart", mm)
+        site.once()
+        assert routes(site) == {f"lmtp:[{podman.address(mm)}]:8024"}
+        assert block(site) == {}
+        assert site.call("resume").returncode == 0
+        assert BEES in site.installed("postfix_recipients")
 
 
 def test_the_daemon_follows_a_container(podman: Podman, mm: str, site: Site) -> None:

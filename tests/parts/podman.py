@@ -173,6 +173,18 @@ class Podman:
         networks = self.inspect(name)["NetworkSettings"]["Networks"]
         return str(networks[network]["IPAddress"])
 
+    @contextmanager
+    def copying(self, hosts: Path | str) -> Iterator[None]:
+        """Have podman copy this hosts file into containers, instead of the machine's own."""
+        directory = self.directory / "etc/containers.conf.d"
+        directory.mkdir(exist_ok=True)
+        configuration = directory / "hosts.conf"
+        configuration.write_text(f'[containers]\nbase_hosts_file = "{hosts}"\n')
+        try:
+            yield
+        finally:
+            configuration.unlink()
+
     def run(self, name: str, *options: str, command: tuple[str, ...] = ("sleep", "1000")) -> None:
         """Start a container that runs a command, by default one that does nothing."""
         here = {"/usr", str(CHECKOUT), sys.prefix, sys.base_prefix}

@@ -68,6 +68,7 @@ LAYERS = [
     },
     {
         "changes",
+        "containers.base_hosts_file",
         "containers.container",
         "merge",
         "main_cf.parameter",
@@ -84,6 +85,7 @@ LAYERS = [
 ]
 PURE = {
     "changes",
+    "containers.base_hosts_file",
     "containers.container",
     "errors",
     "monitoring.health",

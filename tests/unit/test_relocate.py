@@ -2,7 +2,7 @@
 
 import pytest
 
-from postfix_sync.containers.relocate import host_address, relocated, unpublished
+from postfix_sync.containers.relocate import by_address, host_address, moved, relocated, unpublished
 from postfix_sync.model import Destination, Peer
 from postfix_sync.tables import parse_unjudged
 
@@ -13,7 +13,7 @@ PORTS = Peer(
 )
 
 
-def moved(hop: str, peer: Peer) -> str | None:
+def reached(hop: str, peer: Peer) -> str | None:
     found = relocated({"a@b.c": parse_unjudged(hop).next_hop}, peer)
     return found["a@b.c"] if found is not None else None
 
@@ -40,7 +40,7 @@ def moved(hop: str, peer: Peer) -> str | None:
     ],
 )
 def test_next_hops(written: str, peer: Peer, expected: str | None) -> None:
-    assert moved(written, peer) == expected
+    assert reached(written, peer) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,25 @@ def test_the_address_of_names() -> None:
 
 def test_no_routes_need_no_address() -> None:
     assert relocated({}, Peer()) == {}
+
+
+def test_names_are_replaced_by_their_addresses_and_back() -> None:
+    named = {
+        "a@b.c": "lmtp:[mm]:8024",
+        "d@b.c": "lmtp:[mm]:8024, [two]:8024, [192.0.2.1]:8024",
+        "e@b.c": "lmtp:[other]:8024",
+        "f@b.c": "lmtp:unix:private/somebody",
+    }
+    by_number = {
+        **named,
+        "a@b.c": "lmtp:[10.88.0.5]:8024",
+        "d@b.c": "lmtp:[10.88.0.5]:8024, [fd00::2]:8024, [192.0.2.1]:8024",
+    }
+    assert by_address(named, {"mm": "10.88.0.5", "two": "fd00::2"}) == by_number
+    assert by_address(named, {"elsewhere": "10.88.0.5"}) is named
+    back = {
+        Destination("10.88.0.5", 8024): Destination("mm", 8024),
+        Destination("fd00::2", 8024): Destination("two", 8024),
+        Destination("192.0.2.1", 24): Destination("mm", 24),
+    }
+    assert moved(by_number, back) == named

@@ -1,5 +1,6 @@
 """What is wanted of all that is known: guards, fallbacks and errors, each source by itself."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from postfix_sync.model import (
     Policy,
     Record,
 )
-from postfix_sync.wanted import FOUND_OUT, Asked, Wanted, decide
+from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS, DOGS = "ants@b.c", "bees@b.c", "cats@d.e", "dogs@d.e"
@@ -46,12 +47,17 @@ def ask(
     *asked: Asked,
     present: MailmanTables | None = None,
     rankings: dict[str, Ranking] | None = None,
+    by_name: Callable[[str], bool] = lambda _: True,
     **forgotten: Record,
 ) -> Wanted:
     """Those that name tables, or nothing at all, have answered."""
     answered = [replace(one, has_answered=one.error is None) for one in asked]
     return decide(
-        answered, installed(present), rankings or {}, forgotten=forgotten, several_hops=True
+        answered,
+        installed(present),
+        rankings or {},
+        forgotten=forgotten,
+        allowed=Allowed(by_name=by_name),
     )
 
 
@@ -107,7 +113,7 @@ def test_nothing_can_be_told_where_what_is_installed_is_not_known_either() -> No
     maps = {**installed().maps, "postfix_vmap": InstalledMap(None, Condition.BROKEN)}
 
     def is_told(one: Asked) -> bool:
-        found = decide([one], Installed(maps), {}, forgotten={}, several_hops=True)
+        found = decide([one], Installed(maps), {}, forgotten={})
         return found.maps is not None
 
     assert is_told(Asked("one", tables=many(1), has_answered=True))
@@ -292,6 +298,78 @@ def test_a_containers_names_have_its_address() -> None:
     assert found.addresses == {"m": "127.0.0.1"}
 
 
+def no_name(_: str) -> bool:
+    """The hosts file is copied into containers."""
+    return False
+
+
+@pytest.mark.parametrize(
+    ("one", "hop"),
+    [
+        (Asked("one", address="127.0.0.1", tables=tables(ANTS)), "lmtp:[127.0.0.1]:24"),
+        (
+            Asked("one", address=FOUND_OUT, tables=tables(ANTS), peer=Peer(("fd00::2",))),
+            "lmtp:[fd00::2]:24",
+        ),
+        (contained(tables(ANTS), peer=Peer(("172.17.0.2",))), "lmtp:[172.17.0.2]:24"),
+        (
+            contained(tables(ANTS), peer=Peer(published={24: Destination("127.0.0.1", 1024)})),
+            "lmtp:[127.0.0.1]:1024",
+        ),
+    ],
+)
+def test_routes_have_the_address_of_a_name_that_must_not_enter(one: Asked, hop: str) -> None:
+    found = ask(one, by_name=no_name)
+    assert hops(found) == {hop}
+    assert found.addresses == {}
+    [(address, named)] = found.replaced.items()
+    assert address.next_hop == hop
+    assert named == replace(address, host="m")
+    assert found.kept_out == {"m": address.host}
+    assert found.records["one"].tables == one.tables, "as Mailman wrote it"
+    kept = ask(one, by_name=lambda name: name == "m")
+    assert hops(kept) == {f"lmtp:[m]:{address.port}"}
+    assert kept.addresses == {"m": address.host}
+    assert not kept.kept_out
+    assert not kept.replaced
+
+
+def test_a_name_without_a_known_address_is_left_to_the_resolver() -> None:
+    found = ask(Asked("one", tables=tables(ANTS)), by_name=no_name)
+    assert hops(found) == {"lmtp:[m]:24"}
+    assert found.kept_out == found.addresses == {}
+
+
+def test_replicas_have_their_addresses_in_place_of_names() -> None:
+    found = ask(
+        Asked("one", cluster="c", address="192.0.2.1", tables=tables(ANTS, hop="lmtp:[m]:24")),
+        Asked("two", cluster="c", address="192.0.2.2", tables=tables(ANTS, hop="lmtp:[n]:24")),
+        by_name=no_name,
+    )
+    [party] = found.merged.parties
+    assert set(party.replicas) == {Destination("192.0.2.1", 24), Destination("192.0.2.2", 24)}
+    [hop] = hops(found)
+    assert {"[192.0.2.1]:24", "[192.0.2.2]:24"} == set(hop.removeprefix("lmtp:").split(", "))
+
+
+def test_a_name_that_must_not_enter_is_reported_once() -> None:
+    new = Asked("one", address="127.0.0.1", tables=tables(ANTS))
+    assert ask(new, by_name=no_name).newly_kept_out == {"m"}
+    known = replace(new, recorded=Record(tables(ANTS)))
+    assert ask(known, present=tables(ANTS), by_name=no_name).newly_kept_out == {"m"}, "an upgrade"
+    by_number = tables(ANTS, hop="lmtp:[127.0.0.1]:24")
+    assert ask(known, present=by_number, by_name=no_name).newly_kept_out == set()
+    lingering = installed(tables(BEES, hop="lmtp:[127.0.0.1]:24"))
+    routes = {**lingering.table("postfix_lmtp"), ANTS: "lmtp:[m]:24"}
+    lingering = replace(
+        lingering,
+        maps={**lingering.maps, "postfix_lmtp": InstalledMap(routes, Condition.SOUND)},
+    )
+    one = replace(new, tables=tables(BEES), recorded=Record(tables(BEES)), has_answered=True)
+    found = decide([one], lingering, {}, forgotten={}, allowed=Allowed(by_name=no_name))
+    assert found.newly_kept_out == set(), "a removed list's route names it while mail waits"
+
+
 def test_a_container_that_is_gone_keeps_its_place() -> None:
     """Its files can be read all the same, also where it has never been asked before."""
     before = Record(tables(ANTS, hop="lmtp:[]:24"), Peer(("172.17.0.2",)))
@@ -391,7 +469,7 @@ def answering(order: list[int], wants: list[frozenset[str]], cluster: str | None
             for number, names in enumerate(wants)
         ]
         maps = {name: InstalledMap(present[name], Condition.SOUND) for name in MAP_NAMES}
-        wanted = decide(asked, Installed(maps), {}, forgotten={}, several_hops=True)
+        wanted = decide(asked, Installed(maps), {}, forgotten={})
         assert wanted.maps
         present, records = wanted.maps, dict(wanted.records)
         passes.append(wanted)
