@@ -2,7 +2,10 @@
 
 Each source is followed by itself, so that one that hangs holds up none of the others. It is asked
 at its interval, at once when something happened, and after a failure that may pass by itself: after
-a second, then after twice as long each time. What needs somebody to act is asked about slowly.
+a second, then after twice as long each time, up to a minute. What needs an operator is retried
+every minute. Whatever the failure, the source is asked again within a second when there is a sign
+that another try may succeed: another process got an answer, or a file that the login depends on
+changed.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ import random
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from postfix_sync import postfix
 from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError
@@ -22,6 +25,8 @@ from postfix_sync.model import Notice, Peer
 from postfix_sync.records import Records
 from postfix_sync.sources.contained import Contained
 from postfix_sync.sources.volume import Volume
+from postfix_sync.state import StatusFile
+from postfix_sync.system import version_of
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config, Source
@@ -30,15 +35,34 @@ if TYPE_CHECKING:
 FIRST_RETRY = 1.0
 """Seconds until what failed is tried again, for the first time."""
 
-SLOWLY = 300.0
-"""Seconds between tries of another host that somebody has to do something about, and the longest
-that such a host is left alone."""
+SLOWLY = 60.0
+"""Seconds after which whatever failed is tried again at the latest. A login that was refused, or a
+host key that was not accepted, is not tried sooner by itself, so that no host bans this address."""
+
+SIGNS_POLL = 1.0
+"""Seconds between checks for a sign that what failed may succeed now; each is a few stat(2)."""
+
+Signs: TypeAlias = tuple[object, ...]
+"""What another try may depend on; a failed source is asked again as soon as this is another."""
 
 
 def retry_delay(failures: int, longest: float, jitter: float) -> float:
     """Seconds until the next try after so many failures in a row; `jitter` from 0 to 1."""
     doubled = FIRST_RETRY * 2.0 ** min(failures - 1, 30)
     return float(min(longest, doubled) * (0.5 + jitter / 2))
+
+
+def next_try(
+    error: SyncError | None, failures: int, *, interval: float, remote: bool, jitter: float
+) -> float:
+    """Seconds until a source is asked again after an answer, or after `failures` in a row. Pure."""
+    if error is None or isinstance(error, Refused):
+        return interval
+    if isinstance(error, Missing):
+        return min(interval, SLOWLY)
+    if remote and isinstance(error, NotPermitted):
+        return SLOWLY
+    return retry_delay(failures, SLOWLY if remote else min(interval, SLOWLY), jitter)
 
 
 class Follower:
@@ -54,6 +78,10 @@ class Follower:
         self.look = asyncio.Event()
         self.answer: Fetched | None = None
         self.source = open_source(settings, configuration.guard.max_size)
+        self.status = StatusFile.of(configuration)
+        self.status_version: tuple[int, int] | None = None
+        self.last_success: str | None = None
+        """What status.json says of this source, as of that version of the file."""
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """All that goes on for it at the same time; none of it ends by itself."""
@@ -71,15 +99,50 @@ class Follower:
             while True:
                 asked_for = self.look.is_set() or self.answer is None
                 self.look.clear()
+                before = self._signs()
                 answer = await self._ask()
                 failures = failures + 1 if _may_pass(answer.error) else 0
                 said = answer.error.message if answer.error else "news" if answer.tables else "same"
                 LOG.debug("%s: asked: %s", self.settings.name, said)
                 if self._keep(answer) or asked_for:
                     self.news.set()
-                await set_within(self.look, self._delay(answer.error, failures))
+                await self._wait(answer.error, failures, before)
         finally:
             await self.source.close()
+
+    async def _wait(self, error: SyncError | None, failures: int, before: Signs) -> None:
+        """Returns when the source is to be asked again; `before` are the signs of the last try."""
+        delay = next_try(
+            error,
+            failures,
+            interval=self.settings.interval,
+            remote=self.settings.ssh is not None,
+            jitter=random.random(),  # noqa: S311 - no secret
+        )
+        if not error:
+            await set_within(self.look, delay)
+            return
+        until = time.monotonic() + delay
+        while not self.look.is_set() and (left := until - time.monotonic()) > 0:
+            await set_within(self.look, min(left, SIGNS_POLL))
+            if self._signs() != before:
+                LOG.debug("%s: asked again: there is a sign that it may answer", self.settings.name)
+                return
+
+    def _signs(self) -> Signs:
+        """What another try may depend on.
+
+        The record and the last success in status.json tell of another process's answer: the record
+        at once, but only if the lists are others; the key and the known hosts, of an operator's
+        work.
+        """
+        name, ssh = self.settings.name, self.settings.ssh
+        if (version := version_of(self.status.path)) != self.status_version:
+            self.status_version = version
+            known = self.status.read_or_new()["sources"].get(name)
+            self.last_success = known["last_success"] if known else None
+        files = (ssh.identity, ssh.known_hosts) if ssh else ()
+        return (self.records.stamp(name), self.last_success, *map(version_of, files))
 
     async def _ask(self) -> Fetched:
         name = self.settings.name
@@ -117,16 +180,6 @@ class Follower:
             self.look.set()
         elif report.stamp and answer and answer is self.answer:
             self.answer = replace(answer, seen=report.stamp, tables=None)
-
-    def _delay(self, error: SyncError | None, failures: int) -> float:
-        """Seconds until the source is asked again."""
-        interval, remote = self.settings.interval, self.settings.ssh is not None
-        if remote and isinstance(error, NotPermitted):
-            return max(SLOWLY, interval)
-        if not _may_pass(error):
-            return interval
-        jitter = random.random()  # noqa: S311 - no secret
-        return retry_delay(failures, SLOWLY if remote else interval, jitter)
 
     async def _watch(self, source: Volume | Contained) -> None:
         """Asks the source when its directory reports a change."""

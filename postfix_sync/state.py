@@ -31,7 +31,7 @@ from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, wh
 from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.queue import Waiting
-from postfix_sync.sync import LOCK_NAME, Report
+from postfix_sync.sync import LOCK_NAME, Report, SourceReport
 from postfix_sync.system import lock, read_file, replace_file, unwritable
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _error(error: SyncError) -> ErrorStatus:
 def _source(before: SourceStatus | None, name: str, report: Report, now: float) -> SourceStatus:
     before = before or _unknown_source()
     one = report.sources.get(name)
-    errors = [*(one.errors if one else ()), *report.failed]
+    errors = [*(one.errors if one and not _is_outlived(one, before) else ()), *report.failed]
     counted = one if one and report.installed else None
     seen = iso(one.answered_at if one and one.answered_at else now)
     found = SourceStatus(
@@ -241,6 +241,12 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
         found["state"], found["error"], found["failing_since"] = "ok", None, None
         found["last_success"] = seen
     return found
+
+
+def _is_outlived(one: SourceReport, before: SourceStatus) -> bool:
+    """Whether an error is older than a success that another process has noted meanwhile."""
+    success = before["last_success"]
+    return one.failed_at is not None and success is not None and seconds_of(success) > one.failed_at
 
 
 def _cluster(before: ClusterStatus | None, hops: Mapping[Destination, str]) -> ClusterStatus:

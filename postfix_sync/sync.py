@@ -85,6 +85,8 @@ class SourceReport:
     """The version of its record, where that has its answer."""
     answered_at: float | None = None
     """When it gave the answer that counts here, in seconds since the epoch; None: it gave none."""
+    failed_at: float | None = None
+    """When it was asked, where it gave an error instead."""
     outdated: bool = False
     """Its record is newer than its answer, which was passed over: it has to be asked again."""
 
@@ -349,12 +351,7 @@ class _Pass:
             await self._check_wiring(wanted, goal)
         elif not self.hold:
             self.failed.append(self._undecided(installed, wanted))
-        at = {
-            name: answer.at
-            for name, answer in answers.items()
-            if name not in self.outdated and not answer.error
-        }
-        report = await asyncio.to_thread(self._report, wanted, at)
+        report = await asyncio.to_thread(self._report, wanted, answers)
         return replace(report, found=installed)
 
     async def _obey(self, request: Request, installed: Installed) -> Installed:
@@ -664,7 +661,7 @@ class _Pass:
             f"mend what keeps {unknown} from answering; or remove {broken}, and its lists with it",
         )
 
-    def _report(self, wanted: Wanted, answered: Mapping[str, float]) -> Report:
+    def _report(self, wanted: Wanted, answers: Mapping[str, Fetched]) -> Report:
         tables: dict[str, Table | None] = {}
         known_hosts: dict[str, str] = {}
         try:
@@ -679,7 +676,7 @@ class _Pass:
         return Report(
             failed=tuple(self.failed),
             sources={
-                one.name: self._source_report(one, wanted, installed, answered.get(one.name))
+                one.name: self._source_report(one, wanted, installed, answers.get(one.name))
                 for one in self.config.sources
             },
             notices=tuple(self.notices),
@@ -705,9 +702,11 @@ class _Pass:
         source: "settings.Source",
         wanted: Wanted,
         installed: Maps | None,
-        answered_at: float | None,
+        answer: Fetched | None,
     ) -> SourceReport:
         name = source.name
+        at = answer.at if answer and name not in self.outdated else None
+        has_failed = answer is not None and answer.error is not None
         served: AbstractSet[str] = frozenset()
         if installed:
             served = wanted.served(name) & installed[RECIPIENTS].keys()
@@ -717,7 +716,8 @@ class _Pass:
             entries=len(served),
             changed=(source.cluster or name) in self.changed,
             stamp=self.recorded.get(name),
-            answered_at=answered_at,
+            answered_at=None if has_failed else at,
+            failed_at=at if has_failed else None,
             outdated=name in self.outdated,
         )
 

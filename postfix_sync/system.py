@@ -285,6 +285,18 @@ def _try_lock(descriptor: int, path: Path) -> bool:
     return True
 
 
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from its next version, its mode and owner included: inode and ctime (ns).
+
+    None where there is no such file, or none that can be seen.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
 WITHOUT_WAITING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """How to open what may be a FIFO, which would hold up a pass for ever."""
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.follow import FIRST_RETRY, retry_delay
+from postfix_sync.errors import Missing, NotPermitted, OutOfReach, Refused, SyncError
+from postfix_sync.follow import FIRST_RETRY, next_try, retry_delay
 from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink
@@ -322,6 +323,28 @@ def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) ->
         passes, seconds = daemon.passes, time.monotonic() - began
         assert seconds > sum(FIRST_RETRY * 2**n / 2 for n in range(passes - 1))
         assert daemon.count(AWAY) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "remote", "interval", "expected"),
+    [
+        (NotPermitted("login"), True, 10, 60),  # never sooner: the host may ban this address
+        (NotPermitted("login"), True, 0.05, 60),
+        (NotPermitted("login"), True, 3600, 60),
+        (NotPermitted("mode"), False, 3600, 60),
+        (NotPermitted("mode"), False, 5, 5),
+        (OutOfReach("refused"), True, 10, 60),
+        (OutOfReach("no such directory"), False, 3600, 60),
+        (Missing("no list yet"), True, 3600, 60),
+        (Missing("no list yet"), True, 10, 10),
+        (Refused("malformed"), True, 3600, 3600),
+        (None, True, 3600, 3600),
+    ],
+)
+def test_failure_that_an_operator_can_end_is_tried_again_within_a_minute(
+    error: SyncError | None, remote: bool, interval: float, expected: float
+) -> None:
+    assert next_try(error, 99, interval=interval, remote=remote, jitter=1.0) == expected
 
 
 def test_a_retry_waits_twice_as_long_each_time_up_to_the_interval() -> None:

@@ -300,6 +300,93 @@ def test_what_needs_a_person_is_told_once_and_tried_slowly(far: Far) -> None:
         assert daemon.stop() == 0
 
 
+def test_once_that_succeeds_ends_back_off_of_daemon(far: Far) -> None:
+    """Also where nothing is new: what it has found is what was recorded before."""
+    far.site.once()
+    said = refuse_login(far)
+    with RunningDaemon(far.site) as daemon:
+        daemon.wait_for(said)
+        far.sshd.authorize(far.key)
+        far.site.once()
+        daemon.wait_for("far: in step again")
+        far.files.write(ANTS, BEES)
+        daemon.wait_for("far: +1 list: bees")
+        assert far.state == "ok"
+        assert daemon.stop() == 0
+
+
+def test_first_answer_to_another_process_ends_back_off_of_daemon(far: Far) -> None:
+    said = refuse_login(far)
+    with RunningDaemon(far.site) as daemon:
+        daemon.wait_for(said)
+        far.sshd.authorize(far.key)
+        far.site.once()
+        daemon.wait_for("far: in step again")
+        assert daemon.stop() == 0
+
+
+def test_stale_error_of_daemon_does_not_replace_newer_success_in_status(far: Far) -> None:
+    far.configure(near=True)
+    far.near.write(BEES)
+    said = refuse_login(far)
+    with RunningDaemon(far.site) as daemon:
+        daemon.wait_for(said)
+        assert far.state == "failed"
+        failed = int(time.time())
+        wait_for(
+            lambda: time.time() >= failed + 1, 2, "the next second: status.json has whole ones"
+        )
+        far.sshd.authorize(far.key)
+        far.site.once()
+        far.sshd.freeze()  # the daemon has no newer answer than its error
+        try:
+            far.near.write(BEES, CATS)
+            daemon.wait_for("near: +1 list: cats")
+            daemon.look()
+            assert far.state == "ok"
+        finally:
+            far.sshd.thaw()
+        assert daemon.stop() == 0
+
+
+def keep_known_hosts(far: Far) -> Callable[[], object]:
+    far.known_hosts.rename(far.known_hosts.with_suffix(".aside"))
+    return lambda: far.known_hosts.with_suffix(".aside").rename(far.known_hosts)
+
+
+def keep_key(far: Far) -> Callable[[], object]:
+    far.key.rename(far.key.with_suffix(".aside"))
+    return lambda: far.key.with_suffix(".aside").rename(far.key)
+
+
+def show_key(far: Far) -> Callable[[], object]:
+    far.key.chmod(0o644)
+    return lambda: far.key.chmod(0o600)
+
+
+def offer_another_key(far: Far) -> Callable[[], object]:
+    known = far.key.read_bytes()
+    far.key.unlink()
+    make_key(far.key)
+    return lambda: far.key.write_bytes(known)
+
+
+@pytest.mark.parametrize(
+    "break_file",
+    [keep_known_hosts, keep_key, show_key, offer_another_key],
+    ids=lambda one: one.__name__,
+)
+def test_login_is_tried_again_when_a_file_that_it_needs_changed(
+    far: Far, break_file: Callable[[Far], Callable[[], object]]
+) -> None:
+    cure = break_file(far)
+    with RunningDaemon(far.site) as daemon:
+        daemon.wait_for("postfix-sync: error: ")
+        cure()
+        daemon.wait_for("far: +1 list: ants")
+        assert daemon.stop() == 0
+
+
 def test_another_host_key_is_told_with_both_fingerprints_and_lets_nothing_in(far: Far) -> None:
     far.configure(interval="100ms")
     with RunningDaemon(far.site) as daemon:
