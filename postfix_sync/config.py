@@ -28,7 +28,7 @@ from pydantic import (
 
 from postfix_sync.errors import ConfigError, NotPermitted, quote, why
 from postfix_sync.model import Destination, Policy
-from postfix_sync.system import read_file
+from postfix_sync.system import denied_hint, read_file
 from postfix_sync.tables import check_domain, check_host, parse_destination
 
 DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")
@@ -408,7 +408,7 @@ def _read(path: Path) -> bytes:
     try:
         return read_file(path)
     except PermissionError as error:
-        raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+        raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
     except OSError as error:
         raise ConfigError(
             f"{path}: {why(error)}: there is no configuration to work with",

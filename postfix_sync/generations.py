@@ -29,6 +29,7 @@ from postfix_sync.changes import iso
 from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why
 from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Table
 from postfix_sync.system import (
+    denied_hint,
     discard,
     open_file,
     read_file,
@@ -143,7 +144,7 @@ class Generations:
                 f"there are {kept}: see {self.listing}" if kept else "none is kept yet",
             ) from None
         except PermissionError as error:
-            raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+            raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
             raise ApplyError(
                 f"{path}: is damaged, so generation {number} can't be put back: {why(error)}",

@@ -67,6 +67,15 @@ class HostsFiles:
         content = self.read().with_block(names)
         return [self.copy] if self.copy and _content(self.copy) != content else []
 
+    def lacking(self, names: Mapping[str, str]) -> set[str]:
+        """The host names that Postfix does not find in the file that it reads, or elsewhere.
+
+        Raises ApplyError or NotPermitted where that file can't be read.
+        """
+        path = self.copy or self.path
+        known = parse(_content(path), str(path)).lookup()
+        return {name for name, address in names.items() if known.get(name) != address}
+
     def discard_staged(self) -> None:
         """Removes what a pass that was killed may have left beside the files."""
         for path in (self.path, self.copy):

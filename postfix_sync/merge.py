@@ -346,6 +346,35 @@ def host_names(routes: Table) -> set[str]:
     return {hop.host for hop in next_hops_of(routes) if hop.is_name}
 
 
+def held_back(maps: Maps, installed: Maps, keys: AbstractSet[str]) -> Maps:
+    """`maps` without any change for some addresses: they are as installed, or not there. Pure.
+
+    Aliases of these addresses and domains that nothing else needs are held back with them.
+    """
+    kept = {
+        name: {
+            **{key: value for key, value in maps[name].items() if key not in keys},
+            **{key: value for key, value in installed[name].items() if key in keys},
+        }
+        for name in (ROUTES, RECIPIENTS)
+    }
+    kept[ALIASES] = {
+        **{key: value for key, value in maps[ALIASES].items() if value not in keys},
+        **{
+            key: value
+            for key, value in installed[ALIASES].items()
+            if value in keys & kept[ROUTES].keys() and key not in kept[ROUTES]
+        },
+    }
+    used = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in kept[name]}
+    gone = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in maps[name]} - used
+    kept[DOMAINS] = {
+        **{key: value for key, value in installed[DOMAINS].items() if key in used},
+        **{key: value for key, value in maps[DOMAINS].items() if key not in gone},
+    }
+    return Maps({name: kept[name] for name in MAP_NAMES})
+
+
 def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) -> Maps:
     """`maps`, and what is installed that is in none of `known`: nobody can be said to drop it."""
     claimed = [*known]

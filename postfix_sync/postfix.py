@@ -22,6 +22,7 @@ from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import (
     Completed,
     NotRegular,
+    denied_hint,
     find_command,
     open_file,
     read_file,
@@ -233,7 +234,7 @@ class Postfix:
         except PermissionError as error:
             raise NotPermitted(
                 f"{path}: {why(error)}: it can't be told whether Postfix runs",
-                "run postfix-sync as root",
+                denied_hint(path, error),
             ) from None
         except (OSError, ValueError):
             return None
@@ -528,11 +529,12 @@ def _check_regular(config_directory: Path) -> None:
 
 def _unreadable(config_directory: Path) -> str:
     """What helps where postconf(1) has failed."""
+    main_cf = config_directory / "main.cf"
     try:
-        with open_file(config_directory / "main.cf"):
+        with open_file(main_cf):
             return f"mend that; postconf -c {config_directory} -n is silent when it is right"
-    except PermissionError:
-        return "run postfix-sync as root"
+    except PermissionError as error:
+        return denied_hint(main_cf, error)
     except OSError:
         return "set postfix.config_directory to the directory that has main.cf (see: postmulti -l)"
 

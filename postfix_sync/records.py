@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
 from postfix_sync.model import MailmanTables, Peer, Record, Table
-from postfix_sync.system import discard, read_file, replace_file, unwritable
+from postfix_sync.system import denied_hint, discard, read_file, replace_file, unwritable
 from postfix_sync.tables import parse_destination
 
 SUFFIX = ".json"
@@ -57,7 +57,7 @@ class Records:
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            raise NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root") from None
+            raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
         except (
             OSError,
             ValueError,

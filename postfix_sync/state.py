@@ -32,7 +32,7 @@ from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.queue import Waiting
 from postfix_sync.sync import LOCK_NAME, Report, SourceReport
-from postfix_sync.system import lock, read_file, replace_file, unwritable
+from postfix_sync.system import denied_hint, lock, read_file, replace_file, unwritable
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -476,7 +476,9 @@ class StatusFile:
             if not _fits(found, Status):
                 raise ValueError("something is missing, or of another kind")
         except PermissionError as error:
-            raise NotPermitted(f"{self.path}: {why(error)}", "run it as root") from None
+            raise NotPermitted(
+                f"{self.path}: {why(error)}", denied_hint(self.path, error)
+            ) from None
         except FileNotFoundError as error:
             raise OutOfReach(
                 f"{self.path}: {why(error)}: no pass has been made yet",

@@ -26,7 +26,7 @@ from postfix_sync.main_cf.address_classes import classify
 from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.main_cf.parameter import Installation
 from postfix_sync.maps import MapDirectory
-from postfix_sync.merge import Ranking, host_names, reordered
+from postfix_sync.merge import Ranking, held_back, host_names, reordered
 from postfix_sync.model import (
     MAP_NAMES,
     RECIPIENTS,
@@ -43,7 +43,7 @@ from postfix_sync.model import (
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
-from postfix_sync.tables import Fold, lists_of, next_hops_of
+from postfix_sync.tables import Fold, lists_of, next_hops_of, parse_next_hops
 from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -330,13 +330,7 @@ class _Pass:
             self._tell_held(as_held, goal, request)
             goal = goal if request.dry_run else as_held
         if goal:
-            steps = await asyncio.to_thread(
-                plan,
-                installed,
-                goal.maps,
-                self.directory.map_type,
-                self.config.postfix.reload,
-            )
+            steps = await self._plan(installed, goal.maps)
             try:
                 names = self._names(goal.addresses)
                 whose = _whose(wanted, asked, forgotten)
@@ -509,6 +503,11 @@ class _Pass:
                 )
         return names
 
+    async def _plan(self, installed: Installed, maps: Maps) -> Plan:
+        return await asyncio.to_thread(
+            plan, installed, maps, self.directory.map_type, self.config.postfix.reload
+        )
+
     def _preview(self, steps: Plan, names: Mapping[str, str]) -> None:
         if self._hosts_in_use(names):
             block, stale = self.hosts.read().block, self.hosts.stale(names)
@@ -531,7 +530,11 @@ class _Pass:
                 await self._keep_present(installed)
         in_use = self._hosts_in_use(names)
         if in_use:
-            self._widen_hosts(names)
+            try:
+                self._widen_hosts(names)
+            except SyncError as error:
+                in_use = False
+                steps = await self._without_names(error, names, steps, installed)
         if steps.steps or installed.interrupted:
             await self._apply(steps, installed, whose)
         if in_use:
@@ -625,6 +628,30 @@ class _Pass:
         if self.hosts.write({**self.hosts.read().block, **names}):
             known = ", ".join(f"{host} is {address}" for host, address in names.items())
             self.lines.append(f"{self.hosts.path}: {known or 'the copy in the chroot was renewed'}")
+
+    async def _without_names(
+        self, error: SyncError, names: Mapping[str, str], steps: Plan, installed: Installed
+    ) -> Plan:
+        """The plan where the hosts file could not be written: a name that it lacks costs the lists
+        that are routed to it, and no others. Raises `error` where it is not known what to keep."""
+        present = installed.readable
+        if not present:
+            raise error
+        lacking = self.hosts.lacking(names)
+        keys = {
+            key
+            for key, value in steps.wanted[ROUTES].items()
+            if any(hop.host in lacking for hop in parse_next_hops(value))
+        }
+        told = error
+        if keys:
+            needed = f"held back, for want of {' and '.join(sorted(lacking))} there"
+            left = changes.named("list", lists_of(keys))
+            told = type(error)(
+                f"{error.message}; {needed}: {left}; every other list goes in", error.hint
+            )
+        self.failed.append(told)
+        return await self._plan(installed, held_back(steps.wanted, present, keys))
 
     def _narrow_hosts(self, names: Mapping[str, str]) -> None:
         """Takes out what no route needs; routes of removed lists may have stayed."""

@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import stat
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,18 @@ READ_AT_MOST = 2**30
 
 LOCK_TIMEOUT = 30.0
 LOCK_POLL = 0.05
+
+
+def program() -> list[str]:
+    """The command that runs this program, whatever PATH is: where it was installed is known here.
+
+    `/usr/bin/postfix-sync` from the Debian package, `/usr/local/sbin` from make install, and from
+    pipx a directory of the user's own; without any of them, this Python with its module.
+    """
+    path = Path(sys.argv[0]).absolute()
+    if path.name == "postfix-sync" and os.access(path, os.X_OK):
+        return [str(path)]
+    return [sys.executable, "-m", "postfix_sync"]
 
 
 @dataclass(frozen=True)
@@ -448,11 +461,32 @@ def unwritable(path: Path, error: OSError) -> SyncError:
     """What to tell of a file that can't be written, or read for that; what was there still is."""
     message = f"{path}: {why(error)}; what is installed is left as it is"
     if isinstance(error, PermissionError):
-        return NotPermitted(message, "postfix-sync changes Postfix's maps: run it as root")
+        return NotPermitted(message, denied_hint(path, error))
     if isinstance(error, NotRegular):
         fix = shlex.join(["mv", "-T", str(path), f"{path}.aside"])
         return ApplyError(message, f"put it aside: {fix}", fix)
     return ApplyError(message, space_hint(path, message))
+
+
+def denied_hint(path: Path, error: OSError) -> str:
+    """What to do where the system denied access to `path`, or the commands that show the cause.
+
+    root is denied by other things than another user is: EPERM is what an attribute of the file
+    causes (chattr(1)), EACCES a server of NFS, a security module, or the sandbox of a service.
+    """
+    if os.geteuid() != 0:
+        return "run postfix-sync as root"
+    place = shlex.quote(str(path))
+    if error.errno == errno.EPERM:
+        directory = shlex.quote(str(path.parent))
+        return (
+            "an attribute that forbids even root to change it? see lsattr -d"
+            f" {directory} {place}; to remove it: chattr -i {place}"
+        )
+    return (
+        f"root is denied it: see namei -l {place} (modes, which a service without CAP_DAC_OVERRIDE"
+        f" obeys), findmnt -T {place} (an NFS server), journalctl -k -g denied (AppArmor, SELinux)"
+    )
 
 
 def space_hint(path: Path, problem: str) -> str:
@@ -468,6 +502,9 @@ def room_hint(path: Path) -> str:
         path = path.parent
     room = os.statvfs(path)
     if os.ST_RDONLY & room.f_flag:
-        return f"the file system of {path} is read-only; see: findmnt -T {path}"
+        return (
+            f"the file system of {path} is read-only; see: findmnt -T {path}; if it is so for the"
+            " service alone: systemctl show -p ReadWritePaths postfix-sync"
+        )
     free = room.f_bavail * room.f_frsize // 1024
     return f"{free} KiB are free there (df -h {path}); the next pass tries again"

@@ -34,6 +34,12 @@ SUBADDRESSES = (
 
 ADDRESSES_PER_LIST = 1 + len(SUBADDRESSES)
 
+MAILMAN_ALIASES = (
+    "as Mailman's own user, mailman aliases"
+    " (in its container: docker exec -u mailman CONTAINER mailman aliases)"
+)
+"""What has Mailman write its files; as root it refuses to run."""
+
 MAX_LINE = 2048
 """Bytes; Postfix's own line_length_limit. An address has 320 at most."""
 
@@ -194,7 +200,7 @@ class _Line:
 def _refuse(file: SourceFile, number: int, problem: str) -> Refused:
     return Refused(
         f"{file.place}:{number}: {problem}; the file is refused, Postfix keeps the last good maps",
-        "if Mailman wrote this, let it write the file again: mailman aliases",
+        f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
     )
 
 
@@ -336,7 +342,7 @@ def _check_whole(file: SourceFile, table: Table) -> None:
                 f"{file.place}: {quote(address)} belongs to no list that has all its"
                 f" {ADDRESSES_PER_LIST} addresses: the file is cut short or was edited;"
                 " it is refused, Postfix keeps the last good maps",
-                "let Mailman write it again: mailman aliases",
+                f"let Mailman write it again: {MAILMAN_ALIASES}",
             )
 
 
@@ -370,7 +376,7 @@ def _check_destinations(lmtp: SourceFile, routes: Table) -> None:
         raise Refused(
             f"{lmtp.place}: has {hops} different next hops, {MAX_DESTINATIONS} at most are allowed;"
             " the file is refused, Postfix keeps the last good maps",
-            "Mailman writes one, its lmtp_host and lmtp_port: mailman aliases",
+            f"Mailman writes one, its lmtp_host and lmtp_port: {MAILMAN_ALIASES}",
         )
 
 
@@ -391,7 +397,7 @@ def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: T
             raise Refused(
                 f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is no address of the"
                 " same list; the file is refused, Postfix keeps the last good maps",
-                "let Mailman write it again: mailman aliases",
+                f"let Mailman write it again: {MAILMAN_ALIASES}",
             )
         if value not in routes:
             raise _half_written(
@@ -402,7 +408,7 @@ def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: T
 def _half_written(problem: str) -> HalfWritten:
     return HalfWritten(
         f"{problem}: the set is half-updated; it is refused, Postfix keeps the last good maps",
-        "if this stays, let Mailman write all of them again: mailman aliases",
+        f"if this stays, let Mailman write all of them again: {MAILMAN_ALIASES}",
     )
 
 

@@ -49,9 +49,8 @@ def _aliases(source: "Source", error: SyncError) -> str | None:
     """Has Mailman write its files, where nothing else is missing and its container is known."""
     if error.hint != NOT_WRITTEN_YET or not source.container or source.ssh:
         return None
-    return shlex.join(
-        [source.container.engine, "exec", source.container.name, "mailman", "aliases"]
-    )
+    engine, container = source.container.engine, source.container.name
+    return shlex.join([engine, "exec", "-u", "mailman", container, "mailman", "aliases"])
 
 
 def _read(source: "Source", answered: Fetched) -> str:

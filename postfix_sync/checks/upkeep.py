@@ -1,9 +1,9 @@
 """What postfix-sync itself needs: a place of its own, room, the time, and somebody to start it."""
 
 import contextlib
+import errno
 import os
 import shlex
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,9 +13,10 @@ from postfix_sync.changes import iso, seconds_of
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.model import MAP_NAMES, Finding
 from postfix_sync.sources import NAMES
+from postfix_sync.system import denied_hint, program
 
 OVERDUE = 900.0
-"""Seconds without a pass, or three intervals if that is longer: cron may make one every 5 min."""
+"""Seconds without a pass, or three intervals if that is longer: cron may be told to make fewer."""
 
 AHEAD = 60.0
 """Seconds by which something may come from the future: clocks of two hosts differ."""
@@ -63,7 +64,8 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
             "a source that is away then has no lists that could be kept; set state_directory",
         )
     elif not os.access(path, os.W_OK):
-        yield failure("state_directory", f"{path}: can't be written", "run postfix-sync as root")
+        denied = denied_hint(path, PermissionError(errno.EPERM, ""))
+        yield failure("state_directory", f"{path}: can't be written", denied)
     else:
         yield ok("state_directory", seen)
 
@@ -172,13 +174,13 @@ def _times(host: Host) -> Iterator[tuple[str, float]]:
 
 async def passes(host: Host) -> AsyncIterator[Finding]:
     """Somebody makes passes: the daemon, or a timer."""
-    # cron looks for commands in /usr/bin and /bin only.
-    program = shutil.which("postfix-sync") or "/usr/local/sbin/postfix-sync"
     once = host.command("--once")
+    # cron looks for commands in /usr/bin and /bin only.
+    by_cron = shlex.join(program()) + once.removeprefix("postfix-sync")
     keep = (
         "a daemon makes one as soon as Mailman writes something: systemctl enable --now"
-        f" postfix-sync, or whatever supervises services here; or cron: */5 * * * * root {program}"
-        + once.removeprefix("postfix-sync")
+        " postfix-sync, or whatever supervises services here; or a line in"
+        f" /etc/cron.d/postfix-sync: * * * * * root {by_cron}"
     )
     if not host.status:
         yield warning("passes", host.without_status, f"of no pass anything is known; {keep}", once)

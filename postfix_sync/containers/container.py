@@ -6,7 +6,6 @@ is published on this host. An address elsewhere, in a virtual machine, in a user
 another host of a swarm, is one that the engine knows and this host's kernel does not.
 """
 
-import difflib
 import ipaddress
 import re
 import shlex
@@ -16,6 +15,9 @@ from typing import Any
 
 from postfix_sync.errors import NotPlaced, quote
 from postfix_sync.model import Destination, Peer
+
+TYPED_WRONG = 2
+"""Letters, next to each other, by which a name may differ from the one that was meant."""
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
@@ -212,10 +214,32 @@ def _out_of_reach(one: Container) -> NotPlaced:
     )
 
 
+def _is_near(name: str, other: str) -> bool:
+    """Whether one name may be meant by another: a typing error, or what compose makes of it.
+
+    Compose calls a service `PROJECT-SERVICE-1`, or `PROJECT_SERVICE_1`. While it makes a container
+    anew, the old one or the new one is called `ID_NAME` for a moment, which nobody means.
+    """
+    of_compose = re.fullmatch(rf"(?:(.+)[-_])?{re.escape(name)}(?:[-_]\d+)?", other)
+    if of_compose:
+        return not re.fullmatch(r"[0-9a-f]{12}", of_compose[1] or "")
+    begin = _alike(name, other)
+    end = _alike(name[begin:][::-1], other[begin:][::-1])
+    differing = max(len(name), len(other)) - begin - end
+    return differing <= min(TYPED_WRONG, len(name) // 3)
+
+
+def _alike(one: str, other: str) -> int:
+    """How many letters two texts have in common at their beginning."""
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
+
+
 def unknown(engine: str, name: str, names: Iterable[str]) -> NotPlaced:
     """There is no such container; `names` are those that there are."""
-    known = sorted(names)
-    close = [one for one in known if name in one] or difflib.get_close_matches(name, known, n=3)
+    close = [one for one in sorted(names) if _is_near(name, one)]
     hint = f"see {engine} ps --all, and set address: {engine}:NAME"
     if close:
         hint = f"did you mean {' or '.join(f'{engine}:{one}' for one in close[:3])}?"

@@ -11,6 +11,7 @@ own service, where that is (podman.socket).
 import contextlib
 import ipaddress
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -126,10 +127,13 @@ class Engine:
                 f"{done.command}: {done.complaint}", fix="systemctl enable --now podman.socket"
             )
         if "permission denied" in said:
-            return NotPermitted(
-                f"{done.command}: {done.complaint}",
-                f"run postfix-sync as root, or let its user ask {self.name}",
+            hint = (
+                f"run postfix-sync as root, or let its user ask {self.name}"
+                if os.geteuid() != 0
+                else f"root is denied it: see {self.name} info, and journalctl -k -g denied"
+                " (AppArmor, SELinux)"
             )
+            return NotPermitted(f"{done.command}: {done.complaint}", hint)
         if "daemon running" in said or "docker api" in said or "cannot connect" in said:
             return NotPlaced(
                 f"{done.command}: {done.complaint}", fix=f"systemctl start {self.name}"

@@ -17,6 +17,7 @@ from postfix_sync.errors import ApplyError, Busy, NotPermitted, why
 from postfix_sync.main_cf.setup_steps import Change, Step, from_json, to_json
 from postfix_sync.postfix import Postfix
 from postfix_sync.system import (
+    denied_hint,
     discard,
     lock,
     read_file,
@@ -189,5 +190,5 @@ async def _check(copy: Postfix, before: str) -> None:
 
 def _unreadable(path: Path, error: OSError) -> NotPermitted | ApplyError:
     if isinstance(error, PermissionError):
-        return NotPermitted(f"{path}: {why(error)}", "run postfix-sync as root")
+        return NotPermitted(f"{path}: {why(error)}", denied_hint(path, error))
     return ApplyError(f"{path}: {why(error)}")

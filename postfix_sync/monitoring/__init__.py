@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import os
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from postfix_sync.model import Destination
 from postfix_sync.queue import Waiting, waiting
 from postfix_sync.state import StatusFile
 from postfix_sync.sync import LOCK_NAME
-from postfix_sync.system import lock, put_file, space_hint
+from postfix_sync.system import denied_hint, lock, put_file, space_hint
 from postfix_sync.tables import next_hops_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ async def write_textfile(config: "Config") -> None:
 def _unwritable(path: "Path", error: OSError) -> SyncError:
     message = f"metrics.textfile {path}: {why(error)}; the maps are not concerned"
     if isinstance(error, PermissionError):
-        return NotPermitted(message, "run it as root, or choose another place for the file")
+        hint = f"{denied_hint(path, error)}; or choose another place for the file"
+        return NotPermitted(message, hint)
     if isinstance(error, FileNotFoundError):
         return ApplyError(message, f"mkdir -p {path.parent}")
     return ApplyError(message, space_hint(path, message))
@@ -124,7 +126,8 @@ def cannot_listen(at: "Listen", error: OSError) -> SyncError:
     hints = {
         errno.EADDRINUSE: f"see what has the port: ss -ltnp 'sport = :{at.port}'",
         errno.EADDRNOTAVAIL: "see which addresses this host has: ip -brief address",
-        errno.EACCES: "take a port above 1023, or run postfix-sync as root",
+        errno.EACCES: "take a port above 1023"
+        + (", or run postfix-sync as root" if os.geteuid() != 0 else ""),
     }
     return OutOfReach(
         f"metrics.listen {at}: {why(error)}; tried again, and everything else goes on",

@@ -11,6 +11,7 @@ from pathlib import PurePath
 
 from postfix_sync.errors import OutOfReach, Refused
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES
+from postfix_sync.tables import MAILMAN_ALIASES
 
 NAMES = (ROUTES, DOMAINS, ALIASES)
 """The files that Mailman writes; the last one only while a domain has an alias_domain."""
@@ -21,10 +22,7 @@ QUIET = 0.2
 SETTLE_AT_MOST = 2.0
 """Seconds after which changes count although they go on."""
 
-NOT_WRITTEN_YET = (
-    "Mailman writes it when a list is created, or now: mailman aliases"
-    " (in its container: docker exec CONTAINER mailman aliases)"
-)
+NOT_WRITTEN_YET = f"Mailman writes it when a list is created, or now: {MAILMAN_ALIASES}"
 """What to do where the directory is there, and a file isn't."""
 
 

@@ -14,7 +14,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -318,27 +318,34 @@ def _entry(line: str) -> tuple[str, str, str]:
 async def connect(login: Login, directory: PurePosixPath) -> "Session":
     """Logs in and starts SFTP. Raises NotPermitted or OutOfReach."""
     identity = _identity(login.identity)
-    bastion = None
-    jump = login.jump
+    server, bastion = _servers(login)
     hops: list[_Hop] = []
     try:
-        if jump:
-            bastion = Server(jump.host, jump.port, jump.user, role="bastion")
+        if bastion:
             hops.append(_Hop(bastion, _known(login.known_hosts, bastion)))
             async with _told(hops[0], login, identity):
                 await _dial(hops[0], login)
                 await _log_in(hops[0], identity)
-        server = Server(login.host, login.port, login.user, behind=f"{bastion}" if bastion else "")
         hops.append(_Hop(server, _known(login.known_hosts, server)))
         async with _told(hops[-1], login, identity, bastion):
-            if not jump:
+            if not bastion:
                 await _dial(hops[-1], login)
-            connection = await _log_in(hops[-1], identity, hops[0].connection if jump else None)
+            connection = await _log_in(hops[-1], identity, hops[0].connection if bastion else None)
             sftp = await connection.start_sftp_client()
     except BaseException:
         await _abort(hops)
         raise
     return Session(hops, sftp, directory)
+
+
+def _servers(login: Login) -> tuple[Server, Server | None]:
+    """The host, and the bastion before it."""
+    jump = login.jump
+    bastion = Server(jump.host, jump.port, jump.user, role="bastion") if jump else None
+    server = Server(login.host, login.port, login.user, behind=f"{bastion}" if bastion else "")
+    by_hand = say.by_hand(server, login.identity, login.known_hosts, login.connect_timeout, bastion)
+    server = replace(server, by_hand=by_hand)
+    return server, replace(bastion, by_hand=by_hand) if bastion else None
 
 
 async def _dial(hop: _Hop, login: Login) -> None:

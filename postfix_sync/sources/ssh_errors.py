@@ -4,6 +4,7 @@ Each function makes one error: who (the host, or the bastion before it), what is
 last good maps stay, and the command that mends it. What a server said is quoted and cut.
 """
 
+import math
 import shlex
 import stat
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Server:
     """`bastion`, or nothing."""
     behind: str = ""
     """The name of the bastion through which it is reached, or nothing."""
+    by_hand: str = ""
+    """The command that logs in there as postfix-sync does, and says what happens."""
 
     def __str__(self) -> str:
         name = f"[{self.host}]" if ":" in self.host else self.host
@@ -209,10 +212,35 @@ def thrown_out(server: Server) -> str:
 
 
 def _try_it(server: Server) -> str:
-    port = f"-p {server.port} " if server.port != 22 else ""
-    command = f"ssh -v {port}{shlex.quote(f'{server.user}@{server.host}')}"
-    where = f", on the {server.behind}" if server.behind else ""
-    return f"see where it fails by hand{where}: {command}"
+    return f"see where it fails, as root: {server.by_hand}"
+
+
+def by_hand(
+    server: Server, identity: Path, known_hosts: Path, timeout: float, bastion: Server | None
+) -> str:
+    """The command that logs in as postfix-sync does, with the same files and no others, verbosely.
+
+    It starts SFTP, asks for nothing, and ends. `timeout` is in seconds, for each connection. A
+    `-J` would not do: the options for the host do not hold for the bastion then (ssh(1)).
+    """
+    same = ["-v", "-F", "none", "-i", str(identity)]
+    for option in (
+        "IdentitiesOnly=yes",
+        f"UserKnownHostsFile={known_hosts}",
+        "GlobalKnownHostsFile=/dev/null",
+        f"ConnectTimeout={math.ceil(timeout)}",
+    ):
+        same += ["-o", option]
+    way = []
+    if bastion:
+        port = ["-p", str(bastion.port)]
+        batch = ["-o", "BatchMode=yes"]
+        to = f"{bastion.user}@{bastion.host}"
+        proxy = shlex.join(["ssh", *same, *batch, *port, "-W", "%h:%p", to])
+        way = ["-o", f"ProxyCommand={proxy}"]
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    to = f"{server.user}@{host}"
+    return shlex.join(["sftp", *same, *way, "-b", "/dev/null", "-P", str(server.port), to])
 
 
 # --- files on the other host

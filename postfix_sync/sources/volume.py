@@ -28,7 +28,7 @@ from postfix_sync.sources import (
     restless,
     too_large,
 )
-from postfix_sync.system import WITHOUT_WAITING, kind
+from postfix_sync.system import WITHOUT_WAITING, denied_hint, kind
 
 READ_AT_MOST = 0.5
 """Seconds after that in which files are read again that were replaced while they were read."""
@@ -196,16 +196,21 @@ def not_permitted(path: Path) -> NotPermitted:
         (parent for parent in reversed(path.parents) if not os.access(parent, os.X_OK)), path
     )
     asking = f"user {_user_name(os.geteuid())}"
+    may_owner = True
     try:
         found = blocking.stat()
         owner = f"owner {_user_name(found.st_uid)}, mode {stat.S_IMODE(found.st_mode):04o}"
+        needed = 0o500 if stat.S_ISDIR(found.st_mode) else 0o400
+        may_owner = found.st_mode & needed == needed
     except OSError:
         owner = "owner unknown"
-    fix = f"chmod u+rX {shlex.quote(str(blocking))}" if os.geteuid() == 0 else None
-    if fix:
+    fix = None
+    hint = denied_hint(blocking, PermissionError(errno.EACCES, ""))
+    if os.geteuid() != 0:
+        hint += f", or put its user into the group that may read {blocking}"
+    elif not may_owner:
+        fix = f"chmod u+rX {shlex.quote(str(blocking))}"
         hint = f"let its owner read it: {fix}"
-    else:
-        hint = f"run postfix-sync as root, or put its user into the group that may read {blocking}"
     return NotPermitted(
         f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay",
         hint,

@@ -15,17 +15,19 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS, ROUTES
-from tests.parts.common import free_port, wait_for
+from tests.conftest import need
+from tests.parts.common import free_port, run, wait_for
 from tests.parts.disk import Entry, mounted, tree
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import send
-from tests.parts.mailman_files import nine
+from tests.parts.mailman_files import domains_text, lmtp_text, nine
 from tests.parts.postfix_instance import SENDER_DOMAIN, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
 MakeSite = Callable[..., Site]
 
 ANTS, BEES, CATS = "ants@lists.example.net", "bees@lists.example.net", "cats@cats.example"
+DOGS, EELS = "dogs@dogs.example", "eels@eels.example"
 TYPES = ["lmdb", "hash", "btree", "cdb"]
 HOP = "lmtp:[127.0.0.1]:8024"
 
@@ -474,6 +476,44 @@ def test_hosts_that_is_a_mount_is_changed_in_place(addressed: Site) -> None:
     assert behind.stat().st_ino == inode
     assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n"
     assert not list(addressed.directory.glob(".hosts*"))
+
+
+def test_immutable_hosts_file_costs_only_the_lists_whose_name_it_lacks(addressed: Site) -> None:
+    """root is told of the attribute; the commands of the hint show it, and take it off."""
+    addressed.once()
+    chattr(addressed.hosts, "+i")
+    try:
+        addressed.files.write(ANTS, BEES, hop=NAMED)
+        assert addressed.once() == ""  # the name that they need is there
+        addressed.files.put(
+            ROUTES,
+            lmtp_text([ANTS, BEES, CATS], NAMED)
+            + lmtp_text([DOGS], "lmtp:[elsewhere]:8024")
+            + lmtp_text([EELS], "lmtp:[127.0.0.1]:8024"),
+        )
+        domains = [name.rpartition("@")[2] for name in (ANTS, CATS, DOGS, EELS)]
+        addressed.files.put(DOMAINS, domains_text(dict(zip(domains, domains, strict=True))))
+        message, hint = addressed.once(expect=77).splitlines()
+        assert f"{addressed.hosts}: Operation not permitted" in message
+        assert message.endswith(
+            f"; held back, for want of elsewhere there: 1 list: {DOGS}; every other list goes in"
+        )
+        found = addressed.installed(RECIPIENTS).keys()
+        assert found == keys(ANTS) | keys(BEES) | keys(CATS) | keys(EELS)
+        assert set(addressed.installed(DOMAINS)) == {*domains} - {domains[2]}
+        show = hint.partition("? see ")[2].partition(";")[0]
+        assert "----i---" in run(*shlex.split(show))
+        run(*shlex.split(hint.rpartition(": ")[2]))
+        assert addressed.once() == ""
+        assert addressed.installed(RECIPIENTS).keys() == found | keys(DOGS)
+    finally:
+        chattr(addressed.hosts, "-i")
+
+
+def chattr(path: Path, change: str) -> None:
+    """Changes an attribute; before Linux 6.6, a file system in memory has none."""
+    done = subprocess.run(["chattr", change, str(path)], check=False, capture_output=True)
+    need(done.returncode == 0, "a file system with attributes")
 
 
 def test_hosts_a_name_on_a_foreign_line_is_reported_not_repeated(addressed: Site) -> None:

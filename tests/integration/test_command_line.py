@@ -1,5 +1,6 @@
 """The command line as a shell, cron and a terminal meet it: words, silence, and exit statuses."""
 
+import errno
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync import __version__, config
+from postfix_sync.system import denied_hint
 from tests.parts.daemon import install, obey_modes
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -187,8 +189,24 @@ def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
     assert process.returncode == 77
     assert complaint == (
         f"postfix-sync: error: {site.config}: Permission denied\n"
-        "postfix-sync: hint: run postfix-sync as root\n"
+        f"postfix-sync: hint: root is denied it: see namei -l {site.config} (modes, which a service"
+        f" without CAP_DAC_OVERRIDE obeys), findmnt -T {site.config} (an NFS server), journalctl -k"
+        " -g denied (AppArmor, SELinux)\n"
     )
+
+
+@pytest.mark.usefixtures("root")
+def test_only_who_is_not_root_is_told_to_run_it_as_root(tmp_path: Path) -> None:
+    path = tmp_path / "a file"
+    denied, attribute = (PermissionError(number, "") for number in (errno.EACCES, errno.EPERM))
+    assert "root" in denied_hint(path, denied).partition(":")[0]
+    assert f"lsattr -d {tmp_path} '{path}'" in denied_hint(path, attribute)
+    os.seteuid(65534)
+    try:
+        assert denied_hint(path, denied) == "run postfix-sync as root"
+        assert denied_hint(path, attribute) == "run postfix-sync as root"
+    finally:
+        os.seteuid(0)
 
 
 def at_a_terminal(site: Site, *arguments: str) -> tuple[int, str]:

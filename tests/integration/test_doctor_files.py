@@ -4,9 +4,13 @@ What is wrong is brought about with real parts, doctor is asked, what it prints 
 shell, and doctor is asked again.
 """
 
+import json
 import os
+import shlex
 import shutil
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -524,5 +528,27 @@ def test_nobody_makes_passes(site: Site) -> None:
     updated = site.status()["updated"]
     path.write_text(path.read_text().replace(updated, "2026-01-01T00:00:00Z"))
     report = sees(site, "passes", "warning")
-    assert "*/5 * * * * root" in report["passes"]["why"]
-    assert ours(report.mend("passes")) == {}
+    line = report["passes"]["why"].partition("/etc/cron.d/postfix-sync: ")[2]
+    assert line.startswith("* * * * * root /")
+    as_cron = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
+    command = line.removeprefix("* * * * * root ")
+    done = subprocess.run(["sh", "-c", command], env=as_cron, check=False, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert examine(site).status("passes") == "ok"
+    path.write_text(path.read_text().replace(site.status()["updated"], "2026-01-01T00:00:00Z"))
+    assert ours(examine(site).mend("passes")) == {}
+
+
+def test_program_is_named_by_the_path_it_was_started_under(site: Site, public: Path) -> None:
+    """Where make install, pipx or a package has put it: none of them need be in cron's PATH."""
+    installed = public / "postfix-sync"
+    installed.symlink_to(Path(sys.executable).with_name("postfix-sync"))
+    path = site.state / "status.json"
+    path.write_text(path.read_text().replace(site.status()["updated"], "2026-01-01T00:00:00Z"))
+    by_path = {**os.environ, "PATH": f"{public}:/usr/bin:/bin"}
+    command = ["postfix-sync", "-c", str(site.config), "doctor", "--json"]
+    done = subprocess.run(
+        ["sh", "-c", shlex.join(command)], env=by_path, check=False, capture_output=True, text=True
+    )
+    [why] = [one["why"] for one in json.loads(done.stdout)["checks"] if one["name"] == "passes"]
+    assert f"* * * * * root {installed} -c {site.config} --once" in why

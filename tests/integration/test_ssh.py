@@ -1019,7 +1019,27 @@ def test_nobody_listens(far: Far) -> None:
     error = failed(far.source(port=port))
     assert type(error) is OutOfReach
     assert error.message == f"127.0.0.1:{port}: Connection refused; {STAY}"
-    assert error.hint == f"see where it fails by hand: ssh -v -p {port} root@127.0.0.1"
+    assert "connect to address 127.0.0.1" in by_hand(error, expect=255)
+
+
+def by_hand(error: SyncError, expect: int) -> str:
+    """What the command of a hint prints, as root pastes it; `expect` is its exit status."""
+    introduction, _, command = error.hint.partition(": ")
+    assert introduction == "see where it fails, as root"
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)
+    assert done.returncode == expect, done
+    return done.stderr
+
+
+def test_hint_logs_in_as_postfix_sync_does(far: Far) -> None:
+    """With its key and its known hosts, and nothing of root's own."""
+    far.sshd.stop()
+    error = failed(far.source())
+    far.sshd.start()
+    assert "Sending subsystem: sftp" in by_hand(error, expect=0)
+    assert far.sshd.log_text().count("Accepted publickey") == 1
+    far.known_hosts.write_text("")
+    assert "Host key verification failed" in by_hand(error, expect=255)
 
 
 def test_an_unknown_name(far: Far) -> None:
@@ -1433,6 +1453,15 @@ def test_through_a_bastion(way: Way) -> None:
 
     run(session())
     assert way.bastion.log_text().count("Accepted publickey") == 2
+
+
+def test_hint_goes_through_bastion_with_the_same_files(way: Way) -> None:
+    way.far.sshd.stop()
+    error = failed(way.source())
+    assert "no way from there" in error.message
+    assert "open failed: connect failed: Connection refused" in by_hand(error, expect=255)
+    way.far.sshd.start()
+    by_hand(error, expect=0)
 
 
 def test_a_bastion_that_does_nothing_else(directory: Path) -> None:

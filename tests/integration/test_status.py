@@ -221,7 +221,7 @@ def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
     with site.start("--once", preexec_fn=obey_modes) as process:
         process.communicate(timeout=60)
     assert process.returncode == 77
-    expect("failed", f"{site.maps}: Permission denied", "run it as root")
+    expect("failed", f"{site.maps}: Permission denied", f"namei -l {site.maps}")
 
     site.maps.chmod(0o755)
     site.once()

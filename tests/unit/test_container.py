@@ -168,6 +168,28 @@ def test_an_unknown_name() -> None:
     assert "another user started" in unknown("podman", "xyz", names).hint
 
 
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        # What is there while a container is being made anew: the others, or the same under an ID.
+        ("mailman-lists.example.net", ["postgres-lists.example.net"]),
+        ("mailman-core", ["mailman-web", "mailman-postgres", "0123456789ab_mailman-core"]),
+        ("mailman", ["mailman-web", "mailman-database-1"]),
+        ("mm", ["db", "m2"]),
+    ],
+)
+def test_another_container_is_not_suggested(name: str, others: list[str]) -> None:
+    assert "did you mean" not in unknown("docker", name, others).hint
+
+
+@pytest.mark.parametrize(
+    "other", ["list_mailman-core_1", "mailman-core-2", "mailman-cor", "mialman-core"]
+)
+def test_name_with_typing_error_or_of_compose_is_suggested(other: str) -> None:
+    hint = unknown("docker", "mailman-core", ["mailman-web", other]).hint
+    assert hint == f"did you mean docker:{other}?"
+
+
 nonsense = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
