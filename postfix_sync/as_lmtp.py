@@ -11,12 +11,15 @@ import json
 import socket
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postfix_sync.errors import SyncError
+from postfix_sync.interfaces import has_ipv6
+from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.match_list import items
-from postfix_sync.postfix import Postfix, Service
+from postfix_sync.model import BOTH_FAMILIES, Destination, family_of
+from postfix_sync.postfix import LMTP, Postfix, Service
 from postfix_sync.system import run
 
 DNS, NATIVE = "dns", "native"
@@ -29,7 +32,6 @@ AT_ONCE = 8
 
 PARAMETERS = (
     "disable_dns_lookups",
-    "inet_protocols",
     "lmtp_dns_resolver_options",
     "lmtp_dns_support_level",
     "lmtp_host_lookup",
@@ -38,6 +40,9 @@ PARAMETERS = (
 
 _SEARCHES = frozenset({"res_defnames", "res_dnsrch"})
 """The resolver options with which the DNS is asked for more than the name as it is."""
+
+_FAMILY = {frozenset({4}): int(socket.AF_INET), frozenset({6}): int(socket.AF_INET6)}
+"""The address family, where it is a single one."""
 
 _PROGRAM = Path(__file__).with_name("name_lookup.py")
 
@@ -112,16 +117,59 @@ async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
     parameters = await postfix.values(*PARAMETERS)
     if service:
         parameters |= service.overrides
-    protocols = items(parameters["inet_protocols"])
-    families = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
     unprivileged = service is None or service.unprivileged
     return Resolver(
         mechanisms=mechanisms(parameters),
         user=parameters["mail_owner"] if unprivileged else None,
         root=postfix.queue_directory if service and service.chrooted else None,
-        family=families.get(protocols[0], 0) if len(protocols) == 1 else 0,
+        family=_FAMILY.get(postfix.families, 0),
         search=not _SEARCHES.isdisjoint(items(parameters["lmtp_dns_resolver_options"].lower())),
     )
+
+
+async def barred(
+    postfix: Postfix, hosts: Iterable[str], addresses: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """The hosts that lmtp(8) would return mail for, as each has only addresses of a family that
+    inet_protocols keeps it from using; with these addresses.
+
+    Some `hosts` are addresses themselves, some names have one in `addresses`, others are looked up.
+    """
+    asked = set(hosts)
+    named = {one for one in asked if Destination(one, 0).is_name}
+    known = {one: addresses.get(one, "") if one in named else one for one in asked}
+    found: dict[str, tuple[str, ...]] = {
+        one: (address,)
+        for one, address in known.items()
+        if address and family_of(address) not in postfix.families
+    }
+    unknown = {one for one, address in known.items() if not address}
+    if unknown:
+        services = await postfix.services()
+        service = next((one for one in services if (one.name, one.kind) == LMTP), None)
+        by = await resolver(postfix, service)
+        answers = await look_up_all(by, unknown)
+        nothing = Answer()
+        lacking = [name for name, one in answers.items() if replace(one, said="") == nothing]
+        others = await look_up_all(replace(by, family=0), lacking)
+        found |= {name: one.addresses for name, one in others.items() if one.addresses}
+    return found
+
+
+def barred_families(postfix: Postfix) -> str:
+    """`IPv6`, where lmtp(8) may use only IPv4, and so on; for messages."""
+    return " and ".join(f"IPv{one}" for one in sorted(BOTH_FAMILIES - postfix.families))
+
+
+def let_use_both(postfix: Postfix) -> str | None:
+    """The command that lets lmtp(8), and no other service, use both families; None: it can't be.
+
+    The parameter of main.cf takes a stop and a start, and is smtp(8)'s and smtpd(8)'s as well.
+    """
+    if not has_ipv6():
+        return None
+    change = f"{'/'.join(LMTP)}/inet_protocols = all"
+    return wiring.reloaded(postfix, wiring.command(postfix, "postconf", "-P", change))
 
 
 async def look_up_all(by: Resolver, names: Iterable[str]) -> dict[str, Answer]:

@@ -71,7 +71,9 @@ class Destinations:
             if self.report.installed:
                 asked = [
                     replace(one, doubting=one.destination not in self.known)
-                    for one in targets(self.report.routes, self.report.replicas)
+                    for one in targets(
+                        self.report.routes, self.report.replicas, self.report.families
+                    )
                     if everything or one.destination.endpoint in self._asked_soon
                 ]
                 hosts = self.report.known_hosts

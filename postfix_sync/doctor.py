@@ -29,12 +29,13 @@ from postfix_sync.checks import (
     upkeep,
 )
 from postfix_sync.errors import ConfigError, SyncError, why
+from postfix_sync.fetch import usable
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.address_classes import classify
 from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import ROUTES, Destination, Finding, ProbeResult, Table, Verdict
+from postfix_sync.model import ROUTES, Finding, ProbeResult, Verdict
 from postfix_sync.sync import Request, ask_all, installation, make_pass, opened
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ CHECKS: Mapping[str, Check] = {
     "lmtp_host_lookup": names.host_lookup,
     "chroot": names.chroot,
     "name": names.resolved,
+    "family": names.families,
     "next_hops": names.next_hops,
     "mynetworks": network.mynetworks,
     "inet_interfaces": network.inet_interfaces,
@@ -130,7 +132,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     except SyncError as error:
         without_status = error.message
     async with opened(config) as sources:
-        answers = await ask_all(config, sources, found.fold)
+        answers = usable(await ask_all(config, sources, found.fold), found.families)
     rankings = state.rankings(status) if status else {}
     upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
     installed = MapDirectory(map_directory, map_type, found).tables()
@@ -157,7 +159,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     resolver = await as_lmtp.resolver(found, host.lmtp)
     # Whoever does not answer takes long to: so both at the same time.
     probes, lookups = await asyncio.gather(
-        _probes(config, host.table(ROUTES), upcoming.replicas),
+        _probes(host),
         as_lmtp.look_up_all(resolver, host.host_names),
     )
     host = replace(host, probes=probes, resolver=resolver, lookups=lookups)
@@ -166,10 +168,9 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     return host
 
 
-async def _probes(
-    config: "Config", routes: Table, replicas: Mapping[Destination, str]
-) -> list[ProbeResult]:
+async def _probes(host: Host) -> list[ProbeResult]:
     """What each destination says now, none where they are not to be asked."""
+    config, routes = host.config, host.table(ROUTES)
     section = config.probe
     if section.level == "off":
         return []
@@ -177,7 +178,8 @@ async def _probes(
         hosts = HostsFiles(config.hosts.file, None).read().lookup()
     except SyncError:
         hosts = {}  # the resolver knows its names as well
-    asked = [replace(one, doubting=True) for one in lmtp.targets(routes, replicas)]
+    found = lmtp.targets(routes, host.upcoming.replicas, host.postfix.families)
+    asked = [replace(one, doubting=True) for one in found]
     return await lmtp.probe_all(asked, section.level, section.timeout, hosts)
 
 

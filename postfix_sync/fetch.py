@@ -6,13 +6,14 @@ the others.
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError
-from postfix_sync.model import MailmanTables, Peer, Policy, Snapshot
+from postfix_sync.model import Families, MailmanTables, Peer, Policy, Snapshot
 from postfix_sync.records import Records, Stamp
 from postfix_sync.sources import SETTLE_AT_MOST
 from postfix_sync.sources.contained import Contained
@@ -65,6 +66,14 @@ class Fetched:
     misplaced: SyncError | None = None
     """Why it could not be found out where its Mailman is reached; its files are no part of it."""
     error: SyncError | None = None
+
+
+def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetched]:
+    """The answers, with each Mailman reached by a family that Postfix may use, if by any."""
+    return {
+        name: replace(one, peer=one.peer.usable(families)) if one.peer else one
+        for name, one in answers.items()
+    }
 
 
 def open_source(settings: "config.Source", max_size: int) -> Source:

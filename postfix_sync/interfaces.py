@@ -22,6 +22,15 @@ def is_own(address: str) -> bool:
     return True
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6 at all; without it Postfix does without, too (postconf(5))."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return False
+    return True
+
+
 def toward(address: IPv4Address | IPv6Address) -> str | None:
     """This host's address on the way to another; None where there is no way."""
     try:

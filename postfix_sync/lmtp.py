@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.dial import dial, resolve
 from postfix_sync.errors import quote, why
-from postfix_sync.model import PHASES, Destination, Notice, ProbeResult, Table
+from postfix_sync.model import (
+    BOTH_FAMILIES,
+    PHASES,
+    Destination,
+    Families,
+    Notice,
+    ProbeResult,
+    Table,
+)
 from postfix_sync.tables import destinations_of, parse_next_hops
 
 if TYPE_CHECKING:
@@ -32,6 +40,8 @@ AT_ONCE = 50
 
 SESSION_BYTES = 64 * 2**10
 """All that a server may say in one session. An honest one needs less than 2 KiB."""
+
+_VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 MAILMAN = "GNU Mailman"
 """What every Mailman 3 says in its greeting: `220 HOST GNU Mailman LMTP runner 2.0`."""
@@ -54,9 +64,13 @@ class Target:
 
     That is a line more in Mailman's log, and the answer changes only when Mailman does.
     """
+    families: Families = BOTH_FAMILIES
+    """The versions of IP that Postfix may use for it, and so the probe."""
 
 
-def targets(routes: Table, replicas: Mapping[Destination, str]) -> list[Target]:
+def targets(
+    routes: Table, replicas: Mapping[Destination, str], families: Families = BOTH_FAMILIES
+) -> list[Target]:
     """The destinations of installed routes, and replicas, each with the first of its lists.
 
     Lists that several destinations share come before others: those are the ones that a replica,
@@ -64,7 +78,11 @@ def targets(routes: Table, replicas: Mapping[Destination, str]) -> list[Target]:
     """
     found = {**{one: [name] for one, name in replicas.items()}, **destinations_of(routes)}
     return [
-        Target(one, min(filter(str.isascii, lists), key=partial(_rank, routes), default=None))
+        Target(
+            one,
+            min(filter(str.isascii, lists), key=partial(_rank, routes), default=None),
+            families=families,
+        )
         for one, lists in sorted(found.items())
     ]
 
@@ -110,7 +128,7 @@ async def probe(
     from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
     session = _Session(target, timeout)
-    error = ""
+    error, barred = "", False
     try:
         async with asyncio.timeout_at(deadline) as whole:
             await session.run(LEVELS[level], hosts)
@@ -122,8 +140,9 @@ async def probe(
         error = _one_line(str(failure.args[-1] if failure.args else failure))
     except OSError as failure:
         error = str(failure.strerror) if isinstance(failure, socket.gaierror) else why(failure)
-    except _UnexpectedReplyError as failure:
+    except (_UnexpectedReplyError, _BarredError) as failure:
         error = str(failure)
+        barred = isinstance(failure, _BarredError)
     finally:
         await session.close()
     return ProbeResult(
@@ -134,6 +153,7 @@ async def probe(
         seconds=round(time.monotonic() - session.began, 4),
         error=error,
         warning="" if error else session.warning,
+        barred=barred,
     )
 
 
@@ -160,23 +180,34 @@ def describe(result: ProbeResult) -> Notice:
     said = f" ({result.reply})" if result.reply else ""
     return Notice(
         f"{about}: down: {result.phase}: {result.error}{said}; {consequence(result)}",
-        _HINTS[result.phase].format(host=result.destination.host),
+        _BARRED if result.barred else _HINTS[result.phase].format(host=result.destination.host),
     )
 
 
 def consequence(result: ProbeResult) -> str:
     """What Postfix does with mail for a destination that is down for this reason."""
+    if result.barred:
+        return "Postfix returns mail for it to its sender"
     if result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5"):
         whose = "this list" if result.phase == "rcpt" else "it"
         return f"Postfix returns mail for {whose} to its sender"
     return "mail for it waits in the queue"
 
 
+_BARRED = (
+    "postfix-sync doctor has the command that lets lmtp(8) use it; or give the source an address:"
+    " or a destination: that Postfix may use"
+)
+
 _UPDATE = "Mailman 3.3.6 and later say which lists they have: update Mailman"
 
 
 class _UnexpectedReplyError(Exception):
     """A reply with another code than the phase needs."""
+
+
+class _BarredError(Exception):
+    """The destination has only addresses of a family that Postfix must not use."""
 
 
 class _Session:
@@ -241,8 +272,15 @@ class _Session:
         host, port = self.target.destination.host, self.target.destination.port
         async with asyncio.timeout(self.timeout):
             found = await resolve(hosts.get(host, host), port)
+        families = self.target.families
+        usable = [one for one in found if _VERSIONS.get(one[0]) in families]
+        if found and not usable:
+            addresses = ", ".join(str(one[4][0]) for one in found)
+            raise _BarredError(
+                f"it has only {addresses}, which inet_protocols keeps Postfix from using"
+            )
         self._enter("connect")
-        return await dial(found, self.timeout)
+        return await dial(usable, self.timeout)
 
     async def _greeted(self, connection: socket.socket) -> "SMTP":
         from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415

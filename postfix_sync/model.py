@@ -26,6 +26,17 @@ INDEX_SUFFIX = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}
 """The map types that can be built, and what postmap(1) adds to the text's name for its index."""
 
 
+Families: TypeAlias = frozenset[int]
+"""The versions of IP that may be used: 4, 6, or both."""
+
+BOTH_FAMILIES: Families = frozenset({4, 6})
+
+
+def family_of(address: str) -> int:
+    """The version of IP of an address, which may end in %INTERFACE."""
+    return ipaddress.ip_address(address.partition("%")[0]).version
+
+
 @dataclass(frozen=True, order=True)
 class Destination:
     """An LMTP next hop: a host name or an IP address, and a TCP port."""
@@ -90,13 +101,38 @@ class Peer:
     addresses: tuple[str, ...] = ()
     """Its IP addresses that this host can reach, the preferred one first."""
     published: Mapping[int, Destination] = field(default_factory=dict)
-    """Where it has none of its own: its TCP ports, and what each is on this host."""
+    """Its TCP ports, and what each is on this host: where it is reached without any address."""
     is_here: bool = False
     """It has no network of its own, but this host's."""
     how: str = field(default="", compare=False)
     """How that was found out, for messages."""
     networks: tuple[str, ...] = field(default=(), compare=False)
     """The networks of `addresses`, where it may have another address in them any time."""
+
+    def usable(self, families: Families) -> "Peer":
+        """The same without what is of a family that Postfix must not use.
+
+        Where nothing else is left, it stays as it is: what can't be used is reported with its name.
+        """
+        kept = tuple(one for one in self.addresses if family_of(one) in families)
+        published = {
+            port: place
+            for port, place in self.published.items()
+            if family_of(place.host) in families
+        }
+        if kept == self.addresses or not (kept or published):
+            return self
+        others = ", ".join(one for one in self.addresses if one not in kept)
+        how = self.how if kept else f"published ports: {_listed(published)}"
+        return replace(
+            self,
+            addresses=kept,
+            published=published,
+            how=f"{how}; not at {others}, which inet_protocols keeps Postfix from using",
+            networks=tuple(
+                one for one in self.networks if ipaddress.ip_network(one).version in families
+            ),
+        )
 
     def reach(self, host: str, port: int) -> Destination | None:
         """Where what Mailman calls `host` and `port` is reached; None where it is not.
@@ -109,6 +145,10 @@ class Peer:
         named = host and not Destination(host, port).is_name
         known = named and (self.is_here or host in self.addresses)
         return Destination(host if known else self.addresses[0], port)
+
+
+def _listed(published: Mapping[int, Destination]) -> str:
+    return ", ".join(f"{port} is {to.endpoint}" for port, to in sorted(published.items()))
 
 
 @dataclass(frozen=True)
@@ -282,6 +322,8 @@ class ProbeResult:
     error: str = ""
     warning: str = ""
     """What is odd about a destination that is up, and worth a look."""
+    barred: bool = False
+    """It has only addresses of a family that Postfix must not use: Postfix returns its mail."""
 
 
 class Verdict(Enum):

@@ -16,8 +16,9 @@ from typing import Any
 
 from postfix_sync import tables
 from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
+from postfix_sync.interfaces import has_ipv6
 from postfix_sync.main_cf.match_list import items
-from postfix_sync.model import Table
+from postfix_sync.model import BOTH_FAMILIES, Families, Table
 from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.system import (
     Completed,
@@ -37,6 +38,7 @@ PARAMETERS = (
     "canonical_maps",
     "compatibility_level",
     "default_database_type",
+    "inet_protocols",
     "lmtp_connect_timeout",
     "lmtp_host_lookup",
     "local_recipient_maps",
@@ -94,6 +96,8 @@ class Postfix:
     master_cf: str = ""
     """The lines of master.cf(5) as postconf(1) prints them; none where there is no such file."""
     version: str = ""
+    families: Families = BOTH_FAMILIES
+    """The versions of IP that lmtp(8) may use: main.cf's inet_protocols, or that of master.cf."""
     habitual: frozenset[str] = frozenset()
     """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
 
@@ -448,8 +452,35 @@ async def inspect(config_directory: Path) -> Postfix:
         lmtp_chrooted=_lmtp_is_chrooted(services, parameters["compatibility_level"]),
         master_cf=services,
         version=version.strip(),
+        families=await _families(config_directory, parameters["inet_protocols"], services),
         habitual=frozenset(nothing.stderr.splitlines()),
     )
+
+
+LMTP = ("lmtp", "unix")
+"""Name and type of the service in master.cf that routes name."""
+
+
+async def families_of(config_directory: Path) -> Families:
+    """The versions of IP that lmtp(8) may use. Raises ConfigError where there is no Postfix."""
+    value = _settings(await _postconf(config_directory, "-x", "inet_protocols"))["inet_protocols"]
+    services = ""
+    if (config_directory / "master.cf").exists():
+        services = await _postconf(config_directory, "-M", "/".join(LMTP))
+    return await _families(config_directory, value, services)
+
+
+async def _families(config_directory: Path, value: str, services: str) -> Families:
+    """The versions of IP that `value` stands for, or what the lmtp service has in its place."""
+    name = "inet_protocols"
+    if any(name in line and tuple(line.split()[:2]) == LMTP for line in services.splitlines()):
+        overrides = _settings(await _postconf(config_directory, "-P", "-x"))
+        value = overrides.get("/".join((*LMTP, name)), value)
+    named = set(items(value.lower()))
+    found = {version for version in (4, 6) if named & {"all", f"ipv{version}"}}
+    if 4 in found and not has_ipv6():
+        found.discard(6)
+    return frozenset(found)
 
 
 async def set_in(config_directory: Path) -> dict[str, str]:

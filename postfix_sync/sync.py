@@ -14,11 +14,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from postfix_sync import changes, postfix
+from postfix_sync import as_lmtp, changes, postfix
 from postfix_sync.apply import Apply
 from postfix_sync.containers.relocate import by_address, moved
-from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, SyncError, why, worst
-from postfix_sync.fetch import Fetched, Source, ask, open_source
+from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, Refused, SyncError, why, worst
+from postfix_sync.fetch import Fetched, Source, ask, open_source, usable
 from postfix_sync.generations import Generations, Hold
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.main_cf import wiring
@@ -28,11 +28,13 @@ from postfix_sync.main_cf.parameter import Installation
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, held_back, host_names, reordered
 from postfix_sync.model import (
+    BOTH_FAMILIES,
     MAP_NAMES,
     RECIPIENTS,
     ROUTES,
     Condition,
     Destination,
+    Families,
     Installed,
     Maps,
     Notice,
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 LOCK_NAME = "lock"
 
 RECORDS_NAME = "sources"
+
+JUDGED_WITHIN = 2.0
+"""Seconds for looking up new next hops; what is not known by then is let pass."""
 
 TRIES = 3
 """How often `--once` asks again where another pass recorded a newer answer meanwhile."""
@@ -127,6 +132,8 @@ class Report:
     held: Hold | None = None
     waiting: str = ""
     """What would change if nothing were held."""
+    families: Families = BOTH_FAMILIES
+    """The versions of IP that Postfix may use."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:
@@ -307,6 +314,7 @@ class _Pass:
         self, answers: Mapping[str, Fetched], rankings: Mapping[str, Ranking], request: Request
     ) -> Report:
         installed = await self.directory.read()
+        answers = usable(answers, self.directory.postfix.families)
         asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
         if request.force:
             asked = [replace(one, policy=one.policy.unguarded()) for one in asked]
@@ -330,6 +338,7 @@ class _Pass:
             self._tell_held(as_held, goal, request)
             goal = goal if request.dry_run else as_held
         if goal:
+            goal, wanted = await self._deliverable(goal, installed, wanted)
             steps = await self._plan(installed, goal.maps)
             try:
                 names = self._names(goal.addresses)
@@ -425,6 +434,71 @@ class _Pass:
                 )
             )
 
+    async def _deliverable(
+        self, goal: _Goal, installed: Installed, wanted: Wanted
+    ) -> tuple[_Goal, Wanted]:
+        """The goal without any change to lists whose mail Postfix would accept and return.
+
+        lmtp(8) does so where a route's last next hop has no address of a family that it may use; it
+        passes over others. What is installed is not looked up again, in no sync without news.
+        """
+        postfix = self.directory.postfix
+        if postfix.families == BOTH_FAMILIES:
+            return goal, wanted
+        routes, present = goal.maps[ROUTES], installed.table(ROUTES)
+        last = {value: parse_next_hops(value)[-1:] for value in set(routes.values())}
+        news = {value for key, value in routes.items() if present.get(key) != value}
+        hosts = {
+            hop.host
+            for value, hops in last.items()
+            for hop in hops
+            if value in news or not hop.is_name or hop.host in goal.addresses
+        }
+        barred: Mapping[str, Sequence[str]] = {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JUDGED_WITHIN):
+                barred = await as_lmtp.barred(postfix, hosts, goal.addresses)
+        values = {value for value, hops in last.items() if any(hop.host in barred for hop in hops)}
+        keys = {key for key, value in routes.items() if value in values}
+        if not keys:
+            return goal, wanted
+        errors = {name: [*known] for name, known in wanted.errors.items()}
+        if self.hold:
+            self.failed.append(self._returned(f"{self.hold}", keys, barred, routes))
+        else:
+            for name, known in errors.items():
+                if own := keys & wanted.served(name):
+                    known.append(self._returned(name, own, barred, routes))
+        present_maps = Maps({name: installed.table(name) for name in MAP_NAMES})
+        maps = held_back(goal.maps, present_maps, keys)
+        names = host_names(maps[ROUTES])
+        addresses = {host: one for host, one in goal.addresses.items() if host in names}
+        return _Goal(maps, addresses), replace(wanted, errors=errors)
+
+    def _returned(
+        self,
+        source: str,
+        keys: AbstractSet[str],
+        barred: Mapping[str, Sequence[str]],
+        routes: Table,
+    ) -> Refused:
+        """A source's lists, by their addresses, lead to where Postfix must not connect."""
+        postfix = self.directory.postfix
+        hosts = sorted({parse_next_hops(routes[key])[-1].host for key in keys} & barred.keys())
+        told = [
+            host if list(barred[host]) == [host] else f"{host} ({', '.join(barred[host])})"
+            for host in hosts
+        ]
+        family = as_lmtp.barred_families(postfix)
+        fix = as_lmtp.let_use_both(postfix)
+        hint = "give the source an address: or a destination: that Postfix may use"
+        return Refused(
+            f"{source}: {' and '.join(told)} is {family}, which inet_protocols keeps Postfix from"
+            f" using, so it would accept mail and return it; refused:"
+            f" {changes.named('list', lists_of(keys))}; what is installed stays",
+            f"let lmtp(8) use {family}: {fix}; or {hint}" if fix else hint,
+        )
+
     def _tell_held(self, as_held: _Goal | None, goal: _Goal | None, request: Request) -> None:
         """Says what waits, for as long as something does."""
         if as_held and goal:
@@ -448,6 +522,8 @@ class _Pass:
         except SyncError as error:
             self.notices.append(Notice(error.message, error.hint))
             before = None
+        if before and before.peer:
+            before = replace(before, peer=before.peer.usable(self.directory.postfix.families))
         current = self.records.stamp(name)
         fixed = source.fixed_address
         address = fixed or (FOUND_OUT if source.address else None)
@@ -722,6 +798,7 @@ class _Pass:
             generation=self.generations.installed(self.directory.texts()),
             held=self.hold,
             waiting=self.waiting,
+            families=self.directory.postfix.families,
         )
 
     def _source_report(

@@ -30,7 +30,7 @@ from postfix_sync.model import (
     Table,
     Verdict,
 )
-from postfix_sync.postfix import Postfix, Service
+from postfix_sync.postfix import LMTP, Postfix, Service
 from postfix_sync.sync import Report
 from postfix_sync.tables import next_hops_of
 
@@ -175,9 +175,6 @@ class Host:
         """postfix-sync itself with this configuration, as an operator types it."""
         return self.config.command(*arguments)
 
-
-LMTP = ("lmtp", "unix")
-"""Name and type of the service in master.cf that routes name."""
 
 SYSTEMD = Path("/run/systemd/system")
 """It is there where systemd runs (sd_booted(3))."""

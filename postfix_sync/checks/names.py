@@ -15,13 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from postfix_sync.as_lmtp import DNS, NATIVE, Answer, Resolver
+from postfix_sync.as_lmtp import (
+    DNS,
+    NATIVE,
+    Answer,
+    Resolver,
+    barred,
+    barred_families,
+    let_use_both,
+)
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError, why
 from postfix_sync.hosts import BEGIN, END, parse
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.interfaces import is_own
-from postfix_sync.model import Finding
+from postfix_sync.model import Finding, family_of
 from postfix_sync.system import mount_of, read_file, without_links
 
 NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
@@ -182,10 +190,33 @@ def _judged(name: str, answer: Answer) -> Finding:
     return ok(finding, seen)
 
 
+async def families(host: Host) -> AsyncIterator[Finding]:
+    """lmtp(8) may use the family of each next hop that is an IP address."""
+    name, postfix = "family", host.postfix
+    hops = {*host.destinations, *(one for named in host.named.values() for one in named)}
+    found = await barred(postfix, {one.host for one in hops if not one.is_name}, {})
+    family = barred_families(postfix)
+    for one in sorted(hops):
+        if one.host in found:
+            yield failure(
+                f"{name}:{one.endpoint}",
+                f"{one.endpoint}: inet_protocols keeps lmtp(8) from using {family}",
+                "Postfix accepts mail for its lists and returns it (Address family for hostname not"
+                " supported). The command lets lmtp(8) use both; or give the source an address: or"
+                " a destination: that Postfix may use",
+                let_use_both(postfix),
+            )
+    if not found:
+        yield ok(name, f"lmtp(8) may use IPv{' and IPv'.join(map(str, sorted(postfix.families)))}")
+
+
 async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[Cause, None]:
     """The causes that explain why a name is not found, the one to be mended first before others."""
     resolver, known = _resolver(host), _in_hosts(host)
     path = host.config.hosts.file
+    address = host.addresses.get(name)
+    if address and family_of(address) not in host.postfix.families:
+        yield _barred(host, address)
     if name in host.addresses and name not in known:
         yield Cause(f"It is not in {path}: the next pass enters it.", host.command("--once"))
     native = host.set_lmtp("lmtp_host_lookup", NATIVE)
@@ -209,12 +240,18 @@ async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[
     elif resolver.family:
         others = await replace(resolver, family=0).look_up(name)
         if others.addresses:
-            barred = "which inet_protocols keeps Postfix from using"
-            yield Cause(f"It has only {_listed(others)}, {barred}.", None)
+            yield _barred(host, _listed(others))
     yield Cause(
         "Nobody here knows the name: give the source an address: (which is then entered in"
         f" {path}), or a destination: lmtp:[IP ADDRESS]:PORT, which needs no name.",
         None,
+    )
+
+
+def _barred(host: Host, addresses: str) -> Cause:
+    return Cause(
+        f"It has only {addresses}, which inet_protocols keeps Postfix from using.",
+        let_use_both(host.postfix),
     )
 
 

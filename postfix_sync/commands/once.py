@@ -84,7 +84,7 @@ async def _probes(
 ) -> AsyncIterator[list[ProbeResult]]:
     """Probes all destinations, and once more those that were up and did not answer."""
     section = configuration.probe
-    asked = lmtp.targets(report.routes, report.replicas)
+    asked = lmtp.targets(report.routes, report.replicas, report.families)
     while asked:
         found = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         yield found

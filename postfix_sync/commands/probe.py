@@ -1,17 +1,18 @@
 """postfix-sync probe: is Mailman's LMTP server there, and does it take mail?"""
 
 import argparse
+import contextlib
 import json
 import logging
 from typing import TYPE_CHECKING
 
-from postfix_sync import lmtp, nagios
+from postfix_sync import lmtp, nagios, postfix
 from postfix_sync.commands import complete, load
-from postfix_sync.errors import Exit, OutOfReach, SyncError
+from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.log import tell
 from postfix_sync.maps import installed_routes
-from postfix_sync.model import ProbeResult
+from postfix_sync.model import BOTH_FAMILIES, Families, ProbeResult
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -20,15 +21,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Probes what is named, or what is installed."""
     configuration = load(options)
-    results = complete(
-        lmtp.probe_all(
-            _targets(configuration, options),
-            options.level or configuration.probe.level.replace("off", "rcpt"),
-            configuration.probe.timeout,
-            _known_hosts(configuration),
-            within=nagios.WITHIN if options.nagios else None,
-        )
-    )
+    results = complete(_probe(configuration, options))
     if options.nagios:
         return _as_plugin(configuration, results)
     if options.json:
@@ -47,6 +40,19 @@ def run(options: argparse.Namespace) -> int:
     return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
 
 
+async def _probe(configuration: "Config", options: argparse.Namespace) -> list[ProbeResult]:
+    families = BOTH_FAMILIES
+    with contextlib.suppress(ConfigError):  # a server can be probed where there is no Postfix, too
+        families = await postfix.families_of(configuration.postfix.config_directory)
+    return await lmtp.probe_all(
+        _targets(configuration, options, families),
+        options.level or configuration.probe.level.replace("off", "rcpt"),
+        configuration.probe.timeout,
+        _known_hosts(configuration),
+        within=nagios.WITHIN if options.nagios else None,
+    )
+
+
 def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
     """Answers as a monitoring plugin. Raises OutOfReach where there is nothing to say."""
     if not results:
@@ -63,12 +69,14 @@ def _nothing(configuration: "Config") -> OutOfReach:
     )
 
 
-def _targets(configuration: "Config", options: argparse.Namespace) -> list[lmtp.Target]:
+def _targets(
+    configuration: "Config", options: argparse.Namespace, families: Families
+) -> list[lmtp.Target]:
     """What to probe: the named destinations, or those of the installed maps."""
     installed = lmtp.targets(installed_routes(configuration.postfix.map_directory), {})
     lists = {one.destination: one.recipient for one in installed}
     return [
-        lmtp.Target(one, options.rcpt or lists.get(one), doubting=True)
+        lmtp.Target(one, options.rcpt or lists.get(one), doubting=True, families=families)
         for one in options.destinations or lists
     ]
 

@@ -159,7 +159,8 @@ def place(one: Container, ours: Mapping[str, str]) -> Peer:
         others = f"; it is in {', '.join(networks[1:])}, too" if networks[1:] else ""
         addresses = tuple(interface.address for _, interface in near)
         subnets = tuple(str(interface.subnet) for _, interface in near)
-        return Peer(addresses, how=f"network {networks[0]}{others}", networks=subnets)
+        how = f"network {networks[0]}{others}"
+        return Peer(addresses, one.published, how=how, networks=subnets)
     if one.published:
         ports = ", ".join(f"{port} is {to.endpoint}" for port, to in sorted(one.published.items()))
         return Peer(published=one.published, how=f"published ports: {ports}")

@@ -720,6 +720,26 @@ def test_doctor_has_mailman_write_its_files(podman: Podman, mm: str, site: Site)
     assert finding(site, "source:lists")["status"] == "ok"
 
 
+def test_address_of_a_family_that_postfix_must_not_use_is_not_routed_to(
+    podman: Podman, mm: str, site: Site, idle_postfix: PostfixInstance
+) -> None:
+    """Mailman wrote the one that it has of IPv6; it has one of IPv4, too."""
+    podman.command("network", "create", "--ipv6", "--subnet", "fd00:77::/64", mm)
+    try:
+        podman.run(mm, f"--network={mm}")
+        found = podman.inspect(mm)["NetworkSettings"]["Networks"][mm]
+        v4, v6 = found["IPAddress"], found["GlobalIPv6Address"]
+        site.files.write(ANTS, hop=f"lmtp:[{v6}]:8024")
+        site.once()
+        assert routes(site) == {f"lmtp:[{v6}]:8024"}
+        idle_postfix.postconf(inet_protocols="ipv4")
+        site.once()
+        assert routes(site) == {f"lmtp:[{v4}]:8024"}
+        assert f"not at {v6}, which inet_protocols" in finding(site, f"container:{mm}")["seen"]
+    finally:
+        podman.command("network", "rm", "--force", "--time", "0", mm)
+
+
 def test_doctor_on_a_container_without_network(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm, "--network=none")
     site.files.write(ANTS, hop=NAME)

@@ -58,7 +58,26 @@ LOCAL = {8024: Destination("127.0.0.1", 18024), 9000: Destination("192.0.2.1", 9
 
 
 def test_its_address_in_a_network_of_this_host() -> None:
-    assert place(docker({"bridge": network(17)}, PUBLISHED), near(17)) == Peer(("172.17.0.2",))
+    found = place(docker({"bridge": network(17)}, PUBLISHED), near(17))
+    assert found == Peer(("172.17.0.2",), LOCAL)
+
+
+def test_address_of_a_family_that_postfix_must_not_use_is_not_chosen() -> None:
+    """In its place another address, or a published port; without either, it is kept as it is."""
+    only_v6 = {"own": {**network(18, v6=True), "IPAddress": "", "IPPrefixLen": 0}}
+    both = place(docker({"own": network(18, v6=True)}), near(18))
+    assert both.usable(frozenset({6})) == Peer(("fd00:18::2",))
+    assert both.usable(frozenset({4})) == Peer(("172.18.0.2",))
+    assert both.usable(frozenset({4, 6})) is both
+    published = place(docker(only_v6, PUBLISHED), near(18)).usable(frozenset({4}))
+    assert published == Peer(published=LOCAL)
+    assert published.reach("fd00:18::2", 8024) == LOCAL[8024]
+    assert published.how == (
+        "published ports: 8024 is 127.0.0.1:18024, 9000 is 192.0.2.1:9000; not at fd00:18::2, which"
+        " inet_protocols keeps Postfix from using"
+    )
+    nothing = place(docker(only_v6), near(18))
+    assert nothing.usable(frozenset({4})) is nothing
 
 
 def test_of_several_networks_the_first_by_name_of_those_near() -> None:

@@ -10,6 +10,7 @@ from postfix_sync.merge import (
     Claim,
     Clash,
     Ranking,
+    held_back,
     host_addresses,
     merge,
     with_unclaimed,
@@ -344,3 +345,28 @@ def test_merging_again_changes_nothing(claims: list[Claim]) -> None:
     ]
     for again in (recorded, recorded[::-1]):
         assert merge(again, {}, several_hops=True).tables.routes == first.tables.routes
+
+
+def maps(*names: str, hop: str = "lmtp:[m]:24", aliases: Mapping[str, str] | None = None) -> Maps:
+    return Maps.of(tables(*names, hop=hop, aliases=aliases))
+
+
+def test_list_that_is_held_back_stays_as_installed_or_out() -> None:
+    installed = maps(ANTS, hop="lmtp:[old]:24")
+    wanted = maps(ANTS, BEES, CATS)
+    found = held_back(wanted, installed, {*nine(ANTS), *nine(CATS)})
+    assert lists_of(found["postfix_recipients"]) == {ANTS, BEES}
+    assert found["postfix_lmtp"][ANTS] == "lmtp:[old]:24"
+    assert found["postfix_lmtp"][BEES] == "lmtp:[m]:24"
+    assert found["postfix_domains"] == {"b.c": "b.c"}, "no domain without a list"
+    assert held_back(wanted, installed, set()).tables == wanted.tables
+
+
+def test_aliases_of_list_that_is_held_back_are_held_back_with_it() -> None:
+    wanted = maps(ANTS, BEES, aliases={"ants@host": ANTS, "bees@host": BEES})
+    nothing = maps()
+    found = held_back(wanted, nothing, {*nine(ANTS)})
+    assert set(found["postfix_vmap"]) == {*nine("bees@host")}
+    before = maps(ANTS, aliases={"ants@old": ANTS})
+    found = held_back(wanted, before, {*nine(ANTS)})
+    assert set(found["postfix_vmap"]) == {*nine("bees@host"), *nine("ants@old")}
