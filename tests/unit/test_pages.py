@@ -36,6 +36,24 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+MANUAL = DOCS / "man/postfix-sync.8"
+
+
+@pytest.mark.parametrize(
+    "document", [README, MANUAL, *sorted(DOCS.glob("*.md"))], ids=lambda one: one.name
+)
+def test_commands_for_cron_and_containers_work_where_they_are_printed(document: Path) -> None:
+    """cron looks in /usr/bin and /bin only, and Mailman refuses to run as root."""
+    text = document.read_text().replace("\\-", "-")
+    for line in re.findall(r"^ *([*\d/]+ \* .*postfix-sync --once.*)$", text, re.MULTILINE):
+        assert re.fullmatch(
+            r"\* \* \* \* \* root (/usr/bin/postfix-sync|\$\(command -v postfix-sync\)) --once",
+            line,
+        )
+    for options in re.findall(r"docker exec (.*?)mailman (?:aliases|create|remove)\b", text):
+        assert options.startswith("-u mailman "), options
+
+
 def test_pages_are_found_and_followed() -> None:
     """README leads to each page for what people have, and some test follows it."""
     pages = [document.name for document in DOCS.glob("from-*.md")]
