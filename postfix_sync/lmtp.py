@@ -195,7 +195,7 @@ def consequence(result: ProbeResult) -> str:
 
 
 _BARRED = (
-    "postfix-sync doctor has the command that lets lmtp(8) use it; or give the source an address:"
+    "doctor has the command that lets lmtp(8) use that family; or give the source an address:"
     " or a destination: that Postfix may use"
 )
 
