@@ -13,7 +13,8 @@ from postfix_sync.changes import iso, seconds_of
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.model import MAP_NAMES, Finding
 from postfix_sync.sources import NAMES
-from postfix_sync.system import denied_hint, program
+from postfix_sync.sync import LOCK_NAME
+from postfix_sync.system import denied_hint, is_private, program
 
 OVERDUE = 900.0
 """Seconds without a pass, or three intervals if that is longer: cron may be told to make fewer."""
@@ -34,7 +35,7 @@ GONE_AT_BOOT = (Path("/run"), Path("/var/run"))
 
 
 async def state_directory(host: Host) -> AsyncIterator[Finding]:
-    """It is there, root's, and stays over a reboot."""
+    """It is there, root's, stays over a reboot, and only root can lock the lock."""
     path = host.config.state_directory
     quoted = shlex.quote(str(path))
     if not path.exists():
@@ -49,13 +50,23 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
         return
     found = path.stat()
     seen = f"{path}, owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}"
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+    lock = path / LOCK_NAME
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield warning(
             "state_directory",
             seen,
             "whoever can write there can change what is remembered of a source, and so where its"
             " lists' mail goes",
             f"chown root: {quoted} && chmod go-w {quoted}",
+        )
+    elif lock.exists() and not is_private(lock.stat()):
+        found = lock.stat()
+        yield warning(
+            "state_directory",
+            f"{lock}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+            "any user of this host who can open it can lock it (flock(1)), and hold up a pass for"
+            " 30 s; the next pass puts a file in its place that only root can open",
+            host.command("--once"),
         )
     elif any(path.is_relative_to(one) for one in GONE_AT_BOOT):
         yield warning(

@@ -92,6 +92,7 @@ class MainCf:
     def _make_directory(self) -> None:
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(mode=0o700, exist_ok=True)
+        self.directory.chmod(0o700)  # it may have been there, copied with another mode
 
     async def edited(self, text: str, changes: Sequence[Change]) -> str:
         """What postconf(1) makes of a text.

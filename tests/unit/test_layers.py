@@ -60,7 +60,6 @@ LAYERS = [
     {"main_cf.edit", "main_cf.smtpd"},
     {
         "containers.engine",
-        "log",
         "postfix",
         "sources.ssh_connection",
         "systemd",
@@ -79,7 +78,7 @@ LAYERS = [
     },
     {"sources"},
     {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system"},
-    {"tables"},
+    {"log", "tables"},
     {"model", "terminal"},
     {"errors", "interfaces", "name_lookup"},
     {"__init__", "containers", "main_cf"},
