@@ -20,6 +20,9 @@ from postfix_sync.model import (
 from postfix_sync.plan import MakeVisible, Plan, Publish
 from postfix_sync.tables import lists_of
 
+LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+"""Of what a datetime can be, in seconds since the epoch."""
+
 NAMED_AT_MOST = 5
 
 _WHY_BUILT = {
@@ -141,8 +144,12 @@ def preview_hosts(
 
 
 def iso(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Seconds since the epoch as ISO 8601 in UTC; the closest of the years 1970 to 9999.
+
+    A file's time may be any number.
+    """
+    moment = datetime.fromtimestamp(min(max(seconds, 0), LAST_SECOND), UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds_of(moment: str) -> float:

@@ -15,6 +15,7 @@ the recipients are those of the routes: so 100,000 lists are 3.4 MB, and half a 
 import asyncio
 import gzip
 import hashlib
+import ipaddress
 import json
 import os
 import time
@@ -23,11 +24,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, TypeAlias, TypedDict
 
 from postfix_sync.changes import iso
 from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why
-from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Table
+from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Notice
+from postfix_sync.stored import Damaged, parse
 from postfix_sync.system import (
     denied_hint,
     discard,
@@ -38,9 +40,15 @@ from postfix_sync.system import (
     space_hint,
     unwritable,
 )
-from postfix_sync.tables import parse_next_hops
+from postfix_sync.tables import check_entries, parse_next_hops
 
 SUFFIX = ".json.gz"
+
+LAST_NUMBER = 999_999_999
+"""No generation has a larger one: a change a second takes 30 years to get there."""
+
+UNPACKING = (OSError, EOFError, zlib.error)
+"""What gzip raises where a file is damaged."""
 
 Texts: TypeAlias = Mapping[str, tuple[int, int]]
 """What tells one version of the installed texts from another: by map, time of change (ns), size."""
@@ -118,7 +126,7 @@ class Generations:
         found = []
         for path in self.directory.glob(f"[1-9]*{SUFFIX}"):
             number = path.name.removesuffix(SUFFIX)
-            if number.isdecimal():
+            if number.isascii() and number.isdecimal() and int(number) <= LAST_NUMBER:
                 with suppress(FileNotFoundError):  # it goes as another comes
                     found.append((path.stat().st_mtime_ns, int(number)))
         return sorted(found, reverse=True)
@@ -132,11 +140,10 @@ class Generations:
         try:
             at = path.stat().st_mtime
             header, _, content = gzip.decompress(read_file(path)).partition(b"\n")
-            described = json.loads(header)
+            described = parse(header, _Header)
             if hashlib.sha256(content).hexdigest() != described["sha256"]:
-                raise ValueError("its content is not what was written")
-            tables = _tables(json.loads(content))
-            return Generation(number, at, tables, _table(described["hosts"]))
+                raise Damaged("its content is not what was written")
+            return Generation(number, at, _tables(content), described["hosts"])
         except FileNotFoundError:
             kept = ", ".join(map(str, sorted(self.numbers())))
             raise NoSuchGeneration(
@@ -145,7 +152,7 @@ class Generations:
             ) from None
         except PermissionError as error:
             raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error) as error:
+        except (*UNPACKING, ValueError) as error:
             raise ApplyError(
                 f"{path}: is damaged, so generation {number} can't be put back: {why(error)}",
                 f"others can: see {self.listing}; this one is of no use: rm {path}",
@@ -165,10 +172,23 @@ class Generations:
         return None
 
     def _read_note(self) -> tuple[int, Texts] | None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found = json.loads(read_file(self._note))
+        with suppress(OSError, ValueError):
+            found = parse(read_file(self._note), _Note)
             texts = {name: (mtime, size) for name, (mtime, size) in found["texts"].items()}
-            return int(found["generation"]), texts
+            return found["generation"], texts
+        return None
+
+    def damage(self) -> Notice | None:
+        """What is wrong with the note of what is installed; the next one replaces it."""
+        try:
+            parse(read_file(self._note), _Note)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return Notice(
+                f"{self._note}: is damaged: {why(error)}; it is written anew, and which generation"
+                " is installed is not known until then"
+            )
         return None
 
     async def keep(
@@ -211,9 +231,9 @@ class Generations:
 
     def _digest(self, number: int) -> str | None:
         """What a generation says of its content."""
-        unreadable = suppress(OSError, ValueError, KeyError, TypeError, EOFError, zlib.error)
+        unreadable = suppress(*UNPACKING, ValueError)
         with unreadable, open_file(self.path(number)) as packed, gzip.open(packed) as file:
-            return str(json.loads(file.readline())["sha256"])
+            return parse(file.readline(), _Header)["sha256"]
         return None
 
     def _next(self, known: list[int]) -> int:
@@ -246,16 +266,11 @@ class Generations:
     def held(self) -> Hold | None:
         """The order that there is, if any; one that can't be read is an order as well."""
         try:
-            found = json.loads(read_file(self._hold))
-            before = found["before"]
-            return Hold(
-                int(found["generation"]),
-                float(found["since"]),
-                None if before is None else int(before),
-            )
+            found = parse(read_file(self._hold), _Hold)
+            return Hold(found["generation"], float(found["since"]), found["before"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError):
             since = 0.0
             with suppress(OSError):
                 since = self._hold.lstat().st_mtime
@@ -306,23 +321,65 @@ def _content(tables: MailmanTables) -> bytes:
     return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
 
 
-def _tables(found: Any) -> MailmanTables:
-    """Raises ValueError, KeyError or TypeError where it is nothing that `_content` has made."""
+def _tables(content: bytes) -> MailmanTables:
+    """Raises ValueError where it is nothing that `_content` has made."""
+    found = parse(content, _Content)
     routes = {
         address: next_hop
         for next_hop, addresses in found["routes"].items()
         for address in addresses
     }
     if not all(map(parse_next_hops, found["routes"])):
-        raise ValueError("it has a route that is no next hop")
-    aliases = _table(found["aliases"])
+        raise Damaged("it has a route that is no next hop")
+    aliases = check_entries(found["aliases"])
     if not routes.keys() >= set(aliases.values()):
-        raise ValueError("it has an alias that leads nowhere")
-    return MailmanTables(_table(routes), _table(found["domains"]), aliases)
+        raise Damaged("it has an alias that leads nowhere")
+    return MailmanTables(check_entries(routes), check_entries(found["domains"]), aliases)
 
 
-def _table(found: Any) -> Table:
-    table: dict[str, str] = dict(found)
-    if not all(isinstance(one, str) for entry in table.items() for one in entry):
-        raise TypeError("it has an entry that is no text")
-    return table
+def _is_number(number: int) -> bool:
+    return 0 < number <= LAST_NUMBER
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_pair(numbers: list[int]) -> bool:
+    return len(numbers) == 2
+
+
+_Number: TypeAlias = Annotated[int, _is_number]
+
+
+class _Header(TypedDict):
+    """The first line of a generation's file; the rest is its `_Content`."""
+
+    sha256: str
+    hosts: dict[str, Annotated[str, _is_address]]
+
+
+class _Content(TypedDict):
+    routes: dict[str, list[str]]
+    """By next hop, the addresses."""
+    domains: dict[str, str]
+    aliases: dict[str, str]
+
+
+class _Note(TypedDict):
+    """installed.json."""
+
+    generation: _Number
+    texts: dict[str, Annotated[list[int], _is_pair]]
+
+
+class _Hold(TypedDict):
+    """held.json."""
+
+    generation: _Number
+    since: float
+    before: _Number | None

@@ -135,7 +135,7 @@ class MapDirectory:
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
             check_owner(self.path)
-            self._staging.mkdir(mode=0o700, exist_ok=True)
+            self._make_staging()
             if reload_owed:
                 write_file(self._staging / RELOAD_OWED, b"", MAP_MODE)
         except OSError as error:
@@ -145,6 +145,15 @@ class MapDirectory:
             shutil.rmtree(self._staging)
         except OSError as error:
             raise unwritable(self._staging, error) from None
+
+    def _make_staging(self) -> None:
+        """Makes the directory, and makes room in it: files only are staged, and replace files."""
+        if not self._staging.is_dir():
+            discard(self._staging)
+        self._staging.mkdir(mode=0o700, exist_ok=True)
+        for found in self._staging.iterdir():
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
 
     def reloaded(self) -> None:
         """Postfix works with all that was published so far."""

@@ -9,17 +9,34 @@ import ipaddress
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
-from postfix_sync.model import MailmanTables, Peer, Record, Table
+from postfix_sync.model import MailmanTables, Peer, Record
+from postfix_sync.stored import Damaged, parse
 from postfix_sync.system import denied_hint, discard, read_file, replace_file, unwritable
-from postfix_sync.tables import parse_destination
+from postfix_sync.tables import check_entries, parse_destination, parse_unjudged
 
 SUFFIX = ".json"
 
 Stamp: TypeAlias = tuple[int, int]
 """What tells one version of a record from another: inode and time of change (ns)."""
+
+
+class _Peer(TypedDict):
+    addresses: list[str]
+    published: dict[str, str]
+    is_here: bool
+
+
+class _Record(TypedDict):
+    """The file, as `write` writes it."""
+
+    peer: _Peer | None
+    left_out: list[str]
+    domains: dict[str, str]
+    aliases: dict[str, str]
+    routes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,22 +70,15 @@ class Records:
     def _read(self, source: str) -> Record | None:
         path = self._path(source)
         try:
-            return _record(json.loads(read_file(path)))
+            return _record(read_file(path))
         except FileNotFoundError:
             return None
         except PermissionError as error:
             raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except (OSError, ValueError) as error:
             raise ApplyError(
-                f"{path}: is no record of a source's lists: {error!r}; it is written anew when the"
-                " source has been read, and no list is removed until then"
+                f"{path}: is no record of a source's lists: {why(error)}; it is written anew when"
+                " the source has been read, and no list is removed until then"
             ) from None
 
     async def write(self, source: str, record: Record) -> None:
@@ -100,18 +110,18 @@ class Records:
         discard(self._path(source))
 
 
-def _record(found: Any) -> Record:
-    """Raises ValueError, KeyError or TypeError where it is not one that `write` has written."""
-    routes, aliases = _table(found["routes"]), _table(found["aliases"])
-    peer, left_out = found["peer"], found["left_out"]
+def _record(content: bytes) -> Record:
+    """Raises ValueError where it is not one that `write` has written."""
+    found = parse(content, _Record)
+    routes, aliases = check_entries(found["routes"]), check_entries(found["aliases"])
+    for next_hop in set(routes.values()):
+        parse_unjudged(next_hop)
     if not set(aliases.values()) <= routes.keys():
-        raise ValueError("an alias leads nowhere")
-    if not isinstance(left_out, list):
-        raise TypeError("left_out is no list")
+        raise Damaged("an alias leads nowhere")
     return Record(
-        tables=MailmanTables(routes, _table(found["domains"]), aliases),
-        peer=None if peer is None else _peer(peer),
-        left_out=frozenset(left_out),
+        tables=MailmanTables(routes, check_entries(found["domains"]), aliases),
+        peer=_peer(found["peer"]) if found["peer"] else None,
+        left_out=frozenset(found["left_out"]),
     )
 
 
@@ -120,14 +130,7 @@ def _peer_as_json(peer: Peer) -> dict[str, object]:
     return {"addresses": peer.addresses, "published": published, "is_here": peer.is_here}
 
 
-def _peer(found: Any) -> Peer:
+def _peer(found: _Peer) -> Peer:
     published = {int(port): parse_destination(hop) for port, hop in found["published"].items()}
     addresses = tuple(str(ipaddress.ip_address(one)) for one in found["addresses"])
-    return Peer(addresses, published, is_here=found["is_here"] is True)
-
-
-def _table(found: Any) -> Table:
-    table: dict[str, str] = dict(found)
-    if not all(isinstance(value, str) for value in table.values()):
-        raise TypeError("a value is no text")
-    return table
+    return Peer(addresses, published, is_here=found["is_here"])

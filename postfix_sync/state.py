@@ -11,26 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    TypeAlias,
-    TypedDict,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypedDict
 
 from postfix_sync import __version__
 from postfix_sync.changes import iso, seconds_of
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError, why, worst
+from postfix_sync.log import LOG
 from postfix_sync.merge import Ranking
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.queue import Waiting
+from postfix_sync.stored import loads, shaped
 from postfix_sync.sync import LOCK_NAME, Report, SourceReport
 from postfix_sync.system import denied_hint, lock, read_file, replace_file, unwritable
 
@@ -48,7 +38,16 @@ DOWN_AFTER = 2
 NOBODY_THERE = PHASES[:3]
 """A probe that fails in one of these phases, up to the greeting, has met no Mailman."""
 
-Moment: TypeAlias = Annotated[str, iso]
+
+def _is_moment(text: str) -> bool:
+    """Whether `iso` could have written it."""
+    try:
+        return iso(seconds_of(text)) == text
+    except (ValueError, OverflowError):
+        return False
+
+
+Moment: TypeAlias = Annotated[str, _is_moment]
 """A time as `iso` writes it."""
 
 
@@ -390,6 +389,24 @@ def _unknown_source() -> SourceStatus:
     )
 
 
+def _new() -> Status:
+    """A status that says nothing."""
+    return Status(
+        version=__version__,
+        updated=iso(time.time()),
+        generation=None,
+        held=False,
+        held_since=None,
+        waiting="",
+        sources={},
+        maps={},
+        destinations={},
+        clusters={},
+        passes=no_passes(),
+        queue=None,
+    )
+
+
 def no_passes() -> PassesStatus:
     """What is known of them before the first one."""
     return PassesStatus(
@@ -413,6 +430,10 @@ def _state(error: SyncError) -> str:
             return "refused"
         case _:
             return "failed"
+
+
+class NoStatus(OutOfReach):
+    """status.json is there, and holds something else."""
 
 
 @dataclass(frozen=True)
@@ -439,42 +460,36 @@ class StatusFile:
         Raises ApplyError, NotPermitted, or OutOfReach where another pass holds the lock too long.
         """
         async with lock(self.directory / LOCK_NAME):
-            status = change(self.read_or_new())
+            status = change(self._read_to_replace())
             try:
                 replace_file(self.path, json.dumps(status, indent=2).encode() + b"\n")
             except OSError as error:
                 raise unwritable(self.path, error) from None
             return status
 
+    def _read_to_replace(self) -> Status:
+        """As `read_or_new`; a damaged file is named, once, as it is about to go."""
+        try:
+            return self.read()
+        except NoStatus as error:
+            LOG.warning("%s; it is started anew, its counters at zero", error.message)
+        except SyncError:
+            pass  # there is none
+        return _new()
+
     def read_or_new(self) -> Status:
         """The status as it stands, or one that says nothing."""
         try:
             return self.read()
         except SyncError:
-            return Status(
-                version=__version__,
-                updated=iso(time.time()),
-                generation=None,
-                held=False,
-                held_since=None,
-                waiting="",
-                sources={},
-                maps={},
-                destinations={},
-                clusters={},
-                passes=no_passes(),
-                queue=None,
-            )
+            return _new()
 
     def read(self) -> Status:
         """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
         try:
-            found = json.loads(read_file(self.path))
-            # Neither NaN nor half a character, which is no JSON, and no text, for anybody else.
-            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+            found = loads(read_file(self.path))
             _complete(found)
-            if not _fits(found, Status):
-                raise ValueError("something is missing, or of another kind")
+            return shaped(found, Status)
         except PermissionError as error:
             raise NotPermitted(
                 f"{self.path}: {why(error)}", denied_hint(self.path, error)
@@ -484,12 +499,10 @@ class StatusFile:
                 f"{self.path}: {why(error)}: no pass has been made yet",
                 f"make one: {self.once}",
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise OutOfReach(
+        except (OSError, ValueError) as error:
+            raise NoStatus(
                 f"{self.path}: is no status file: {why(error)}", f"make a pass: {self.once}"
             ) from None
-        status: Status = found
-        return status
 
 
 def _complete(found: object) -> None:
@@ -514,34 +527,3 @@ def _complete(found: object) -> None:
             one.setdefault("failures", int(down))
             one.setdefault("last_failure", one.get("since") if down else None)
             one.setdefault("last_flush", None)
-
-
-def _fits(value: object, kind: Any) -> bool:
-    """Whether JSON is of a kind: TypedDict, dict[str, kind], list, kind | None, Moment, plain."""
-    if is_typeddict(kind):
-        kinds = get_type_hints(kind, include_extras=True)
-        return (
-            isinstance(value, dict)
-            and kinds.keys() <= value.keys()
-            and all(_fits(value[key], kinds[key]) for key in kinds)
-        )
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(
-            _fits(one, get_args(kind)[1]) for one in value.values()
-        )
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(one, get_args(kind)[0]) for one in value)
-    if get_origin(kind) is Annotated:
-        return isinstance(value, str) and _is_moment(value)
-    if get_origin(kind) in {UnionType, Union}:
-        return any(_fits(value, one) for one in get_args(kind))
-    number = kind is float and type(value) is int
-    return type(value) is kind or number
-
-
-def _is_moment(text: str) -> bool:
-    """Whether `iso` could have written it."""
-    try:
-        return iso(seconds_of(text)) == text
-    except (ValueError, OverflowError):
-        return False

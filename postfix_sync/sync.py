@@ -315,6 +315,8 @@ class _Pass:
     ) -> Report:
         installed = await self.directory.read()
         answers = usable(answers, self.directory.postfix.families)
+        if damage := self.generations.damage():
+            self.notices.append(damage)
         asked = [await self._asked(one, answers.get(one.name)) for one in self.config.sources]
         if request.force:
             asked = [replace(one, policy=one.policy.unguarded()) for one in asked]

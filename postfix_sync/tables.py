@@ -80,6 +80,19 @@ _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
 
 
+def check_entries(table: Table) -> Table:
+    """`table`, if each entry of it can be a line of a map; raises ValueError, saying what is wrong.
+
+    It may have a million entries, so nothing else is looked at.
+    """
+    keys = "".join(table)
+    if not f"{keys}{''.join(table.values())}".isprintable() or " " in keys:
+        raise ValueError("an entry has a blank or a control character")
+    if not all(key and value and key[0] != "#" for key, value in table.items()):
+        raise ValueError("an entry can't be a line of a map")
+    return table
+
+
 # A large file names few domains and fewer destinations, over and over.
 @functools.lru_cache(maxsize=4096)
 def check_domain(text: str) -> str:

@@ -16,6 +16,7 @@ from postfix_sync import postfix
 from postfix_sync.errors import ApplyError, Busy, NotPermitted, why
 from postfix_sync.main_cf.setup_steps import Change, Step, from_json, to_json
 from postfix_sync.postfix import Postfix
+from postfix_sync.stored import Damaged
 from postfix_sync.system import (
     denied_hint,
     discard,
@@ -71,9 +72,9 @@ class MainCf:
             return ()
         except OSError as error:
             raise _unreadable(path, error) from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except Damaged as error:
             raise ApplyError(
-                f"{path}: is no record of what setup has changed: {error!r}; nothing was done",
+                f"{path}: is no record of what setup has changed: {error}; nothing was done",
                 f"mv {path} {path}.damaged, and undo by hand what postconf -n shows of the maps",
             ) from None
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Annotated, NotRequired, TypeAlias, TypedDict
 
 from postfix_sync.main_cf.match_list import items
+from postfix_sync.stored import parse
 
 ACCEPTING = frozenset(
     {
@@ -171,15 +172,56 @@ def to_json(steps: Iterable[Step]) -> bytes:
     return json.dumps({"steps": [asdict(step) for step in steps]}, indent=1).encode() + b"\n"
 
 
+def _is_text(text: str) -> bool:
+    """Whether it may have been in main.cf, each byte of which is a character."""
+    return all(ord(character) < 256 for character in text)
+
+
+def _is_value(text: str) -> bool:
+    """Whether postconf(1) may have printed it, and takes it."""
+    return _is_text(text) and "\0" not in text
+
+
+_Text: TypeAlias = Annotated[str, _is_text]
+_Value: TypeAlias = Annotated[str, _is_value]
+
+
+class _Change(TypedDict):
+    parameter: _Value
+    before: _Value | None
+    after: _Value | None
+    default: NotRequired[_Value]
+    why: NotRequired[str]
+
+
+class _Step(TypedDict):
+    before: _Text
+    after: _Text
+    changes: list[_Change]
+    confirmed: bool
+
+
+class _Steps(TypedDict):
+    steps: list[_Step]
+
+
 def from_json(content: bytes) -> tuple[Step, ...]:
-    """The inverse of `to_json`. Raises ValueError, KeyError or TypeError on anything else."""
-    found: list[dict[str, Any]] = json.loads(content)["steps"]
+    """The inverse of `to_json`. Raises Damaged on anything else."""
     return tuple(
         Step(
-            before=str(one["before"]),
-            after=str(one["after"]),
-            changes=tuple(Change(**change) for change in one["changes"]),
-            confirmed=bool(one["confirmed"]),
+            before=one["before"],
+            after=one["after"],
+            changes=tuple(
+                Change(
+                    change["parameter"],
+                    change["before"],
+                    change["after"],
+                    change.get("default", ""),
+                    change.get("why", ""),
+                )
+                for change in one["changes"]
+            ),
+            confirmed=one["confirmed"],
         )
-        for one in found
+        for one in parse(content, _Steps)["steps"]
     )

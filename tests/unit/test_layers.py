@@ -80,7 +80,7 @@ LAYERS = [
     {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system"},
     {"log", "tables"},
     {"model", "terminal"},
-    {"errors", "interfaces", "name_lookup"},
+    {"errors", "interfaces", "name_lookup", "stored"},
     {"__init__", "containers", "main_cf"},
 ]
 PURE = {
@@ -100,6 +100,7 @@ PURE = {
     "containers.relocate",
     "show",
     "sources.ssh_errors",
+    "stored",
     "tables",
     "wanted",
     "main_cf.wiring",
