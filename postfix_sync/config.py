@@ -1,8 +1,8 @@
 """The configuration: YAML, read strictly.
 
 Every problem is reported at once, each with file, line, the key's path, what was expected, and for
-an unknown key the one that was probably meant. pydantic does the validating, PyYAML's safe loader
-the reading; keys that stand twice, which YAML forbids and PyYAML lets pass, are refused here.
+an unknown key the one that was probably meant. strict_yaml does the reading, pydantic the
+validating.
 """
 
 import difflib
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,12 +25,17 @@ from pydantic import (
     ValidationError,
 )
 
+from postfix_sync import strict_yaml
 from postfix_sync.errors import ConfigError, NotPermitted, quote, why
 from postfix_sync.model import Destination, Policy
-from postfix_sync.system import denied_hint, read_file
+from postfix_sync.strict_yaml import At, Document, NotYaml, dotted
+from postfix_sync.system import denied_hint, open_file
 from postfix_sync.tables import check_domain, check_host, parse_destination
 
 DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")
+
+SIZE_AT_MOST = 2**20
+"""Bytes of a configuration: 20,000 domains, and what PyYAML reads in ten seconds."""
 
 NAME_LENGTH = 100
 """Characters of a source's name at most: files are named after it."""
@@ -356,16 +360,21 @@ def load(path: Path) -> Config:
 
     Raises ConfigError with every problem on a line of its own, or NotPermitted.
     """
-    document = _read(path)
-    values, lines, problems = _compose(document, path)
+    content = _read(path)
     try:
-        config = Config.model_validate(values)
+        document = strict_yaml.load(content)
+    except NotYaml as error:
+        raise ConfigError(f"{path}:{error.line}: not valid YAML: {error.problem}") from None
+    problems = set(document.problems)
+    try:
+        config = Config.model_validate({} if document.value is None else document.value)
     except ValidationError as error:
-        problems += [_problem(found, lines) for found in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        problems |= {_problem(one, document) for one in errors if not _is_told(one, document)}
     else:
-        problems += [
-            (_line(at, lines), f"{_dotted(at)}: {text}") for at, text in _contradictions(config)
-        ]
+        problems |= {
+            (_line(at, document), f"{dotted(at)}: {text}") for at, text in _contradictions(config)
+        }
     if problems:
         raise ConfigError(
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
@@ -406,7 +415,8 @@ def _contradictions_in_container(
 
 def _read(path: Path) -> bytes:
     try:
-        return read_file(path)
+        with open_file(path) as file:
+            content = file.read(SIZE_AT_MOST + 1)
     except PermissionError as error:
         raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
     except OSError as error:
@@ -415,51 +425,20 @@ def _read(path: Path) -> bytes:
             "one key is enough: sources: [{path: /srv/mailman_var/data}];"
             " another file is named with -c FILE",
         ) from None
+    if len(content) > SIZE_AT_MOST:
+        raise ConfigError(f"{path}: has more than {SIZE_AT_MOST} bytes, too many to be read")
+    return content
 
 
-_Lines = dict[tuple[str | int, ...], int]
-_Problems = list[tuple[int, str]]
+def _is_told(found: Any, document: Document) -> bool:
+    """Whether one of pydantic's findings is about a value that has its problem already."""
+    at: At = found["loc"]
+    return any(at[:length] in document.refused for length in range(len(at) + 1))
 
 
-def _compose(document: bytes, path: Path) -> tuple[Any, _Lines, _Problems]:
-    """The document's value, the line of each key path, and the keys that stand twice."""
-    try:
-        # yaml.SafeLoader itself, not safe_load: the node tree knows the lines.
-        loader = yaml.SafeLoader(document)
-        root = loader.get_single_node()
-        lines: _Lines = {(): 1}
-        problems = list(_walk(root, (), lines)) if root else []
-        values = loader.construct_document(root) if root else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split()).replace(' in "<byte string>"', "")
-        raise ConfigError(f"{path}:1: not valid YAML: {said or 'nested too deeply'}") from None
-    return ({} if values is None else values), lines, problems
-
-
-def _walk(node: yaml.Node, at: tuple[str | int, ...], lines: _Lines) -> Iterator[tuple[int, str]]:
-    """Notes the line of everything below `node`; yields the keys that stand twice."""
-    if isinstance(node, yaml.SequenceNode):
-        for number, item in enumerate(node.value):
-            lines[*at, number] = item.start_mark.line + 1
-            yield from _walk(item, (*at, number), lines)
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line, name = key.start_mark.line + 1, str(key.value)
-            if name in seen:
-                yield line, f"{_dotted((*at, name))}: stands here a second time"
-            seen.add(name)
-            lines[*at, name] = line
-            yield from _walk(value, (*at, name), lines)
-
-
-def _problem(found: Any, lines: _Lines) -> tuple[int, str]:
+def _problem(found: Any, document: Document) -> tuple[int, str]:
     """One of pydantic's findings (a dict), as line and text."""
-    at: tuple[str | int, ...] = found["loc"]
+    at: At = found["loc"]
     text = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     match found["type"]:
         case "missing":
@@ -470,22 +449,21 @@ def _problem(found: Any, lines: _Lines) -> tuple[int, str]:
             text = "expected a mapping of keys"
         case "too_short":
             text = "expected one source"
-    return _line(at, lines), f"{_dotted(at) or 'the file'}: {text}"
+    note = document.notes.get(at)
+    if note and (found["type"] == "string_type" or not note.is_number):
+        text += f"; {note.text}"
+    return _line(at, document), f"{dotted(at) or 'the file'}: {text}"
 
 
-def _line(at: tuple[str | int, ...], lines: _Lines) -> int:
+def _line(at: At, document: Document) -> int:
     """Where a key stands, or the closest one around it that does."""
-    while at not in lines:
+    while at not in document.lines:
         at = at[:-1]
-    return lines[at]
+    return document.lines[at]
 
 
-def _did_you_mean(at: tuple[str | int, ...]) -> str:
+def _did_you_mean(at: At) -> str:
     section = _SECTIONS.get(tuple(part for part in at[:-1] if isinstance(part, str)))
     keys = list(section.model_fields) if section else []
-    close = difflib.get_close_matches(str(at[-1]), keys, n=1)
+    close = difflib.get_close_matches(str(at[-1])[:80], keys, n=1)
     return f'; did you mean "{close[0]}"?' if close else f"; known here: {', '.join(keys)}"
-
-
-def _dotted(at: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")

@@ -166,9 +166,12 @@ def test_sighup_takes_a_good_configuration(site: Site) -> None:
     [
         ("sources:\n  - path: /srv\nprobes: {}\n", 3, 'probes: unknown key; did you mean "probe"?'),
         ("sources: [\n", 2, "not valid YAML"),
+        ("sources:\n- path: /m\n  name: !!timestamp now\n", 3, 'sources[0].name: "now" is read as'),
+        ("a: &a [*a]\n", 1, "not valid YAML: an anchor"),
+        ('a: "\\UFFFFFFFF"\n', 1, "not valid YAML: it can't be read"),
         (None, None, AWAY),
     ],
-    ids=["unknown key", "no YAML", "no file"],
+    ids=["unknown key", "no YAML", "no date", "an anchor in itself", "no character", "no file"],
 )
 def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
     site: Site, text: str | None, line: int | None, says: str

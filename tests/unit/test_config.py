@@ -3,16 +3,33 @@
 import ast
 import os
 import re
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from postfix_sync import config
-from postfix_sync.errors import ConfigError
+from postfix_sync.errors import ConfigError, NotPermitted
 from postfix_sync.model import Destination
 
 ONE = "sources: [{path: /srv/mailman_var/data}]\n"
+
+IN_QUOTES = "write it in quotes if it is text"
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in pairwise("abcdefghij")
+)
+"""Ten lines: ten billion values."""
+
+MERGE_BOMB = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
+    for old, new in pairwise("abcdefghij")
+)
 
 
 def load(directory: Path, text: str | bytes) -> config.Config:
@@ -241,7 +258,8 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
             "sources: [{path: /m, domains: [a..b, c.d, 3]}]",
             [
                 '1: sources[0].domains[0]: "a..b" is no mail domain',
-                "1: sources[0].domains[2]: expected a valid string",
+                "1: sources[0].domains[2]: expected a valid string; 3 is read as a number; "
+                + IN_QUOTES,
             ],
         ),
         (
@@ -294,6 +312,284 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
 )
 def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:
     assert problems(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        # What PyYAML's constructors stumble over.
+        ("name: !!timestamp now", 'name: "now" is read as a date; ' + IN_QUOTES),
+        ("name: !!int ''", 'name: "" is not a number'),
+        ("name: !!int x", 'name: "x" is not a number'),
+        ("name: !!float x", 'name: "x" is not a number'),
+        ("name: !!float ''", 'name: "" is not a number'),
+        (
+            "name: !!bool x",
+            'name: "x" has the tag "!!bool", which means nothing here; write it in quotes',
+        ),
+        (
+            "name: !!null x",
+            'name: "x" has the tag "!!null", which means nothing here; write it in quotes',
+        ),
+        (
+            "name: !!binary x",
+            'name: "x" has the tag "!!binary", which means nothing here; write it in quotes',
+        ),
+        ("name: !x y", 'name: "y" has the tag "!x", which means nothing here; write it in quotes'),
+        (
+            "name: =",
+            'name: "=" has the tag "!!value", which means nothing here; write it in quotes',
+        ),
+        ("name: !!set {a, b}", 'name: the tag "!!set" means nothing here'),
+        ("name: !!omap [a: 1]", 'name: the tag "!!omap" means nothing here'),
+        (
+            "name: !!python/object:os.system {}",
+            'name: the tag "!!python/object:os.system" means nothing here',
+        ),
+        ("name: !!str [a]", 'name: the tag "!!str" means nothing here'),
+        # What is not what it looks like.
+        (
+            "ssh: {host: h, port: 0022}",
+            'ssh.port: "0022" is read as 18; write 18, or put it in quotes if it is text',
+        ),
+        (
+            "ssh: {host: h, port: 22:22}",
+            'ssh.port: "22:22" is read as 1342; write 1342, or put it in quotes if it is text',
+        ),
+        (
+            "ssh: {host: h, port: 0x16}",
+            'ssh.port: "0x16" is read as 22; write 22, or put it in quotes if it is text',
+        ),
+        (
+            "ssh: {host: h, port: 0b1}",
+            'ssh.port: "0b1" is read as 1; write 1, or put it in quotes if it is text',
+        ),
+        (
+            "ssh: {host: h, port: 1_000}",
+            'ssh.port: "1_000" is read as 1000; write 1000, or put it in quotes if it is text',
+        ),
+        (
+            "interval: 1:30",
+            'interval: "1:30" is read as 90; write 90, or put it in quotes if it is text',
+        ),
+        (
+            "interval: .inf",
+            'interval: ".inf" is read as inf; write inf, or put it in quotes if it is text',
+        ),
+        ("name: 2026-11-27", 'name: "2026-11-27" is read as a date; ' + IN_QUOTES),
+        ("name: no", f"name: expected a valid string; no is read as false; {IN_QUOTES}"),
+        ("name: On", f"name: expected a valid string; On is read as true; {IN_QUOTES}"),
+        ("name: null", f"name: expected a valid string; null is read as nothing; {IN_QUOTES}"),
+        ("name: 7", f"name: expected a valid string; 7 is read as a number; {IN_QUOTES}"),
+        ("name: 1.10", f"name: expected a valid string; 1.10 is read as a number; {IN_QUOTES}"),
+        (
+            "interval: off",
+            'interval: expected a duration such as 500ms, 30s, 5m or 1h, not "False"; off is read',
+        ),
+        ("domains: [no]", f"domains[0]: expected a valid string; no is read as false; {IN_QUOTES}"),
+        # Numbers and texts of any size.
+        (
+            "ssh: {host: h, port: " + "9" * 5000 + "}",
+            f'ssh.port: "{"9" * 80}…" has 5000 digits; ' + IN_QUOTES,
+        ),
+        (
+            "ssh: {host: h, port: " + "9" * 17 + "}",
+            "ssh.port: expected less than or equal to 65535",
+        ),
+        ("name: " + "x" * 500_000, "name: expected 100 characters at most, not 500000"),
+        ("x" * 500 + "y: 1", "x" * 80 + ": unknown key; known here: name, path"),
+        ('"a\\nb\\x1b": 1', "a\\nb\\x1b: unknown key; known here: name, path"),
+        (
+            'name: "\\ud800"',
+            'name: expected letters, digits, dots, dashes, underscores, not "\\ud800"',
+        ),
+        # Keys.
+        ("1: x", "1: unknown key; known here: name, path"),
+        ("no: x", "no: unknown key; known here: name, path"),
+        ("? [a]\n  : x", ": expected a name as key, not a list or a mapping"),
+        ("<<: 1", "<<: expected a mapping, or a list of mappings"),
+        ("<<: [{interval: 1s}, 2]", "<<: expected a mapping, or a list of mappings"),
+    ],
+)
+def test_what_yaml_reads_is_said(tmp_path: Path, text: str, problem: str) -> None:
+    [found] = problems(tmp_path, f"sources:\n- path: /m\n  {text}\n")
+    assert found.startswith(f"3: sources[0].{problem}".replace(".:", ":"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"a: 1\n---\nb: 1\n", "2: not valid YAML: but found another document"),
+        (b"a: 1\nb: \0\n", "2: not valid YAML: unacceptable character #x0000"),
+        ("a: ü\nb: \x07\n".encode(), "2: not valid YAML: unacceptable character #x0007"),
+        (b"a: 1\nb: \xff\n", "2: not valid YAML: unacceptable character #x00ff"),
+        (b"a: \xed\xa0\x80\n", "1: not valid YAML: unacceptable character #x00ed"),
+        (b"\xff\xfea", "1: not valid YAML: unacceptable character #x0061: truncated data"),
+        (b'a: 1\nb: "\\UFFFFFFFF"\n', "2: not valid YAML: it can't be read: "),
+        (b"%YAML 1." + b"1" * 5000 + b"\n---\na: 1\n", "1: not valid YAML: it can't be read: "),
+        (b"a: 1\nb: *x\n", "2: not valid YAML: found undefined alias 'x'"),
+        (
+            b"a: 1\nb: &a [*a]\n",
+            "2: not valid YAML: an anchor (&) whose content has an alias (*) of it",
+        ),
+        (
+            b"a: &a {<<: *a}\n",
+            "1: not valid YAML: an anchor (&) whose content has an alias (*) of it",
+        ),
+        (b"a: 1\nb: " + b"[" * 100_000, "2: not valid YAML: nested too deeply"),
+        (b"a: " + b"{a: " * 100_000, "1: not valid YAML: nested too deeply"),
+        (b"- " * 100_000, "1: not valid YAML: nested too deeply"),
+        (b"? " * 100_000, "1: not valid YAML: nested too deeply"),
+        (BOMB.encode(), "1: not valid YAML: more than 100000 values, aliases included"),
+        (MERGE_BOMB.encode(), "1: not valid YAML: more than 100000 values, aliases included"),
+        (
+            b"[" + b"1," * 100_000 + b"]",
+            "1: not valid YAML: more than 100000 values, aliases included",
+        ),
+        (b"a: !!int [1]", '1: a: the tag "!!int" means nothing here'),
+        (b"!!set {a}", '1: the file: the tag "!!set" means nothing here'),
+        (b"!!int 7_0", '1: the file: "7_0" is read as 70'),
+        (b"no", "1: the file: expected a mapping of keys; no is read as false"),
+    ],
+)
+def test_what_is_no_configuration_has_a_line(tmp_path: Path, text: bytes, problem: str) -> None:
+    began = time.process_time()
+    found = problems(tmp_path, text)
+    assert time.process_time() - began < 20
+    assert any(one.startswith(problem) for one in found), found
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has more than 1048576 bytes"):
+        load(tmp_path, ONE + "#" * 2**20)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_with_their_marks(tmp_path: Path, encoding: str) -> None:
+    text = "sources: [{path: /m, domains: [bücher.example]}]"
+    assert load(tmp_path, text.encode(encoding)).sources[0].domains == ["bücher.example"]
+
+
+def test_aliases_merges_and_tags_that_mean_what_they_look_like(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+sources:
+- &first {path: /a, name: !!str 0022, interval: &often 5s, ssh: &mm {host: mm, port: 23}}
+- {<<: *first, path: /b, name: b}
+- {path: /c, name: "no", ssh: *mm, interval: *often}
+- {<<: [{ssh: {host: x, port: !!int "24"}, path: /x}, *first], name: d}
+guard: {allow_empty: yes}
+probe: {flush: No}
+""",
+    )
+    assert [(one.name, str(one.path), one.interval) for one in found.sources] == [
+        ("0022", "/a", 5),
+        ("b", "/b", 5),
+        ("no", "/c", 5),
+        ("d", "/x", 5),
+    ]
+    assert [one.ssh.port for one in found.sources if one.ssh] == [23, 23, 23, 24]
+    assert (found.guard.allow_empty, found.probe.flush) == (True, False)
+
+
+def test_a_problem_in_what_an_alias_stands_for_is_told_for_each(tmp_path: Path) -> None:
+    text = "sources:\n- path: /a\n  ssh: &mm {hst: x, host: h}\n- path: /b\n  ssh: *mm\n"
+    said = "unknown key; did you mean"
+    assert [one.partition(said)[0] for one in problems(tmp_path, text)] == [
+        "3: sources[0].ssh.hst: ",
+        "3: sources[1].ssh.hst: ",
+    ]
+
+
+KEYS = [
+    "sources",
+    "path",
+    "name",
+    "ssh",
+    "host",
+    "port",
+    "probe",
+    "level",
+    "guard",
+    "max_size",
+    "<<",
+]
+_scalars = st.sampled_from(
+    [
+        *(
+            "/m",
+            "no",
+            "off",
+            "~",
+            "0022",
+            "22:22",
+            "1_0",
+            "2026-11-27",
+            "2026-99-99",
+            ".inf",
+            "1e400",
+        ),
+        *(
+            "''",
+            "50%",
+            "30s",
+            "*a",
+            "=",
+            "!!int ''",
+            "!!timestamp now",
+            "!!binary x",
+            "&a",
+            "? ",
+            "- ",
+        ),
+        *(
+            '"\\ud800"',
+            '"\\UFFFFFFFF"',
+            "lmtp:[x]:" + "9" * 5000,
+            "docker:x",
+            "::1",
+            "٣s",
+            "\u2028",
+        ),
+    ]
+) | st.text(max_size=8)
+_values: Any = st.recursive(
+    _scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda one: f"[{', '.join(one)}]")
+        | st.dictionaries(st.sampled_from(KEYS) | _scalars, inner, max_size=3).map(
+            lambda one: "{" + ", ".join(f"{key}: {value}" for key, value in one.items()) + "}"
+        )
+        | inner.map(lambda one: f"&a {one}")
+    ),
+    max_leaves=8,
+)
+_documents = st.lists(
+    st.tuples(st.sampled_from([*config.Config.model_fields, "a"]), _values), max_size=4
+).map(lambda lines: "".join(f"{key}: {value}\n" for key, value in lines))
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary()
+    | st.text().map(lambda one: one.encode("utf-8", "surrogatepass"))
+    | _documents.map(lambda one: one.encode("utf-8", "surrogatepass"))
+    | _values.map(
+        lambda one: f"sources: [{{path: /m, name: {one}}}]".encode("utf-8", "surrogatepass")
+    )
+)
+@example(b"sources: [{path: /m, destination: 'lmtp:[x]:" + b"9" * 5000 + b"'}]")
+@example(b"sources: [{path: /m, ssh: {host: h, jump: 'x:\xd9\xa3'}}]")
+def test_whatever_the_file_holds_it_is_a_configuration_or_an_error(
+    tmp_path: Path, content: bytes
+) -> None:
+    try:
+        load(tmp_path, content)
+    except (ConfigError, NotPermitted) as error:
+        lines = error.message.split("\n")
+        assert all(line.startswith(f"{tmp_path}/config.yaml:") for line in lines)
+        assert all(line.isprintable() for line in lines)
 
 
 def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:

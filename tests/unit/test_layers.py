@@ -79,7 +79,7 @@ LAYERS = [
     {"sources"},
     {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system"},
     {"log", "tables"},
-    {"model", "terminal"},
+    {"model", "strict_yaml", "terminal"},
     {"errors", "interfaces", "name_lookup", "stored"},
     {"__init__", "containers", "main_cf"},
 ]
@@ -112,7 +112,7 @@ LIBRARIES = {
     "prometheus_client": "monitoring.metrics",
     "pydantic": "config",
     "watchfiles": "sources.volume",
-    "yaml": "config",
+    "yaml": "strict_yaml",
 }
 
 MODULES = {
