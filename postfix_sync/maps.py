@@ -12,9 +12,12 @@ a link in .staging: it is one transaction, which readers see at once, or not at 
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
+import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +37,9 @@ from postfix_sync.model import (
 from postfix_sync.plan import SEEN_AT_ONCE
 from postfix_sync.postfix import Postfix
 from postfix_sync.system import (
+    LOCK_POLL,
     discard,
+    open_file,
     publish_file,
     read_file,
     room_hint,
@@ -52,6 +57,12 @@ SAMPLE = 1000
 """Entries that an index is asked for in every pass, to see that it still holds them."""
 
 NO_KEY = "nobody@invalid"
+
+KEPT_LOCKED = 2.0
+"""Seconds for which Postfix locks no index, unless somebody runs postmap(1) on a very large one."""
+
+_FLOCK = "hhqqi4x"
+"""struct flock of fcntl(2) with 64 bits: l_type, l_whence, l_start, l_len, l_pid."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,13 @@ class MapDirectory:
 
     async def read(self) -> Installed:
         """What is installed, read from the disk; changes nothing."""
-        maps = {name: await self._read_map(name) for name in MAP_NAMES}
+        kept_locked = await asyncio.gather(
+            *(is_kept_locked(self.index(name), self.map_type) for name in MAP_NAMES)
+        )
+        maps = {
+            name: await self._read_map(name, kept_locked=locked)
+            for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
+        }
         return Installed(
             maps,
             interrupted=self._staging.exists(),
@@ -111,10 +128,11 @@ class MapDirectory:
                 found[name] = (text.st_mtime_ns, text.st_size)
         return found
 
-    async def _read_map(self, name: str) -> InstalledMap:
+    async def _read_map(self, name: str, *, kept_locked: bool) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         table = await asyncio.to_thread(self._table, name)
-        if not index.is_file():  # postmap(1) takes a second to say so, or waits for a FIFO
+        # postmap(1) takes a second to say that there is none; for a FIFO, and a lock, it waits.
+        if not index.is_file() or kept_locked:
             return InstalledMap(table, Condition.BROKEN)
         sample = _sample(table or {})
         asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
@@ -202,6 +220,38 @@ class MapDirectory:
                 " (No space left on device?)",
                 room_hint(staged),
             )
+
+
+async def is_kept_locked(index: Path, map_type: str) -> bool:
+    """Whether an index has been locked for KEPT_LOCKED seconds, as Postfix's programs lock it.
+
+    Any user may lock a file that he can read. postmap(1) would then wait for him: to change an lmdb
+    index, which it locks with fcntl(2), and already to look into one of hash or btree, which it
+    locks with flock(2). A new index in the place of the old one is not locked.
+    """
+    give_up = time.monotonic() + KEPT_LOCKED
+    while _is_locked(index, map_type):
+        if time.monotonic() > give_up:
+            return True
+        await asyncio.sleep(LOCK_POLL)
+    return False
+
+
+def _is_locked(index: Path, map_type: str) -> bool:
+    """Whether somebody has the lock right now; not, where there is no such index."""
+    try:
+        with open_file(index) as file:
+            if map_type == "lmdb":
+                asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+                kind, *_ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+                return bool(kind != fcntl.F_UNLCK)
+            if map_type in {"hash", "btree"}:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass  # whoever looks into it says what is wrong with it
+    return False
 
 
 def check_owner(path: Path) -> None:

@@ -12,7 +12,7 @@ from postfix_sync.changes import counted, iso
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.errors import SyncError, why
 from postfix_sync.main_cf import wiring
-from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner
+from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner, is_kept_locked
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
 from postfix_sync.system import open_file
 
@@ -124,6 +124,8 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
     """What postmap(1) says of a map that it can't look into; it would wait for a FIFO."""
     try:
         open_file(index).close()
+        if await is_kept_locked(index, host.map_type):
+            return f"somebody keeps it locked; see who: fuser -v {index}"
         await host.postfix.query(host.map_type, text, ["nobody@invalid"])
     except OSError as error:
         return why(error)

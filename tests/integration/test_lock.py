@@ -75,7 +75,15 @@ def is_locked(descriptor: int) -> bool:
 # --- local users
 
 
-def test_a_local_user_who_locks_all_files_stops_no_sync(site: Site) -> None:
+@pytest.mark.parametrize("map_type", ["lmdb", "hash", "btree", "cdb"])
+def test_a_local_user_who_locks_all_files_stops_no_sync(
+    make_site: Callable[..., Site], idle_postfix: PostfixInstance, map_type: str
+) -> None:
+    site = make_site(map_type)
+    idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+    site.files.write(ANTS)
+    assert site.once() == ""
+    index = next(site.maps.glob("postfix_lmtp.*"))
     with locks_all(site.state, site.maps) as locked:
         before = list(locked)
         site.files.write(ANTS, BEES)
@@ -83,10 +91,20 @@ def test_a_local_user_who_locks_all_files_stops_no_sync(site: Site) -> None:
         assert site.once() == ""
         site.files.write(BEES)
         assert site.once() == ""
-    assert {site.state / "status.json", site.maps / "postfix_lmtp.lmdb"} <= set(before)
+    assert {site.state / "status.json", index} <= set(before)
     assert lock_of(site) not in before
     assert lock_of(site) not in locked
     assert site.installed(RECIPIENTS).keys() == set(nine(BEES))
+    assert site.stray() == set()
+
+
+def test_doctor_names_who_keeps_an_index_locked(site: Site) -> None:
+    index = site.maps / "postfix_lmtp.lmdb"
+    with locks_all(index):
+        report = examine(site)
+    assert report["map:postfix_lmtp"]["seen"] == (
+        f"{index}: somebody keeps it locked; see who: fuser -v {index}"
+    )
 
 
 def test_a_local_user_who_locks_all_files_stops_no_daemon(site: Site) -> None:

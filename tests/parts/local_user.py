@@ -8,35 +8,36 @@ from pathlib import Path
 
 NOBODY = 65534
 
-# Each file is locked once, and kept locked. It goes on until standard input ends.
+# Each file is locked once, and kept locked, until standard input ends: with flock(2), and what is
+# there at first with fcntl(2) as well.
 _LOCK_ALL = """
 import fcntl, json, os, select, sys
 
 held = {}
 
-def lock(path):
+def lock(path, also_posix):
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) in held:
-            os.close(descriptor)
-        else:
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) not in held:  # a close would end what lockf has locked
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if also_posix:
+                fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             held[found.st_dev, found.st_ino] = path
     except OSError:
         pass
 
-def lock_all():
+def lock_all(also_posix=False):
     for root in sys.argv[1:]:
-        lock(root)
+        lock(root, also_posix)
         for directory, directories, files in os.walk(root):
             for name in directories + files:
-                lock(os.path.join(directory, name))
+                lock(os.path.join(directory, name), also_posix)
 
 def tell():
     print(json.dumps(sorted(held.values())), flush=True)
 
-lock_all()
+lock_all(also_posix=True)
 tell()
 while not select.select([0], [], [], 0.005)[0]:
     lock_all()
