@@ -18,6 +18,7 @@ from postfix_sync.fetch import Fetched
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.main_cf.wiring import Classes
+from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import host_names
 from postfix_sync.model import (
     MAP_NAMES,
@@ -144,6 +145,12 @@ class Host:
         if not answer or not answer.peer or not answer.tables:
             return None
         return host_address(answer.tables.routes, answer.peer)
+
+    @property
+    def maps_are_built(self) -> bool:
+        """Whether each map has an index, so that main.cf may name it."""
+        ours = self.tables.ours
+        return MapDirectory(ours.directory, ours.map_type, self.postfix).is_built
 
     @property
     def lmtp(self) -> Service | None:

@@ -10,13 +10,14 @@ import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from postfix_sync.checks import Host, failure, ok
+from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.checks.files import FILE_TYPES
 from postfix_sync.checks.main_cf import lacking
+from postfix_sync.errors import SyncError
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.lookup import Found, Tables
 from postfix_sync.main_cf.match_list import below, items, keys
-from postfix_sync.main_cf.parameter import path_of, type_of
+from postfix_sync.main_cf.parameter import path_of, type_of, written
 from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
 from postfix_sync.queue import without_extension
 from postfix_sync.system import read_file
@@ -31,23 +32,56 @@ LISTED = frozenset({*wiring.ROLES, *wiring.CLASSES})
 
 async def routes(host: Host) -> AsyncIterator[Finding]:
     """transport_maps leads each list to its Mailman, whatever else it names."""
-    present = _value(host, "transport_maps")
-    taken = await _taken_routes(host, present)
+    taken = await _taken_routes(host, await _value(host, "transport_maps"))
     if not taken:
-        yield ok("routes", "no other table of transport_maps has a route for a list's address")
+        if error := host.tables.error(host.postfix.parameters["transport_maps"]):
+            yield _unanswered("routes", error, "another table routes mail to a list elsewhere")
+        else:
+            yield ok("routes", "no other table of transport_maps has a route for a list's address")
         return
-    first = host.tables.ours.reference(ROUTES)
-    reordered = ", ".join([first, *(one for one in items(present) if one != first)])
-    change = wiring.command(host.postfix, "postconf", "-e", f"transport_maps = {reordered}")
-    left = await _taken_routes(host, reordered)
+    change = maps_first(host)
+    left = await _taken_routes(host, await _expanded(host, change))
     edits = [_leaving_out(host, table) for table in sorted({one.table for _, one in left})]
     address, found = taken[0]
     why = "that table answers before postfix_lmtp does, so mail to the list goes there"
     if left:
         why += "; its patterns must leave out what comes to lists with a + in its address"
-    known = [one for one in edits if one]
-    fix = host.reloaded(" && ".join([change, *known])) if len(known) == len(edits) else None
+    fix = None
+    if all(edits):
+        built = [] if host.maps_are_built else [host.command("--once")]
+        edit = wiring.change(host.postfix, change)
+        fix = host.reloaded(" && ".join([*built, edit, *filter(None, edits)]))
     yield failure("routes", f"{address}: {found.table} says {found.value}", why, fix)
+
+
+async def order(host: Host) -> wiring.Setting | None:
+    """transport_maps with the map in front, where another table answers first; else None."""
+    taken = await _taken_routes(host, await _value(host, "transport_maps"))
+    return maps_first(host) if taken else None
+
+
+def maps_first(host: Host) -> wiring.Setting:
+    """transport_maps with the map in front of all other tables."""
+    parameter, first = "transport_maps", host.tables.ours.reference(ROUTES)
+    lacks = next((one.wanted for one in lacking(host) if one.parameter == parameter), None)
+    text = written(host.postfix, parameter) if lacks is None else lacks
+    return wiring.Setting(
+        parameter,
+        host.postfix.unexpanded[parameter],
+        ", ".join([first, *(one for one in items(text) if one != first)]),
+        f"{parameter} names other tables that route mail to lists elsewhere, and {first} not before"
+        " them",
+    )
+
+
+async def _expanded(host: Host, setting: wiring.Setting) -> str:
+    values = await host.postfix.expanded({setting.parameter: setting.wanted})
+    return values[setting.parameter]
+
+
+def _unanswered(name: str, error: SyncError, what: str) -> Finding:
+    why = f"can't tell whether {what}, before that table answers"
+    return warning(name, error.message, why)
 
 
 def _leaving_out(host: Host, table: str) -> str | None:
@@ -65,10 +99,12 @@ def _leaving_out(host: Host, table: str) -> str | None:
     return shlex.join(["sed", "-i", "-e", f"1i {text}", "-e", "$a endif", str(path)])
 
 
-def _value(host: Host, parameter: str) -> str:
-    """A parameter as it will be, with what is lacking in it."""
-    wanted = {one.parameter: one.wanted for one in lacking(host)}
-    return wanted.get(parameter, host.postfix.parameters[parameter])
+async def _value(host: Host, parameter: str) -> str:
+    """A parameter as it will be, with what is lacking in it, $names expanded."""
+    for one in lacking(host):
+        if one.parameter == parameter:
+            return await _expanded(host, one)
+    return host.postfix.parameters[parameter]
 
 
 def _addresses(host: Host) -> list[str]:
@@ -116,7 +152,7 @@ async def aliases(host: Host) -> AsyncIterator[Finding]:
         # virtual(5): the local part alone counts where the domain is a local one.
         short = [local, bare.rpartition("@")[0]] if domain in host.classes.local else []
         asked[address] = [address, bare, *short, f"@{domain}"]
-    found = await _find_all(host.tables, _value(host, "virtual_alias_maps"), asked)
+    found = await _find_all(host.tables, await _value(host, "virtual_alias_maps"), asked)
     taken = [
         (address, entry)
         for address, entry in found
@@ -124,16 +160,28 @@ async def aliases(host: Host) -> AsyncIterator[Finding]:
         if without_extension(address, delimiters) not in items(entry.value.lower())
     ]
     if not taken:
-        yield ok("aliases", "no virtual alias takes the mail of a list")
+        unknown = next(iter(host.classes.unknown.values()), None)
+        if error := host.tables.error(host.postfix.parameters["virtual_alias_maps"]) or unknown:
+            yield _unanswered("aliases", error, "a virtual alias takes the mail of a list")
+        else:
+            yield ok("aliases", "no virtual alias takes the mail of a list")
         return
     address, entry = taken[0]
+    # Others get their mail by it, too: without it, that would be refused.
+    wide = entry.key not in {address, without_extension(address, delimiters)}
     yield failure(
         "aliases",
         f"{address}: {entry.table} has {entry.key}, for {entry.value}",
-        "virtual aliases come before routes: mail to the list goes there instead; without that"
-        " entry, each address that it stood for needs one of its own",
-        _without_entry(host, entry),
+        "virtual aliases come before routes: mail to the list goes there instead"
+        + (_OTHERS_NEED_IT if wide else ""),
+        None if wide else _without_entry(host, entry),
     )
+
+
+_OTHERS_NEED_IT = (
+    ". The entry stands for other addresses, too, which would be refused without it. To keep the"
+    " list out of it, add aliases that lead each of its addresses to itself"
+)
 
 
 def _without_entry(host: Host, entry: Found) -> str | None:

@@ -4,12 +4,11 @@ What main.cf should say is decided in main_cf/wiring.py; here it is told, with w
 """
 
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from postfix_sync.checks import Host, failure, ok, warning
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.match_list import items
-from postfix_sync.maps import MapDirectory
 from postfix_sync.model import RECIPIENTS, Finding
 from postfix_sync.system import read_file
 
@@ -44,7 +43,15 @@ async def parameters(host: Host) -> AsyncIterator[Finding]:
     """Each parameter says what the maps need, and none says what does harm."""
     found = _by_parameter(host)
     for parameter in [*TOLD, *(one for one in found if one not in TOLD)]:
-        if one := found.get(parameter):
+        if host.classes.is_undecided(parameter):
+            domain, error = min(host.classes.unknown.items(), key=lambda one: one[0])
+            yield warning(
+                parameter,
+                f"{parameter} = {host.postfix.unexpanded[parameter]}",
+                f"can't tell whether that is right, because the address class of {domain} is not"
+                f" known: {error.message}",
+            )
+        elif one := found.get(parameter):
             seen = f"{parameter} = {one.present}"
             yield Finding(parameter, one.verdict, seen, one.problem, _remedy(host, one))
         else:
@@ -64,20 +71,28 @@ def _by_parameter(host: Host) -> dict[str, wiring.Setting]:
     return found
 
 
-def _remedy(host: Host, setting: wiring.Setting) -> str:
-    ours = host.tables.ours
-    built = MapDirectory(ours.directory, ours.map_type, host.postfix).is_built
-    first = "" if built else host.command("--once")
+def _remedy(host: Host, setting: wiring.Setting) -> str | None:
+    if setting.is_decision:
+        return None
+    first = "" if host.maps_are_built else host.command("--once")
     return wiring.only_built(first, setting, wiring.remedy(host.postfix, setting))
 
 
 async def list_domains(host: Host) -> AsyncIterator[Finding]:
     """Each list domain is in one of the parameters that give it its class."""
     classes, found = host.classes, _by_parameter(host)
+    left_open = wiring.left_open(host.postfix, classes)
     well: dict[str, int] = {}
     for domain in sorted(classes.domains):
         named = classes.parameters(domain)
-        if not named:
+        if error := classes.unknown.get(domain):
+            yield warning(
+                f"list_domains:{domain}",
+                error.message,
+                f"can't tell which address class {domain} has, before that can be read; no command"
+                " is printed that depends on it",
+            )
+        elif not named:
             yield _classless(host, domain, found.get("relay_domains"))
         elif both := double(named):
             mending = [found[one] for one in both if domain in _excluded(found.get(one))]
@@ -86,8 +101,10 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
                 f"{domain} is in {' and in '.join(both)}",
                 "it counts as what it is in the first of them, and Postfix warns of it with each"
                 " message",
-                " && ".join(_remedy(host, one) for one in mending) or None,
+                " && ".join(filter(None, (_remedy(host, one) for one in mending))) or None,
             )
+        elif domain in left_open:
+            yield warning(f"list_domains:{domain}", f"{domain} is in {named[0]}", left_open[domain])
         else:
             well[named[0]] = well.get(named[0], 0) + 1
     counted = ", ".join(f"{count} in {parameter}" for parameter, count in well.items())
@@ -119,20 +136,32 @@ async def overridden(host: Host) -> AsyncIterator[Finding]:
 
     That one of a content filter takes every recipient is no mistake: there these are empty.
     """
+    for finding in _overridden(host, OVERRIDES):
+        yield finding
+
+
+async def rerouted(host: Host) -> AsyncIterator[Finding]:
+    """The same of trivial-rewrite(8)'s routes alone."""
+    for finding in _overridden(host, {"trivial-rewrite": ("transport_maps",)}):
+        yield finding
+
+
+def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     lacks = {one.parameter for one in lacking(host)}
     for service in host.services:
-        for parameter in OVERRIDES.get(service.command, ()):
+        for parameter in overrides.get(service.command, ()):
             present = service.overrides.get(parameter)
+            counts = bool(present) or (present == "" and service.command == "trivial-rewrite")
             ours = host.tables.ours
             name = wiring.ROLES[parameter]
             in_main_cf = parameter in lacks or name in map(
                 ours.named, items(host.postfix.parameters[parameter])
             )
-            if not present or not in_main_cf or name in map(ours.named, items(present)):
+            if not counts or not in_main_cf or name in map(ours.named, items(present or "")):
                 continue
             place = f"{service.name}/{service.kind}/{parameter}"
             # postconf -P takes no white space in a value.
-            wanted = ",".join([*items(present), ours.reference(name)])
+            wanted = ",".join([*items(present or ""), ours.reference(name)])
             yield failure(
                 f"override:{place}",
                 f"master.cf: {service.name} {service.kind} has -o {parameter}={present}",
@@ -169,5 +198,16 @@ async def repeated(host: Host) -> AsyncIterator[Finding]:
                 f" not: {'; '.join(earlier)}",
                 "what the earlier one names is not used any more, and nobody meant that",
                 # Every one of its lines becomes this one; without any of them, mail would bounce.
-                host.edit(f"{parameter} = {merged}"),
+                None if _refuses(host, parameter) else host.edit(f"{parameter} = {merged}"),
             )
+
+
+def _refuses(host: Host, parameter: str) -> bool:
+    """Whether more in a parameter may mean that less is accepted, or goes elsewhere.
+
+    A list of recipients that is empty accepts all; and a domain may get another class.
+    """
+    if parameter in wiring.CLASSES:
+        return parameter != "relay_domains"
+    recipients = wiring.ROLES[parameter] == RECIPIENTS
+    return recipients and not host.postfix.parameters[parameter]

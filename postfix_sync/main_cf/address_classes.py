@@ -3,47 +3,71 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from postfix_sync.errors import SyncError
 from postfix_sync.main_cf.lookup import Tables
-from postfix_sync.main_cf.match_list import Pattern, Style, below, decision, items, keys, patterns
+from postfix_sync.main_cf.match_list import (
+    Pattern,
+    Style,
+    below,
+    decision,
+    items,
+    keys,
+    patterns,
+    unproxied,
+)
 from postfix_sync.main_cf.wiring import CLASSES, Classes
 from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS
-from postfix_sync.postfix import Postfix, list_file
+from postfix_sync.postfix import Postfix
 
 
 async def classify(tables: Tables) -> Classes:
-    """The classes of the mail domains of all lists, and of those that postfix_vmap has."""
+    """Finds the classes of the mail domains of all lists, and of those that postfix_vmap has."""
     domains = frozenset(tables.own[DOMAINS])
     mail_hosts = frozenset(key.rpartition("@")[2] for key in tables.own[ALIASES])
     postfix = tables.postfix
-    listed = {one: list(patterns(postfix.parameters[one], list_file)) for one in CLASSES}
+    listed = {one: list(patterns(postfix.parameters[one], tables.read)) for one in CLASSES}
     # There the maps can only be by mistake, and are taken out.
     listed["virtual_alias_domains"] = [
         one for one in listed["virtual_alias_domains"] if not tables.name(one.text)
     ]
-    decided = {
-        parameter: await _decide(tables, parameter, found, domains | mail_hosts)
-        for parameter, found in listed.items()
-    }
+    every = domains | mail_hosts
+    decided = {name: await _decide(tables, name, found, every) for name, found in listed.items()}
     others = [one for one in listed["relay_domains"] if not tables.name(one.text)]
-    anyway = await _decide(tables, "relay_domains", others, domains)
-    named = {
-        parameter: {domain for domain, is_named in found.items() if is_named}
-        for parameter, found in decided.items()
-    }
+    anyway = await _decide(tables, "relay_domains", others, every)
+    named = {parameter: _those(found, True) for parameter, found in decided.items()}
+    self_aliased = await _self_aliased(tables, domains & named["virtual_alias_domains"])
+
+    def unknown(domain: str) -> SyncError | None:
+        """Why its class can't be told, if it can't: the first parameter that names it counts."""
+        for parameter, found in {**decided, "relay_domains": anyway}.items():
+            said = found[domain]
+            if isinstance(said, SyncError):
+                return said
+            if said and parameter == "virtual_alias_domains" and domain not in self_aliased:
+                return tables.error(postfix.parameters["virtual_alias_maps"])
+            if said:
+                return None
+        return None
+
     return Classes(
         domains=domains,
         mail_hosts=mail_hosts,
         named=named,
-        relayed_anyway={domain for domain, is_named in anyway.items() if is_named},
-        kept_out={one for one, is_named in decided["relay_domains"].items() if is_named is False},
-        self_aliased=await _self_aliased(tables, domains & named["virtual_alias_domains"]),
+        relayed_anyway=domains & _those(anyway, True),
+        kept_out=_those(decided["relay_domains"], False),
+        self_aliased=self_aliased,
+        unknown={domain: error for domain in every if (error := unknown(domain))},
     )
+
+
+def _those(decided: Mapping[str, bool | SyncError | None], said: bool) -> AbstractSet[str]:
+    return {domain for domain, found in decided.items() if found is said}
 
 
 async def _decide(
     tables: Tables, parameter: str, listed: list[Pattern], domains: AbstractSet[str]
-) -> Mapping[str, bool | None]:
-    """What a parameter says of each domain; see `match_list.decision`."""
+) -> Mapping[str, bool | SyncError | None]:
+    """What a parameter says of each domain (`match_list.decision`), or why that can't be told."""
     style = _style(tables.postfix, parameter)
     held = {
         one.text: await tables.ask(
@@ -52,10 +76,19 @@ async def _decide(
         for one in listed
         if one.is_table
     }
-    return {
-        domain: decision(domain, listed, style, lambda table, key: key in held[table])
-        for domain in domains
-    }
+
+    def holds(table: str, key: str) -> bool:
+        if error := tables.unreadable.get(unproxied(table)):
+            raise error
+        return key in held[table]
+
+    def decide(domain: str) -> bool | SyncError | None:
+        try:
+            return decision(domain, listed, style, holds)
+        except SyncError as error:
+            return error
+
+    return {domain: decide(domain) for domain in domains}
 
 
 async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSet[str]:

@@ -6,13 +6,15 @@ if they were installed, which they may not be yet.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
-from postfix_sync.errors import SyncError
+from postfix_sync.errors import ApplyError, SyncError, why
 from postfix_sync.main_cf.match_list import PATTERN_TYPES, items, unproxied
 from postfix_sync.main_cf.parameter import Installation, type_of
 from postfix_sync.model import Table
 from postfix_sync.postfix import Postfix
+from postfix_sync.system import read_file
 
 TIMEOUT = 10.0
 """Seconds that one table may take: it may be another host's."""
@@ -35,9 +37,22 @@ class Tables:
     own: Mapping[str, Table]
     """The entries of the maps, by name."""
     unreadable: dict[str, SyncError] = field(default_factory=dict)
-    """The tables that can't be asked, and why."""
+    """The tables, and the files with lists of domains, that can't be read, and why."""
     _held: dict[str, dict[str, str]] = field(default_factory=dict)
     _asked: dict[str, set[str]] = field(default_factory=dict)
+
+    def read(self, path: str) -> str | None:
+        """The content of a file that a list in main.cf names; None where it can't be read."""
+        try:
+            return read_file(Path(path)).decode("utf-8", "replace")
+        except OSError as error:
+            self.unreadable[path] = ApplyError(f"{path}: {why(error)}")
+            return None
+
+    def error(self, value: str) -> SyncError | None:
+        """Why one of the tables in a parameter's value can't be asked, as far as it was tried."""
+        tables = (unproxied(one.lstrip("!")) for one in items(value))
+        return next((self.unreadable[one] for one in tables if one in self.unreadable), None)
 
     def name(self, table: str) -> str:
         """The map of ours, or Mailman's file, that a table is; else nothing."""

@@ -2,7 +2,8 @@
 
 A list holds names, `/file/names`, `type:table`, and `!` before any of them; the first pattern that
 matches decides (postconf(5) on relay_domains; match_list(3) and match_ops(3) in Postfix's source).
-What the files and the tables hold is handed in.
+What the files and the tables hold is handed in. At a file or table that can't be read, Postfix has
+no answer for what nothing before it has decided ("451 4.3.0 … Temporary lookup failure").
 """
 
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ class Pattern:
         """A lookup table, and not an address in brackets."""
         return ":" in self.text and not self.text.startswith("[")
 
+    @property
+    def is_unread_file(self) -> bool:
+        """A file that could not be read; what is in others stands in its place."""
+        return self.text.startswith("/")
+
 
 def items(value: str) -> list[str]:
     """What white space and commas separate in a parameter, outside of braces."""
@@ -56,12 +62,12 @@ def items(value: str) -> list[str]:
 
 
 def patterns(
-    value: str, read: Callable[[str], str], within: tuple[str, ...] = ()
+    value: str, read: Callable[[str], str | None], within: tuple[str, ...] = ()
 ) -> Iterator[Pattern]:
     """The patterns of a list in their order, with those in files that it names.
 
-    `read` gives the content of a file. A file that names itself, by way of those that it is
-    `within`, adds nothing; Postfix does not come to an end with it.
+    `read` gives the content of a file, None where it can't be read. A file that names itself, by
+    way of those that it is `within`, adds nothing; Postfix does not come to an end with it.
     """
     for item in items(value):
         text = item.lstrip("!")
@@ -70,6 +76,9 @@ def patterns(
             yield Pattern(text, negated)
             continue
         content = "" if text in within else read(text)
+        if content is None:
+            yield Pattern(text, negated)
+            continue
         lines = (line for line in content.splitlines() if not line.lstrip().startswith("#"))
         for one in patterns(" ".join(lines), read, (*within, text)):
             yield Pattern(one.text, one.negated != negated)
@@ -94,7 +103,7 @@ def decision(
 ) -> bool | None:
     """Whether a list names `domain`: False where a `!` keeps it out, None where nothing matches.
 
-    `holds` says whether a table has a key.
+    `holds` says whether a table, or an unread file, has a key. Raises what it raises.
     """
     for pattern in listed:
         if _matches(domain, pattern, style, holds):
@@ -105,7 +114,7 @@ def decision(
 def _matches(
     domain: str, pattern: Pattern, style: Style, holds: Callable[[str, str], bool]
 ) -> bool:
-    if pattern.is_table:
+    if pattern.is_table or pattern.is_unread_file:
         return any(holds(pattern.text, key) for key in keys(pattern.text, domain, style))
     name = pattern.text.lower()
     if name == domain:

@@ -84,6 +84,11 @@ class Edit:
         """Adds an item at the front, before what others match."""
         self.text = f"{item}, {self.text}" if self.text else item
 
+    def insert(self, item: str, before: str) -> None:
+        """Adds an item right before a table that the text names, by proxymap(8) or not."""
+        place = rf"(?<![^\s,])(?=(?:proxy:)?{re.escape(before)}(?![^\s,]))"
+        self.text = re.sub(place, lambda _: f"{item}, ", self.text, count=1)
+
     def replace(self, item: str, by: str = "") -> None:
         """Puts another item into the place of one, or nothing; also where the other is there."""
         if item not in items(self.text):

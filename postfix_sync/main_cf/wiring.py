@@ -6,8 +6,9 @@ alias, virtual mailbox, relay, or none. `settings` is the one place that knows; 
 notices, doctor and setup tell, or make, what it returns.
 
 A setting adds to what a parameter has, and what Postfix accepts today it accepts afterwards:
-defaults and `$names` stay, and where a parameter was empty, which accepts everything, what is not a
-list's stays accepted. Only the maps themselves in a wrong place, and Mailman's own files, go.
+defaults and `$names` stay, and where a parameter was empty, which accepts everything, unknown
+addresses are refused only in domains that main.cf names by the maps alone. Only the maps themselves
+in a wrong place, and Mailman's own files, go.
 """
 
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync.errors import ConfigError, NotPermitted
+from postfix_sync.errors import ConfigError, NotPermitted, SyncError
 from postfix_sync.main_cf.match_list import items, unproxied
 from postfix_sync.main_cf.parameter import Edit, Installation, path_of, type_of
 from postfix_sync.model import (
@@ -47,6 +48,17 @@ ROLES = {
 
 CLASSES = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains", "relay_domains")
 """The parameters that give a domain its class, in the order in which trivial-rewrite(8) asks."""
+
+BY_CLASS = frozenset(
+    {
+        *CLASSES,
+        "local_recipient_maps",
+        "relay_recipient_maps",
+        "unknown_local_recipient_reject_code",
+        "virtual_mailbox_maps",
+    }
+)
+"""The parameters of which the classes of the list domains decide what they have to be."""
 
 HARMLESS = {
     "mydestination": {DOMAINS},
@@ -84,6 +96,8 @@ class Classes:
     """Those that a `!` in relay_domains keeps out."""
     self_aliased: AbstractSet[str] = frozenset()
     """Those whose list addresses virtual_alias_maps knows, as aliases for themselves."""
+    unknown: Mapping[str, SyncError] = field(default_factory=dict)
+    """Those whose class can't be told, and what is wrong with the table that knows it."""
 
     def parameters(self, domain: str) -> list[str]:
         """The parameters that name a domain; the first is the one that counts."""
@@ -116,7 +130,25 @@ class Classes:
     @property
     def relayed(self) -> AbstractSet[str]:
         """The list domains that are to be relayed: all others."""
-        return self.domains - self.local - self.mailbox - self.kept_as_alias
+        known = self.domains - self.unknown.keys()
+        return known - self.local - self.mailbox - self.kept_as_alias
+
+    def is_undecided(self, parameter: str) -> bool:
+        """Whether it can't be told what a parameter has to be, as the class of a domain can't."""
+        return bool(self.unknown) and parameter in BY_CLASS
+
+    @property
+    def shared(self) -> AbstractSet[str]:
+        """The relayed list domains that relay_domains names without the maps.
+
+        Others than lists may have addresses there, which a transport, relayhost or MX reaches.
+        """
+        return (self.relayed & self.relayed_anyway) - self.aliased
+
+    @property
+    def only_lists(self) -> AbstractSet[str]:
+        """The relayed list domains that relay_domains names by the maps alone."""
+        return self.relayed - self.shared
 
     def _of(self, parameter: str) -> AbstractSet[str]:
         return {one for one in self.domains if self.parameters(one)[:1] == [parameter]}
@@ -136,6 +168,9 @@ class Setting:
     """WARNING where mail of the lists flows all the same."""
     first: str = ""
     """A command for a shell that has to come before, as what the value names is not there yet."""
+    is_decision: bool = False
+    """It would refuse addresses that are accepted, which only the operator can decide: no command
+    is printed for it."""
 
 
 def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) -> str:
@@ -191,11 +226,15 @@ def notices(
 
 
 def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Setting]:
-    """What main.cf lacks for the maps to work: one setting for a parameter at most."""
+    """What main.cf lacks for the maps to work: one setting for a parameter at most.
+
+    What depends on a domain's class is left out where that of any domain can't be told: Postfix has
+    no answer for its mail either, and a guess would be wrong once it has one again.
+    """
     edits = {one: Edit(postfix, one) for one in (*ROLES, "virtual_alias_domains", *NO_ROLE)}
     needed = _needed(postfix, ours, classes)
     for parameter, edit in edits.items():
-        _put_map(edit, ours, needed.get(parameter))
+        _put_map(edit, ours, classes, needed.get(parameter))
     _put_relayed(edits["relay_domains"], ours, classes)
     _put_others(edits["relay_recipient_maps"], ours, classes)
     _put_users(edits["local_recipient_maps"], ours)
@@ -204,7 +243,7 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
     found = [
         Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
         for parameter, edit in edits.items()
-        if edit.problem
+        if edit.problem and not classes.is_undecided(parameter)
     ]
     return [*found, *_delimiter(postfix), *_host_lookup(postfix, ours)]
 
@@ -236,7 +275,7 @@ def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[st
     return needed
 
 
-def _put_map(edit: Edit, ours: Installation, needed: Verdict | None) -> None:
+def _put_map(edit: Edit, ours: Installation, classes: Classes, needed: Verdict | None) -> None:
     """Makes a parameter name the map for it, as the type that is built, and no wrong one.
 
     `needed` is what it means where the map is not named, None where that is no fault.
@@ -265,7 +304,7 @@ def _put_map(edit: Edit, ours: Installation, needed: Verdict | None) -> None:
             named |= bool(needed)
     if needed and not named:
         edit.append(wanted)
-        edit.because(f"does not name {wanted}{_so(edit)}", needed)
+        edit.because(f"does not name {wanted}{_so(edit, classes)}", needed)
 
 
 def _at_home(parameter: str) -> AbstractSet[str]:
@@ -296,16 +335,19 @@ def _comes_from_elsewhere(edit: Edit, item: str) -> bool:
     return any(item in items(parameters.get(name, "")) for name in names)
 
 
-def _so(edit: Edit) -> str:
+def _so(edit: Edit, classes: Classes) -> str:
     if edit.parameter == "relay_recipient_maps" and not edit.items:
-        return f": {_EVERY_ADDRESS}"
+        return f": {_every_address(classes.only_lists)}"
     return ", so Postfix does not use that map"
 
 
-_EVERY_ADDRESS = (
-    "mail to any address in a list domain is accepted, and returned to whoever seems to have sent"
-    " it where there is no such list"
-)
+def _every_address(domains: AbstractSet[str]) -> str:
+    """What it means that every address of list domains is accepted."""
+    named = ", ".join(sorted(domains)) or "a list domain"
+    return (
+        f"mail to any address in {named} is accepted, and returned to the apparent sender where"
+        " there is no such list"
+    )
 
 
 def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
@@ -314,37 +356,35 @@ def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
     postfix_domains has all list domains. trivial-rewrite(8) says nothing of one that is in
     mydestination as well; of one that is a virtual one, it warns with each message.
     """
-    virtual = classes.mailbox | classes.kept_as_alias
-    if ours.reference(DOMAINS) not in map(unproxied, items(edit.text)):
-        double = virtual & classes.relayed_anyway
-        lost: AbstractSet[str] = frozenset()
-    else:
-        double = virtual - classes.kept_out
-        lost = classes.relayed & classes.kept_out
+    ours_is_named = ours.reference(DOMAINS) in map(unproxied, items(edit.text))
+    virtual = (classes.mailbox | classes.kept_as_alias) - classes.relayed_anyway
+    double = virtual - classes.kept_out if ours_is_named else frozenset()
+    lost = classes.relayed & classes.kept_out if ours_is_named else frozenset()
     for domain in sorted(lost):
         edit.because(f'keeps {domain} out with a "!": mail to its lists is refused')
         if f"!{domain}" in items(edit.text):
             edit.replace(f"!{domain}")
         else:
             edit.prepend(domain)
+    # Right before the map: what others name is matched first, subdomains of these among it.
+    below = [one for one in classes.relayed if any(one.endswith(f".{two}") for two in double)]
+    for item in [*sorted(below), *(f"!{one}" for one in sorted(double))]:
+        edit.insert(item, ours.reference(DOMAINS))
     for domain in sorted(double):
         edit.because(
             f"names {domain}, which is a virtual domain, too: Postfix warns of that with each"
             " message",
             Verdict.WARNING,
         )
-        edit.prepend(f"!{domain}")
-    for domain in sorted(classes.relayed):
-        if any(domain.endswith(f".{one}") for one in double):
-            edit.prepend(domain)
 
 
 def _others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) -> list[str]:
-    """What relay_domains names besides list domains."""
+    """What relay_domains names besides domains that it names for lists only."""
     return [
         item
         for item in items(postfix.parameters["relay_domains"])
-        if not (ours.named(item) or ours.of_mailman(item) or item.lower() in classes.domains)
+        if not (ours.named(item) or ours.of_mailman(item))
+        if item.lower() not in classes.domains - classes.shared
         if not item.startswith("!")
     ]
 
@@ -352,12 +392,12 @@ def _others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) ->
 def _others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
     """Whether relay_recipient_maps can get the map without refusing the mail of other domains.
 
-    A table within main.cf needs Postfix 3.7, and says which the list domains are.
+    A table within main.cf needs Postfix 3.7, and says which domains have nothing but lists.
     """
     return (
         bool(postfix.parameters["relay_recipient_maps"])
         or not _others_relayed(postfix, ours, classes)
-        or (bool(classes.relayed) and postfix.at_least(3, 7))
+        or (bool(classes.only_lists) and postfix.at_least(3, 7))
     )
 
 
@@ -366,27 +406,53 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
 
     Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
     """
-    wanted = _others(classes)
     present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
+    # What an earlier setup has closed is not opened again because main.cf names it since.
+    closed = classes.only_lists | (_closed_by(present) & classes.relayed)
+    wanted = _others(closed)
     if not edit.items and edit.text and _others_relayed(edit.postfix, ours, classes):
         edit.append(wanted)
-    elif present and present != wanted and classes.relayed:
+    elif present and present != wanted and closed:
         edit.replace(present, wanted)
         edit.because(
-            f"names {present}, which takes every address of other domains; the list domains are"
-            f" {', '.join(sorted(classes.relayed))} now",
+            f"names {present}, which has every address of other domains; the domains that have"
+            f" nothing but lists are {', '.join(sorted(closed))} now",
             Verdict.WARNING,
         )
 
 
-def _others(classes: Classes) -> str:
-    """A table that has every address which is not in a relayed list domain."""
-    domains = "|".join(one.replace(".", r"\.") for one in sorted(classes.relayed))
+def _others(closed: AbstractSet[str]) -> str:
+    """A table that has every address which is not in one of these domains."""
+    domains = "|".join(one.replace(".", r"\.") for one in sorted(closed))
     return f"{_OTHERS}({domains})$$/ OK}}}}"
 
 
+def _closed_by(table: str) -> AbstractSet[str]:
+    """The domains of which such a table has no address."""
+    domains = table.removeprefix(f"{_OTHERS}(").partition(")")[0].replace("\\", "")
+    return frozenset(filter(None, domains.split("|")))
+
+
 _OTHERS = "regexp:{{!/@"
-"""How an item begins that names everything which is not in a list domain."""
+"""How an item begins that names everything which is not in certain list domains."""
+
+
+def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
+    """The list domains in which every address is accepted, and stays so; each with the reason.
+
+    Only the operator can tell whether others than lists have addresses there.
+    """
+    present = items(postfix.parameters["relay_recipient_maps"])
+    tables = [one for one in present if one.startswith(_OTHERS)]
+    if present and not tables:
+        return {}
+    return {
+        domain: f"relay_domains names {domain} without postfix_domains, too, so it may have other"
+        " addresses than those of lists. Every address of it stays accepted, also one that does not"
+        " exist; to refuse those, relay_recipient_maps has to list all that exist"
+        for domain in sorted(classes.shared)
+        if all(domain not in _closed_by(one) for one in tables)
+    }
 
 
 def _put_virtual(edit: Edit, classes: Classes) -> None:
@@ -480,7 +546,8 @@ def advice(
             " sent it, unless a restriction has reject_unlisted_recipient"
         )
         name = "smtpd_reject_unlisted_recipient"
-        found.append(Setting(name, "no", "yes", f"{name} = no: {why}", Verdict.WARNING))
+        problem = f"{name} = no: {why}. With yes, what no table lists is refused, in all domains"
+        found.append(Setting(name, "no", "yes", problem, Verdict.WARNING, is_decision=True))
     return found
 
 
@@ -493,9 +560,10 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
     # Those that are local as well, as in relay_domains = $mydestination, are not relayed.
     local = items(postfix.parameters["mydestination"])
-    others = [one for one in _others_relayed(postfix, ours, classes) if one not in local]
+    named = {*local, *classes.domains}
+    others = [one for one in _others_relayed(postfix, ours, classes) if one.lower() not in named]
     if only_ours and others and classes.relayed:
-        first, table = _others_anywhere(postfix, classes)
+        first, table = _others_anywhere(postfix, classes.relayed)
         yield Setting(
             edit.parameter,
             postfix.unexpanded[edit.parameter],
@@ -510,23 +578,22 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
 def _open_beside_others(
     postfix: "Postfix", ours: Installation, classes: Classes
 ) -> Iterator[Setting]:
-    """List domains of which every address is accepted, before Postfix 3.7.
+    """List domains of which every address is accepted, before Postfix 3.7, and no other's is.
 
     setup leaves them so: it makes no table of its own outside of main.cf.
     """
     name = "relay_recipient_maps"
-    if classes.relayed and not _others_can_be_kept(postfix, ours, classes):
-        first, table = _others_anywhere(postfix, classes)
+    if classes.only_lists and not _others_can_be_kept(postfix, ours, classes):
+        first, table = _others_anywhere(postfix, classes.only_lists)
         wanted = f"{ours.reference(RECIPIENTS)}, {table}"
-        yield Setting(
-            name, "", wanted, f"{name} is empty: {_EVERY_ADDRESS}", Verdict.WARNING, first
-        )
+        why = f"{name} is empty: {_every_address(classes.only_lists)}"
+        yield Setting(name, "", wanted, why, Verdict.WARNING, first)
 
 
-def _others_anywhere(postfix: "Postfix", classes: Classes) -> tuple[str, str]:
+def _others_anywhere(postfix: "Postfix", closed: AbstractSet[str]) -> tuple[str, str]:
     """The same as `_others` for any Postfix: where it has to be a file, the command that makes it
     comes first, else nothing."""
-    table = _others(classes)
+    table = _others(closed)
     if postfix.at_least(3, 7):
         return "", table
     path = postfix.config_directory / "outside_of_list_domains"
@@ -622,8 +689,12 @@ def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:
     """The command that makes a setting in this instance."""
-    change = command(postfix, "postconf", "-e", f"{setting.parameter} = {setting.wanted}")
-    return reloaded(postfix, " && ".join(filter(None, [setting.first, change])))
+    return reloaded(postfix, " && ".join(filter(None, [setting.first, change(postfix, setting)])))
+
+
+def change(postfix: "Postfix", setting: Setting) -> str:
+    """The command that changes main.cf alone."""
+    return command(postfix, "postconf", "-e", f"{setting.parameter} = {setting.wanted}")
 
 
 def reloaded(postfix: "Postfix", changing: str) -> str:

@@ -27,6 +27,7 @@ from tests.conftest import need
 from tests.parts.common import public_directory, wait_for
 from tests.parts.doctor import Report, examine
 from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import SENDER, Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
@@ -293,20 +294,15 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             {"relay_domains": "failure", "list_domains:lists.example.net": "failure"},
             {"relay_domains": "{domains}"},
         ),
-        # What is refused for days, or not at all.
+        # What is refused for days.
         (
             {
                 "mydestination": "localhost, lists.example.net",
                 "local_recipient_maps": "inline:{root=x}, {recipients}",
                 "unknown_local_recipient_reject_code": "450",
                 "soft_bounce": "yes",
-                "smtpd_reject_unlisted_recipient": "no",
             },
-            {
-                "unknown_local_recipient_reject_code": "warning",
-                "soft_bounce": "warning",
-                "smtpd_reject_unlisted_recipient": "warning",
-            },
+            {"unknown_local_recipient_reject_code": "warning", "soft_bounce": "warning"},
             {"unknown_local_recipient_reject_code": "550", "soft_bounce": "no"},
         ),
     ],
@@ -602,8 +598,25 @@ def test_an_alias_for_the_whole_domain(live: Live) -> None:
     assert live.send("cats@relay.example").recipient == "ann@sender.example"
     found = examine(live.site)
     assert found.troubles == {"aliases": "failure"}
+    assert found["aliases"]["fix"] is None, "others get their mail by that entry"
+    own = [address for name in LISTS for address in nine(name)]
+    itself = live.table("itself", *(f"{one} {one}" for one in own))
+    live.begin(virtual_alias_maps=f"{{vmap}}, {catch_all}, {itself}")
+    assert examine(live.site).troubles == {}
+    live.expect("nemo@relay.example", "250")
+    wait_for(lambda: live.send("cats@relay.example").daemon == "lmtp", PATIENCE, "delivery")
+
+
+def test_an_alias_of_a_list_for_somebody_else(live: Live) -> None:
+    table = live.table(
+        "virtual", "info@relay.example ann@sender.example", "cats@relay.example ann@sender.example"
+    )
+    live.begin(virtual_alias_maps=f"{{vmap}}, {table}")
+    live.expect("cats@relay.example", "250")
+    assert live.send("cats@relay.example").recipient == "ann@sender.example"
+    found = examine(live.site)
+    assert found.troubles == {"aliases": "failure"}
     assert found.mend("aliases").troubles == {}
-    live.expect("nemo@relay.example", "550")
     live.expect("info@relay.example", "250")
     assert live.send("cats@relay.example").daemon == "lmtp"
 
@@ -623,7 +636,7 @@ def test_a_table_that_can_not_be_read(live: Live, index: bytes | None, check: st
     live.begin(transport_maps=f"{table}, {{lmtp}}")
     live.expect("cats@relay.example", "451")
     found = examine(live.site)
-    assert found.troubles == {f"{check}:{table}": "failure"}
+    assert found.troubles == {f"{check}:{table}": "failure", "routes": "warning"}
     assert found.mend(f"{check}:{table}").troubles == {}
     live.expect("cats@relay.example", "250")
 

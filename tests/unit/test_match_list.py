@@ -80,3 +80,15 @@ def test_files_that_name_each_other_have_an_end() -> None:
         ("/etc/two", ["example.org", "example.com", "example.net"]),
     ):
         assert [one.text for one in patterns(value, lambda path: FILES[path])] == expected
+
+
+def test_a_file_that_can_not_be_read_decides_only_what_nothing_before_it_has() -> None:
+    listed = list(patterns("example.com, !/etc/none, example.org", lambda path: None))
+    assert [one.text for one in listed] == ["example.com", "/etc/none", "example.org"]
+
+    def holds(table: str, key: str) -> bool:
+        raise LookupError(table)
+
+    assert decision("example.com", listed, Style.EXACT, holds) is True
+    with pytest.raises(LookupError, match="/etc/none"):
+        decision("example.org", listed, Style.EXACT, holds)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.errors import ConfigError, NotPermitted
+from postfix_sync.errors import ApplyError, ConfigError, NotPermitted
 from postfix_sync.main_cf.match_list import Style, decision, patterns
 from postfix_sync.main_cf.parameter import Installation
 from postfix_sync.main_cf.wiring import (
@@ -15,6 +15,7 @@ from postfix_sync.main_cf.wiring import (
     advice,
     choose_map_type,
     cluster_notices,
+    left_open,
     notices,
     remedy,
     settings,
@@ -218,7 +219,7 @@ def test_domains_of_several_classes() -> None:
     """postfix_domains has all of them, and Postfix warns of one that is a virtual one, too."""
     one = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
     assert values(one, TWO)["relay_domains"] == (
-        "!lists.example.net, example.edu, lmdb:/etc/postfix/mailman/postfix_domains"
+        "example.edu, !lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     )
     named = {**WIRED, **{k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}}
     found = wanted(postfix(**named), TWO)["relay_domains"]
@@ -315,7 +316,7 @@ def test_a_new_list_domain_is_no_other_domain() -> None:
     one = postfix(
         **{
             **WIRED,
-            "relay_domains": "example.org, lmdb:/etc/postfix/mailman/postfix_domains",
+            "relay_domains": "example.edu, lmdb:/etc/postfix/mailman/postfix_domains",
             "relay_recipient_maps": present,
         }
     )
@@ -324,6 +325,105 @@ def test_a_new_list_domain_is_no_other_domain() -> None:
     assert values(one, TWO) == {
         "relay_recipient_maps": present.replace(r"(lists\.example\.net)", both)
     }
+
+
+SHARED = "example.net"
+"""A list domain that others use, too."""
+
+
+@pytest.mark.parametrize("named", [SHARED, "Example.NET, example.org", "example.org, example.net"])
+@pytest.mark.parametrize("version", ["3.6.9", "3.7"])
+def test_a_domain_that_main_cf_names_itself_stays_open(named: str, version: str) -> None:
+    one = replace(postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": named}))
+    one = replace(one, version=version)
+    domains = frozenset({SHARED})
+    assert values(one, domains) == {}
+    assert advice(one, Installation(MAPS, "lmdb"), classes(one, domains), frozenset()) == []
+    assert list(left_open(one, classes(one, domains))) == [SHARED]
+    # Where recipients are listed, its own are among them, and the lists are added.
+    listed = replace(one, parameters={**one.parameters, "relay_recipient_maps": "hash:/r"})
+    listed = replace(listed, unexpanded=listed.parameters)
+    assert values(listed, domains) == {"relay_recipient_maps": f"hash:/r, {RECIPIENTS}"}
+    assert left_open(listed, classes(listed, domains)) == {}
+
+
+def test_a_domain_below_one_that_main_cf_names_stays_open() -> None:
+    one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": SHARED})
+    assert values(one) == {}
+    assert list(left_open(one, classes(one, DOMAINS))) == ["lists.example.net"]
+
+
+def test_only_domains_that_the_maps_alone_name_are_closed() -> None:
+    one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org"})
+    domains = frozenset({"example.org", "lists.example.edu"})
+    others = r"regexp:{{!/@(lists\.example\.edu)$$/ OK}}"
+    assert values(one, domains) == {
+        "relay_domains": "example.org, lmdb:/etc/postfix/mailman/postfix_domains",
+        "relay_recipient_maps": f"{RECIPIENTS}, {others}",
+    }
+    old = replace(one, version="3.6.9")
+    assert list(values(old, domains)) == ["relay_domains"]
+    (advised,) = advice(old, Installation(MAPS, "lmdb"), classes(old, domains), frozenset())
+    assert r"!/@(lists\.example\.edu)$/ OK" in advised.first
+    done = postfix(**{**one.parameters, **values(one, domains)})
+    assert values(done, domains) == {}
+    assert list(left_open(done, classes(done, domains))) == ["example.org"]
+
+
+def test_a_domain_that_setup_has_closed_is_not_opened_again() -> None:
+    """Somebody has written it into relay_domains since."""
+    others = r"regexp:{{!/@(lists\.example\.net|lists\.example\.org)$$/ OK}}"
+    one = postfix(
+        **{
+            **WIRED,
+            "relay_domains": f"lists.example.net, example.edu, {WIRED['relay_domains']}",
+            "relay_recipient_maps": f"{RECIPIENTS}, {others}",
+        }
+    )
+    assert values(one, TWO) == {}
+    assert left_open(one, classes(one, TWO)) == {}
+
+
+def test_a_domain_of_unknown_class_has_none() -> None:
+    """Nothing follows for what depends on it; routes and aliases don't."""
+    error = ApplyError("mysql:/x: query error")
+    one = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
+    unknown = Classes(DOMAINS, unknown=dict.fromkeys(DOMAINS, error))
+    ours = Installation(MAPS, "lmdb")
+    assert unknown.relayed == frozenset()
+    assert [setting.parameter for setting in settings(one, ours, unknown)] == [
+        "transport_maps",
+        "virtual_alias_maps",
+    ]
+    assert advice(one, ours, unknown, frozenset()) == []
+    # postfix_domains has the domain, too: for no other one it may enter relay_domains.
+    named = {"relay_domains": frozenset({"lists.example.org"})}
+    unknown = Classes(TWO, named=named, unknown=dict.fromkeys(DOMAINS, error))
+    assert {setting.parameter for setting in settings(one, ours, unknown)} == {
+        "transport_maps",
+        "virtual_alias_maps",
+    }
+
+
+def test_a_virtual_alias_domain_is_no_more_open_as_a_relayed_one() -> None:
+    """Unknown addresses of it were refused before, though relay_domains names it, too."""
+    named = {"virtual_alias_domains": SHARED, "relay_domains": SHARED, "relay_recipient_maps": ""}
+    one = postfix(**{**WIRED, **named})
+    found = values(one, frozenset({SHARED}))
+    assert found["virtual_alias_domains"] == f"!{SHARED}, {SHARED}"
+    assert found["relay_recipient_maps"] == RECIPIENTS
+
+
+def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
+    """A `!` before them would match them first."""
+    named = {k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}
+    relayed = f"sub.lists.example.net, {WIRED['relay_domains']}"
+    one = postfix(**{**WIRED, **named, "relay_domains": relayed})
+    assert values(one)["relay_domains"] == (
+        f"sub.lists.example.net, !lists.example.net, {WIRED['relay_domains']}"
+    )
+    both = postfix(**{**WIRED, **named, "relay_domains": "lists.example.net"})
+    assert "relay_domains" not in values(both)
 
 
 @pytest.mark.parametrize(
