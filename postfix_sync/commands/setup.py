@@ -28,6 +28,8 @@ def run(options: argparse.Namespace) -> Exit:
     for left in range(TRIES, 0, -1):
         proposal = complete(_propose(config, options))
         _show(proposal, options)
+        if proposal.blocked:
+            return _refuse(proposal)
         if options.dry_run:
             return Exit.OK
         if proposal.is_empty:
@@ -66,12 +68,28 @@ def _show(proposal: setup.Proposal, options: argparse.Namespace) -> None:
         print(f"  {change.shown}")  # noqa: T201
         if change.why and not options.undo:
             print(f"      {change.why}")  # noqa: T201
+    for note in proposal.notes:
+        print(f"  left as it is: {note}")  # noqa: T201
     if proposal.interrupted:
         print("an earlier run was interrupted; Postfix is reloaded to complete it")  # noqa: T201
     if proposal.is_empty and options.undo:
         print(f"{path}: there is nothing of setup's in it; nothing to do")  # noqa: T201
     elif proposal.is_empty:
         print(f"{path}: names all maps; nothing to do")  # noqa: T201
+
+
+def _refuse(proposal: setup.Proposal) -> Exit:
+    """Reports why nothing may be changed yet, and what has to be done first."""
+    for finding in proposal.blocked:
+        LOG.error(
+            "%s: %s: %s; setup has no mail to lists accepted before that is fixed, and main.cf is"
+            " left as it was",
+            finding.name,
+            finding.seen,
+            finding.why,
+            extra={"hint": finding.fix or "fix that, then run setup again"},
+        )
+    return Exit.APPLY_FAILED
 
 
 def _agreed(proposal: setup.Proposal, options: argparse.Namespace) -> Exit:

@@ -14,16 +14,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync import doctor, postfix, state, sync
+from postfix_sync import as_lmtp, doctor, postfix, state, sync
 from postfix_sync.apply import SESSION_GRACE
 from postfix_sync.changes import counted
-from postfix_sync.checks.main_cf import lacking
+from postfix_sync.checks import Check, Host, instance, lookups, names
+from postfix_sync.checks.main_cf import lacking, rerouted
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
 from postfix_sync.log import LOG, tell
 from postfix_sync.main_cf import smtpd, wiring
@@ -31,9 +32,16 @@ from postfix_sync.main_cf.edit import MainCf, Outdated
 from postfix_sync.main_cf.lookup import TIMEOUT
 from postfix_sync.main_cf.match_list import items, unproxied
 from postfix_sync.main_cf.parameter import path_of, type_of
-from postfix_sync.main_cf.setup_steps import Change, Step, in_order, overwritten, undoing
+from postfix_sync.main_cf.setup_steps import (
+    ACCEPTING,
+    Change,
+    Step,
+    in_order,
+    overwritten,
+    undoing,
+)
 from postfix_sync.maps import MapDirectory, installed_routes
-from postfix_sync.model import INDEX_SUFFIX, Condition
+from postfix_sync.model import INDEX_SUFFIX, Condition, Finding, Verdict
 from postfix_sync.system import lock
 from postfix_sync.tables import domain_of
 
@@ -61,6 +69,10 @@ class Proposal:
     """What an undoing can't take out."""
     interrupted: bool = False
     """Postfix may not know yet of what an earlier one has done."""
+    notes: tuple[str, ...] = ()
+    """What is left as it is, and why: it is the operator's decision."""
+    blocked: tuple[Finding, ...] = ()
+    """Why none of the changes may be made: mail that they accept would not get to Mailman."""
 
     @property
     def is_empty(self) -> bool:
@@ -68,15 +80,42 @@ class Proposal:
         return not (self.changes or self.interrupted)
 
 
+ROUTE_CHECKS: Sequence[Check] = (
+    instance.transport,
+    rerouted,
+    lookups.routes,
+    lookups.aliases,
+    instance.lmtp_parameters,
+    names.resolved,
+)
+"""The checks of doctor that say whether mail to a list that is accepted gets to Mailman's host."""
+
+
 async def propose(config: "Config") -> Proposal:
-    """What main.cf lacks. Reads only. Raises SyncError where Postfix can't be asked."""
-    instance = await postfix.inspect(config.postfix.config_directory)
-    host = await doctor.look(config, instance)
-    main_cf = _main_cf(config, instance)
+    """Finds what main.cf lacks. Reads only.
+
+    Raises:
+        OutOfReach: a table that decides what main.cf lacks can't be asked.
+        SyncError: Postfix can't be asked.
+    """
+    found = await postfix.inspect(config.postfix.config_directory)
+    host = await doctor.look(config, found)
+    main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
-    settings = lacking(host)
+    settings = {one.parameter: one for one in lacking(host)}
+    if first := await lookups.order(host):
+        settings[first.parameter] = first
     if any(one.cluster for one in config.sources):
-        settings += wiring.cluster_settings(instance)
+        settings |= {one.parameter: one for one in wiring.cluster_settings(found)}
+    blocked = await _misrouted(await _as_set_up(host, settings.values()))
+    if host.tables.unreadable:
+        table, error = min(host.tables.unreadable.items(), key=lambda one: one[0])
+        raise OutOfReach(
+            f"{error.message}; what main.cf has to say depends on the content of {table}, so"
+            " nothing was changed",
+            f"start what serves it, or make the file readable; see {config.command('doctor')};"
+            f" then: {config.command('setup')}",
+        )
     changes = tuple(
         Change(
             one.parameter,
@@ -85,9 +124,53 @@ async def propose(config: "Config") -> Proposal:
             default=one.present,
             why=one.problem,
         )
-        for one in settings
+        for one in settings.values()
     )
-    return Proposal(main_cf, text, changes, interrupted=_interrupted(steps))
+    accepts = any(one.parameter in ACCEPTING for one in changes)
+    return Proposal(
+        main_cf,
+        text,
+        changes,
+        interrupted=_interrupted(steps),
+        notes=tuple(wiring.left_open(found, host.classes).values()),
+        blocked=tuple(blocked) if accepts else (),
+    )
+
+
+async def _as_set_up(host: Host, settings: Iterable[wiring.Setting]) -> Host:
+    """The host as it will be with these settings, for checks of what becomes of mail then."""
+    wanted = {one.parameter: one.wanted for one in settings}
+    expanded = await host.postfix.expanded(wanted) if wanted else {}
+    changed = replace(
+        host.postfix,
+        parameters={**host.postfix.parameters, **expanded},
+        unexpanded={**host.postfix.unexpanded, **wanted},
+    )
+    resolver, answers = host.resolver, host.lookups
+    if resolver and (asked := wanted.get("lmtp_host_lookup")):
+        resolver = replace(resolver, mechanisms=tuple(items(asked)))
+        answers = await as_lmtp.look_up_all(resolver, host.host_names)
+    return replace(host, postfix=changed, resolver=resolver, lookups=answers)
+
+
+async def _misrouted(host: Host) -> list[Finding]:
+    """What keeps mail to lists from Mailman's host.
+
+    Names with an address in the configuration are left out: a pass enters them first. So are those
+    that no name server answers for: their mail waits.
+    """
+    answers = {
+        name: answer
+        for name, answer in host.lookups.items()
+        if name not in host.addresses and not answer.unanswered
+    }
+    judged = replace(host, lookups=answers)
+    return [
+        finding
+        for check in ROUTE_CHECKS
+        async for finding in check(judged)
+        if finding.verdict is Verdict.FAILURE
+    ]
 
 
 async def propose_undoing(config: "Config") -> Proposal:
