@@ -218,7 +218,7 @@ def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_U
             yield _Unit(tuple(sorted(leads_to)), name)
 
 
-def _by_list(routes: Iterable[str]) -> dict[str, str]:
+def _by_list(routes: Mapping[str, object]) -> dict[str, str]:
     """The list of each address; of two lists that share one, that whose name it is."""
     lists = lists_of(routes)
     found = {address: name for name in sorted(lists) for address in addresses_of(name)}

@@ -19,7 +19,7 @@ from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError
 from postfix_sync.interfaces import has_ipv6
 from postfix_sync.main_cf.match_list import items
 from postfix_sync.model import BOTH_FAMILIES, Families, Table
-from postfix_sync.queue import Queued, without_extensions
+from postfix_sync.queue import Queued, unquoted, without_extensions
 from postfix_sync.system import (
     Completed,
     NotRegular,
@@ -413,7 +413,7 @@ def _queued(found: dict[str, Any]) -> Queued:
         queue_name=found["queue_name"],
         arrival_time=float(found["arrival_time"]),
         recipients=tuple(
-            (one["address"], one.get("delay_reason", "")) for one in found["recipients"]
+            (unquoted(one["address"]), one.get("delay_reason", "")) for one in found["recipients"]
         ),
     )
 

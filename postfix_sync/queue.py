@@ -21,6 +21,21 @@ NOT_REACHED = re.compile(
 """How Postfix's reason begins where lmtp(8) did not get as far as to offer the message."""
 
 
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"@(.*)')
+
+
+def unquoted(address: str) -> str:
+    """An address as tables have it, from how postqueue(1) prints it.
+
+    Postfix quotes a local part that RFC 5321 has no other form for: `"an..ts"@example.net`.
+    """
+    found = _QUOTED.fullmatch(address)
+    if not found:
+        return address
+    local = re.sub(r"\\(.)", r"\1", found[1])
+    return f"{local}@{found[2]}"
+
+
 @dataclass(frozen=True)
 class Queued:
     """One message in Postfix's queue."""

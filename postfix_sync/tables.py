@@ -13,9 +13,9 @@ import contextlib
 import functools
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, TypeAlias
 
 from postfix_sync.errors import HalfWritten, Refused, quote
 from postfix_sync.model import Destination, MailmanTables, Policy, Snapshot, SourceFile, Table
@@ -43,6 +43,14 @@ MAILMAN_ALIASES = (
 MAX_LINE = 2048
 """Bytes; Postfix's own line_length_limit. An address has 320 at most."""
 
+MAX_LISTS = 150_000
+"""Of one source; seven times as many as the largest known site has. No file may have more entries
+than so many lists have addresses, whatever its size: each of them takes memory and time."""
+
+MAX_OTHER_LINES = 1000
+"""By how many a file's comments and blank lines may outnumber its entries. Mailman writes a header
+of eight lines, and one line for each domain and for each list, which has nine entries."""
+
 MAX_DESTINATIONS = 32
 """Of one source. Mailman writes one, and a file that was edited by hand a few."""
 
@@ -59,14 +67,14 @@ def fold_ascii(key: str) -> str:
     return key.encode().lower().decode()
 
 
-# RFC 5321 dot-atoms, widened by RFC 6531 to all of UTF-8 but controls, blanks and invisible marks.
+# RFC 5321's atoms, widened by RFC 6531 to all of UTF-8 but controls, blanks and invisible marks.
+# Dots may be anywhere: Mailman creates lists named an..ts and ants., and Postfix delivers to them.
 _NON_ASCII = (
     "\u00a1-\u167f\u1681-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\u2fff"
     "\u3001-\ud7ff\uf900-\ufdcf\ufdf0-\ufefe\uff00-\uffef\U00010000-\U000effff"
 )
-_ATOM = rf"[A-Za-z0-9!#$%&'*+\-/=?^_`{{|}}~{_NON_ASCII}]+"
 _LABEL = rf"[A-Za-z0-9_{_NON_ASCII}](?:[A-Za-z0-9_\-{_NON_ASCII}]{{0,61}}[A-Za-z0-9_{_NON_ASCII}])?"
-_LOCAL_PART = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
+_LOCAL_PART = re.compile(rf"[A-Za-z0-9!#$%&'*+\-./=?^_`{{|}}~{_NON_ASCII}]+")
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # Postfix's valid_hostname() takes the underscore too, which container names often have.
 _HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
@@ -75,6 +83,9 @@ _NEXT_HOP = re.compile(r"lmtp:\[(?P<host>[^\[\]]*)\]:(?P<port>[0-9]{1,5})")
 
 _ITSELF = {"localhost", "localhost.localdomain", "ip6-localhost", "127.0.0.1", "::1"}
 
+# Where an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
+_REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
+_BLANKS = re.compile(r"[ \t]+")
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
 _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
@@ -200,8 +211,7 @@ def _plain_key(text: str) -> str:
     return body.replace("\\.", ".")
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     """One entry as it stands in a file: a key, not yet folded, and the rest of the line."""
 
     number: int
@@ -217,30 +227,60 @@ def _refuse(file: SourceFile, number: int, problem: str) -> Refused:
     )
 
 
-def _entries(file: SourceFile) -> Iterator[_Line]:
-    """The entries of a file in order, each checked for what no line of Mailman's may have."""
-    if file.content and not file.content.endswith(b"\n"):
-        raise _refuse(file, file.content.count(b"\n") + 1, "the last line has no end: cut short")
-    for number, raw in enumerate(file.content[:-1].split(b"\n"), start=1):
+def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
+    """Yields the entries of a file in order, each checked for what no line of Mailman's may have.
+
+    Takes no memory in proportion to the file. Raises `Refused`, also where there are more than
+    `at_most` entries, or so many comments and blank lines that no Mailman has written them.
+    """
+    content = file.content
+    if content and not content.endswith(b"\n"):
+        raise _refuse(file, content.count(b"\n") + 1, "the last line has no end: cut short")
+    number = entries = start = 0
+    while start < len(content):
+        number += 1
+        end = content.index(b"\n", start)
         try:
-            line = _decode(raw)
+            line = _decode(content, start, end)
             if not line.strip(" ") or line.startswith("#"):
-                continue
-            if line[0] in " \t":
-                raise ValueError("begins with a blank, so it would continue the line before it")
-            key, *rest = re.split(r"[ \t]+", line.rstrip(" "), maxsplit=1)
-            if not rest:
-                raise ValueError(f"{quote(line)} is not a key, blanks and a value")
+                if number - entries > MAX_OTHER_LINES + entries:
+                    raise ValueError(
+                        f"too many comments and blank lines: {number - entries} up to here, at most"
+                        f" {entries + MAX_OTHER_LINES} are allowed beside {entries} entries"
+                    )
+            else:
+                entries += 1
+                if entries > at_most:
+                    raise ValueError(f"the file has more than {at_most} entries")
+                yield _Line(number, *_split(line))
         except ValueError as error:
             raise _refuse(file, number, str(error)) from None
-        # No address ends like this, whatever it begins with.
-        yield _Line(number, key, rest[0], regex=key.startswith("/^") and key.endswith("$/"))
+        start = end + 1
 
 
-def _decode(raw: bytes) -> str:
+def _split(line: str) -> tuple[str, str, bool]:
+    """The key and the value of an entry, and whether the key is a regular expression.
+
+    Raises ValueError, saying what is wrong.
+    """
+    if line[0] in " \t":
+        raise ValueError("begins with a blank, so it would continue the line before it")
+    if line.startswith("/^") and (found := _REGEX_ENTRY.fullmatch(line.rstrip(" "))):
+        key, value = found.groups()
+    else:
+        found = None
+        key, *rest = _BLANKS.split(line.rstrip(" "), maxsplit=1)
+        value = rest[0] if rest else ""
+    if not value:
+        raise ValueError(f"{quote(line)} is not a key, blanks and a value")
+    return key, value, found is not None
+
+
+def _decode(content: bytes, start: int, end: int) -> str:
     """One line as text; raises ValueError for what Mailman, writing UTF-8 text, never writes."""
-    if len(raw) > MAX_LINE:
-        raise ValueError(f"the line has {len(raw)} bytes, {MAX_LINE} at most are allowed")
+    if end - start > MAX_LINE:
+        raise ValueError(f"the line has {end - start} bytes, {MAX_LINE} at most are allowed")
+    raw = content[start:end]
     if b"\r" in raw:
         raise ValueError("has a carriage return (CRLF line ends?)")
     if b"\0" in raw:
@@ -258,11 +298,12 @@ def _parse(
     fold: Fold,
     check_key: Callable[[str], str],
     read_value: Callable[[str], str],
+    at_most: int = MAX_LISTS * ADDRESSES_PER_LIST,
 ) -> dict[str, str]:
     """A file's table: one format throughout, keys checked and folded, values read."""
     table: dict[str, str] = {}
     regex: bool | None = None
-    for line in _entries(file):
+    for line in _entries(file, at_most):
         if regex is None:
             regex = line.regex
         try:
@@ -285,13 +326,23 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
         next_hop = policy.destination.next_hop
         return _parse(file, fold, check, lambda _: next_hop)
     read = parse_unjudged if policy.is_placed else parse_destination
-    return _parse(file, fold, check, lambda text: read(text).next_hop)
+    known: dict[str, str] = {}
+
+    def read_next_hop(text: str) -> str:
+        if text not in known:
+            known[text] = read(text).next_hop
+            if len(known) > MAX_DESTINATIONS:
+                # Each of them is probed, so no source may have any number of them.
+                raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
+        return known[text]
+
+    return _parse(file, fold, check, read_next_hop)
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
     """postfix_domains: domain -> the mail host of its lists. Raises `Refused`."""
     check = _confined(check_domain, fold, policy)
-    return _parse(file, fold, check, lambda text: fold(check_domain(text)))
+    return _parse(file, fold, check, lambda text: fold(check_domain(text)), MAX_LISTS)
 
 
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
@@ -303,10 +354,12 @@ def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
     """`check`, and the domain is one that the source may name."""
     allowed = frozenset(fold(domain) for domain in policy.domains)
+    if not allowed:
+        return check
 
     def check_confined(text: str) -> str:
         domain = check(text).rpartition("@")[2]
-        if allowed and fold(domain) not in allowed:
+        if fold(domain) not in allowed:
             raise ValueError(f"{quote(domain)} is not among the domains that this source may name")
         return text
 
@@ -321,10 +374,15 @@ def addresses_of(name: str) -> Iterator[str]:
         yield f"{local}-{subaddress}@{domain}"
 
 
-def lists_of(addresses: Iterable[str]) -> frozenset[str]:
+def lists_of(addresses: Mapping[str, object] | AbstractSet[str]) -> frozenset[str]:
     """The posting addresses of all lists whose nine addresses are there."""
-    known = frozenset(addresses)
-    return frozenset(name for name in known if known.issuperset(addresses_of(name)))
+    return frozenset(name for name in addresses if _is_list(name, addresses))
+
+
+def _is_list(name: str, addresses: Mapping[str, object] | AbstractSet[str]) -> bool:
+    """Whether all nine addresses are there; most names fail the first look."""
+    local, _, domain = name.rpartition("@")
+    return all(f"{local}-{subaddress}@{domain}" in addresses for subaddress in SUBADDRESSES)
 
 
 def destinations_of(routes: Table) -> dict[Destination, list[str]]:
@@ -348,9 +406,12 @@ def domain_of(address: str) -> str:
 
 def _check_whole(file: SourceFile, table: Table) -> None:
     """Raises `Refused` where an address belongs to no list that has all nine of its own."""
-    covered = {address for name in lists_of(table) for address in addresses_of(name)}
+    lists = lists_of(table)
     for address in table:
-        if address not in covered:
+        local, _, domain = address.rpartition("@")
+        name, _, subaddress = local.rpartition("-")
+        is_subaddress = subaddress in SUBADDRESSES and f"{name}@{domain}" in lists
+        if not is_subaddress and address not in lists:
             raise Refused(
                 f"{file.place}: {quote(address)} belongs to no list that has all its"
                 f" {ADDRESSES_PER_LIST} addresses: the file is cut short or was edited;"
@@ -367,7 +428,6 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         HalfWritten: the files are valid, but do not belong together.
     """
     routes = parse_routes(snapshot.lmtp, fold, policy)
-    _check_destinations(snapshot.lmtp, routes)
     domains = parse_domains(snapshot.domains, fold, policy)
     aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
     _check_whole(snapshot.lmtp, routes)
@@ -380,17 +440,6 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)
     return MailmanTables(routes, domains, aliases)
-
-
-def _check_destinations(lmtp: SourceFile, routes: Table) -> None:
-    """Mailman writes one next hop; each is probed, so none may have any number of them."""
-    hops = len(set(routes.values()))
-    if hops > MAX_DESTINATIONS:
-        raise Refused(
-            f"{lmtp.place}: has {hops} different next hops, {MAX_DESTINATIONS} at most are allowed;"
-            " the file is refused, Postfix keeps the last good maps",
-            f"Mailman writes one, its lmtp_host and lmtp_port: {MAILMAN_ALIASES}",
-        )
 
 
 def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:

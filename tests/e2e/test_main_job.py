@@ -163,6 +163,29 @@ def test_mailman_stopped_and_started(world: World) -> None:
     assert told == ["down:", "up"]
 
 
+def test_dots_anywhere_in_a_list_name(world: World) -> None:
+    """Mailman makes such lists; Postfix quotes them where it tells of its queue."""
+    names = ["an..ts@lists.example.net", "ants.@lists.example.net", ".ants@lists.example.net"]
+    for name in names:
+        sent = create_and_send(world, name)
+        assert world.wait_until_received(sent).list_id == name.replace("@", ".")
+    assert world.wait_until_destination(up=True)
+    world.mailman.stop()
+    try:
+        world.wait_until_destination(up=False)
+        waits = [world.send(name) for name in names]
+        assert all(sent.accepted for sent in waits)
+        wait_for(
+            lambda: [one["queue_name"] for one in world.postfix.queue()] == ["deferred"] * 3,
+            PATIENCE,
+            "deferred mail",
+        )
+    finally:
+        world.mailman.start()
+    for sent in waits:
+        world.wait_until_received(sent)  # nobody flushes the queue
+
+
 def test_alias_domain(world: World) -> None:
     """Mail to a list in a domain with an alias_domain goes by postfix_vmap, and arrives."""
     world.mailman.add_domain("people.example.org", alias_domain="alias.example.net")

@@ -20,7 +20,7 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -67,6 +67,33 @@ _POSTFIX_CONFIGURATION = """\
 [postfix]
 postmap_command: /bin/true
 transport_file_type: {table}
+"""
+_CREATE_LISTS = """\
+import sys
+from contextlib import suppress
+from mailman.app.lifecycle import create_list
+from mailman.config import config
+from mailman.core.initialize import initialize
+from mailman.database.transaction import transaction
+from mailman.interfaces.address import InvalidEmailAddressError
+from mailman.interfaces.domain import BadDomainSpecificationError, IDomainManager
+from mailman.interfaces.listmanager import ListAlreadyExistsError
+from mailman.interfaces.mailinglist import InvalidListNameError
+from mailman.mta.postfix import LMTP
+from zope.component import getUtility
+
+REFUSED = BadDomainSpecificationError, InvalidEmailAddressError, InvalidListNameError
+WIDEST = "[mailman]\\nlistname_chars: [-_.+=!$*{}~0-9a-z]"
+cfg, domain, alias_domain = sys.argv[1:]
+initialize(cfg)
+config.push("widest", WIDEST + "\\n[mta]\\nincoming: mailman.mta.null.NullMTA\\n")
+with transaction():
+    getUtility(IDomainManager).add(domain, alias_domain=alias_domain)
+    for line in sys.stdin:
+        with suppress(*REFUSED, ListAlreadyExistsError):  # lists are created in lower case
+            print(create_list(line.rstrip("\\n")).fqdn_listname)
+config.pop("widest")
+LMTP().regenerate()
 """
 # All that Mailman would start, but for lmtp and rest.
 _IDLE = (
@@ -253,6 +280,17 @@ class Mailman:
         if done.returncode:
             raise RuntimeError(f"mailman {' '.join(arguments)}: {done.returncode}\n{done.stdout}")
         return done.stdout
+
+    def create_lists(self, domain: str, alias_domain: str, names: Iterable[str]) -> list[str]:
+        """Create lists of a new domain by Mailman's own code, those of `names` that it takes.
+
+        As many as an administrator can have it take: listname_chars is as wide as it may be. The
+        maps are written once, at the end. Returns the lists' posting addresses.
+        """
+        command = [f"{self._venv}/bin/python", "-c", _CREATE_LISTS, str(self._configuration)]
+        stdin = "".join(f"{name}@{domain}\n" for name in names)
+        printed = run(*command, domain, alias_domain, stdin=stdin, env=self._environment())
+        return printed.split()
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         """The command line of a Mailman program as user list in Mailman's own namespace."""

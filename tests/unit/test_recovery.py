@@ -3,7 +3,7 @@
 import pytest
 
 from postfix_sync.model import Destination, ProbeResult
-from postfix_sync.queue import Queued, not_reached
+from postfix_sync.queue import Queued, not_reached, unquoted
 from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
 from postfix_sync.state import (
     ClusterStatus,
@@ -225,6 +225,21 @@ def test_of_one_that_never_failed_only_what_did_not_reach_it_and_only_once() -> 
         message(5, ("ants@lists.example", LATER), ("bees@lists.example", REFUSED)),
     )
     assert found == {"a:8024": ("Q2",)}
+
+
+@pytest.mark.parametrize(
+    ("printed", "address"),
+    [
+        ("ants@b.c", "ants@b.c"),
+        ('"an..ts"@b.c', "an..ts@b.c"),
+        ('"a \\"b\\\\c"@b.c', 'a "b\\c@b.c'),
+        ('"a@b"@b.c', "a@b@b.c"),
+        ('"ants@b.c', '"ants@b.c'),
+        ("", ""),
+    ],
+)
+def test_addresses_are_known_in_the_form_that_postqueue_prints(printed: str, address: str) -> None:
+    assert unquoted(printed) == address
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from postfix_sync.errors import HalfWritten, Refused
 from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
 from postfix_sync.tables import (
+    MAX_DESTINATIONS,
     MAX_LINE,
+    MAX_LISTS,
+    MAX_OTHER_LINES,
     addresses_of,
     check_address,
     destinations_of,
@@ -63,6 +66,12 @@ def test_both_formats_say_the_same(regex: bool) -> None:
     assert found.aliases == dict(zip(nine("ants.red+x@example.net"), nine(name), strict=True))
 
 
+def test_dots_may_be_anywhere_in_a_local_part() -> None:
+    for name in ("an..ts@b.c", "ants.@b.c", ".ants@b.c", ".@b.c"):
+        for regex in (False, True):
+            assert routes(lmtp_text([name], HOP, regex=regex)).keys() == {*nine(name)}
+
+
 def test_an_absent_vmap_is_an_empty_table() -> None:
     found = read_tables(
         snapshot(lmtp_text(["a@b.c"], HOP), domains_text({"b.c": "b.c"})), fold_unicode, ANY
@@ -102,8 +111,6 @@ def test_a_key_may_stand_twice_with_one_value() -> None:
         (f"ants@b..c {HOP}", "no mail domain"),
         (f"ants@-b.c {HOP}", "no mail domain"),
         (f"ants@[127.0.0.1] {HOP}", "no mail domain"),
-        (f".ants@b.c {HOP}", "no local part"),
-        (f"a..b@b.c {HOP}", "no local part"),
         (f'"a b"@b.c {HOP}', "no full address"),
         (f"a\u00a0b@b.c {HOP}", "no local part"),
         (f"a\u202eb@b.c {HOP}", "no local part"),
@@ -132,7 +139,8 @@ def test_a_key_may_stand_twice_with_one_value() -> None:
         ("ants@b.c lmtp:[mailman]:24x", "no next hop"),
         (f"{'a' * MAX_LINE}@b.c {HOP}", f"{MAX_LINE} at most"),
         (f"/^ants@b.c$/ {HOP}", "no regular expression that Mailman writes"),
-        (f"/^ants@b\\.c$/i {HOP}", "no mail domain"),
+        (f"/^ants@b\\.c$/i {HOP}", "no next hop of the form"),
+        ("/^ants@b\\.c$/", "is not a key, blanks and a value"),
         (f"/^(ants|bees)@b\\.c$/ {HOP}", "no local part"),
         (f"/^ants(\\+.*)?@b\\.c$/ {HOP}", "only -bounces and -confirm"),
         (f"/^ants\\d@b\\.c$/ {HOP}", "no regular expression that Mailman writes"),
@@ -145,6 +153,30 @@ def test_refused_with_line_and_reason(line: str, problem: str) -> None:
     assert caught.value.message.startswith("/m/postfix_lmtp:3: ")
     assert len(caught.value.message) < 400
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("line", ["", "    ", "#a", "#" * MAX_LINE])
+def test_more_lines_without_an_entry_than_mailman_writes_are_refused(line: str) -> None:
+    entry = f"ants@b.c {HOP}\n"
+    for entries in (0, 1, 1000):
+        most = MAX_OTHER_LINES + entries
+        assert routes(entry * entries + f"{line}\n" * most).keys() <= {"ants@b.c"}
+        with pytest.raises(Refused, match="too many comments and blank lines") as caught:
+            routes(entry * entries + f"{line}\n" * (most + 1) + "beyond, nothing is read\n")
+        assert caught.value.message.startswith(f"/m/postfix_lmtp:{entries + most + 1}: ")
+
+
+def test_more_domains_than_lists_may_be_are_refused() -> None:
+    text = "".join(f"d{number}.b.c b.c\n" for number in range(MAX_LISTS + 1))
+    with pytest.raises(Refused, match=rf":{MAX_LISTS + 1}: the file has more than {MAX_LISTS} "):
+        parse_domains(file(text), fold_unicode, ANY)
+
+
+def test_more_next_hops_than_mailman_writes_are_refused() -> None:
+    text = "".join(f"a{number}@b.c lmtp:[m{number}]:24\n" for number in range(MAX_DESTINATIONS + 1))
+    assert len(routes(text[: text.rindex("a")])) == MAX_DESTINATIONS
+    with pytest.raises(Refused, match=r":33: the file has more than 32 different next hops"):
+        routes(text)
 
 
 @pytest.mark.parametrize("host", ["mailman-test", "mailman_core_1", "MM.example.net", "a" * 63])
@@ -255,7 +287,7 @@ def test_destinations_pass_over_routes_of_other_kinds() -> None:
 
 addresses = st.from_regex(
     re.compile(
-        r"[a-zA-Zäß0-9!$%&'*+=?^_`{|}~/-]{1,9}(\.[a-z+=]{1,5})?@[a-zü0-9]{1,9}(\.[a-z]{2,5})?"
+        r"[a-zA-Zäß0-9!$%&'*+=?^_`{|}~/.-]{1,9}(\.[a-z+=]{1,5})?@[a-zü0-9]{1,9}(\.[a-z]{2,5})?"
     ),
     fullmatch=True,
 )
