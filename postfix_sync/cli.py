@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from postfix_sync import __version__
-from postfix_sync.errors import ApplyError, Exit, SyncError, why
+from postfix_sync.errors import ApplyError, Exit, SyncError, is_out_of_memory, out_of_memory, why
 from postfix_sync.log import LOG, configure, tell
 from postfix_sync.model import Destination
 
@@ -38,6 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SyncError as error:
         tell(error)
         return int(error.status)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        tell(out_of_memory("postfix-sync"))
+        return int(Exit.APPLY_FAILED)
     except OSError as error:  # of standard output: what else may fail is a SyncError by now
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # then nobody reads on

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from postfix_sync import __version__, config, monitoring, state, systemd
 from postfix_sync.changes import counted
 from postfix_sync.destinations import Destinations
-from postfix_sync.errors import ConfigError, SyncError
+from postfix_sync.errors import ConfigError, SyncError, is_out_of_memory, out_of_memory
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.ledger import Ledger
 from postfix_sync.log import LOG, tell
@@ -95,7 +95,7 @@ class Daemon:
             if stop.is_set():
                 return
             if serving.done():
-                LOG.error("an unforeseen error; please report it", exc_info=serving.exception())
+                _tell_end(serving.exception())
                 await asyncio.sleep(FIRST_RETRY)
                 return
             reload.clear()
@@ -237,6 +237,14 @@ class Daemon:
         LOG.info("metrics.listen: http://%s serves %s", at, ", ".join(pages))
         with listener:
             await http_server.serve(listener, pages)
+
+
+def _tell_end(error: BaseException | None) -> None:
+    """Logs why the daemon's work has ended: it is begun anew."""
+    if error and is_out_of_memory(error.__cause__ or error):
+        tell(out_of_memory("postfix-sync"))
+    else:
+        LOG.error("an unforeseen error; please report it", exc_info=error)
 
 
 def _summary(report: Report) -> str:

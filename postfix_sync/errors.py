@@ -108,6 +108,23 @@ class TimedOut(ApplyError):
     """A command took too long, and was killed."""
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether there was no memory for something, or for one more thread.
+
+    Python has no error of its own for a thread that can't be started.
+    """
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
+
+
+def out_of_memory(subject: str) -> ApplyError:
+    """Names what ran out of memory; only where that is limited does a process hear of it."""
+    return ApplyError(
+        f"{subject}: out of memory; Postfix keeps the maps that are installed",
+        "raise what limits this process: ulimit -v and -u, the unit's MemoryMax= and TasksMax=;"
+        " guard.max_size bounds what is read of a source",
+    )
+
+
 def why(error: Exception) -> str:
     """The reason alone, "No space left on device", without the path that a message names."""
     number = error.errno if isinstance(error, OSError) else None

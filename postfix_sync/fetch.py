@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from postfix_sync.containers.engine import Engine
-from postfix_sync.errors import HalfWritten, SyncError
+from postfix_sync.errors import HalfWritten, SyncError, is_out_of_memory, out_of_memory
 from postfix_sync.model import Families, MailmanTables, Peer, Policy, Snapshot
 from postfix_sync.records import Records, Stamp
 from postfix_sync.sources import SETTLE_AT_MOST
@@ -21,6 +21,7 @@ from postfix_sync.sources.ssh import Ssh
 from postfix_sync.sources.ssh_connection import Jump, Login
 from postfix_sync.sources.volume import Volume
 from postfix_sync.tables import Fold, read_tables
+from postfix_sync.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync import config
@@ -107,9 +108,12 @@ async def ask(source: Source, name: str, records: Records, fold: Fold, policy: P
             snapshot = await source.fetch()
             if snapshot is None:
                 return Fetched(seen, at, None, source.peer, source.misplaced)
-            tables = await asyncio.to_thread(read_tables, snapshot, fold, policy)
+            tables = await run_in_daemon_thread(read_tables, snapshot, fold, policy)
             return Fetched(seen, at, tables, source.peer, source.misplaced)
-        except SyncError as error:
+        except (SyncError, MemoryError, RuntimeError) as raised:
+            if not isinstance(raised, SyncError) and not is_out_of_memory(raised):
+                raise
+            error = raised if isinstance(raised, SyncError) else out_of_memory(name)
             source.forget()  # what could not be used is not to count as known
             give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:

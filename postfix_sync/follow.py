@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from postfix_sync import postfix
-from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError
+from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError, out_of_memory
 from postfix_sync.fetch import Fetched, ask, open_source
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import Notice, Peer
@@ -152,6 +152,8 @@ class Follower:
             return await ask(self.source, name, self.records, fold, policy)
         except SyncError as error:
             failed = error
+        except MemoryError:
+            failed = out_of_memory(name)
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a source does
             LOG.exception("%s: an error that should have been named; please report it", name)
             failed = SyncError(f"{name}: unexpected: {bug!r}")

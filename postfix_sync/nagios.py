@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
-from postfix_sync.errors import SyncError
+from postfix_sync.errors import SyncError, out_of_memory
 from postfix_sync.lmtp import consequence
 from postfix_sync.model import ProbeResult
 
@@ -65,6 +65,8 @@ def plugin(command: Callable[[], int]) -> int:
         problem = "\n".join([error.message, *([f"hint: {error.hint}"] if error.hint else [])])
     except (KeyboardInterrupt, asyncio.CancelledError):
         problem = "interrupted"
+    except MemoryError:
+        problem = out_of_memory("postfix-sync").message
     except Exception as bug:  # noqa: BLE001 - nobody reads a traceback there
         problem = f"unexpected: {bug!r}; please report it"
     print(_headline(State.UNKNOWN, problem))  # noqa: T201 - the command's answer

@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from postfix_sync import as_lmtp, changes, postfix
 from postfix_sync.apply import Apply
 from postfix_sync.containers.relocate import by_address, moved
-from postfix_sync.errors import ApplyError, Busy, Exit, NotPermitted, Refused, SyncError, why, worst
+from postfix_sync.errors import (
+    ApplyError,
+    Busy,
+    Exit,
+    NotPermitted,
+    Refused,
+    SyncError,
+    is_out_of_memory,
+    out_of_memory,
+    why,
+    worst,
+)
 from postfix_sync.fetch import Fetched, Source, ask, open_source, usable
 from postfix_sync.generations import Generations, Hold
 from postfix_sync.hosts_files import HostsFiles
@@ -46,6 +57,7 @@ from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
 from postfix_sync.system import lock
 from postfix_sync.tables import Fold, lists_of, next_hops_of, parse_next_hops
+from postfix_sync.threads import run_in_daemon_thread
 from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -53,6 +65,9 @@ if TYPE_CHECKING:
     from postfix_sync.config import Config
 
 LOCK_NAME = "lock"
+
+ONCE_LOCK_NAME = "once.lock"
+"""One `--once` reads the sources at a time. A lock of its own: the daemon waits for no source."""
 
 RECORDS_NAME = "sources"
 
@@ -198,10 +213,16 @@ async def once(
     rankings: Mapping[str, Ranking],
     request: Request = Request(),
 ) -> Report:
-    """Asks every source, all at the same time, and makes one pass; see `make_pass`."""
+    """Asks every source, all at the same time, and makes one pass; see `make_pass`.
+
+    Before that it waits for others that do the same, so that runs of cron's that take long do not
+    pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs.
+    """
     report = Report()
+    file = config.state_directory / ONCE_LOCK_NAME
+    turn = contextlib.nullcontext() if request.dry_run else lock(file)
     try:
-        async with opened(config) as sources:
+        async with turn, opened(config) as sources:
             for _ in range(TRIES):
                 fold = await postfix.fold_of(config.postfix.config_directory)
                 answers = await ask_all(config, sources, fold)
@@ -255,6 +276,10 @@ async def _make_pass(
             return await one.make(answers, rankings, request)
     except SyncError as error:
         return Report(failed=(error,))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return Report(failed=(out_of_memory("the pass"),))
     except OSError as error:
         # What no step foresaw, such as a file that somebody removes while it is looked at.
         failed = ApplyError(f"{error.filename or 'the pass'}: {why(error)}")
@@ -323,7 +348,7 @@ class _Pass:
         self.recorded_before = {one.name: one.recorded for one in asked}
         forgotten = await self._forgotten()
         regarded = await self._obey(request, installed)
-        wanted = await asyncio.to_thread(
+        wanted = await run_in_daemon_thread(
             decide,
             asked,
             regarded,
@@ -582,7 +607,7 @@ class _Pass:
         return names
 
     async def _plan(self, installed: Installed, maps: Maps) -> Plan:
-        return await asyncio.to_thread(
+        return await run_in_daemon_thread(
             plan, installed, maps, self.directory.map_type, self.config.postfix.reload
         )
 

@@ -25,6 +25,7 @@ from postfix_sync.sources import (
 from postfix_sync.sources import ssh_errors as say
 from postfix_sync.sources.ssh_connection import Login, Session, State, connect
 from postfix_sync.system import kind
+from postfix_sync.threads import run_in_daemon_thread
 
 READS_AT_LEAST = 3
 """How often files are read that change meanwhile, however long one read takes."""
@@ -129,7 +130,7 @@ class Ssh:
             state, quiet = again, False
 
     async def _take(self, state: State, snapshot: Snapshot, *, certain: bool) -> Snapshot | None:
-        digest = await asyncio.to_thread(_digest, snapshot)
+        digest = await run_in_daemon_thread(_digest, snapshot)
         news = digest != self._digest
         self._taken, self._certain, self._digest = state, certain, digest
         return snapshot if news else None

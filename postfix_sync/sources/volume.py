@@ -29,12 +29,17 @@ from postfix_sync.sources import (
     too_large,
 )
 from postfix_sync.system import WITHOUT_WAITING, denied_hint, kind
+from postfix_sync.threads import run_in_daemon_thread
 
 READ_AT_MOST = 0.5
 """Seconds after that in which files are read again that were replaced while they were read."""
 
 LOOK_AGAIN = 1.0
 """Seconds between looks at whether the watched directory is still the same one."""
+
+
+class _ResizedError(Exception):
+    """A file holds more or fewer bytes than it had when it was opened."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,13 @@ class Volume:
         settled = time.monotonic() + SETTLE_AT_MOST
         give_up = settled + READ_AT_MOST
         while True:
-            before = await asyncio.to_thread(self._state)  # a dead mount may hang
+            before = await run_in_daemon_thread(self._state)  # a dead mount may hang
             overdue = time.monotonic() > settled
             if overdue or _is_quiet(before):
-                snapshot = await asyncio.to_thread(self._read)
-                if await asyncio.to_thread(self._state) == before:
-                    return snapshot
+                with contextlib.suppress(_ResizedError):
+                    snapshot = await run_in_daemon_thread(self._read)
+                    if await run_in_daemon_thread(self._state) == before:
+                        return snapshot
                 if time.monotonic() > give_up:
                     raise restless(str(self.directory), self.directory / ROUTES)
             await asyncio.sleep(QUIET / 20 if overdue else QUIET / 2)
@@ -104,15 +110,17 @@ class Volume:
         except OSError as error:
             raise self._unreadable(path, error) from None
         try:
-            self._check(path, os.fstat(descriptor))
+            found = os.fstat(descriptor)
+            self._check(path, found)
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(self.max_size + 1)
+                # As many bytes as are asked for are allocated, however few there are.
+                content = file.read(found.st_size + 1)
         except OSError as error:
             raise self._unreadable(path, error) from None
         finally:
             os.close(descriptor)
-        if len(content) > self.max_size:
-            raise too_large(str(path), len(content), self.max_size)
+        if len(content) != found.st_size:
+            raise _ResizedError
         return SourceFile(str(path), content)
 
     def _check(self, path: Path, found: os.stat_result) -> None:

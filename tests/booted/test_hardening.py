@@ -54,7 +54,7 @@ metrics:
 """
 
 BROKEN = {
-    "StateDirectory=postfix-sync": f"{STATE}/lock: Read-only file system",
+    "StateDirectory=postfix-sync": f"{STATE}/once.lock: Read-only file system",
     # Nothing can be made beside it, and in place only its owner may write.
     "ReadWritePaths=/etc": f"{HOSTS}: Permission denied",
     "ReadWritePaths=/var/spool": f"{COPY}: Read-only file system",

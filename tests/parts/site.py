@@ -27,7 +27,7 @@ from tests.parts.mailman_files import MailmanFiles
 
 COMMAND = (sys.executable, "-m", "postfix_sync")
 
-STATE = ["generations", "installed.json", "lock", "sources", "status.json"]
+STATE = ["generations", "installed.json", "lock", "once.lock", "sources", "status.json"]
 """What is in the state directory after a pass, as long as nothing is held."""
 
 

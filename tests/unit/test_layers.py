@@ -77,7 +77,7 @@ LAYERS = [
         "sources.ssh_errors",
     },
     {"sources"},
-    {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system"},
+    {"dial", "hosts", "main_cf.match_list", "plan", "queue", "system", "threads"},
     {"log", "tables"},
     {"model", "strict_yaml", "terminal"},
     {"errors", "interfaces", "name_lookup", "stored"},
