@@ -156,6 +156,14 @@ def test_daemon_goes_on_when_there_was_no_memory_for_a_source(too_much: Site) ->
         daemon.wait_for(f"+1 list: {BEES}")
 
 
+def test_pass_for_which_there_is_no_memory_is_named(site: Site) -> None:
+    assert site.once() == ""
+    os.truncate(site.maps / ROUTES, SMALL)
+    done = run_small(site, "--once")
+    assert done.returncode == 1
+    assert done.stderr.startswith("postfix-sync: error: the pass: out of memory; Postfix keeps")
+
+
 def test_command_without_memory_ends_with_one_line(site: Site) -> None:
     assert site.once() == ""
     os.truncate(site.state / "status.json", SMALL)

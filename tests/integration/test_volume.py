@@ -24,7 +24,7 @@ from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Snapshot
 from postfix_sync.sources import QUIET, SETTLE_AT_MOST
 from postfix_sync.sources.volume import LOOK_AGAIN, READ_AT_MOST, Volume
-from tests.parts.common import PATIENCE, TRIES, wait_for
+from tests.parts.common import PATIENCE, TRIES, run, wait_for
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
 
 pytestmark = pytest.mark.slow
@@ -179,6 +179,20 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     assert replaced
     assert [one.content for one in (snapshot.lmtp, snapshot.domains)] == [b"2", b"2"]
     assert first.read_bytes() == b"2"
+
+
+@pytest.mark.usefixtures("root")
+def test_file_longer_than_its_size_is_not_taken_in_part(files: MailmanFiles) -> None:
+    """A file that grows while it is read; one of proc(5) does so each time, from no bytes."""
+    files.put("postfix_vmap", "")
+    path = files.directory / "postfix_vmap"
+    run("mount", "--bind", "/proc/version", str(path))
+    try:
+        assert path.stat().st_size == 0
+        with pytest.raises(OutOfReach, match="change faster than they can be read"):
+            timed_fetch(files)
+    finally:
+        run("umount", str(path))
 
 
 def test_a_set_that_is_never_quiet_is_given_up_or_taken_whole(files: MailmanFiles) -> None:
