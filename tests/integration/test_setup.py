@@ -207,13 +207,16 @@ def test_replicas_get_an_end_to_connecting(
 def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -> None:
     text = host.write(BARE)
     host.site.configure()
+    mine = "inline:{mine.example=smtp:}"
     ours, theirs = pty.openpty()
     with host.site.start("setup", stdin=theirs) as process:
         assert process.stdout
         shown = ""
-        for addition in ("# mine\ntransport_maps = static:mine\n", ""):
+        for addition in (f"# mine\ntransport_maps = {mine}\n", ""):
             while not shown.endswith("[y/N] "):
-                shown += process.stdout.read(1)
+                more = process.stdout.read(1)
+                assert more, shown
+                shown += more
             host.put(text + addition if addition else host.text)
             os.write(ours, b"y\n")
             shown += "\n"
@@ -222,9 +225,9 @@ def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -
     os.close(theirs)
     assert process.returncode in {0, 78}, rest
     assert "was changed meanwhile" in complaints
-    assert f"transport_maps: static:mine -> static:mine, {host.reference('postfix_lmtp')}" in shown
+    assert f"transport_maps: {mine} -> {mine}, {host.reference('postfix_lmtp')}" in shown
     assert host.text.startswith(f"{text}# mine\n")
-    assert items(host.values()["transport_maps"])[0] == "static:mine"
+    assert items(host.values()["transport_maps"])[0] == mine
 
 
 def test_links_owner_and_mode_of_main_cf_stay(host: Host) -> None:
