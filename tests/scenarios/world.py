@@ -17,7 +17,7 @@ from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
 HOSTS = "127.0.0.1 localhost\n"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class World:
