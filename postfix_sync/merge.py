@@ -235,7 +235,7 @@ def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
     aliases = {
         key: value
         for key, value in tables.aliases.items()
-        if alias_of[key] not in names and list_of[value] not in names
+        if alias_of.get(key, key) not in names and list_of.get(value, value) not in names
     }
     used = {domain_of(address) for address in routes}
     domains = {key: value for key, value in tables.domains.items() if key in used}

@@ -189,6 +189,13 @@ def test_each_replica_has_a_list_to_be_asked_for() -> None:
     assert party.replicas == {Destination("a", 24): BEES, Destination("b", 24): ANTS}
 
 
+def test_an_alias_that_is_no_whole_list_is_no_reason_to_fail() -> None:
+    """As in a record that somebody has edited."""
+    odd = MailmanTables(tables(ANTS, BEES).routes, {}, {"odd@b.c": ANTS})
+    assert without(odd, {BEES}).aliases == {"odd@b.c": ANTS}
+    assert without(odd, {ANTS}).aliases == {}
+
+
 def test_a_cluster_is_another_party_than_a_source_of_that_name() -> None:
     claims = claim("mm", tables(ANTS)), claim("two", tables(ANTS), cluster="mm")
     assert lost(*claims) == {"two": {ANTS: "mm"}}
