@@ -1,5 +1,6 @@
 """What every real part needs: a place on the disk, a free port, patience, and a clean end."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -24,6 +25,8 @@ INTERVAL = 0.02
 PATIENCE = 20.0
 """Seconds for what happens soon on any machine."""
 
+_NUMBERS = itertools.count()
+
 TRIES = 5
 """How often something is tried that goes wrong where this machine pauses at the wrong moment."""
 
@@ -47,6 +50,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def loopback_address() -> str:
+    """Choose a loopback address that no other part of this or another test process uses."""
+    pid = os.getpid()
+    return f"127.{pid % 251 + 2}.{pid // 251 % 251}.{next(_NUMBERS) % 250 + 2}"
 
 
 @contextmanager

@@ -5,13 +5,11 @@ at once and on any machine, whether or not that machine has a DNS.  (An `error:`
 do: smtpd refuses such a recipient before anything can be lost.)
 """
 
-import itertools
-import os
 import socket
 import threading
 from collections.abc import Mapping
 
-_NUMBERS = itertools.count()
+from .common import loopback_address
 
 NXDOMAIN = 0x8183  # a response, recursion available, name error
 FOUND = 0x8180  # the same, no error
@@ -22,9 +20,8 @@ class DeadEndDns:
     """The server, on port 53 of a loopback address of its own; start() and stop() it."""
 
     def __init__(self) -> None:
-        """Choose the address: by process, and by how many it has had, so that no two meet."""
-        pid = os.getpid()
-        self.address = f"127.{pid % 251 + 2}.{pid // 251 % 251}.{next(_NUMBERS) % 250 + 2}"
+        """Choose the address."""
+        self.address = loopback_address()
         self.names: dict[str, str] = {}
         """What it knows all the same: IPv4 addresses by name. It may be changed at any time."""
         self._socket: socket.socket | None = None

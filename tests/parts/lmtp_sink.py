@@ -41,6 +41,15 @@ class Delivery:
     time: float
 
 
+@dataclass(frozen=True)
+class Offer:
+    """One RCPT that the server was sent, and the reply code."""
+
+    recipient: str
+    code: int
+    time: float
+
+
 class LmtpSink:
     """The server; start() and stop() it, or use it in a with statement."""
 
@@ -52,6 +61,7 @@ class LmtpSink:
         self.port = port or free_port(host)
         self._accept = frozenset(accept)
         self._past: list[Delivery] = []
+        self._past_offers: list[Offer] = []
         self._pipe: Connection | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
 
@@ -80,7 +90,7 @@ class LmtpSink:
         if self._pipe is None or self._process is None:
             return
         try:
-            self._past = self.deliveries()
+            self._past, self._past_offers = self.deliveries(), self.offers()
         finally:
             self._pipe.close()
             self._pipe = None
@@ -104,13 +114,26 @@ class LmtpSink:
         self._pipe.send(("busy", frozenset(addresses)))
         self._answer()
 
+    def slow(self, seconds: float) -> None:
+        """Take so long for each message, as a Mailman does that works on one after the other."""
+        assert self._pipe is not None
+        self._pipe.send(("seconds", seconds))
+        self._answer()
+
     def deliveries(self) -> list[Delivery]:
         """All that was delivered so far, oldest first."""
+        return self._past + self._all("deliveries")
+
+    def offers(self) -> list[Offer]:
+        """Every RCPT so far, oldest first."""
+        return self._past_offers + self._all("offers")
+
+    def _all(self, name: str) -> list[Any]:
         if self._pipe is None:
-            return list(self._past)
-        self._pipe.send(None)
-        fresh: list[Delivery] = self._answer()
-        return self._past + fresh
+            return []
+        self._pipe.send(name)
+        fresh: list[Any] = self._answer()
+        return fresh
 
     def load_ids(self) -> set[str]:
         """The X-Load-Id of each message delivered."""
@@ -136,7 +159,9 @@ class _Handler:
     def __init__(self, accept: frozenset[str]) -> None:
         self.accept = accept
         self.busy: frozenset[str] = frozenset()
+        self.seconds = 0.0
         self.deliveries: list[Delivery] = []
+        self.offers: list[Offer] = []
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self,
@@ -147,11 +172,14 @@ class _Handler:
         options: list[str],
     ) -> str:
         if base_address(address) in self.busy:
-            return "451 Requested action aborted: error in processing"
-        if base_address(address) not in self.accept:
-            return f"550 5.1.1 <{address}>: no such list here"
-        envelope.rcpt_tos.append(address)
-        return "250 2.1.5 OK"
+            reply = "451 Requested action aborted: error in processing"
+        elif base_address(address) not in self.accept:
+            reply = f"550 5.1.1 <{address}>: no such list here"
+        else:
+            envelope.rcpt_tos.append(address)
+            reply = "250 2.1.5 OK"
+        self.offers.append(Offer(address, int(reply[:3]), time.time()))
+        return reply
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self,
@@ -159,6 +187,7 @@ class _Handler:
         session: Session,
         envelope: Envelope,
     ) -> str:
+        await asyncio.sleep(self.seconds)
         content = envelope.content
         assert isinstance(content, bytes)
         load_id = BytesHeaderParser().parsebytes(content).get(LOAD_ID, "")
@@ -183,8 +212,8 @@ async def _serve(pipe: Connection, host: str, port: int, handler: _Handler) -> N
             loop.remove_reader(pipe.fileno())
             ended.set()
             return
-        if wanted is None:
-            pipe.send(handler.deliveries)
+        if isinstance(wanted, str):
+            pipe.send(getattr(handler, wanted))
         else:
             setattr(handler, *wanted)
             pipe.send("ok")

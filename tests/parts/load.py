@@ -6,12 +6,14 @@ to 127.0.0.1, and both the number of messages and the time that each may take ar
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 from .lmtp_sink import LOAD_ID
 from .postfix_instance import SENDER
@@ -19,6 +21,9 @@ from .postfix_instance import SENDER
 LIMIT = 100_000  # messages in one load
 CONCURRENT = 90  # connections at a time: fewer than Postfix's default_process_limit
 TIMEOUT = 60.0  # seconds for one message
+
+Phases: TypeAlias = tuple[tuple[str, str], ...]
+"""The parts of an SMTP session, each with the text that is sent in it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,13 @@ class Load:
     """
 
     def __init__(
-        self, port: int, recipients: Sequence[str], *, per_second: float, seconds: float
+        self,
+        port: int,
+        recipients: Sequence[str],
+        *,
+        per_second: float,
+        seconds: float,
+        sender: str = SENDER,
     ) -> None:
         """Prepare the load; start() begins it."""
         self.count = int(per_second * seconds)
@@ -84,7 +95,9 @@ class Load:
         self._port = port
         self._recipients = tuple(recipients)
         self._interval = 1 / per_second
+        self._sender = sender
         self._failure: BaseException | None = None
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._main, name="load", daemon=True)
 
     def __enter__(self) -> Self:
@@ -99,6 +112,10 @@ class Load:
     def start(self) -> None:
         """Begin to send."""
         self._thread.start()
+
+    def stop(self) -> None:
+        """Send no more than what is under way, though the load is not complete."""
+        self._stopped.set()
 
     def join(self) -> list[Sent]:
         """Wait until the whole load is sent; then self.sent is complete, in the order ended."""
@@ -138,22 +155,27 @@ class Load:
                 due = begin + number * self._interval
                 if (early := due - time.time()) > 0:
                     await asyncio.sleep(early)
+                if self._stopped.is_set():
+                    break
                 await free.acquire()
                 recipient = self._recipients[number % len(self._recipients)]
                 task = tasks.create_task(
-                    send_message(self._port, recipient, f"{mark}-{number}", due=due)
+                    send_message(
+                        self._port, recipient, f"{mark}-{number}", due=due, sender=self._sender
+                    )
                 )
                 task.add_done_callback(lambda done: self.sent.append(done.result()))
                 task.add_done_callback(lambda _: free.release())
 
 
-def send(port: int, recipient: str, load_id: str = "") -> Sent:
+def send(port: int, recipient: str, load_id: str = "", *, sender: str = SENDER) -> Sent:
     """Send one message."""
-    return asyncio.run(send_message(port, recipient, load_id or f"{time.time_ns():x}"))
+    load_id = load_id or f"{time.time_ns():x}"
+    return asyncio.run(send_message(port, recipient, load_id, sender=sender))
 
 
 async def send_message(
-    port: int, recipient: str, load_id: str, *, due: float | None = None
+    port: int, recipient: str, load_id: str, *, due: float | None = None, sender: str = SENDER
 ) -> Sent:
     """Send one message over a new connection, and note every reply; never raises."""
     started = time.time()
@@ -161,7 +183,7 @@ async def send_message(
     error = ""
     try:
         async with asyncio.timeout(TIMEOUT):
-            await _converse(port, recipient, load_id, replies)
+            await _converse(port, _transaction(sender, recipient, load_id), replies)
     except TimeoutError:
         error = f"timeout after {len(replies)} replies"
     except (OSError, ValueError) as problem:
@@ -169,26 +191,128 @@ async def send_message(
     return Sent(load_id, recipient, due or started, started, tuple(replies), error)
 
 
-async def _converse(port: int, recipient: str, load_id: str, replies: list[Reply]) -> None:
+class Session:
+    """One SMTP session that stays open from message to message, in a thread of its own.
+
+    A server that closes it is called again at the next message, as a real sender does.
+    """
+
+    def __init__(
+        self, port: int, recipients: Sequence[str], *, per_second: float, sender: str = SENDER
+    ) -> None:
+        """Prepare it; the recipients take turns."""
+        self.sent: list[Sent] = []
+        self._port = port
+        self._recipients = itertools.cycle(recipients)
+        self._sender = sender
+        self._interval = 1 / per_second
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._main, name="session", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End it after the message that is under way."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _main(self) -> None:
+        while not self._stopped.wait(self._interval):
+            with suppress(OSError, ValueError):  # no greeting this time
+                asyncio.run(self._hold())
+
+    async def _hold(self) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            await _exchange(reader, writer, _GREETING, [])
+            while not self._stopped.is_set():
+                sent = await _send_next(reader, writer, next(self._recipients), self._sender)
+                self.sent.append(sent)
+                if sent.error or sent.last.code == 421:
+                    return
+                await asyncio.sleep(self._interval)
+        finally:
+            await _hang_up(writer)
+
+
+def send_in_one_session(
+    port: int, recipient: str, count: int, *, sender: str = SENDER
+) -> list[Sent]:
+    """Send so many messages over one connection, as fast as the server takes them."""
+
+    async def conversation() -> list[Sent]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await _exchange(reader, writer, _GREETING, [])
+            return [await _send_next(reader, writer, recipient, sender) for _ in range(count)]
+        finally:
+            await _hang_up(writer)
+
+    return asyncio.run(conversation())
+
+
+_GREETING: Phases = (("connect", ""), ("ehlo", "EHLO load.example\r\n"))
+
+
+async def _send_next(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recipient: str, sender: str
+) -> Sent:
+    """Send one message more over a connection; never raises."""
+    load_id, started, error = f"{time.time_ns():x}s", time.time(), ""
+    replies: list[Reply] = []
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            await _exchange(reader, writer, _transaction(sender, recipient, load_id), replies)
+            if replies[-1].code >= 400:
+                await _exchange(reader, writer, (("rset", "RSET\r\n"),), [])
+    except TimeoutError:
+        error = f"timeout after {len(replies)} replies"
+    except (OSError, ValueError) as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    return Sent(load_id, recipient, started, started, tuple(replies), error)
+
+
+async def _converse(port: int, transaction: Phases, replies: list[Reply]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        for phase, words in (
-            ("connect", ""),
-            ("ehlo", "EHLO load.example\r\n"),
-            ("mail", f"MAIL FROM:<{SENDER}>\r\n"),
-            ("rcpt", f"RCPT TO:<{recipient}>\r\n"),
-            ("data", "DATA\r\n"),
-            ("end", f"{_message(recipient, load_id)}.\r\n"),
-        ):
-            writer.write(words.encode())
-            code, text = await _reply(reader)
-            replies.append(Reply(phase, code, text, time.time()))
-            if code >= 400:
-                break
+        await _exchange(reader, writer, (*_GREETING, *transaction), replies)
+    finally:
+        await _hang_up(writer)
+
+
+def _transaction(sender: str, recipient: str, load_id: str) -> Phases:
+    return (
+        ("mail", f"MAIL FROM:<{sender}>\r\n"),
+        ("rcpt", f"RCPT TO:<{recipient}>\r\n"),
+        ("data", "DATA\r\n"),
+        ("end", f"{_message(recipient, load_id)}.\r\n"),
+    )
+
+
+async def _exchange(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    phases: Phases,
+    replies: list[Reply],
+) -> None:
+    """Go through the phases, and note each reply, until one is 4xx or 5xx."""
+    for phase, words in phases:
+        writer.write(words.encode())
+        code, text = await _reply(reader)
+        replies.append(Reply(phase, code, text, time.time()))
+        if code >= 400:
+            break
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
         writer.write(b"QUIT\r\n")
         await writer.drain()
-    finally:
-        writer.close()
+    writer.close()
+    with suppress(OSError):
         await writer.wait_closed()
 
 

@@ -9,11 +9,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from tests.parts.common import wait_for
+from tests.parts.common import PATIENCE, wait_for
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import Load, Sent
 from tests.parts.mailman_files import MailmanFiles
@@ -149,6 +150,32 @@ class Run:
 def queue_id(sent: Sent) -> str:
     """The queue id of an accepted message, from the reply to its end: `2.0.0 Ok: queued as ID`."""
     return sent.last.text.rpartition(" ")[2]
+
+
+def final_outcomes(
+    postfix: PostfixInstance, sent: Sequence[Sent], timeout: float
+) -> dict[str, Outcome]:
+    """Wait until every accepted message was delivered or returned, and no longer than `timeout`.
+
+    Return the final outcomes by queue id; a message that has none is missing.
+    """
+    accepted = {queue_id(one) for one in sent if one.accepted}
+    found: dict[str, Outcome] = {}
+
+    def all_ended() -> bool:
+        outcomes = postfix.outcomes()
+        found.update((one.queue_id, one) for one in outcomes if one.status != "deferred")
+        return accepted <= found.keys()
+
+    with suppress(TimeoutError):
+        wait_for(all_ended, timeout, "a final outcome of every accepted message")
+    return found
+
+
+def wait_for_load(load: Load, moment: float) -> None:
+    """Wait until a message that was sent at this moment (time.time()) or later was answered."""
+    timeout = max(moment - time.time(), 0) + PATIENCE
+    wait_for(lambda: any(one.started >= moment for one in load.sent), timeout, "mail flowing")
 
 
 class Bench:

@@ -1,0 +1,69 @@
+"""No message is bounced, refused, lost or misdirected because one list changes its state.
+
+Mail flows to that list alone, over new connections and in sessions that stay open, and the server
+that had the list answers 550 from the end of the sync on. Here is one change of each kind;
+`make matrix` has every change, for all map types, with kills.
+"""
+
+import pytest
+
+from tests.conftest import Measured
+from tests.e2e.conftest import check_change, need_map_type, need_real_parts
+from tests.parts.common import PATIENCE, public_directory, wait_for
+from tests.parts.load import send_in_one_session
+from tests.scenarios.list_states import ANOTHER, ANTS, AT_A, AT_B, BY_ADDRESS, KINDS, Change
+from tests.scenarios.transitions import Stage, by_command, by_daemon
+
+pytestmark = [pytest.mark.transition, pytest.mark.slow]
+
+BY_DAEMON = frozenset(
+    {
+        "absent -> at A",
+        "at A -> absent",
+        "at A -> at another name of A",
+        "at A -> aliased",
+        "absent -> in a domain of its own",
+    }
+)
+"""The changes that a daemon makes here, with lmdb; none of them is one of the configuration."""
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+@pytest.mark.parametrize("change", KINDS, ids=lambda one: one.id)
+def test_change_of_each_kind_loses_no_mail(
+    change: Change, map_type: str, measured: Measured
+) -> None:
+    daemon = map_type == "lmdb" and change.name in BY_DAEMON
+    check_change(change, map_type, by_daemon if daemon else by_command, measured)
+
+
+MOVES = (Change(AT_A, AT_B), Change(BY_ADDRESS, ANOTHER[BY_ADDRESS]), Change(AT_B, BY_ADDRESS))
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+@pytest.mark.parametrize("change", MOVES, ids=lambda one: one.id)
+def test_mail_deferred_for_the_old_destination_is_delivered_to_the_new_one(
+    change: Change, map_type: str
+) -> None:
+    """The old server is down when the list moves; nobody flushes the queue."""
+    need_real_parts()
+    with public_directory() as directory:
+        stage = Stage(directory, map_type, change)
+        need_map_type(stage.postfix, map_type)
+        stage.install_first()
+        [new] = [stage.sinks[name] for name in change.second.servers]
+        with new, stage.postfix:
+            stage.serve(change.second)
+            sent = send_in_one_session(stage.postfix.port, ANTS, 10)
+            assert all(one.accepted for one in sent)
+            wait_for(
+                lambda: len(stage.postfix.outcomes()) >= len(sent),
+                PATIENCE,
+                "a try of each message",
+            )
+            assert {one.status for one in stage.postfix.outcomes()} == {"deferred"}
+            done = stage.site.run(*stage.bring_about(change.second))
+            assert done.returncode == 0, done
+            wanted = {one.load_id for one in sent}
+            wait_for(lambda: new.load_ids() >= wanted, PATIENCE, "what was deferred, delivered")
+            assert stage.postfix.bounces() == []

@@ -1,0 +1,367 @@
+"""One list goes from one state to another while mail flows to it: what became of each message.
+
+Each LMTP server has a loopback address of its own. From the end of the sync on, it takes mail for
+the list where the second state has it, and answers 550 to everything else.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tests.parts.common import PATIENCE, loopback_address
+from tests.parts.daemon import RunningDaemon
+from tests.parts.kill_at import Killer
+from tests.parts.lmtp_sink import Delivery, LmtpSink, Offer, base_address
+from tests.parts.load import Load, Sent, Session, send, send_in_one_session
+from tests.parts.mailman_files import MailmanFiles
+from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+from tests.scenarios.list_states import DOGS, Change, Mailman, State
+from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
+
+PORT = 2424
+"""Of each LMTP server. The order of a cluster depends on it: with this one, A is not the first."""
+
+PER_SECOND = 5.0
+"""Messages a second, each over a new connection."""
+
+SESSIONS, IN_SESSION = 2, 0.5
+"""How many SMTP sessions are open all the time, and the messages a second in each of them."""
+
+BURST = 30
+"""Messages that come right before the change, so that qmgr(8) has resolved some already."""
+
+SECONDS, AT_ONCE = 0.2, 2
+"""How long an LMTP server takes for a message, and how many it is given at a time."""
+
+WARM, AFTER = 3.0, 12.0
+"""Seconds of load before the change and after the end of the sync."""
+
+LONGEST = 300.0
+"""Seconds of load, if it is not stopped."""
+
+SLACK = 0.5
+"""Seconds between the moment when a delivery is begun, or mail accepted, and our noticing it."""
+
+
+Apply: TypeAlias = Callable[[Sequence[str], Callable[[], None]], int]
+"""Have postfix-sync carry out a command line; how often it was killed meanwhile.
+
+The second argument waits until one message more was answered.
+"""
+
+Means: TypeAlias = Callable[["Stage"], AbstractContextManager[Apply]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One change in numbers."""
+
+    accepted: int
+    delivered: int
+    bounced: int
+    """Returned by Postfix itself, for want of a route or of a host's address."""
+    rejected: int
+    """Accepted for an address that the list has in the second state, and refused by LMTP."""
+    refused: int
+    """Not accepted, or not at once, though the list had the address at the time."""
+    lost: int
+    """Accepted, and neither delivered nor returned."""
+    twice: int
+    late: int
+    """Deliveries begun after the end of the sync by a server that was not right any more."""
+    still: int
+    """Accepted over a new connection after the sync, for an address that the list has no more."""
+    kills: int
+    seconds: float
+    """How long the sync took."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What must not be, where it is."""
+        names = ("bounced", "rejected", "refused", "lost", "twice", "late", "still")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    def __str__(self) -> str:
+        """A row of the table."""
+        return "  ".join(f"{name} {value:>3}" for name, value in self.as_dict().items())
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of one change after the last message has left the queue."""
+
+    change: Change
+    new: list[Sent]
+    """The messages that were sent over new connections."""
+    in_sessions: list[Sent]
+    deliveries: list[Delivery]
+    offers: dict[str, list[Offer]]
+    """By server, what it was offered."""
+    outcomes: dict[str, Outcome]
+    """The final outcome of each message that has one, by queue id."""
+    began: float
+    """When the sync began (time.time())."""
+    ended: float
+    kills: int
+    log: str
+    """Postfix's."""
+
+    def figures(self) -> Figures:
+        """The run in numbers."""
+        sent = [*self.new, *self.in_sessions]
+        accepted = [one for one in sent if one.accepted]
+        copies = Counter(one.load_id for one in self.deliveries)
+        ends = [(one, self.outcomes.get(queue_id(one))) for one in accepted]
+        bounced = [(one, end) for one, end in ends if end and end.status == "bounced"]
+        return Figures(
+            accepted=len(accepted),
+            delivered=sum(bool(copies[one.load_id]) for one in accepted),
+            bounced=sum(not end.refused_by_server for _, end in bounced),
+            rejected=sum(
+                end.refused_by_server and self._is_wrongly_rejected(one, end)
+                for one, end in bounced
+            ),
+            refused=len(self.refused()),
+            lost=sum(
+                not copies[one.load_id] and (end is None or end.status != "bounced")
+                for one, end in ends
+            ),
+            twice=sum(count > 1 for count in copies.values()),
+            late=len(self.late()),
+            still=sum(
+                one.accepted
+                and one.recipient not in self.change.second.accepted
+                and one.started > self.ended + SLACK
+                for one in self.new
+            ),
+            kills=self.kills,
+            seconds=round(self.ended - self.began, 1),
+        )
+
+    def _is_wrongly_rejected(self, sent: Sent, outcome: Outcome) -> bool:
+        """Whether a server refused a message that one of them would have taken."""
+        second = self.change.second
+        came_after = sent.last.time > self.ended + SLACK
+        return outcome.recipient in second.accepted or (
+            came_after and sent.recipient in second.accepted
+        )
+
+    def refused(self) -> list[Sent]:
+        """The messages not accepted, or not at once, to addresses that the list had meanwhile.
+
+        A session that began before the list came does not know of it until its end, and may not.
+        """
+        first, second = self.change.first.address, self.change.second.address
+        kept = first == second
+        return [
+            one
+            for one in (*self.new, *self.in_sessions)
+            if not one.accepted
+            and (
+                (one.recipient == second and kept)
+                or (one.recipient == first and one.last.time < self.began)
+                or (one.recipient == second and one.started > self.ended and one in self.new)
+            )
+        ]
+
+    def late(self) -> list[Offer]:
+        """What a server was given that was not right any more, for an address of the list."""
+        second = self.change.second
+        return [
+            offer
+            for server, offers in self.offers.items()
+            for offer in offers
+            if server not in second.servers
+            and base_address(offer.recipient) in second.accepted
+            and offer.time > self.ended + SLACK
+        ]
+
+
+class Stage:
+    """A Postfix, a postfix-sync beside it, and the LMTP servers that a change needs."""
+
+    def __init__(self, directory: Path, map_type: str, change: Change) -> None:
+        """Write the configuration of Postfix."""
+        self.change = change
+        self.sinks = {
+            name: LmtpSink(host=loopback_address(), port=PORT) for name in sorted(change.servers)
+        }
+        self.postfix = PostfixInstance(
+            directory / "postfix",
+            hosts=directory / "hosts",
+            main_cf={
+                **mailman_parameters(directory / "maps", map_type),
+                "enable_long_queue_ids": "yes",
+                "lmtp_destination_concurrency_limit": str(AT_ONCE),
+                "smtpd_hard_error_limit": "1000",
+            },
+        )
+        self.site = Site(directory, self.postfix.config_directory, map_type)
+        self.site.hosts.write_text("127.0.0.1 localhost\n")
+        self._written: State | None = None
+
+    def bring_about(self, state: State) -> tuple[str, ...]:
+        """Have Mailman and the configuration say so; the command line that installs it."""
+        if state.held:
+            self._written = state
+            return ("rollback", "1")
+        was_held = self._written is not None and self._written.held
+        self._write(state)
+        self._written = state
+        return ("resume",) if was_held else ("--once",)
+
+    def _write(self, state: State) -> None:
+        before = self._written
+        known = before.mailmans if before and not before.held else State("").mailmans
+        mailmans = state.mailmans or known
+        sources = []
+        for number, mailman in enumerate(mailmans):
+            files = MailmanFiles(self.site.directory / f"data{number}")
+            _write_lists(files, mailman, state)
+            sources.append(
+                {
+                    "name": f"lists{number}",
+                    "path": str(files.directory),
+                    **self._where(mailman),
+                    **({"cluster": "mm"} if len(mailmans) > 1 else {}),
+                }
+            )
+        self.site.configure(sources=sources)
+
+    def _where(self, mailman: Mailman) -> dict[str, Any]:
+        address = self.sinks[mailman.server].host
+        if mailman.by_address:
+            return {"destination": f"lmtp:[{address}]:{PORT}"}
+        return {"address": address}
+
+    def serve(self, *states: State) -> None:
+        """Each LMTP server takes from now on what one of these states leads to it, nothing else."""
+        for name, sink in self.sinks.items():
+            sink.accept(
+                {one for state in states if name in state.servers for one in state.accepted}
+            )
+
+    def install_first(self) -> None:
+        """Install the first state, and what was before it; Postfix is stopped."""
+        for state in self.change.history:
+            done = self.site.call(*self.bring_about(state))
+            assert done.returncode == 0, done
+
+    def perform(self, means: Means) -> Run:
+        """Install the first state, and bring about the second one while mail flows."""
+        self.install_first()
+        with ExitStack() as parts:
+            for sink in self.sinks.values():
+                parts.enter_context(sink)
+                sink.slow(SECONDS)
+            self.serve(self.change.first)
+            apply = parts.enter_context(means(self))
+            parts.enter_context(self.postfix)
+            return self._under_load(apply)
+
+    def _under_load(self, apply: Apply) -> Run:
+        change, port = self.change, self.postfix.port
+        first, second, to = change.first, change.second, change.recipients
+        load = Load(port, to, per_second=PER_SECOND, seconds=LONGEST, sender=change.sender)
+        sessions = [
+            Session(port, to, per_second=IN_SESSION, sender=change.sender) for _ in range(SESSIONS)
+        ]
+        burst = []
+        with ExitStack() as flow:
+            flow.enter_context(load)
+            flow.callback(load.stop)
+            for session in sessions:
+                flow.enter_context(session)
+            wait_for_load(load, time.time() + WARM)
+            if first.address:
+                burst = send_in_one_session(port, first.address, BURST, sender=change.sender)
+            self.serve(first, second)
+            began = time.time()
+            arguments = self.bring_about(second)
+            kills = apply(arguments, lambda: wait_for_load(load, time.time()))
+            ended = time.time()
+            self.serve(second)
+            wait_for_load(load, ended + AFTER)
+        last = [send(port, address, sender=change.sender) for address in sorted(second.accepted)]
+        in_sessions = [one for session in sessions for one in session.sent] + burst
+        outcomes = final_outcomes(self.postfix, [*load.sent, *in_sessions, *last], PATIENCE)
+        return Run(
+            change=change,
+            new=[*load.sent, *last],
+            in_sessions=in_sessions,
+            deliveries=[one for sink in self.sinks.values() for one in sink.deliveries()],
+            offers={name: sink.offers() for name, sink in self.sinks.items()},
+            outcomes=outcomes,
+            began=began,
+            ended=ended,
+            kills=kills,
+            log=self.postfix.log,
+        )
+
+
+def _write_lists(files: MailmanFiles, mailman: Mailman, state: State) -> None:
+    lists = [one for one in (state.address, DOGS) if one]
+    hop = f"lmtp:[{mailman.host}]:{PORT}"
+    if not state.alias_domain:
+        files.write(*lists, hop=hop)
+        return
+    aliases = {one: f"{one.partition('@')[0]}@{state.alias_domain}" for one in lists}
+    files.write(hop=hop, aliases=aliases)
+
+
+@contextmanager
+def by_command(stage: Stage) -> Iterator[Apply]:
+    """Run the command."""
+
+    def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+        done = stage.site.run(*arguments, timeout=120)
+        assert done.returncode == 0, done
+        return 0
+
+    yield apply
+
+
+@contextmanager
+def by_daemon(stage: Stage) -> Iterator[Apply]:
+    """Have a daemon notice what changed."""
+    with RunningDaemon(stage.site) as daemon:
+        daemon.wait_for_passes(1)
+
+        def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+            assert arguments == ("--once",)
+            daemon.look()
+            return 0
+
+        yield apply
+
+
+def killed_with(killer: Killer) -> Means:
+    """Run the command, killed before its first step, then before its second, until it completes.
+
+    Each wreck is met by a message at least.
+    """
+
+    @contextmanager
+    def means(stage: Stage) -> Iterator[Apply]:
+        def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+            for event in itertools.count(1):
+                ended = killer.run(stage.site, *arguments, event=event)
+                if ended.returncode != -9:
+                    assert ended.returncode == 0, ended
+                    return event - 1
+                wait()
+            raise AssertionError("unreachable")
+
+        yield apply
+
+    return means
