@@ -1,5 +1,6 @@
 # make demo   the main job before your eyes, on real parts
 # make test   every check and every test; what fails is run once more by itself (tests/suite.py)
+# make matrix every change of a list's state under load, with kills, for all map types: 90 minutes
 # make bench  how fast it is, beside what people use instead
 # make deb    the package for Debian 13, in dist
 # make dist   wheel and source archive, in dist/
@@ -81,6 +82,11 @@ demo: parts
 .PHONY: test
 test: parts lint types
 	$(BIN)/python -m tests.suite
+
+# These tests wait most of the time, so JOBS of them run beside each other.
+.PHONY: matrix
+matrix: parts
+	$(BIN)/python -m pytest -q -m matrix -n $(or $(JOBS),4) --dist worksteal tests/e2e
 
 .PHONY: install uninstall
 install: packages

@@ -1,89 +1,129 @@
 """Carries out a plan, step by step. Whatever fails, or kills it, leaves a state to live with."""
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from postfix_sync.changes import counted
+from postfix_sync.errors import ApplyError, SyncError
+from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import RECIPIENTS, ROUTES, Maps, Table
-from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish
+from postfix_sync.model import Installed, Table
+from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish
 
-SESSION_GRACE = 2.0
-"""Seconds that an SMTP session gets to end its message to a list that is removed meanwhile."""
-
-QUEUE_GRACE = 2.0
-"""Seconds more for mail to removed lists to leave the queue; routes it still needs then stay."""
-
-QUEUE_POLL = 0.25
+FORGOTTEN = 30.0
+"""Seconds in which processes forget all but what smtpd(8) and the active queue hold: their tables
+after 10, their last answers after 30 (visibility.py)."""
 
 
-class Apply:
-    """One apply: where maps go, the lock's descriptor, whom to tell, and what was done so far."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan."""
 
-    def __init__(self, directory: MapDirectory, lock: int, tell: Callable[[str], None]) -> None:
-        self.directory = directory
-        self.lock = lock
-        self.tell = tell
-        self.reloads = 0
-        self._published: dict[str, Table] = {}
+    published: frozenset[str] = frozenset()
+    """The maps that hold what they were to hold after it."""
+    reloads: int = 0
+    """How often Postfix was reloaded."""
+    lines: tuple[str, ...] = ()
+    """What was done, for the log, but for the entries of maps."""
+    error: SyncError | None = None
+    """Why it came to an end before its last step, or what it could not bring about."""
+    without_hosts: SyncError | None = None
+    """Why the hosts file could not be written; then no map was published."""
 
-    async def run(self, plan: Plan) -> None:
-        """Makes all steps in order. Raises ApplyError or NotPermitted at the first that fails."""
-        owes_reload = any(isinstance(step, MakeVisible) for step in plan.steps)
-        closed = bool(plan.changes[RECIPIENTS].removed)
-        with self.directory.staging(reload_owed=owes_reload):
+
+async def carry_out(
+    plan: Plan, installed: Installed, directory: MapDirectory, hosts: HostsFiles, lock: int
+) -> Outcome:
+    """Make all steps in order, up to the first that fails. `lock` is the lock's descriptor."""
+    tables: dict[str, Table] = {}
+    entered: list[str] = []
+    made: list[_Visible] = []
+    error: SyncError | None = None
+    try:
+        with directory.staging():
             for step in plan.steps:
                 match step:
+                    case EnterHosts(names):
+                        try:
+                            hosts.write(names)
+                        except SyncError as failure:
+                            _owe_as_before(directory, hosts, installed)
+                            return Outcome(without_hosts=failure)
+                        entered.append(f"{hosts.path}: {_entered(names, installed)}")
+                    case Owe(unseen):
+                        directory.owe_reload(unseen)
                     case Publish(name, table, fresh):
-                        await self.directory.publish(name, table, self.lock, fresh=fresh)
-                        self._published[name] = table
-                    case MakeVisible(reload):
-                        await self._make_visible(reload=reload)
-                    case Narrow():
-                        await self._narrow(step, closed)
+                        if not await directory.publish(name, table, lock, fresh=fresh):
+                            again = MakeVisible(reload=plan.may_reload, remembered=True)
+                            made.append(await _make_visible(again, directory))
+                        tables[name] = table
+                    case MakeVisible():
+                        made.append(await _make_visible(step, directory))
+    except SyncError as failure:
+        error = failure
+    return Outcome(
+        frozenset(name for name, table in tables.items() if table == plan.result[name]),
+        sum(one.reloaded for one in made),
+        (*entered, *(one.line for one in made if one.line)),
+        error or next((one.error for one in made if one.error), None),
+    )
 
-    def published_of(self, wanted: Maps) -> frozenset[str]:
-        """The maps that hold what is wanted by now; of the routes, at least all that is wanted."""
-        return frozenset(
-            name
-            for name, table in self._published.items()
-            if table == wanted[name] or (name == ROUTES and table.items() >= wanted[name].items())
+
+def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Installed) -> None:
+    """Take back the note that a reload is owed, if nothing has changed that it would be for."""
+    if hosts.read().block != installed.hosts:
+        return  # the file has changed, and only its copy could not be written
+    if installed.reload_owed:
+        directory.owe_reload(installed.unseen)
+    else:
+        directory.reloaded()
+
+
+class _Visible(NamedTuple):
+    """What came of having Postfix see a change."""
+
+    reloaded: bool = False
+    line: str = ""
+    """For the log."""
+    error: SyncError | None = None
+    """Why some processes may not see it."""
+
+
+async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
+    """See to it that no process works with what was there before."""
+    postfix = directory.postfix
+    elsewhere = postfix.runs_elsewhere
+    if not elsewhere and postfix.master is None:
+        directory.reloaded()
+        line = "postfix: not running, so not reloaded; it will start with these maps"
+        return _Visible(line=line)
+    if step.reload and not elsewhere:
+        await postfix.reload()
+        directory.reloaded()
+        return _Visible(reloaded=True, line="postfix: reloaded")
+    await asyncio.sleep(FORGOTTEN)
+    directory.reloaded()
+    if not step.remembered:
+        return _Visible()
+    if elsewhere:
+        error = ApplyError(
+            f"{postfix.queue_directory}: Postfix runs where its processes can't be seen from here,"
+            " as in another PID namespace, so it was not reloaded; until it is, some mail may go by"
+            " the routes from before",
+            "run postfix-sync where Postfix runs, or have it reloaded there: postfix reload",
         )
+    else:
+        error = ApplyError(
+            f"{postfix.config_directory}: postfix.reload is never, and smtpd(8) and qmgr(8)"
+            " remember the answers from before; some mail may still be refused, or go there",
+            f"postfix -c {postfix.config_directory} reload",
+        )
+    return _Visible(error=error)
 
-    async def _make_visible(self, *, reload: bool) -> None:
-        postfix = self.directory.postfix
-        before = postfix.rewriters()
-        if not postfix.master:
-            self.tell("postfix: not running, so not reloaded; it will start with these maps")
-        else:
-            if reload:
-                await postfix.reload()
-                self.reloads += 1
-                self.tell("postfix: reloaded")
-            await postfix.turned_over(before)
-        self.directory.reloaded()
 
-    async def _narrow(self, step: Narrow, closed: bool) -> None:
-        """Takes out the routes of removed addresses but those that queued mail still needs.
-
-        `closed`: acceptance ended in this very apply, so that sessions may be under way.
-        """
-        kept = await self._needed(step.removed, closed)
-        if kept.keys() != step.removed.keys():
-            await self.directory.publish(ROUTES, {**step.wanted, **kept}, self.lock, fresh=False)
-        if kept and closed:
-            routes = counted(len(kept), "route")
-            self.tell(f"postfix: removed lists keep {routes} while mail waits for them")
-
-    async def _needed(self, removed: Mapping[str, str], closed: bool) -> dict[str, str]:
-        postfix = self.directory.postfix
-        if closed and postfix.master:
-            await asyncio.sleep(SESSION_GRACE)
-        give_up = time.monotonic() + (QUEUE_GRACE if closed else 0)
-        while True:
-            queued = await postfix.queued_recipients()
-            needed = {key: hop for key, hop in removed.items() if key in queued}
-            if not needed or time.monotonic() >= give_up:
-                return needed
-            await asyncio.sleep(QUEUE_POLL)
+def _entered(names: Mapping[str, str], installed: Installed) -> str:
+    """What has changed in our block, in words."""
+    new = {name: ip for name, ip in names.items() if installed.hosts.get(name) != ip}
+    known = ", ".join(f"{name} is {address}" for name, address in new.items())
+    return known or "the copy in the chroot was renewed"

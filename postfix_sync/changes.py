@@ -1,6 +1,6 @@
 """What changes, in words: log lines for people, and the listing of a dry run. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from postfix_sync.model import (
     Maps,
     Table,
 )
-from postfix_sync.plan import MakeVisible, Plan, Publish
+from postfix_sync.plan import EnterHosts, MakeVisible, Plan, Publish
 from postfix_sync.tables import lists_of
 
 LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
@@ -104,16 +104,21 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'es' if what.endswith('s') else 's'}"
 
 
-def preview(plan: Plan) -> Iterator[str]:
-    """The entries that a plan changes, under the names of their maps, and what Postfix is told."""
+def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[str]:
+    """What a plan changes: hosts entries, entries under the names of their maps, reloads."""
     published = {step.name for step in plan.steps if isinstance(step, Publish)}
+    for step in plan.steps:
+        if isinstance(step, EnterHosts):
+            yield str(hosts_file)
+            entered = list(entries(Diff.between(installed.hosts, step.names)))
+            yield from entered or ["(its copy in the chroot is brought in step)"]
     for name in MAP_NAMES:
         if plan.changes[name]:
             yield name
             yield from entries(plan.changes[name])
         elif name in published:
             yield name
-            empty = not plan.wanted[name]
+            empty = not plan.result[name]
             yield "(built; empty)" if empty else "(built anew; its entries stay as they are)"
     if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
         yield "postfix"
@@ -128,19 +133,6 @@ def entries(diff: Diff) -> Iterator[str]:
         *((key, f"~ {key} {old} -> {new}") for key, (old, new) in diff.changed.items()),
     ]
     yield from (line for _, line in sorted(lines))
-
-
-def preview_hosts(
-    path: object, old: Mapping[str, str], new: Mapping[str, str], copies: Iterable[object]
-) -> Iterator[str]:
-    """What becomes of our block of the hosts file, and of the copies of it."""
-    difference = Diff.between(old, new)
-    if difference:
-        yield str(path)
-        yield from entries(difference)
-    for copy in copies:
-        yield str(copy)
-        yield "(brought in step with the hosts file)"
 
 
 def iso(seconds: float) -> str:

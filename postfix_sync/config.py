@@ -331,6 +331,11 @@ class Config(_Section):
         chosen = [] if path == DEFAULT_PATH else ["-c", str(path)]
         return shlex.join(["postfix-sync", *chosen, *arguments])
 
+    def with_map_type(self, map_type: str) -> "Config":
+        """Return the same configuration with another postfix.map_type."""
+        section = self.postfix.model_copy(update={"map_type": map_type})
+        return self.model_copy(update={"postfix": section})
+
     def policy(self, source: Source) -> Policy:
         """What is accepted from a source."""
         return Policy(

@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 from postfix_sync import __version__, config, monitoring, state, systemd
 from postfix_sync.changes import counted
 from postfix_sync.destinations import Destinations
-from postfix_sync.errors import ConfigError, SyncError, is_out_of_memory, out_of_memory
+from postfix_sync.errors import Busy, ConfigError, SyncError, is_out_of_memory, out_of_memory
 from postfix_sync.follow import FIRST_RETRY, Follower, answers_of, retry_delay, set_within
 from postfix_sync.ledger import Ledger
 from postfix_sync.log import LOG, tell
+from postfix_sync.maps import files_of_maps
 from postfix_sync.model import RECIPIENTS
 from postfix_sync.monitoring import http_server
-from postfix_sync.sync import Report, interrupted, make_pass, records_of
+from postfix_sync.retire import retire
+from postfix_sync.sync import Report, Request, interrupted, make_pass, records_of
 from postfix_sync.tables import lists_of
+from postfix_sync.visibility import reload_age
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config, Listen
@@ -39,6 +42,15 @@ FULL_PASS = 60.0
 
 HEARTBEAT = 60.0
 """Seconds after which status.json is refreshed at the latest."""
+
+RETIRE_EVERY = 60.0
+"""Seconds between looks at what is not needed any more."""
+
+RELOADS_KEPT = 10
+"""How many are counted to see that a destination comes and goes."""
+
+WATCH_EVERY = 1.0
+"""Seconds between looks at whether the indexes are still there."""
 
 LISTEN_AGAIN = 60.0
 """Seconds between tries to listen for monitoring where that failed, at most."""
@@ -54,6 +66,10 @@ class Daemon:
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
         self.destinations = Destinations(self.ledger, self.news)
+        self.rerouted = asyncio.Event()
+        """Set where mail of lists that were installed before goes elsewhere now."""
+        self.reloads: list[float] = []
+        """When Postfix was last reloaded for that (time.monotonic())."""
         self.held: Hold | None = None
         self.watchdog = systemd.Watchdog()
 
@@ -138,6 +154,7 @@ class Daemon:
             works.append(self.destinations.ask())
             if self.config.probe.flush:
                 works.append(self.destinations.recover())
+        works += [self._retire(), self._watch_maps()]
         if self.config.metrics.wanted:
             works.append(_every(self.config.probe.interval, self._count_deferred))
         if self.config.metrics.listen:
@@ -163,7 +180,7 @@ class Daemon:
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
             self.destinations.passed(report)
             failures = failures + 1 if report.failed else 0
-            delay = self._quiet
+            delay = report.waits or self._quiet
             if failures:
                 jitter = random.random()  # noqa: S311 - no secret
                 delay = retry_delay(failures, self.config.interval, jitter)
@@ -177,11 +194,16 @@ class Daemon:
         answers = answers_of(self.followers)
         status = state.StatusFile.of(self.config).read_or_new()
         self.destinations.rankings = state.rankings(status)
+        request = Request(reload_age=reload_age(self.reloads, time.monotonic()))
         try:
-            report = await make_pass(self.config, answers, self.destinations.rankings)
+            report = await make_pass(self.config, answers, self.destinations.rankings, request)
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a pass meets
             LOG.exception("a pass ended in an error that it should have named; please report it")
             report = Report(failed=(SyncError(f"unexpected: {bug!r}"),))
+        if report.rerouted:
+            self.rerouted.set()
+            self.reloads += [time.monotonic()] * report.reloads
+            del self.reloads[:-RELOADS_KEPT]
         for name, one in report.sources.items():
             self.followers[name].taken(answers.get(name), one)
         LOG.debug("a pass was made: %s", _summary(report))
@@ -204,6 +226,31 @@ class Daemon:
             if source.errors or source.answered_at:
                 self.ledger.tell_errors(name, name, source.errors)
         self.ledger.tell_errors("", ", ".join(self.followers), report.failed)
+
+    async def _retire(self) -> None:
+        """Takes out what is not needed any more, once a minute; see to mail of moved lists."""
+        while True:
+            await set_within(self.rerouted, RETIRE_EVERY)
+            self.rerouted.clear()
+            errors = []
+            try:
+                for line in await retire(self.config):
+                    LOG.info("%s", line)
+            except Busy:
+                pass  # a sync is at work; later
+            except SyncError as error:
+                errors.append(error)
+            self.ledger.tell_errors("retire", "what is not needed any more", errors)
+
+    async def _watch_maps(self) -> None:
+        """Has a sync made when a file of a map is gone: until it is back, all mail is put off."""
+        before = frozenset[str]()
+        while True:
+            await asyncio.sleep(WATCH_EVERY)
+            found = await asyncio.to_thread(files_of_maps, self.config.postfix.map_directory)
+            if before - found:
+                self.news.set()
+            before = found
 
     async def _heartbeat(self) -> None:
         await self.ledger.update(partial(state.touched, now=time.time()))

@@ -72,7 +72,7 @@ class Destinations:
                 asked = [
                     replace(one, doubting=one.destination not in self.known)
                     for one in targets(
-                        self.report.routes, self.report.replicas, self.report.families
+                        self.report.routes_in_use, self.report.replicas, self.report.families
                     )
                     if everything or one.destination.endpoint in self._asked_soon
                 ]

@@ -35,7 +35,7 @@ from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.address_classes import classify
 from postfix_sync.main_cf.lookup import Tables
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import ROUTES, Finding, ProbeResult, Verdict
+from postfix_sync.model import INDEX_SUFFIX, Finding, ProbeResult, Verdict
 from postfix_sync.sync import Request, ask_all, installation, make_pass, opened
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         answers = usable(await ask_all(config, sources, found.fold), found.families)
     rankings = state.rankings(status) if status else {}
     upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
-    installed = MapDirectory(map_directory, map_type, found).tables()
+    kind = await found.index_type(map_type)
+    installed = MapDirectory(map_directory, kind, found).tables()
     hosts = HostsFiles(config.hosts.file, None)
     hosts_used = any(one.address for one in config.sources) and not hosts.is_copied
     ours = installation(config, map_type, hosts_used)
@@ -143,7 +144,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
     host = Host(
         config=config,
         postfix=found,
-        map_type=map_type,
+        kind=kind,
         installed=installed,
         answers=answers,
         tables=tables,
@@ -155,6 +156,9 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
         warnings=await found.warnings(),
         status=status,
         without_status=without_status,
+        index_types={
+            name: await found.index_type(name) for name in INDEX_SUFFIX if name in found.map_types
+        },
     )
     resolver = await as_lmtp.resolver(found, host.lmtp)
     # Whoever does not answer takes long to: so both at the same time.
@@ -170,7 +174,7 @@ async def look(config: "Config", found: postfix.Postfix) -> Host:
 
 async def _probes(host: Host) -> list[ProbeResult]:
     """What each destination says now, none where they are not to be asked."""
-    config, routes = host.config, host.table(ROUTES)
+    config, routes = host.config, host.routes_in_use
     section = config.probe
     if section.level == "off":
         return []

@@ -5,7 +5,9 @@ the others.
 """
 
 import asyncio
+import gc
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -98,6 +100,13 @@ def open_source(settings: "config.Source", max_size: int) -> Source:
     return Ssh(login, PurePosixPath(settings.path), max_size)
 
 
+def _release(error: BaseException) -> None:
+    """Give back the memory that the frames of an error hold: what comes next needs some."""
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    gc.collect()
+
+
 async def ask(source: Source, name: str, records: Records, fold: Fold, policy: Policy) -> Fetched:
     """Asks a source once. `fold` and `policy`: how, and within which limits, its files are read."""
     seen = records.stamp(name)
@@ -114,6 +123,9 @@ async def ask(source: Source, name: str, records: Records, fold: Fold, policy: P
             if not isinstance(raised, SyncError) and not is_out_of_memory(raised):
                 raise
             error = raised if isinstance(raised, SyncError) else out_of_memory(name)
+            if error is not raised:
+                snapshot = None
+                _release(raised)
             source.forget()  # what could not be used is not to count as known
             give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:

@@ -62,10 +62,9 @@ class HostsFiles:
             written |= _keep(self.copy, content)
         return written
 
-    def stale(self, names: Mapping[str, str]) -> list[Path]:
-        """The copy, if it is not what the hosts file would be with `names`."""
-        content = self.read().with_block(names)
-        return [self.copy] if self.copy and _content(self.copy) != content else []
+    def copy_is_current(self) -> bool:
+        """Whether the copy, where there is to be one, is the same as the hosts file."""
+        return not self.copy or _content(self.copy) == _content(self.path)
 
     def lacking(self, names: Mapping[str, str]) -> set[str]:
         """The host names that Postfix does not find in the file that it reads, or elsewhere.

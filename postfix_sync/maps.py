@@ -3,8 +3,8 @@
 Each map is a text beside its index. The text is the record of what is installed. A map is built in
 the directory .staging and checked there by reading every key back. The staged text is put into
 place last of all, so as long as it lies in .staging the map is known to be in doubt: whoever
-interrupts a pass, the next one builds that map again. The file .staging/reload says in the same way
-that a reload of Postfix is owed.
+interrupts a pass, the next one builds that map again. The file .reload says that Postfix has to be
+reloaded, and in which mail domains new addresses are not accepted before.
 
 hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
 a link in .staging: it is one transaction, which readers see at once, or not at all (LMDB_README).
@@ -13,19 +13,21 @@ a link in .staging: it is one transaction, which readers see at once, or not at 
 import asyncio
 import contextlib
 import fcntl
+import mmap
 import os
 import shutil
 import stat
 import struct
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from postfix_sync.errors import ApplyError, NotPermitted, SyncError, TimedOut
 from postfix_sync.model import (
-    INDEX_SUFFIX,
+    EVERY_DOMAIN,
     MAP_NAMES,
     ROUTES,
     Condition,
@@ -34,11 +36,11 @@ from postfix_sync.model import (
     Maps,
     Table,
 )
-from postfix_sync.plan import SEEN_AT_ONCE
-from postfix_sync.postfix import Postfix
+from postfix_sync.postfix import REMEMBERING, IndexType, Postfix
 from postfix_sync.system import (
     LOCK_POLL,
     discard,
+    free_bytes,
     open_file,
     publish_file,
     read_file,
@@ -50,8 +52,14 @@ from postfix_sync.system import (
 from postfix_sync.tables import parse_installed, render
 
 STAGING = ".staging"
-RELOAD_OWED = "reload"
+RELOAD_OWED = ".reload"
 MAP_MODE = 0o644
+
+SEEN_AT_ONCE = frozenset({"lmdb"})
+"""Map types that every Postfix process sees change at once, rebuilt in place (LMDB_README)."""
+
+A_TICK = 1.0
+"""Seconds by which times of processes and of files may differ."""
 
 SAMPLE = 1000
 """Entries that an index is asked for in every pass, to see that it still holds them."""
@@ -70,16 +78,30 @@ class MapDirectory:
     """The maps of one Postfix instance, all of one type."""
 
     path: Path
-    map_type: str
+    kind: IndexType
     postfix: Postfix
+
+    @property
+    def map_type(self) -> str:
+        """The type that main.cf names; Postfix may open another one (`kind.opened`)."""
+        return self.kind.name
 
     @property
     def _staging(self) -> Path:
         return self.path / STAGING
 
+    @property
+    def _owed(self) -> Path:
+        return self.path / RELOAD_OWED
+
     def index(self, name: str) -> Path:
         """The index of a map."""
-        return self.path / (name + INDEX_SUFFIX[self.map_type])
+        return self.kind.index(self.path / name)
+
+    @property
+    def is_seen_at_once(self) -> bool:
+        """Whether every process of Postfix sees a change of an index as soon as it is made."""
+        return self.kind.opened in SEEN_AT_ONCE
 
     @property
     def is_built(self) -> bool:
@@ -89,7 +111,7 @@ class MapDirectory:
     async def read(self) -> Installed:
         """What is installed, read from the disk; changes nothing."""
         kept_locked = await asyncio.gather(
-            *(is_kept_locked(self.index(name), self.map_type) for name in MAP_NAMES)
+            *(is_kept_locked(self.index(name), self.kind.opened) for name in MAP_NAMES)
         )
         maps = {
             name: await self._read_map(name, kept_locked=locked)
@@ -98,8 +120,26 @@ class MapDirectory:
         return Installed(
             maps,
             interrupted=self._staging.exists(),
-            reload_owed=(self._staging / RELOAD_OWED).exists(),
+            reload_owed=self._is_owed(),
+            unseen=self._unseen(),
         )
+
+    def _is_owed(self) -> bool:
+        """Whether Postfix was not reloaded since that was noted, by whomever."""
+        try:
+            noted = self._owed.stat().st_mtime
+        except OSError:
+            return False
+        age = self.postfix.oldest(*REMEMBERING)
+        return not 0 < age < time.time() - noted - A_TICK
+
+    def _unseen(self) -> frozenset[str]:
+        try:
+            return frozenset(read_file(self._owed).decode("utf-8", "replace").split())
+        except FileNotFoundError:
+            return frozenset()
+        except OSError:
+            return frozenset({EVERY_DOMAIN})
 
     def tables(self) -> dict[str, Table | None]:
         """The entries of each map after its text, None where they can't be known."""
@@ -137,7 +177,7 @@ class MapDirectory:
         sample = _sample(table or {})
         asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
         try:
-            held = await self.postfix.query(self.map_type, self.path / name, asked)
+            held = await self.postfix.query(self.kind, self.path / name, asked)
         except TimedOut:
             raise  # that says nothing of the index
         except SyncError:
@@ -148,14 +188,12 @@ class MapDirectory:
         return InstalledMap(table, Condition.SOUND)
 
     @contextlib.contextmanager
-    def staging(self, *, reload_owed: bool) -> Iterator[None]:
+    def staging(self) -> Iterator[None]:
         """The staging directory, for one apply; gone after an apply that came through."""
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
             check_owner(self.path)
             self._make_staging()
-            if reload_owed:
-                write_file(self._staging / RELOAD_OWED, b"", MAP_MODE)
         except OSError as error:
             raise unwritable(self.path, error) from None
         yield
@@ -173,14 +211,40 @@ class MapDirectory:
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)
 
+    def owe_reload(self, unseen: AbstractSet[str]) -> None:
+        """Note that Postfix has to be reloaded, and what waits for that: see `Installed.unseen`.
+
+        Raises ApplyError or NotPermitted.
+        """
+        try:
+            staged = self._staging / RELOAD_OWED
+            content = "".join(f"{domain}\n" for domain in sorted(unseen)).encode()
+            write_file(staged, content, MAP_MODE)
+            publish_file(staged, self._owed)
+        except OSError as error:
+            raise unwritable(self._owed, error) from None
+
+    def owed_for(self) -> float:
+        """Tell since when a reload is owed, in seconds; 0 if it is not noted."""
+        with contextlib.suppress(OSError):
+            return time.time() - self._owed.stat().st_mtime
+        return 0.0
+
     def reloaded(self) -> None:
-        """Postfix works with all that was published so far."""
-        (self._staging / RELOAD_OWED).unlink(missing_ok=True)
+        """Note that Postfix works with all that was published so far."""
+        self._owed.unlink(missing_ok=True)
 
-    async def publish(self, name: str, table: Table, lock: int, *, fresh: bool) -> None:
-        """Installs a map. `fresh`: its index is a new file, whatever the type.
+    async def publish(self, name: str, table: Table, lock: int, *, fresh: bool) -> bool:
+        """Install a map; whether processes that have its index open see the change.
 
-        Raises ApplyError; what was installed is then still in place and whole.
+        `fresh`: its index is a new file, whatever the type.
+
+        Where a container's file system is in layers, an index that came with the image becomes
+        another file when it is first written to, and who has it mapped goes on with the first. That
+        Postfix has to be reloaded for it is on the disk before the text is.
+
+        Raises ApplyError; the text is then as it was, and so is the index, or holds all of the new
+        entries: the next sync publishes it again.
         """
         staged, index = self._staging / name, self.index(name)
         staged_index = staged.with_name(index.name)
@@ -189,11 +253,15 @@ class MapDirectory:
             staged_index.unlink(missing_ok=True)
             # In threads: on a slow disk, it takes longer than systemd waits for a sign of life.
             await asyncio.to_thread(write_file, staged, content, MAP_MODE)
-            in_place = self.map_type in SEEN_AT_ONCE and not fresh
-            if in_place:
-                staged_index.symlink_to(Path("..") / index.name)
-            await self.postfix.build(self.map_type, staged, len(content), lock)
-            await self._check(staged, table)
+            in_place = self.kind.opened in SEEN_AT_ONCE and not fresh
+            with _mapped(index if in_place else None) as before:
+                if in_place:
+                    staged_index.symlink_to(Path("..") / index.name)
+                await self.postfix.build(self.kind, staged, len(content), lock)
+                await self._check(staged, table, len(content))
+                seen = before is None or before[:] == _head(index)
+            if not seen:
+                self.owe_reload({EVERY_DOMAIN})
             if in_place:
                 staged_index.unlink()
             else:
@@ -208,17 +276,23 @@ class MapDirectory:
             raise ApplyError(
                 f"{error.message}; the map {self.path / name} is left as it was", hint
             ) from None
+        return seen
 
-    async def _check(self, staged: Path, table: Table) -> None:
-        """Raises ApplyError where the index doesn't hold exactly what it was built from."""
-        held = await self.postfix.query(self.map_type, staged, list(table))
+    async def _check(self, staged: Path, table: Table, size: int) -> None:
+        """Raises ApplyError where the index doesn't hold exactly what it was built from.
+
+        `size` is that of the text, in bytes: with less room than that there is too little.
+        """
+        held = await self.postfix.query(self.kind, staged, list(table))
         if held != table:
             wrong = next(key for key in table if held.get(key) != table[key])
+            problem = f"{staged}: read back, the index does not hold {wrong} as written"
             # postmap(1) may say nothing of a disk that is full.
+            if free_bytes(staged) < size:
+                raise ApplyError(f"{problem}: No space left on device", room_hint(staged))
             raise ApplyError(
-                f"{staged}: read back, the index does not hold {wrong} as written"
-                " (No space left on device?)",
-                room_hint(staged),
+                problem,
+                f"there is room left; see which other process writes there: fuser -v {self.path}/*",
             )
 
 
@@ -254,6 +328,27 @@ def _is_locked(index: Path, map_type: str) -> bool:
     return False
 
 
+META_PAGES = 2
+"""The pages at the head of an lmdb index, one of which each transaction writes (lmdb.h)."""
+
+
+@contextlib.contextmanager
+def _mapped(index: Path | None) -> Iterator[mmap.mmap | None]:
+    """Hold the head of an lmdb index mapped, as Postfix's processes do."""
+    size = META_PAGES * mmap.PAGESIZE
+    if index is None or index.stat().st_size < size:
+        yield None
+        return
+    with index.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as head:
+        yield head
+
+
+def _head(index: Path) -> bytes:
+    """Read the head of an lmdb index from the file that is there now."""
+    with index.open("rb") as file:
+        return file.read(META_PAGES * mmap.PAGESIZE)
+
+
 def check_owner(path: Path) -> None:
     """Raises NotPermitted where somebody else could change the maps, or turn them into links."""
     found = path.stat()
@@ -270,6 +365,11 @@ def check_owner(path: Path) -> None:
 def _sample(table: Table) -> Table:
     """Some entries, spread over the table."""
     return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
+
+
+def files_of_maps(path: Path) -> frozenset[str]:
+    """Find the texts and indexes that are in a map directory, by their names."""
+    return frozenset(file.name for name in MAP_NAMES for file in path.glob(f"{name}*"))
 
 
 def installed_maps(path: Path) -> Maps:

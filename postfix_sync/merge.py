@@ -386,7 +386,10 @@ def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) 
         }
         for name in MAP_NAMES
     }
-    used = {domain_of(address) for address in kept[RECIPIENTS]}
+    # Routes of removed lists are kept without this, and are nobody's to want.
+    needed = kept[RECIPIENTS].keys() | set(kept[ALIASES].values())
+    kept[ROUTES] = {key: value for key, value in kept[ROUTES].items() if key in needed}
+    used = {domain_of(address) for name in (RECIPIENTS, ALIASES) for address in kept[name]}
     kept[DOMAINS] = {
         key: value
         for key, value in installed[DOMAINS].items()

@@ -7,6 +7,7 @@ them.
 
 import ipaddress
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -173,15 +174,36 @@ class Maps:
 
     @classmethod
     def of(cls, tables: MailmanTables) -> "Maps":
-        """The maps that serve what a Mailman asks for."""
+        """The maps that serve what a Mailman asks for.
+
+        With an alias_domain, Mailman leaves the mail host out of postfix_domains, and aliases lead
+        from there to the alias domain. Its addresses stay accepted: so the mail host is kept.
+        """
+        hosts = {key.rpartition("@")[2] for key in tables.aliases}
         return cls(
             {
                 ROUTES: tables.routes,
                 RECIPIENTS: dict.fromkeys(tables.routes, "OK"),
-                DOMAINS: tables.domains,
+                DOMAINS: {**{host: host for host in sorted(hosts)}, **tables.domains},
                 ALIASES: tables.aliases,
             }
         )
+
+    @property
+    def routes_in_use(self) -> Table:
+        """The routes of what is accepted; not those that are only kept for a while."""
+        routes, recipients = self[ROUTES], self[RECIPIENTS]
+        return {key: value for key, value in routes.items() if key in recipients}
+
+    def beside(self, others: AbstractSet[str]) -> "Maps":
+        """The same, where main.cf accepts other domains by itself: mail hosts of aliases may go."""
+        lists = {key.rpartition("@")[2] for key in self[RECIPIENTS]}
+        hosts = {key.rpartition("@")[2] for key in self[ALIASES]}
+        spare = (hosts & others) - lists
+        if not spare:
+            return self
+        kept = {key: value for key, value in self[DOMAINS].items() if key not in spare}
+        return Maps({**self.tables, DOMAINS: kept})
 
     def served(self) -> MailmanTables:
         """The inverse: what is accepted and has a route.
@@ -217,6 +239,8 @@ class Diff:
     @classmethod
     def between(cls, old: Table, new: Table) -> "Diff":
         """The entries to add, remove and change."""
+        if old == new:  # as most often, and quickly told
+            return cls({}, {}, {})
         return cls(
             added={key: new[key] for key in new.keys() - old.keys()},
             removed={key: old[key] for key in old.keys() - new.keys()},
@@ -246,6 +270,13 @@ class InstalledMap:
     condition: Condition
 
 
+EVERY_DOMAIN = "*"
+"""Stands for all mail domains, where it is said which are not to get new addresses yet."""
+
+MOVED_LISTS = "@"
+"""Stands in the same place for lists whose mail goes elsewhere; no domain has this name."""
+
+
 @dataclass(frozen=True)
 class Installed:
     """What a pass finds in map_directory."""
@@ -254,7 +285,13 @@ class Installed:
     interrupted: bool = False
     """An earlier pass did not come to its end, and left what it was working on."""
     reload_owed: bool = False
-    """An earlier pass published what Postfix was not yet told of."""
+    """An earlier sync published what Postfix has not been reloaded for yet."""
+    unseen: frozenset[str] = frozenset()
+    """What has to wait for that: new addresses in these domains, EVERY_DOMAIN, MOVED_LISTS."""
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Our block of the hosts file: host names with their IP addresses."""
+    hosts_copied: bool = True
+    """Whether the chroot's copy, where there has to be one, is the same as the hosts file."""
 
     def table(self, name: str) -> Table:
         """The entries of a map, none where they can't be known."""
@@ -278,6 +315,17 @@ class Installed:
                 for name, one in self.maps.items()
             },
         )
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a sync is to bring about: the maps, and the host names that need an IP address."""
+
+    maps: Maps
+    hosts: Mapping[str, str]
+    """For our block of the hosts file; empty where no source has an `address:`."""
+    dropped: frozenset[str] = frozenset()
+    """Names that routes go on to lead to, and that are no longer ours to give an address."""
 
 
 @dataclass(frozen=True)

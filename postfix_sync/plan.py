@@ -1,39 +1,63 @@
-"""From what is installed and what is wanted to the ordered steps between them. Pure.
+"""From what is installed and what is desired to the ordered steps between them. Pure.
 
-The order is make before break. Routes are widened first, and Postfix is made to see them; only then
-does any map accept more mail; only when nothing accepts mail for a removed list any more, and what
-was accepted has left the queue, are its routes taken out. Every state between two steps is one that
-Postfix can live with for as long as it likes: each address that is accepted has a route.
+The plan is all that a sync changes; the dry run prints it, and the apply carries it out. Its order
+is make before break. First it is noted if Postfix has to be reloaded; then
 
-A new mail domain goes in with the routes: whether it is relayed to is trivial-rewrite(8)'s answer
-as well, and the recipients still keep its mail out. It takes a reload for any map type, because
-each smtpd(8) remembers, for as long as it runs, which addresses it may not relay to.
+1. host names enter the hosts file and the chroot's copy;
+2. routes are widened: what is installed or desired, what is desired winning; mail domains become
+   what is desired;
+3. where a process may remember an answer that is wrong now (visibility.py), Postfix is reloaded;
+4. acceptance is widened in all maps, then narrowed in all maps: an address counts as accepted if
+   recipients or aliases have it.
+
+Nothing that a process may remember is taken away: routes and host names that are not needed any
+more are kept, and retired later, by themselves (retirement.py).
+
+Every state between two steps is one that Postfix can live with for as long as it likes: each
+address that is accepted has a route that is seen, and each that is accepted before and after is
+accepted in between. So a sync may be killed anywhere; and if Postfix was reloaded a moment ago, it
+ends before the addresses that need another reload are accepted, which the next sync goes on with.
 """
 
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from postfix_sync.errors import Refused
 from postfix_sync.model import (
     ALIASES,
     DOMAINS,
+    EVERY_DOMAIN,
     MAP_NAMES,
+    MOVED_LISTS,
     RECIPIENTS,
     ROUTES,
     Condition,
+    Desired,
     Diff,
     Installed,
     Maps,
-    Policy,
     Table,
 )
+from postfix_sync.tables import domain_of
+from postfix_sync.visibility import REROUTING, RULES, Kind, Need, Reading, kinds_of
 
-FEW_LISTS = 10
-"""So few lists may go in one pass, whatever part of all lists they are."""
+ACCEPTING = (RECIPIENTS, ALIASES)
+"""The maps of which an address has to be in one to be accepted."""
 
-SEEN_AT_ONCE = frozenset({"lmdb"})
-"""Map types that every Postfix process sees change at once, rebuilt in place (LMDB_README)."""
+
+@dataclass(frozen=True)
+class EnterHosts:
+    """Make `names`, with their IP addresses, our block of the hosts file; the copy follows."""
+
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Owe:
+    """Note on the disk that Postfix has to be reloaded, and what waits for it."""
+
+    unseen: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -47,70 +71,163 @@ class Publish:
 
 @dataclass(frozen=True)
 class MakeVisible:
-    """Wait until no trivial-rewrite(8) works with routes from before; reload Postfix for it."""
+    """Have every process of Postfix that may remember a wrong answer start again."""
 
     reload: bool
+    """By a reload; else by waiting."""
+    remembered: bool
+    """Whether waiting is not enough: processes remember more than their tables."""
 
 
-@dataclass(frozen=True)
-class Narrow:
-    """Take out the routes of removed addresses, once no accepted mail needs them."""
-
-    wanted: Table
-    removed: Table
-
-
-Step: TypeAlias = Publish | MakeVisible | Narrow
+Step: TypeAlias = EnterHosts | Owe | Publish | MakeVisible
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of one apply, what they change, by map, and what they lead to."""
+    """The steps of one apply, what they change, by map, and what the maps hold after them."""
 
     steps: tuple[Step, ...]
-    changes: dict[str, Diff]
-    wanted: Maps
+    kinds: frozenset[Kind]
+    changes: Mapping[str, Diff]
+    result: Maps
+    may_reload: bool = True
+    """Whether Postfix may be reloaded at all."""
+    waits: bool = False
+    """Whether the next sync has to go on with it, because Postfix was reloaded a moment ago."""
 
 
-def plan(installed: Installed, wanted: Maps, map_type: str, reload: str) -> Plan:
-    """The steps from `installed` to `wanted`; none where nothing needs to be done.
+def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
+    """Order the steps from `installed` to `desired`; none where nothing needs to be done."""
+    wanted = desired.maps
+    diffs = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
+    kinds = frozenset(kinds_of(installed, diffs, desired, default_refuses=reading.default_refuses))
+    need = max((reading.need(kind) for kind in kinds), default=Need.NOTHING)
+    owed = installed.reload_owed
+    visible = _visible(kinds, reading, owed=owed) if need or owed else None
+    unseen = _unseen(kinds, diffs, reading) | installed.unseen
+    if not REROUTING.isdisjoint(kinds):
+        unseen |= {MOVED_LISTS}
+    waits = bool(need or owed) and not visible
+    result = _result(installed, wanted, unseen if waits else frozenset())
+    publishing = [
+        *_repaired(installed),
+        *_routed(installed, result),
+        *([visible] if visible else ()),
+        *_accepting(installed, result),
+    ]
+    if any(_is_lost(installed, name) for name in ACCEPTING):
+        # A process that is started without a map answers for it with an error as long as it runs.
+        publishing.append(MakeVisible(reload=reading.reload != "never", remembered=True))
+    if publishing and not (need or visible) and reading.reload == "always":
+        need = Need.BEFORE_DONE
+        waits = not reading.reload_now
+        publishing += [] if waits else [MakeVisible(reload=True, remembered=False)]
+    steps = (
+        *([Owe(unseen)] if need else ()),
+        *_entered(installed, desired),
+        *publishing,
+    )
+    changes = {
+        name: diffs[name]
+        if result[name] is wanted[name]
+        else Diff.between(installed.table(name), result[name])
+        for name in MAP_NAMES
+    }
+    return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
 
-    `reload` is the configuration's postfix.reload: auto, always or never.
+
+def _visible(kinds: AbstractSet[Kind], reading: Reading, *, owed: bool) -> MakeVisible | None:
+    """Choose how Postfix is made to see a change; None where it has to wait for its turn."""
+    remembered = owed or any(RULES[kind].at_once for kind in kinds)
+    if reading.reload == "never":
+        return MakeVisible(reload=False, remembered=remembered)
+    # An index that is gone is one that all mail waits for.
+    now = reading.reload_now or Kind.INDEX_REPLACED in kinds
+    return MakeVisible(reload=True, remembered=remembered) if now else None
+
+
+def _unseen(
+    kinds: AbstractSet[Kind], diffs: Mapping[str, Diff], reading: Reading
+) -> frozenset[str]:
+    """Find the domains in which new addresses can't be accepted before a reload."""
+    waiting = {kind for kind in kinds if reading.need(kind) is Need.BEFORE_ACCEPTANCE}
+    if waiting <= {Kind.DOMAIN_ADDED}:
+        return frozenset(diffs[DOMAINS].added if waiting else ())
+    return frozenset({EVERY_DOMAIN})
+
+
+def _entered(installed: Installed, desired: Desired) -> Iterator[EnterHosts]:
+    kept = {name: ip for name, ip in installed.hosts.items() if name not in desired.dropped}
+    block = {**kept, **desired.hosts}
+    if block != installed.hosts or (block and not installed.hosts_copied):
+        yield EnterHosts(block)
+
+
+def _repaired(installed: Installed) -> Iterator[Publish]:
+    """Give each index that can't be read a new file, with what its text says.
+
+    A map that is gone altogether is published once, in its turn: Postfix puts mail off for as long
+    as it has no map, and would refuse it by an empty one.
     """
-    changes = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
-    widened = {**installed.table(ROUTES), **wanted[ROUTES]}
-    removed = changes[ROUTES].removed
-    steps: list[Step] = []
+    for name in MAP_NAMES:
+        one = installed.maps[name]
+        if one.condition is Condition.BROKEN and one.table:
+            yield Publish(name, one.table, fresh=True)
 
-    broken = [name for name in MAP_NAMES if installed.maps[name].condition is Condition.BROKEN]
-    for name in broken:
-        known = installed.maps[name].table
-        if known is not None:
-            steps.append(Publish(name, known, fresh=True))
 
-    rerouted = widened != installed.table(ROUTES) or _is_in_doubt(installed, ROUTES)
-    if rerouted:
-        steps.append(Publish(ROUTES, widened, fresh=_is_lost(installed, ROUTES)))
-    new_domains = bool(changes[DOMAINS].added)
-    if new_domains:
-        domains = {**installed.table(DOMAINS), **wanted[DOMAINS]}
-        steps.append(Publish(DOMAINS, domains, fresh=_is_lost(installed, DOMAINS)))
-    unseen = rerouted and map_type not in SEEN_AT_ONCE
-    needs_reload = new_domains or broken or installed.reload_owed
-    if unseen or (needs_reload and reload != "never"):
-        steps.append(MakeVisible(reload=reload != "never"))
+def _routed(installed: Installed, result: Maps) -> Iterator[Publish]:
+    for name in (ROUTES, DOMAINS):
+        if result[name] != installed.table(name) or _is_in_doubt(installed, name):
+            yield Publish(name, result[name], fresh=_is_lost(installed, name))
 
-    for name in (RECIPIENTS, ALIASES, DOMAINS):
-        done = name == DOMAINS and new_domains and not changes[name].removed
-        if not done and (changes[name] or _is_in_doubt(installed, name)):
-            fresh = _is_lost(installed, name) and not (name == DOMAINS and new_domains)
-            steps.append(Publish(name, wanted[name], fresh=fresh))
-    if removed:
-        steps.append(Narrow(wanted[ROUTES], removed))
-    kinds = {type(step) for step in steps}
-    if reload == "always" and Publish in kinds and MakeVisible not in kinds:
-        steps.append(MakeVisible(reload=True))
-    return Plan(tuple(steps), changes, wanted)
+
+def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
+    """What the maps hold in the end; new addresses in domains of `held`, and those, come later.
+
+    An address that goes from one map to the other stays in the one until it is in the other.
+    """
+    routes = {**installed.table(ROUTES), **wanted[ROUTES]}
+    if not held:
+        return Maps({**wanted.tables, ROUTES: routes})
+
+    def entering(name: str) -> Table:
+        known = installed.table(name)
+        return {
+            key: value
+            for key, value in wanted[name].items()
+            if key in known or not (EVERY_DOMAIN in held or domain_of(key) in held)
+        }
+
+    tables = {name: entering(name) for name in (DOMAINS, *ACCEPTING)}
+    late = {key for name in ACCEPTING for key in wanted[name].keys() - tables[name].keys()}
+    for name in ACCEPTING:
+        present = installed.table(name)
+        tables[name] = {**{key: present[key] for key in late & present.keys()}, **tables[name]}
+    return Maps({**tables, ROUTES: routes})
+
+
+def _accepting(installed: Installed, result: Maps) -> Iterator[Publish]:
+    """Widen acceptance in both maps, then narrow it in both.
+
+    A map is published twice only if an address leaves it that the other map is to accept.
+    """
+    everywhere = {key for name in ACCEPTING for key in result[name]}
+    narrowed = []
+    for name in ACCEPTING:
+        present, table = installed.table(name), result[name]
+        if table == present and not _is_in_doubt(installed, name):
+            continue
+        lost = _is_lost(installed, name)
+        leaving = present.keys() - table.keys()
+        grows = any(present.get(key) != value for key, value in table.items())
+        if not grows and not lost:
+            narrowed.append(Publish(name, table))
+        elif leaving.isdisjoint(everywhere):
+            yield Publish(name, table, fresh=lost)
+        else:
+            yield Publish(name, {**present, **table}, fresh=lost)
+            narrowed.append(Publish(name, table))
+    yield from narrowed
 
 
 def _is_in_doubt(installed: Installed, name: str) -> bool:
@@ -119,26 +236,6 @@ def _is_in_doubt(installed: Installed, name: str) -> bool:
 
 
 def _is_lost(installed: Installed, name: str) -> bool:
-    """Whether neither index nor text can be read: there is nothing to begin with."""
+    """Whether there is neither an index that can be read, nor entries to make one of."""
     one = installed.maps[name]
-    return one.condition is Condition.BROKEN and one.table is None
-
-
-def guard(
-    source: str, installed: AbstractSet[str], wanted: AbstractSet[str], policy: Policy
-) -> None:
-    """Raises `Refused` where more lists would go than the configuration allows in one pass."""
-    gone = len(installed - wanted)
-    if installed and not wanted:
-        if not policy.allow_empty:
-            raise Refused(
-                f"{source}: names no list at all, {len(installed)} are installed;"
-                " refused, Postfix keeps the last good maps",
-                f"if all lists were really removed: {policy.override}, or set guard.allow_empty",
-            )
-    elif gone > FEW_LISTS and gone > policy.max_removed * len(installed):
-        raise Refused(
-            f"{source}: {gone} of {len(installed)} lists are gone, more than guard.max_removed"
-            f" ({policy.max_removed:.0%}) allows; refused, Postfix keeps the last good maps",
-            f"if they were really removed: {policy.override}",
-        )
+    return one.condition is Condition.BROKEN and not one.table

@@ -5,20 +5,30 @@ well as the first. Only `edit` changes a main.cf, and setup has it edit a copy.
 """
 
 import asyncio
+import fcntl
 import json
 import math
+import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from postfix_sync import tables
-from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, why
+from postfix_sync.errors import (
+    ApplyError,
+    ConfigError,
+    NotPermitted,
+    SyncError,
+    TimedOut,
+    why,
+)
 from postfix_sync.interfaces import has_ipv6
 from postfix_sync.main_cf.match_list import items
-from postfix_sync.model import BOTH_FAMILIES, Families, Table
+from postfix_sync.model import BOTH_FAMILIES, INDEX_SUFFIX, Families, Table
 from postfix_sync.queue import Queued, unquoted, without_extensions
 from postfix_sync.system import (
     Completed,
@@ -38,10 +48,12 @@ PARAMETERS = (
     "canonical_maps",
     "compatibility_level",
     "default_database_type",
+    "default_transport",
     "inet_protocols",
     "lmtp_connect_timeout",
     "lmtp_host_lookup",
     "local_recipient_maps",
+    "local_transport",
     "message_size_limit",
     "mydestination",
     "owner_request_special",
@@ -52,6 +64,7 @@ PARAMETERS = (
     "recipient_delimiter",
     "relay_domains",
     "relay_recipient_maps",
+    "relay_transport",
     "relocated_maps",
     "sender_canonical_maps",
     "smtpd_recipient_restrictions",
@@ -67,7 +80,17 @@ PARAMETERS = (
     "virtual_alias_maps",
     "virtual_mailbox_domains",
     "virtual_mailbox_maps",
+    "virtual_transport",
 )
+
+TRANSPORTS = ("default_transport", "local_transport", "relay_transport", "virtual_transport")
+"""The parameters that say how mail is delivered to which no route leads."""
+
+REMEMBERING = ("qmgr", "trivial-rewrite")
+"""The programs whose processes have to be others before a reload can be said to have worked."""
+
+STARTED_WITH = 2.0
+"""Seconds after master(8) in which it starts qmgr(8)."""
 
 TURNOVER_TIMEOUT = 30.0
 """Seconds; trivial-rewrite(8) looks every 10 s whether a table changed, and ends if so."""
@@ -80,6 +103,42 @@ take it 5 s on two idle cores."""
 
 AT_ONCE = 4
 """Processes of postqueue(1) at the same time: more of them don't get through more messages."""
+
+
+SUCCESSORS = ("lmdb", "cdb")
+"""The map types to change over to from one that Postfix warns of, the preferred one first."""
+
+_TEXT = "\0"
+"""What stands for the name of the text in a standing line of `IndexType`."""
+
+
+@dataclass(frozen=True)
+class IndexType:
+    """A map type as main.cf names it, and what this Postfix makes of that name.
+
+    Postfix 3.11 may open another type than main.cf names, and may warn of a type whenever it is
+    used (NON_BERKELEYDB_README).
+    """
+
+    name: str
+    opened: str
+    """The type of the index that Postfix builds and reads: another than `name` if it redirects."""
+    standing: frozenset[str] = frozenset()
+    """What postmap(1) prints about the type whatever the map, with _TEXT for the text's name."""
+
+    def index(self, text: Path) -> Path:
+        """Return the path of the index beside a text."""
+        return text.with_name(text.name + INDEX_SUFFIX[self.opened])
+
+    def is_standing(self, line: str, text: Path) -> bool:
+        """Decide whether a line of postmap(1) is about the type, and not about this map."""
+        return line.replace(str(text), _TEXT) in self.standing
+
+    @property
+    def warnings(self) -> list[str]:
+        """What Postfix warns of about the type, such as that it is deprecated."""
+        told = (line.partition("warning: ")[2] for line in sorted(self.standing))
+        return [line.removeprefix(f"{_TEXT}: ") for line in told if line]
 
 
 @dataclass(frozen=True)
@@ -100,6 +159,7 @@ class Postfix:
     """The versions of IP that lmtp(8) may use: main.cf's inet_protocols, or that of master.cf."""
     habitual: frozenset[str] = frozenset()
     """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
+    _index_types: dict[str, IndexType] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def queue_directory(self) -> Path:
@@ -166,29 +226,71 @@ class Postfix:
     def _command(self, name: str, *arguments: str) -> list[str]:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
 
-    async def build(self, map_type: str, text: Path, size: int, lock: int) -> None:
+    async def index_type(self, name: str) -> IndexType:
+        """Find out what this Postfix makes of a map type: have it build and query a tiny map.
+
+        The map is in a private directory, and gone afterwards. If it can't be built there, as in a
+        file system that is full, the type counts as what its name says: building a real map then
+        shows what is wrong.
+        """
+        if not self.at_least(3, 11):
+            return IndexType(name, name)  # which is when redirection and its warnings came
+        if name not in self._index_types:
+            self._index_types[name] = await self._try_out(name)
+        return self._index_types[name]
+
+    async def _try_out(self, name: str) -> IndexType:
+        as_named = IndexType(name, name)
+        try:
+            with tempfile.TemporaryDirectory(prefix="postfix-sync-") as directory:
+                text = Path(directory) / "map"
+                text.write_text("key value\n")
+                table = f"{name}:{text}"
+                built = await run(self._command("postmap", table))
+                queried = await run(self._command("postmap", "-q", "key", table))
+                opened = [
+                    one for one in (name, *INDEX_SUFFIX) if IndexType(one, one).index(text).exists()
+                ]
+        except (OSError, SyncError):
+            return as_named
+        if built.status or queried.status or not opened:
+            return as_named
+        said = {*self._complaints(built), *self._complaints(queried)}
+        standing = frozenset(line.replace(str(text), _TEXT) for line in said)
+        return IndexType(name, opened[0], standing)
+
+    async def successor(self, kind: IndexType) -> str | None:
+        """Return the map type to use instead of one that Postfix warns of, if it has one."""
+        for name in SUCCESSORS if kind.warnings else ():
+            if name in self.map_types and not (await self.index_type(name)).warnings:
+                return name
+        return None
+
+    async def build(self, kind: IndexType, text: Path, size: int, lock: int) -> None:
         """Compiles a text of `size` bytes into the index beside it.
 
         The running postmap keeps `lock` held.
 
-        Raises ApplyError on any word of postmap(1): it exits 0 on lines it leaves out.
+        Raises ApplyError on any word of postmap(1) about the map: it exits 0 on lines it leaves
+        out.
         """
+        table = f"{kind.name}:{text}"
         done = await run(
-            self._command("postmap", f"{map_type}:{text}"),
-            keep_open=[lock],
-            timeout=_long_enough(size),
+            self._command("postmap", table), keep_open=[lock], timeout=_long_enough(size)
         )
-        if done.status or self._complaints(done):
-            raise self._failed(f"postmap {map_type}:{text}", done)
+        said = self._about(kind, text, done)
+        if done.status or said:
+            raise _failed(f"postmap {table}", done, said)
 
-    async def query(self, map_type: str, text: Path, keys: Sequence[str]) -> Table:
+    async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> Table:
         """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
-        table = f"{map_type}:{text}"
+        table = f"{kind.name}:{text}"
         done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
+        said = self._about(kind, text, done)
         # That an index is older than its text is no reason not to look into it.
         older = f"is older than source file {text}"
-        if any(not line.endswith(older) for line in self._complaints(done)):
-            raise self._failed(f"postmap -q - {table}", done)
+        if any(not line.endswith(older) for line in said):
+            raise _failed(f"postmap -q - {table}", done, said)
         return _pairs(done)
 
     async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
@@ -197,8 +299,9 @@ class Postfix:
         Raises ApplyError where that can't be told, or takes longer than `timeout` seconds.
         """
         done = await self._query(table, keys, timeout=timeout)
-        if any(": fatal: " in line or ": error: " in line for line in self._complaints(done)):
-            raise self._failed(f"postmap -q - {table}", done)
+        said = self._complaints(done)
+        if any(": fatal: " in line or ": error: " in line for line in said):
+            raise _failed(f"postmap -q - {table}", done, said)
         return _pairs(done)
 
     async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
@@ -212,15 +315,15 @@ class Postfix:
         )
         # Status 1 without a word means that none of the keys was found.
         if done.status not in (0, 1):
-            raise self._failed(f"postmap -q - {table}", done)
+            raise _failed(f"postmap -q - {table}", done, self._complaints(done))
         return done
 
     def _complaints(self, done: Completed) -> list[str]:
         return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
 
-    def _failed(self, command: str, done: Completed) -> ApplyError:
-        said = "; ".join(self._complaints(done)) or f"exit status {done.status}"
-        return ApplyError(f"{command}: {said}")
+    def _about(self, kind: IndexType, text: Path, done: Completed) -> list[str]:
+        """Return what postmap(1) said of one map, without what it says of main.cf and the type."""
+        return [line for line in self._complaints(done) if not kind.is_standing(line, text)]
 
     @property
     def master(self) -> int | None:
@@ -244,14 +347,69 @@ class Postfix:
             return None
         return pid if running else None
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether this instance runs, but where its processes can't be seen or signalled from here.
+
+        That is so in another PID namespace. master(8) holds a lock on its pid file as long as it
+        runs (flock(2)); it is asked for as `postfix status` does it, for a moment.
+        """
+        if self.master is not None:
+            return False
+        try:
+            with open_file(self.queue_directory / "pid/master.pid") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # it has never run
+        return False
+
+    @property
+    def other_domains(self) -> frozenset[str]:
+        """The domains that main.cf names itself, not in a table, and gives a class but relay's."""
+        parameters = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
+        named = (one for name in parameters for one in items(self.parameters[name]))
+        return frozenset(one.lower() for one in named if not re.search("[:/!]", one))
+
+    @property
+    def default_refuses(self) -> bool:
+        """Whether some mail to which no route leads is refused, by the transport error(8)."""
+        return any(self.parameters[one].partition(":")[0] == "error" for one in TRANSPORTS)
+
+    @property
+    def reload_age(self) -> float:
+        """Seconds since Postfix was last reloaded; infinite if it was not since its start.
+
+        A reload gives it another qmgr(8), and leaves master(8) as it is.
+        """
+        master = self.master
+        age = min((_age(pid) for pid in self.processes("qmgr")), default=math.inf)
+        return age if master is not None and _age(master) - age > STARTED_WITH else math.inf
+
     async def reload(self) -> None:
-        """Makes every Postfix process start anew with the present tables. Raises ApplyError."""
-        done = await run(self._command("postfix", "reload"))
+        """Have every process start again with the present tables, and wait until they have.
+
+        `postfix reload` only sends signals.
+
+        Raises:
+            ApplyError: it failed, or a process is still there after TURNOVER_TIMEOUT seconds.
+        """
+        before = self.processes(*REMEMBERING)
+        try:
+            done = await run(self._command("postfix", "reload"))
+        except TimedOut as error:
+            raise TimedOut(
+                error.message,
+                "run it by hand, and see in another terminal what it waits for:"
+                f" postfix -c {self.config_directory} reload",
+            ) from None
         if done.status:
             raise ApplyError(
                 f"postfix reload: {done.complaint}",
                 f"see what it says: postfix -c {self.config_directory} check",
             )
+        await self._ended(before)
 
     async def start(self) -> None:
         """Starts a Postfix that is stopped. Raises ApplyError where it does not come up."""
@@ -276,8 +434,8 @@ class Postfix:
             raise unwritable(copy, error) from None
         return done.complaint if done.status else ""
 
-    def rewriters(self) -> frozenset[int]:
-        """The process ids of this instance's trivial-rewrite(8), none where Postfix is stopped."""
+    def processes(self, *names: str) -> frozenset[int]:
+        """Find the process ids of this instance's programs; none where Postfix is stopped."""
         master = str(self.master)
         found = set()
         for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -286,21 +444,22 @@ class Postfix:
             except OSError:
                 continue  # it ended meanwhile
             name, _, fields = rest.rpartition(") ")
-            if name == "trivial-rewrite" and fields.split()[1] == master:
+            if name in names and fields.split()[1] == master:
                 found.add(int(pid))
         return frozenset(found)
 
-    async def turned_over(self, before: frozenset[int]) -> None:
-        """Waits until none of `before`, trivial-rewrite(8) processes, runs any more.
+    def oldest(self, *names: str) -> float:
+        """Seconds for which the oldest process of its programs has been running; 0 without any."""
+        ages = (_age(pid) for pid in self.processes(*names))
+        return max((age for age in ages if age < math.inf), default=0.0)
 
-        Raises ApplyError where one still does after TURNOVER_TIMEOUT seconds.
-        """
+    async def _ended(self, before: frozenset[int]) -> None:
         give_up = time.monotonic() + TURNOVER_TIMEOUT
-        while left := before & self.rewriters():
+        while left := before & self.processes(*REMEMBERING):
             if time.monotonic() > give_up:
                 raise ApplyError(
-                    f"trivial-rewrite[{min(left)}]: still works with the routes from before the"
-                    f" change after {TURNOVER_TIMEOUT:g} s; the new lists are not accepted yet",
+                    f"process {min(left)} of Postfix still works with what it knew before"
+                    f" {TURNOVER_TIMEOUT:g} s after the reload; nothing more is changed until then",
                     f"postfix -c {self.config_directory} reload",
                 )
             await asyncio.sleep(TURNOVER_POLL)
@@ -336,19 +495,23 @@ class Postfix:
                 if one.status:
                     raise ApplyError(f"postqueue -i: {one.complaint}")
 
-    async def queued_recipients(self, before: float = math.inf) -> frozenset[str]:
+    async def queued_recipients(self, before: float) -> frozenset[str]:
         """The folded addresses that queued mail waits for, extensions cut off as well.
 
         Mail that has arrived by `before` counts, in seconds since the epoch.
 
         Raises ApplyError where postqueue(1) can't say.
         """
+        queue = await self.queue()
+        return self.recipients_of(one for one in queue if one.arrival_time <= before)
+
+    def recipients_of(self, messages: Iterable[Queued]) -> frozenset[str]:
+        """The folded addresses that messages have to reach, extensions cut off as well."""
         delimiters = self.parameters["recipient_delimiter"]
         fold = self.fold
         return frozenset(
             key
-            for message in await self.queue()
-            if message.arrival_time <= before
+            for message in messages
             for address, _ in message.recipients
             for key in without_extensions(fold(address), delimiters)
         )
@@ -390,9 +553,24 @@ def _service(line: str, overrides: Mapping[str, str], compatibility_level: str) 
     )
 
 
+def _age(pid: int) -> float:
+    """Seconds since a process was started (proc(5), starttime); infinite if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2]
+    except OSError:
+        return math.inf
+    ticks = int(fields.split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _messages(printed: str) -> list[Queued]:
     # Addresses may hold U+2028 and its like, at which splitlines() would split.
     return [_queued(json.loads(line)) for line in printed.split("\n") if line]
+
+
+def _failed(command: str, done: Completed, said: Sequence[str]) -> ApplyError:
+    """Make the error of a postmap(1) command that `said` something of its map, or failed."""
+    return ApplyError(f"{command}: {'; '.join(said) or done.complaint}")
 
 
 def _long_enough(size: int) -> float:
@@ -439,6 +617,12 @@ async def inspect(config_directory: Path) -> Postfix:
     nothing = await run(
         [find_command("postmap"), "-c", str(config_directory), "-q", "x", "static:x"]
     )
+    if nothing.status:
+        raise ConfigError(
+            f"{config_directory}: postmap can't be used with this configuration, so no map can be"
+            f" built: {nothing.complaint}",
+            f"fix that; then this prints x: postmap -c {config_directory} -q x static:x",
+        )
     if missing := [name for name in PARAMETERS if name not in parameters]:
         raise ConfigError(
             f"{config_directory}: this Postfix does not know {', '.join(missing)}",

@@ -48,6 +48,16 @@ class Queued:
     recipients: tuple[tuple[str, str], ...]
     """The addresses that it still has to reach, each with Postfix's own reason for the delay."""
 
+    @property
+    def is_deferred(self) -> bool:
+        """Whether Postfix leaves it alone for now.
+
+        A reload moves what is just being tried to incoming; there it waits like deferred mail, with
+        the reason, if that try has failed.
+        """
+        tried = any(reason for _, reason in self.recipients)
+        return self.queue_name == DEFERRED or (self.queue_name == "incoming" and tried)
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -71,7 +81,7 @@ def waiting(
     found: dict[Destination, dict[str, Queued]] = {}
     reasons: dict[Destination, dict[str, int]] = {}
     for message in messages:
-        if message.queue_name != DEFERRED:
+        if not message.is_deferred:
             continue
         for address, reason in message.recipients:
             for hop in _next_hops(fold(address), routes, delimiters):

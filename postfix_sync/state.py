@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 STATUS_NAME = "status.json"
 
-REORDERED_AT_MOST = 60.0
-"""Seconds between two changes of the order in which a cluster's members are tried."""
+OUTAGE = 300.0
+"""Seconds after which a member of a cluster that is down is tried last."""
+
+RECOVERED = 1800.0
+"""Seconds after which one that is up again takes its place in the order again."""
 
 DOWN_AFTER = 2
 """Probes in a row that have to fail until a destination that was up counts as down."""
@@ -342,26 +345,37 @@ def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
 def _reordered(
     cluster: ClusterStatus, destinations: Mapping[str, DestinationStatus], now: float
 ) -> ClusterStatus:
-    """A cluster with those of its members tried last that are down.
+    """A cluster with those of its members tried last that have been down for long.
 
-    Each change is a change of all its routes: one in REORDERED_AT_MOST seconds has to do. Where all
-    are down, no order is better than another; but a name that has lost its address does not wait.
+    Postfix goes on to the next member by itself, so an outage of minutes is no reason to build all
+    of the cluster's routes again. Where all are down, no order is better than another. A name that
+    has no address is another matter (see `Ranking`), and does not wait.
     """
     probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
     nameless = [
         one for one, found in probed.items() if found["failures"] and found["phase"] == PHASES[0]
     ]
-    last = [one for one, found in probed.items() if not found["up"] or one in nameless]
-    changed = cluster["changed"]
-    recently = changed and 0 <= now - seconds_of(changed) < REORDERED_AT_MOST
-    same = last == cluster["last"] and nameless == cluster["nameless"]
+    last = [
+        name
+        for name, one in probed.items()
+        if name in nameless or _is_tried_last(one, name in cluster["last"], now)
+    ]
+    if last == cluster["last"] and nameless == cluster["nameless"]:
+        return cluster
     lost = set(nameless) - set(cluster["nameless"])
-    all_down = len(last) == len(cluster["destinations"])
-    if same or ((recently or all_down) and not lost):
+    if len(last) == len(cluster["destinations"]) and not lost:
         return cluster
     return ClusterStatus(
         destinations=cluster["destinations"], last=last, nameless=nameless, changed=iso(now)
     )
+
+
+def _is_tried_last(one: DestinationStatus, was_last: bool, now: float) -> bool:
+    """Whether a member of a cluster goes last: down for OUTAGE, until it is up for RECOVERED."""
+    lasted = now - seconds_of(one["since"])
+    if one["up"]:
+        return was_last and lasted < RECOVERED
+    return was_last or lasted >= OUTAGE
 
 
 def rankings(status: Status) -> dict[str, Ranking]:

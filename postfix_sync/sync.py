@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postfix_sync import as_lmtp, changes, postfix
-from postfix_sync.apply import Apply
+from postfix_sync.apply import carry_out
 from postfix_sync.containers.relocate import by_address, moved
 from postfix_sync.errors import (
     ApplyError,
@@ -41,9 +41,11 @@ from postfix_sync.merge import Ranking, held_back, host_names, reordered
 from postfix_sync.model import (
     BOTH_FAMILIES,
     MAP_NAMES,
+    MOVED_LISTS,
     RECIPIENTS,
     ROUTES,
     Condition,
+    Desired,
     Destination,
     Families,
     Installed,
@@ -55,9 +57,12 @@ from postfix_sync.model import (
 )
 from postfix_sync.plan import Plan, plan
 from postfix_sync.records import Records, Stamp
+from postfix_sync.retirement import noted
+from postfix_sync.retirement_record import RetirementRecord
 from postfix_sync.system import lock
 from postfix_sync.tables import Fold, lists_of, next_hops_of, parse_next_hops
 from postfix_sync.threads import run_in_daemon_thread
+from postfix_sync.visibility import RELOAD_AGE, REROUTING, Reading
 from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -73,6 +78,10 @@ RECORDS_NAME = "sources"
 
 JUDGED_WITHIN = 2.0
 """Seconds for looking up new next hops; what is not known by then is let pass."""
+
+RETIREMENT_NAME = "retiring.json"
+
+SHORTEST_WAIT = 0.1
 
 TRIES = 3
 """How often `--once` asks again where another pass recorded a newer answer meanwhile."""
@@ -90,6 +99,8 @@ class Request:
     """This generation is put in place, and held."""
     resume: bool = False
     """Nothing is held any more."""
+    reload_age: float = RELOAD_AGE
+    """Seconds that Postfix must have run since its last reload before it is reloaded again."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +151,10 @@ class Report:
     """How many entries of the maps it has added, removed and changed, under these names."""
     reloads: int = 0
     """How often it had Postfix reload."""
+    rerouted: bool = False
+    """Whether mail of lists that were installed before goes elsewhere now."""
+    waits: float = 0.0
+    """Seconds after which another sync has to go on with it, if Postfix was reloaded just now."""
     seconds: float = 0.0
     """How long it took, waiting for the lock included."""
     generation: int | None = None
@@ -171,14 +186,24 @@ class Report:
         return self.installed[ROUTES] if self.installed else {}
 
     @property
+    def routes_in_use(self) -> Table:
+        """Those of them that lists have which are accepted, none where they can't be known."""
+        return self.installed.routes_in_use if self.installed else {}
+
+    @property
     def destinations(self) -> AbstractSet[Destination]:
-        """All that mail may go to."""
-        return next_hops_of(self.routes) | self.replicas.keys()
+        """All that mail for accepted lists may go to."""
+        return next_hops_of(self.routes_in_use) | self.replicas.keys()
 
 
 def generations_of(config: "Config") -> Generations:
     """Where the last states of the maps are."""
     return Generations(config.state_directory, config.generations, config.command("rollback"))
+
+
+def retirement_record_of(config: "Config") -> RetirementRecord:
+    """Where what is kept for a while is noted."""
+    return RetirementRecord(config.state_directory / RETIREMENT_NAME)
 
 
 def records_of(config: "Config") -> Records:
@@ -213,33 +238,72 @@ async def once(
     rankings: Mapping[str, Ranking],
     request: Request = Request(),
 ) -> Report:
-    """Asks every source, all at the same time, and makes one pass; see `make_pass`.
+    """Ask every source, all at the same time, and make one sync; see `make_pass`.
 
     Before that it waits for others that do the same, so that runs of cron's that take long do not
-    pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs.
+    pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs. Where
+    Postfix was reloaded a moment ago, the sync is made in two, with a wait between them.
     """
-    report = Report()
     file = config.state_directory / ONCE_LOCK_NAME
     turn = contextlib.nullcontext() if request.dry_run else lock(file)
     try:
         async with turn, opened(config) as sources:
-            for _ in range(TRIES):
+
+            async def ask_and_make() -> Report:
+                for source in sources.values():
+                    source.forget()
                 fold = await postfix.fold_of(config.postfix.config_directory)
                 answers = await ask_all(config, sources, fold)
-                report = await make_pass(config, answers, rankings, request)
+                return await make_pass(config, answers, rankings, request)
+
+            for _ in range(TRIES):
+                report = await completed(ask_and_make)
                 outdated = [name for name, one in report.sources.items() if one.outdated]
                 if not outdated:
                     return report
-                for name in outdated:
-                    sources[name].forget()
     except SyncError as error:
         return Report(failed=(error,))
-    names = ", ".join(name for name, one in report.sources.items() if one.outdated)
     late = Busy(
-        f"{names}: other passes were faster each time; their answers count",
+        f"{', '.join(outdated)}: other passes were faster each time; their answers count",
         "see who else makes passes: pgrep -af postfix-sync",
     )
     return replace(report, failed=(*report.failed, late))
+
+
+async def completed(make: Callable[[], Awaitable[Report]]) -> Report:
+    """Make a sync, and go on with it until nothing of it waits for another reload of Postfix.
+
+    The report is that of the last one, with what all of them did.
+    """
+    report = await make()
+    for _ in range(TRIES):
+        if not report.waits or interrupted():
+            return report
+        await asyncio.sleep(report.waits)
+        report = _together(report, await make())
+    if not report.waits:
+        return report
+    late = Busy(
+        "Postfix is reloaded again and again by others, and some lists wait for a reload",
+        "see who does: grep 'reload -- ' in Postfix's log, and the times",
+    )
+    return replace(report, failed=(*report.failed, late))
+
+
+def _together(first: Report, second: Report) -> Report:
+    """The report on a sync that was made in two."""
+    return replace(
+        second,
+        lines=(*first.lines, *second.lines),
+        entries=Counter(first.entries) + Counter(second.entries),
+        reloads=first.reloads + second.reloads,
+        sources={
+            name: replace(one, changed=one.changed or first.sources[name].changed)
+            if name in first.sources
+            else one
+            for name, one in second.sources.items()
+        },
+    )
 
 
 async def make_pass(
@@ -268,11 +332,8 @@ async def _make_pass(
 ) -> Report:
     try:
         instance = instance or await postfix.inspect(config.postfix.config_directory)
-        map_directory = config.postfix.map_directory
-        map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
-        async with lock(config.state_directory / LOCK_NAME, create=not request.dry_run) as held:
-            directory = MapDirectory(map_directory, map_type, instance)
-            one = _Pass(config, directory, _hosts_files(config, instance), held)
+        async with locked(config, instance, create=not request.dry_run) as place:
+            one = _Pass(config, place, request.reload_age)
             return await one.make(answers, rankings, request)
     except SyncError as error:
         return Report(failed=(error,))
@@ -284,6 +345,33 @@ async def _make_pass(
         # What no step foresaw, such as a file that somebody removes while it is looked at.
         failed = ApplyError(f"{error.filename or 'the pass'}: {why(error)}")
         return Report(failed=(failed,))
+
+
+class Locked(NamedTuple):
+    """What a sync changes, while nobody else does."""
+
+    directory: MapDirectory
+    hosts: HostsFiles
+    lock: int
+    """The lock's descriptor, for commands to inherit."""
+
+
+@contextlib.asynccontextmanager
+async def locked(
+    config: "Config", instance: postfix.Postfix, *, create: bool = True
+) -> AsyncIterator[Locked]:
+    """Hold the lock; `create`: make its file if there is none.
+
+    Raises:
+        ConfigError: no map can be built.
+        Busy: somebody else holds it for too long.
+    """
+    map_directory = config.postfix.map_directory
+    map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
+    async with lock(config.state_directory / LOCK_NAME, create=create) as held:
+        kind = await instance.index_type(map_type)
+        directory = MapDirectory(map_directory, kind, instance)
+        yield Locked(directory, _hosts_files(config, instance), held)
 
 
 def installation(config: "Config", map_type: str, hosts_used: bool) -> Installation:
@@ -299,24 +387,14 @@ def _hosts_files(config: "Config", instance: postfix.Postfix) -> HostsFiles:
     )
 
 
-class _Goal(NamedTuple):
-    """What a pass brings about: the maps, and the addresses of the host names in them."""
-
-    maps: Maps
-    addresses: Mapping[str, str]
-
-
 class _Pass:
     """One pass under the lock."""
 
-    def __init__(
-        self, config: "Config", directory: MapDirectory, hosts: HostsFiles, held: int
-    ) -> None:
+    def __init__(self, config: "Config", place: Locked, reload_age: float) -> None:
         self.config = config
-        self.directory = directory
-        self.hosts = hosts
-        self.held = held
-        self.by_name = hosts.by_name()
+        self.reload_age = reload_age
+        self.directory, self.hosts, self.lock = place
+        self.by_name = self.hosts.by_name()
         self.replaced: Mapping[Destination, Destination] = {}
         self.records = records_of(config)
         self.generations = generations_of(config)
@@ -334,6 +412,10 @@ class _Pass:
         self.changed: set[str] = set()
         self.entries: Counter[str] = Counter()
         self.reloads = 0
+        self.rerouted = False
+        self.waits = 0.0
+        self.is_whole = True
+        """Whether the plan was carried out to its end."""
 
     async def make(
         self, answers: Mapping[str, Fetched], rankings: Mapping[str, Ranking], request: Request
@@ -359,23 +441,28 @@ class _Pass:
         self.replaced = wanted.replaced
         if wanted.maps:
             self._tell_kept_out(wanted)
-        goal = _Goal(wanted.maps, wanted.addresses) if wanted.maps else None
+        goal = None
+        if wanted.maps:
+            maps = wanted.maps.beside(self.directory.postfix.other_domains)
+            goal = Desired(maps, wanted.addresses)
         if self.hold:
             as_held = await self._as_held(self.hold, wanted, installed, rankings)
             self._tell_held(as_held, goal, request)
             goal = goal if request.dry_run else as_held
         if goal:
             goal, wanted = await self._deliverable(goal, installed, wanted)
-            steps = await self._plan(installed, goal.maps)
             try:
-                names = self._names(goal.addresses)
+                desired, installed = self._with_hosts(goal, installed)
+                reading = self._reading()
+                steps = await run_in_daemon_thread(plan, installed, desired, reading)
                 whose = _whose(wanted, asked, forgotten)
                 if request.dry_run:
-                    self._preview(steps, names)
+                    self.preview += changes.preview(steps, installed, self.hosts.path)
                     told = changes.log_lines(steps, installed, set(MAP_NAMES), whose)
                     self.pending = [line for party, line in told if party]
                 else:
-                    await to_its_end(self._bring_about(wanted, steps, names, installed, whose))
+                    work = self._bring_about(wanted, desired, steps, installed, whose)
+                    await to_its_end(work)
             except SyncError as error:
                 self.failed.append(error)
             await self._check_wiring(wanted, goal)
@@ -414,7 +501,7 @@ class _Pass:
         wanted: Wanted,
         installed: Installed,
         rankings: Mapping[str, Ranking],
-    ) -> _Goal | None:
+    ) -> Desired | None:
         """The maps of the held generation; where it can't be read, the maps as they are.
 
         Where the hosts of its routes are is no part of what is held: a name gets the address that
@@ -431,7 +518,7 @@ class _Pass:
                     f" or go on: {self.config.command('resume')}",
                 )
             )
-            return _Goal(installed.readable, {}) if installed.readable else None
+            return Desired(installed.readable, {}) if installed.readable else None
         self.as_held = generation.number
         today: dict[str, str] = {}
         with contextlib.suppress(SyncError):  # what is wrong with the file is told where it counts
@@ -444,7 +531,8 @@ class _Pass:
         clusters = {one.name: one.replicas.keys() for one in wanted.merged.parties if one.replicas}
         routes = await asyncio.to_thread(reordered, routes, clusters, rankings)
         maps = Maps.of(replace(generation.tables, routes=routes))
-        return _Goal(maps, {name: found[name] for name in found if self.by_name(name)})
+        maps = maps.beside(self.directory.postfix.other_domains)
+        return Desired(maps, {name: found[name] for name in found if self.by_name(name)})
 
     def _tell_kept_out(self, wanted: Wanted) -> None:
         """Warns once of host names that do not enter the hosts file, or leave it."""
@@ -462,8 +550,8 @@ class _Pass:
             )
 
     async def _deliverable(
-        self, goal: _Goal, installed: Installed, wanted: Wanted
-    ) -> tuple[_Goal, Wanted]:
+        self, goal: Desired, installed: Installed, wanted: Wanted
+    ) -> tuple[Desired, Wanted]:
         """The goal without any change to lists whose mail Postfix would accept and return.
 
         lmtp(8) does so where a route's last next hop has no address of a family that it may use; it
@@ -479,12 +567,12 @@ class _Pass:
             hop.host
             for value, hops in last.items()
             for hop in hops
-            if value in news or not hop.is_name or hop.host in goal.addresses
+            if value in news or not hop.is_name or hop.host in goal.hosts
         }
         barred: Mapping[str, Sequence[str]] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(JUDGED_WITHIN):
-                barred = await as_lmtp.barred(postfix, hosts, goal.addresses)
+                barred = await as_lmtp.barred(postfix, hosts, goal.hosts)
         values = {value for value, hops in last.items() if any(hop.host in barred for hop in hops)}
         keys = {key for key, value in routes.items() if value in values}
         if not keys:
@@ -499,8 +587,8 @@ class _Pass:
         present_maps = Maps({name: installed.table(name) for name in MAP_NAMES})
         maps = held_back(goal.maps, present_maps, keys)
         names = host_names(maps[ROUTES])
-        addresses = {host: one for host, one in goal.addresses.items() if host in names}
-        return _Goal(maps, addresses), replace(wanted, errors=errors)
+        addresses = {host: one for host, one in goal.hosts.items() if host in names}
+        return Desired(maps, addresses), replace(wanted, errors=errors)
 
     def _returned(
         self,
@@ -526,7 +614,7 @@ class _Pass:
             f"let lmtp(8) use {family}: {fix}; or {hint}" if fix else hint,
         )
 
-    def _tell_held(self, as_held: _Goal | None, goal: _Goal | None, request: Request) -> None:
+    def _tell_held(self, as_held: Desired | None, goal: Desired | None, request: Request) -> None:
         """Says what waits, for as long as something does."""
         if as_held and goal:
             self.waiting = "; ".join(changes.difference(as_held.maps, goal.maps))
@@ -587,11 +675,8 @@ class _Pass:
         """The sources that there is a record of, and that are not configured any more."""
         return sorted(self.records.sources() - {one.name for one in self.config.sources})
 
-    def _names(self, addresses: Mapping[str, str]) -> dict[str, str]:
+    def _names(self, addresses: Mapping[str, str], foreign: Mapping[str, str]) -> dict[str, str]:
         """The host names that the hosts file is to give an address, and no other line has."""
-        if not addresses:
-            return {}
-        foreign = self.hosts.read().foreign()
         names = {}
         for host, address in sorted(addresses.items()):
             if host not in foreign:
@@ -606,47 +691,77 @@ class _Pass:
                 )
         return names
 
-    async def _plan(self, installed: Installed, maps: Maps) -> Plan:
-        return await run_in_daemon_thread(
-            plan, installed, maps, self.directory.map_type, self.config.postfix.reload
+    def _with_hosts(self, goal: Desired, installed: Installed) -> tuple[Desired, Installed]:
+        """What is desired of the hosts file and what is there, if it concerns this sync at all.
+
+        It does if names are to be there, or were once. Raises ApplyError or NotPermitted.
+        """
+        concerned = bool(goal.hosts) or self._has_addresses
+        try:
+            found = self.hosts.read()
+        except SyncError as error:
+            if concerned:
+                raise
+            self.notices.append(Notice(error.message, error.hint))
+            return goal, installed
+        foreign = found.foreign()
+        names = self._names(goal.hosts, foreign)
+        used = host_names(goal.maps[ROUTES]) & found.block.keys() - names.keys()
+        dropped = used if not self._has_addresses else used & foreign.keys()
+        copied = self.hosts.copy_is_current() if concerned or found.block else True
+        return (
+            replace(goal, hosts=names, dropped=frozenset(dropped)),
+            replace(installed, hosts=found.block, hosts_copied=copied),
         )
 
-    def _preview(self, steps: Plan, names: Mapping[str, str]) -> None:
-        if self._hosts_in_use(names):
-            block, stale = self.hosts.read().block, self.hosts.stale(names)
-            self.preview += changes.preview_hosts(self.hosts.path, block, names, stale)
-        self.preview += changes.preview(steps)
+    @property
+    def _has_addresses(self) -> bool:
+        return any(one.address for one in self.config.sources)
+
+    def _reading(self) -> Reading:
+        """How this Postfix reads the maps, and whether it may be reloaded now."""
+        instance = self.directory.postfix
+        return Reading(
+            at_once=self.directory.is_seen_at_once,
+            default_refuses=instance.default_refuses,
+            reload=self.config.postfix.reload,
+            reload_now=instance.reload_age >= self.reload_age,
+        )
 
     async def _bring_about(
         self,
         wanted: Wanted,
+        desired: Desired,
         steps: Plan,
-        names: Mapping[str, str],
         installed: Installed,
         whose: Callable[[str], str],
     ) -> None:
-        """What is known, before what is made of it; hosts before the routes that need them."""
+        """What is known is on the disk before what is made of it."""
         self.generations.discard_staged()
+        self.hosts.discard_staged()
         if not self.hold:  # nothing of what the sources say is let through then
             await self._record(wanted)
             if any(steps.changes.values()):
                 await self._keep_present(installed)
-        in_use = self._hosts_in_use(names)
-        if in_use:
-            try:
-                self._widen_hosts(names)
-            except SyncError as error:
-                in_use = False
-                steps = await self._without_names(error, names, steps, installed)
+        await self._note_retiring(steps, desired, installed)
         if steps.steps or installed.interrupted:
-            await self._apply(steps, installed, whose)
-        if in_use:
-            self._narrow_hosts(names)
-        if not self.hold or self.as_held:
-            await self._keep(steps.wanted)
+            await self._apply(steps, desired, installed, whose)
+        if self.is_whole and (not self.hold or self.as_held):
+            await self._keep(desired.maps)
         if not self.hold and len(wanted.records) == len(self.config.sources):
             for name in self._unconfigured():
                 self.records.remove(name)
+
+    async def _note_retiring(self, steps: Plan, desired: Desired, installed: Installed) -> None:
+        """Notes what is not needed from now on; what can't be noted is told, and stays longer."""
+        record = retirement_record_of(self.config)
+        old = record.read()
+        new = await run_in_daemon_thread(noted, old, steps, installed, desired, time.time())
+        try:
+            if new != old:
+                record.write(new)
+        except SyncError as error:
+            self.failed.append(error)
 
     async def _record(self, wanted: Wanted) -> None:
         self.records.discard_staged()
@@ -696,54 +811,50 @@ class _Pass:
         except SyncError as error:
             self.notices.append(Notice(error.message, error.hint))  # no list waits for that
 
-    async def _apply(self, steps: Plan, installed: Installed, whose: Callable[[str], str]) -> None:
-        apply = Apply(self.directory, self.held, self.lines.append)
-        try:
-            await apply.run(steps)
-        finally:
-            done = apply.published_of(steps.wanted)
-            self.reloads += apply.reloads
-            for diff in (steps.changes[name] for name in done):
-                self.entries["added"] += len(diff.added)
-                self.entries["removed"] += len(diff.removed)
-                self.entries["changed"] += len(diff.changed)
-            for party, line in changes.log_lines(steps, installed, done, whose):
-                self.changed.add(party)
-                self.lines.append(line)
+    async def _apply(
+        self,
+        steps: Plan,
+        desired: Desired,
+        installed: Installed,
+        whose: Callable[[str], str],
+    ) -> None:
+        outcome = await carry_out(steps, installed, self.directory, self.hosts, self.lock)
+        if outcome.without_hosts:
+            self.is_whole = False
+            desired = self._without_names(outcome.without_hosts, desired, installed)
+            installed = replace(installed, hosts_copied=True)  # it can't be, and is no reason
+            steps = await run_in_daemon_thread(plan, installed, desired, self._reading())
+            outcome = await carry_out(steps, installed, self.directory, self.hosts, self.lock)
+        self.reloads = outcome.reloads
+        self.lines += outcome.lines
+        self.is_whole &= not (outcome.error or steps.waits)
+        rerouted = MOVED_LISTS in installed.unseen or not REROUTING.isdisjoint(steps.kinds)
+        self.rerouted = rerouted and not steps.waits
+        if steps.waits and not outcome.error:
+            self.waits = max(self.reload_age - self.directory.postfix.reload_age, SHORTEST_WAIT)
+        for diff in (steps.changes[name] for name in outcome.published):
+            self.entries["added"] += len(diff.added)
+            self.entries["removed"] += len(diff.removed)
+            self.entries["changed"] += len(diff.changed)
+        for party, line in changes.log_lines(steps, installed, outcome.published, whose):
+            self.changed.add(party)
+            self.lines.append(line)
+        if outcome.error:
+            self.failed.append(outcome.error)
 
-    def _hosts_in_use(self, names: Mapping[str, str]) -> bool:
-        """Whether the hosts file concerns this pass: names are wanted there, or were once."""
-        wanted = self._has_addresses or bool(names)
-        try:
-            return bool(self.hosts.read().block) or wanted
-        except SyncError as error:
-            if wanted:
-                raise
-            self.notices.append(Notice(error.message, error.hint))
-            return False
+    def _without_names(self, error: SyncError, desired: Desired, installed: Installed) -> Desired:
+        """What can be brought about where the hosts file could not be written.
 
-    @property
-    def _has_addresses(self) -> bool:
-        return any(one.address for one in self.config.sources)
-
-    def _widen_hosts(self, names: Mapping[str, str]) -> None:
-        self.hosts.discard_staged()
-        if self.hosts.write({**self.hosts.read().block, **names}):
-            known = ", ".join(f"{host} is {address}" for host, address in names.items())
-            self.lines.append(f"{self.hosts.path}: {known or 'the copy in the chroot was renewed'}")
-
-    async def _without_names(
-        self, error: SyncError, names: Mapping[str, str], steps: Plan, installed: Installed
-    ) -> Plan:
-        """The plan where the hosts file could not be written: a name that it lacks costs the lists
-        that are routed to it, and no others. Raises `error` where it is not known what to keep."""
+        A name that it lacks costs the lists that are routed to it, and no others. Raises `error`
+        where it is not known what to keep.
+        """
         present = installed.readable
         if not present:
             raise error
-        lacking = self.hosts.lacking(names)
+        lacking = self.hosts.lacking(desired.hosts)
         keys = {
             key
-            for key, value in steps.wanted[ROUTES].items()
+            for key, value in desired.maps[ROUTES].items()
             if any(hop.host in lacking for hop in parse_next_hops(value))
         }
         told = error
@@ -754,24 +865,16 @@ class _Pass:
                 f"{error.message}; {needed}: {left}; every other list goes in", error.hint
             )
         self.failed.append(told)
-        return await self._plan(installed, held_back(steps.wanted, present, keys))
+        return Desired(held_back(desired.maps, present, keys), installed.hosts)
 
-    def _narrow_hosts(self, names: Mapping[str, str]) -> None:
-        """Takes out what no route needs; routes of removed lists may have stayed."""
-        routes = self.directory.tables()[ROUTES] or {}
-        needed = host_names(routes) if self._has_addresses else set()
-        block = self.hosts.read().block
-        self.hosts.write(
-            {host: ip for host, ip in block.items() if host in names or host in needed}
-        )
-
-    async def _check_wiring(self, wanted: Wanted, goal: _Goal) -> None:
+    async def _check_wiring(self, wanted: Wanted, goal: Desired) -> None:
         postfix = self.directory.postfix
-        ours = installation(self.config, self.directory.map_type, bool(goal.addresses))
-        classes = await classify(Tables(postfix, ours, goal.maps.tables))
+        ours = installation(self.config, self.directory.map_type, bool(goal.hosts))
+        classes = await classify(Tables(postfix, ours, goal.maps.tables, asks_others=False))
         built = self.directory.is_built  # always, but in a dry run before the first pass
         first = "" if built else self.config.command("--once")
         self.notices += wiring.notices(postfix, ours, classes, first)
+        self.notices += wiring.type_notices(self.directory.kind, self.config.command("doctor"))
         if any(party.replicas for party in wanted.merged.parties):
             self.notices += wiring.cluster_notices(postfix)
 
@@ -822,6 +925,8 @@ class _Pass:
             },
             entries=self.entries,
             reloads=self.reloads,
+            rerouted=self.rerouted,
+            waits=self.waits,
             generation=self.generations.installed(self.directory.texts()),
             held=self.hold,
             waiting=self.waiting,

@@ -138,8 +138,13 @@ async def _start(argv: Sequence[str], **how: Any) -> asyncio.subprocess.Process:
 
 
 def _short(argv: Sequence[str]) -> str:
-    """A command as it is called in messages."""
-    return " ".join(argv[:2] if len(argv) > 1 and argv[1][:1] != "-" else argv[:1])
+    """Name a command for messages: program and verb, `postfix reload`.
+
+    Postfix's commands have the instance before the verb, `-c DIRECTORY`.
+    """
+    program, *rest = argv
+    verb = rest[2:3] if rest[:1] == ["-c"] else rest[:1]
+    return " ".join([Path(program).name, *(word for word in verb if not word.startswith("-"))])
 
 
 @dataclass(frozen=True)
@@ -560,11 +565,16 @@ def room_hint(path: Path) -> str:
     """How much room there is, for whoever has to make some."""
     while not path.exists():
         path = path.parent
-    room = os.statvfs(path)
-    if os.ST_RDONLY & room.f_flag:
+    if os.ST_RDONLY & os.statvfs(path).f_flag:
         return (
             f"the file system of {path} is read-only; see: findmnt -T {path}; if it is so for the"
             " service alone: systemctl show -p ReadWritePaths postfix-sync"
         )
-    free = room.f_bavail * room.f_frsize // 1024
+    free = free_bytes(path) // 1024
     return f"{free} KiB are free there (df -h {path}); the next pass tries again"
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes the file system of a path has left for this user (statvfs(3))."""
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize

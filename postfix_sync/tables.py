@@ -211,6 +211,14 @@ def _plain_key(text: str) -> str:
     return body.replace("\\.", ".")
 
 
+class _UnfitError(ValueError):
+    """An entry that Mailman writes as it is set up, so that writing it again does not help."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
 class _Line(NamedTuple):
     """One entry as it stands in a file: a key, not yet folded, and the rest of the line."""
 
@@ -220,10 +228,12 @@ class _Line(NamedTuple):
     regex: bool
 
 
-def _refuse(file: SourceFile, number: int, problem: str) -> Refused:
+def _refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     return Refused(
         f"{file.place}:{number}: {problem}; the file is refused, Postfix keeps the last good maps",
-        f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
+        problem.hint
+        if isinstance(problem, _UnfitError)
+        else f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
     )
 
 
@@ -297,10 +307,13 @@ def _parse(
     file: SourceFile,
     fold: Fold,
     check_key: Callable[[str], str],
-    read_value: Callable[[str], str],
+    read_value: Callable[[str, str], str],
     at_most: int = MAX_LISTS * ADDRESSES_PER_LIST,
 ) -> dict[str, str]:
-    """A file's table: one format throughout, keys checked and folded, values read."""
+    """A file's table: one format throughout, keys checked and folded, values read.
+
+    `read_value` gets the folded key, too, and raises ValueError, saying what is wrong.
+    """
     table: dict[str, str] = {}
     regex: bool | None = None
     for line in _entries(file, at_most):
@@ -310,12 +323,12 @@ def _parse(
             if line.regex != regex:
                 raise ValueError("plain keys and regular expressions in one file")
             key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
-            value = read_value(line.value)
+            value = read_value(key, line.value)
             # A key may stand twice: the lists ants and ants-owner share ants-owner@.
             if table.setdefault(key, value) != value:
                 raise ValueError(f"{quote(key)} stands here a second time, with another value")
         except ValueError as error:
-            raise _refuse(file, line.number, str(error)) from None
+            raise _refuse(file, line.number, error) from None
     return table
 
 
@@ -324,11 +337,11 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
-        return _parse(file, fold, check, lambda _: next_hop)
+        return _parse(file, fold, check, lambda _key, _text: next_hop)
     read = parse_unjudged if policy.is_placed else parse_destination
     known: dict[str, str] = {}
 
-    def read_next_hop(text: str) -> str:
+    def read_next_hop(_key: str, text: str) -> str:
         if text not in known:
             known[text] = read(text).next_hop
             if len(known) > MAX_DESTINATIONS:
@@ -340,30 +353,81 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
-    """postfix_domains: domain -> the mail host of its lists. Raises `Refused`."""
-    check = _confined(check_domain, fold, policy)
-    return _parse(file, fold, check, lambda text: fold(check_domain(text)), MAX_LISTS)
+    """postfix_domains: domain -> the mail host of its lists. Raises `Refused`.
+
+    A domain that is not its own mail host is the alias_domain of that.
+    """
+    allowed = _allowed(fold, policy)
+    hosts: dict[str, str] = {}
+
+    def read_host(domain: str, text: str) -> str:
+        host = fold(check_domain(text))
+        if allowed and domain not in allowed:
+            is_alias = f"is the alias_domain of {quote(host)}, and " if host != domain else ""
+            raise _not_allowed(domain, f"{is_alias}is not")
+        if hosts.setdefault(domain, host) != host:
+            raise _ambiguous(domain, *sorted({hosts[domain], host} - {domain}))
+        return host
+
+    return _parse(file, fold, check_domain, read_host, MAX_LISTS)
+
+
+def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
+    """A domain that is the alias_domain of two mail hosts, or of one and has lists of its own.
+
+    Mailman's runners/lmtp.py takes mail to an alias_domain as mail to the first mail host that has
+    it, whose lists alone are found.
+    """
+    if other:
+        problem = (
+            f"{quote(domain)} is the alias_domain of both {quote(host)} and {quote(other)}, but"
+            " Mailman takes mail to it as mail to the first, and refuses that of the other's lists"
+        )
+    else:
+        problem = (
+            f"{quote(domain)} has lists of its own and is the alias_domain of {quote(host)}, but"
+            f" Mailman takes all mail to it as mail to {host}, and refuses that of its own lists"
+        )
+    changed = other or host
+    return _UnfitError(
+        problem,
+        f"in Mailman, give {changed} an alias_domain of its own, or none (in Postorius, or by PATCH"
+        f" on domains/{changed} of its REST API); it writes its files when a list is created or"
+        f" removed, or on: {MAILMAN_ALIASES}",
+    )
 
 
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
     """postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
-    return _parse(file, fold, check, lambda text: fold(check(text)))
+    return _parse(file, fold, check, lambda _key, text: fold(check(text)))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
     """`check`, and the domain is one that the source may name."""
-    allowed = frozenset(fold(domain) for domain in policy.domains)
+    allowed = _allowed(fold, policy)
     if not allowed:
         return check
 
     def check_confined(text: str) -> str:
-        domain = check(text).rpartition("@")[2]
+        domain = domain_of(check(text))
         if fold(domain) not in allowed:
-            raise ValueError(f"{quote(domain)} is not among the domains that this source may name")
+            raise _not_allowed(domain)
         return text
 
     return check_confined
+
+
+def _allowed(fold: Fold, policy: Policy) -> frozenset[str]:
+    """The only domains that the source may name; empty: any."""
+    return frozenset(fold(domain) for domain in policy.domains)
+
+
+def _not_allowed(domain: str, verb: str = "is not") -> _UnfitError:
+    return _UnfitError(
+        f"{quote(domain)} {verb} among the domains that this source may name",
+        f"if this Mailman may route its mail, add it to the source's domains: - {domain}",
+    )
 
 
 def addresses_of(name: str) -> Iterator[str]:
@@ -427,8 +491,8 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         Refused: a file is invalid.
         HalfWritten: the files are valid, but do not belong together.
     """
+    domains = parse_domains(snapshot.domains, fold, policy)  # first: it knows alias domains
     routes = parse_routes(snapshot.lmtp, fold, policy)
-    domains = parse_domains(snapshot.domains, fold, policy)
     aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
     _check_whole(snapshot.lmtp, routes)
     if snapshot.vmap:

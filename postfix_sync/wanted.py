@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from postfix_sync.changes import named
 from postfix_sync.containers.relocate import by_address, host_address, relocated, unpublished
 from postfix_sync.errors import Refused, SyncError
+from postfix_sync.guard import guard, reached
 from postfix_sync.merge import (
     Claim,
     Clash,
@@ -34,7 +35,6 @@ from postfix_sync.model import (
     Policy,
     Record,
 )
-from postfix_sync.plan import guard
 from postfix_sync.tables import domain_of, lists_of, next_hops_of
 
 FOUND_OUT = "found out"
@@ -286,7 +286,7 @@ def _let_through(
                 guard(one.name, _unclaimed(asked, installed), first, one.policy)
             elif old.tables != one.tables:
                 present = lists_of(old.tables.routes)
-                guard(one.name, present, lists_of(one.tables.routes), one.policy)
+                guard(one.name, present, reached(old.tables, one.tables), one.policy)
         except Refused as error:
             errors[one.name].append(error)
         else:

@@ -6,12 +6,14 @@ What needs root, or a tool that isn't there, is skipped by name on a desk, and f
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.parts import postfix_version
 from tests.parts.common import public_directory
 from tests.parts.kill_at import Killer
 from tests.parts.postfix_instance import PostfixInstance
@@ -23,6 +25,9 @@ settings.load_profile("any")
 
 NEVER_AGAIN = frozenset({"load", "kill", "transition", "attack"})
 """The markers of tests of which one failure in a hundred runs is a finding (see suite.py)."""
+
+POSTFIX = "postfix version"
+"""The property of a test that has a version of Postfix that it used."""
 
 MEASURED = "measured "
 """How a property of a test begins that is a figure: its value, and the line that tells it."""
@@ -43,6 +48,12 @@ def need(condition: object, what: str) -> None:
 def root() -> None:
     """For tests that only root can make."""
     need(os.geteuid() == 0, "root")
+
+
+@pytest.fixture
+def fuse() -> None:
+    """For tests of a file system that is dead."""
+    need(os.access("/dev/fuse", os.W_OK), "/dev/fuse")
 
 
 @pytest.fixture
@@ -93,8 +104,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outcomes", type=Path, help="write what passed and what failed to this file")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Forget which versions of Postfix the test before has used."""
+    postfix_version.begin()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Keep which versions of Postfix the test has used."""
+    if call.when == "call":
+        item.user_properties += [(POSTFIX, version) for version in sorted(postfix_version.USED)]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write how many tests passed, and which failed, each with its markers."""
+    """Write how many tests passed, on which Postfix, and which failed or were skipped, and why."""
     told: Path | None = session.config.getoption("--outcomes")
     if not told or hasattr(session.config, "workerinput"):
         return
@@ -108,7 +132,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         for report in reporter.stats.get(outcome, ())
         if isinstance(report, pytest.TestReport)
     }
-    told.write_text(json.dumps({"passed": len(passed - failed.keys()), "failed": failed}))
+    done = [one for outcome in ("passed", "failed") for one in reporter.getreports(outcome)]
+    versions = Counter(
+        version
+        for report in done
+        if report.when == "call"
+        for name, version in report.user_properties
+        if name == POSTFIX
+    )
+    skipped = Counter(_why(report) for report in reporter.getreports("skipped"))
+    told.write_text(
+        json.dumps(
+            {
+                "passed": len(passed - failed.keys()),
+                "failed": failed,
+                "postfix": versions,
+                "skipped": skipped,
+            }
+        )
+    )
+
+
+def _why(report: pytest.TestReport) -> str:
+    """Why a test was skipped, on one line."""
+    _, _, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("", 0, "")
+    return " ".join(reason.removeprefix("Skipped: ").split())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

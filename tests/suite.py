@@ -9,17 +9,19 @@ is what they are for. If many tests fail, something is broken, and no test is ru
 # ruff: noqa: T201 - the summary is printed
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import NEVER_AGAIN
 
 PHASES: Mapping[Sequence[str], Sequence[str]] = {
-    ("-m", "not alone and not booted"): ("-n", "4", "--dist", "worksteal"),
+    ("-m", "not alone and not booted and not matrix"): ("-n", "4", "--dist", "worksteal"),
     ("-m", "alone"): (),
     ("-m", "booted"): ("-n", "2", "--dist", "loadscope"),
 }
@@ -42,6 +44,10 @@ class Outcome:
     """The node ids of the tests that failed and may be run again."""
     failed_for_good: tuple[str, ...] = ()
     """Those that are marked with one of NEVER_AGAIN."""
+    postfix: Mapping[str, int] = field(default_factory=dict)
+    """How many tests have used which version of Postfix."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """How many tests were skipped for which reason."""
 
     @property
     def is_broken(self) -> bool:
@@ -58,6 +64,8 @@ class Verdict:
     failed: tuple[str, ...]
     flaky: tuple[str, ...]
     broken: bool
+    postfix: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def status(self) -> int:
@@ -70,6 +78,11 @@ class Verdict:
             yield f"FLAKY {test}: failed beside others, passed by itself; find out why"
         for test in self.failed:
             yield f"FAILED {test}"
+        for reason, count in self.skipped.items():
+            yield f"SKIPPED {count}: {reason}"
+        versions = sorted(self.postfix, key=lambda one: [int(n) for n in re.findall(r"\d+", one)])
+        counts = (f"{self.postfix[version]} on {version}" for version in versions)
+        yield f"tests by version of Postfix: {', '.join(counts) or 'none'}"
         if self.broken:
             yield "pytest itself failed, or found no test: see above"
         yield f"{self.passed + len(self.flaky)} passed, {len(self.failed) + self.broken} failed"
@@ -87,7 +100,14 @@ def run(arguments: Sequence[str]) -> Outcome:
     again: dict[bool, list[str]] = {True: [], False: []}
     for test, markers in found["failed"].items():
         again[NEVER_AGAIN.isdisjoint(markers)].append(test)
-    return Outcome(status, found["passed"], tuple(again[True]), tuple(again[False]))
+    return Outcome(
+        status,
+        found["passed"],
+        tuple(again[True]),
+        tuple(again[False]),
+        found["postfix"],
+        found["skipped"],
+    )
 
 
 def judge(outcomes: Sequence[Outcome], rerun: Iterable[Outcome]) -> Verdict:
@@ -108,7 +128,13 @@ def judge(outcomes: Sequence[Outcome], rerun: Iterable[Outcome]) -> Verdict:
         failed=tuple(failed),
         flaky=tuple(flaky),
         broken=any(outcome.is_broken for outcome in outcomes),
+        postfix=_total(outcome.postfix for outcome in outcomes),
+        skipped=_total(outcome.skipped for outcome in outcomes),
     )
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    return sum((Counter(one) for one in counts), Counter())
 
 
 def main() -> int:

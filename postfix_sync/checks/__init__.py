@@ -22,7 +22,6 @@ from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import host_names
 from postfix_sync.model import (
     MAP_NAMES,
-    ROUTES,
     Destination,
     Finding,
     Maps,
@@ -31,7 +30,7 @@ from postfix_sync.model import (
     Table,
     Verdict,
 )
-from postfix_sync.postfix import LMTP, Postfix, Service
+from postfix_sync.postfix import LMTP, IndexType, Postfix, Service
 from postfix_sync.sync import Report
 from postfix_sync.tables import next_hops_of
 
@@ -46,7 +45,8 @@ class Host:
 
     config: "Config"
     postfix: Postfix
-    map_type: str
+    kind: IndexType
+    """The type of the maps."""
     installed: Mapping[str, Table | None]
     """The entries of each map after its text, None where they can't be known."""
     answers: Mapping[str, Fetched]
@@ -75,8 +75,20 @@ class Host:
     """status.json, if there is one that can be read."""
     without_status: str = ""
     """Why there is none."""
+    index_types: Mapping[str, IndexType] = field(default_factory=dict)
+    """By name, the map types that can be built, and which index Postfix opens for each."""
     now: float = field(default_factory=time.time)
     """Seconds since the epoch."""
+
+    @property
+    def map_type(self) -> str:
+        """The type of the maps, as main.cf names it."""
+        return self.kind.name
+
+    @property
+    def directory(self) -> MapDirectory:
+        """Where the maps are."""
+        return MapDirectory(self.config.postfix.map_directory, self.kind, self.postfix)
 
     def table(self, name: str) -> Table:
         """The entries of an installed map, none where they can't be known."""
@@ -90,7 +102,12 @@ class Host:
     @property
     def destinations(self) -> AbstractSet[Destination]:
         """All that mail is routed to at the moment."""
-        return next_hops_of(self.table(ROUTES))
+        return next_hops_of(self.routes_in_use)
+
+    @property
+    def routes_in_use(self) -> Table:
+        """The installed routes of what is accepted, none where they can't be known."""
+        return Maps({name: self.table(name) for name in MAP_NAMES}).routes_in_use
 
     @property
     def named(self) -> Mapping[str, AbstractSet[Destination]]:
@@ -145,12 +162,6 @@ class Host:
         if not answer or not answer.peer or not answer.tables:
             return None
         return host_address(answer.tables.routes, answer.peer)
-
-    @property
-    def maps_are_built(self) -> bool:
-        """Whether each map has an index, so that main.cf may name it."""
-        ours = self.tables.ours
-        return MapDirectory(ours.directory, ours.map_type, self.postfix).is_built
 
     @property
     def lmtp(self) -> Service | None:

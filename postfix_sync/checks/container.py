@@ -7,7 +7,7 @@ from postfix_sync.checks import Host, failure, ok
 from postfix_sync.containers.relocate import unpublished
 from postfix_sync.errors import SyncError
 from postfix_sync.fetch import Fetched
-from postfix_sync.model import ROUTES, Finding, Peer
+from postfix_sync.model import Finding, Peer
 
 
 async def reached(host: Host) -> AsyncIterator[Finding]:
@@ -53,7 +53,7 @@ def _judged(host: Host, name: str, source: str, peer: Peer) -> Finding:
             f"Mailman listens on port {ports}, which is not published on this host: publish it, or"
             " connect the container to a network of this host",
         )
-    installed = host.table(ROUTES)
+    installed = host.routes_in_use
     # Those of a cluster lead to other members as well.
     elsewhere = {
         installed[key]

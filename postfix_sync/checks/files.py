@@ -58,6 +58,9 @@ async def map_directory(host: Host) -> AsyncIterator[Finding]:
         yield ok("map_directory", f"{path}, owner {found.st_uid}, mode {_mode(found)}")
 
 
+TURN_TAKES = 120.0
+"""Seconds after which a reload that is owed has not only to wait for its turn."""
+
 _WHO_CHANGES_MAPS = (
     "whoever can change the maps decides where the lists' mail goes, so no pass installs anything"
     " before that is mended"
@@ -66,19 +69,21 @@ _WHO_CHANGES_MAPS = (
 
 async def maps(host: Host) -> AsyncIterator[Finding]:
     """Each of the four maps has its text and its index, which holds what the text says."""
-    directory = MapDirectory(host.config.postfix.map_directory, host.map_type, host.postfix)
+    directory = host.directory
     # Found under the lock: a pass that is at work has maps half built, as it should be.
     installed = host.upcoming.found or await directory.read()
     for name in MAP_NAMES:
         yield await _map(host, directory, name, installed.maps[name])
-    if installed.reload_owed and host.postfix.master:
+    if installed.reload_owed and host.postfix.master and directory.owed_for() > TURN_TAKES:
         yield failure(
             "interrupted_pass",
-            f"{directory.path / '.staging'}: a pass changed the maps, and was interrupted before it"
+            f"{directory.path / '.reload'}: a pass changed the maps, and was interrupted before it"
             " reloaded Postfix",
             "processes of Postfix may work with the maps from before",
             host.command("--once"),
         )
+    elif installed.reload_owed and host.postfix.master:
+        yield ok("interrupted_pass", "a change waits for its turn to reload Postfix")
     elif installed.interrupted:
         yield warning(
             "interrupted_pass",
@@ -126,7 +131,7 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
         open_file(index).close()
         if await is_kept_locked(index, host.map_type):
             return f"somebody keeps it locked; see who: fuser -v {index}"
-        await host.postfix.query(host.map_type, text, ["nobody@invalid"])
+        await host.postfix.query(host.kind, text, ["nobody@invalid"])
     except OSError as error:
         return why(error)
     except SyncError as error:
@@ -208,10 +213,12 @@ class Named(NamedTuple):
     map_type: str
     path: Path
 
-    @property
-    def file(self) -> Path:
-        """What Postfix opens."""
-        return self.path.with_name(self.path.name + FILE_TYPES[self.map_type])
+
+def opened_file(host: Host, map_type: str, path: Path) -> Path:
+    """Return the file that Postfix opens for a map of one of FILE_TYPES."""
+    if kind := host.index_types.get(map_type):
+        return kind.index(path)
+    return path.with_name(path.name + FILE_TYPES[map_type])
 
 
 def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
@@ -252,14 +259,15 @@ def _other(host: Host, one: Named) -> Finding | None:
     build = builder(one.parameter)
     # A process that found no table when it was started does not look again.
     rebuild = host.reloaded(wiring.command(host.postfix, build, f"{one.map_type}:{one.path}"))
-    compiled = one.file != one.path
+    file = opened_file(host, one.map_type, one.path)
+    compiled = file != one.path
     try:
-        index = one.file.stat()
+        index = file.stat()
     except FileNotFoundError:
         can_build = compiled and one.path.exists()
         return failure(
             called,
-            f"{one.parameter} names {one.map_type}:{one.path}, but there is no {one.file}",
+            f"{one.parameter} names {one.map_type}:{one.path}, but there is no {file}",
             "whatever is looked up there is put off with 451 Temporary lookup failure, mail for the"
             " lists too"
             + (
@@ -275,7 +283,7 @@ def _other(host: Host, one: Named) -> Finding | None:
     if index.st_mtime < changed < host.now - SETTLED:
         return warning(
             called,
-            f"{one.file} is older than {one.path}",
+            f"{file} is older than {one.path}",
             "Postfix works with the index, so what was changed in the text is not in force",
             rebuild,
         )

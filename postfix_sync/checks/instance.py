@@ -5,17 +5,19 @@
 
 import os
 import re
+import shlex
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
-from postfix_sync.checks import Host, failure, ok, warning
+from postfix_sync.checks import SYSTEMD, Host, failure, ok, warning
 from postfix_sync.checks.files import builder, made_by_postfix
 from postfix_sync.errors import SyncError
 from postfix_sync.main_cf import wiring
 from postfix_sync.main_cf.match_list import items
 from postfix_sync.main_cf.parameter import path_of, type_of
-from postfix_sync.model import Finding
-from postfix_sync.postfix import Postfix
+from postfix_sync.model import INDEX_SUFFIX, Finding
+from postfix_sync.postfix import SUCCESSORS, Postfix
+from postfix_sync.system import read_file
 
 PACKAGED = frozenset({"cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"})
 """The map types that Debian has a package postfix-TYPE for."""
@@ -73,7 +75,7 @@ async def map_type(host: Host) -> AsyncIterator[Finding]:
             if path_of(item) and kind in DATABASES - host.postfix.map_types:
                 missing.setdefault(kind, []).append((parameter, item))
     if not missing:
-        yield ok("map_type", f"{host.map_type}, for the maps of the lists")
+        yield await _works(host)
         return
     kind, named = next(iter(missing.items()))
     seen = " = ".join(named[0])
@@ -85,6 +87,51 @@ async def map_type(host: Host) -> AsyncIterator[Finding]:
         f"{why}; until then mail that this map is asked about is deferred (451)",
         fix,
     )
+
+
+async def _works(host: Host) -> Finding:
+    """Report the type of the maps, which this Postfix has, and whether Postfix warns of it."""
+    kind = host.kind
+    seen = f"{kind.name}, for the maps of the lists"
+    if kind.opened != kind.name:
+        seen += f"; this Postfix opens {kind.opened} instead"
+    if not kind.warnings:
+        return ok("map_type", seen)
+    target = await host.postfix.successor(kind)
+    install = None if target else _absent(SUCCESSORS[0], [])[1]
+    target = target or SUCCESSORS[0]
+    why = (
+        "the maps work, until a version of Postfix comes without that type: then all mail is"
+        f" deferred (451). setup builds them as {target} beside what is there, and then has main.cf"
+        f" name those; the files *{INDEX_SUFFIX[kind.name]} of the lists can be removed some day"
+    )
+    edit: str | None = ""
+    if host.config.postfix.map_type != "auto":
+        edit = _edited(host, target)
+        why += (
+            f"; {host.config.path} says map_type: {kind.name}, which has to be {target} first, and"
+            " a daemon has to read that (SIGHUP)"
+        )
+    commands = [install, edit, host.command("setup", "--yes")]
+    fix = None if edit is None else " && ".join(one for one in commands if one)
+    return warning("map_type", f"{seen}. Postfix warns: {'; '.join(kind.warnings)}", why, fix)
+
+
+def _edited(host: Host, target: str) -> str | None:
+    """Return the command that makes a map type the configured one, also for a daemon that runs.
+
+    None if the configuration does not have it on a line of its own.
+    """
+    text = read_file(host.config.path).decode("utf-8", "replace")
+    line = rf"(?m)^\s+map_type:\s*{host.map_type}\s*(#.*)?$"
+    if len(re.findall(line, text)) != 1:
+        return None
+    change = rf"s/^\([[:space:]]\+map_type:[[:space:]]*\){host.map_type}\b/\1{target}/"
+    edit = shlex.join(["sed", "-i", "--follow-symlinks", change, str(host.config.path)])
+    if not SYSTEMD.is_dir():
+        return edit
+    unit = "postfix-sync"
+    return f"{edit} && {{ ! systemctl -q is-active {unit} || systemctl reload {unit}; }}"
 
 
 async def _built_as_another(host: Host, kind: str, named: Sequence[tuple[str, str]]) -> str | None:

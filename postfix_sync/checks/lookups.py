@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from postfix_sync.checks import Host, failure, ok, warning
-from postfix_sync.checks.files import FILE_TYPES
+from postfix_sync.checks.files import FILE_TYPES, opened_file
 from postfix_sync.checks.main_cf import lacking
 from postfix_sync.errors import SyncError
 from postfix_sync.main_cf import wiring
@@ -48,7 +48,7 @@ async def routes(host: Host) -> AsyncIterator[Finding]:
         why += "; its patterns must leave out what comes to lists with a + in its address"
     fix = None
     if all(edits):
-        built = [] if host.maps_are_built else [host.command("--once")]
+        built = [] if host.directory.is_built else [host.command("--once")]
         edit = wiring.change(host.postfix, change)
         fix = host.reloaded(" && ".join([*built, edit, *filter(None, edits)]))
     yield failure("routes", f"{address}: {found.table} says {found.value}", why, fix)
@@ -205,7 +205,7 @@ async def tables(host: Host) -> AsyncIterator[Finding]:
             table = item.lstrip("!")
             if _is_table(table) and type_of(table) in host.postfix.map_types:
                 await host.tables.ask(table, ["postfix-sync.invalid"])
-    mute = {one: said for one, said in host.tables.unreadable.items() if _is_there(one)}
+    mute = {one: said for one, said in host.tables.unreadable.items() if _is_there(host, one)}
     for table, error in sorted(mute.items()):
         yield failure(
             f"table:{table}",
@@ -228,8 +228,8 @@ def _is_table(item: str) -> bool:
     return ":" in item and not item.startswith(("[", "/"))
 
 
-def _is_there(table: str) -> bool:
+def _is_there(host: Host, table: str) -> bool:
     """Whether a table has its file, or is none with a file that could be seen from here."""
     if (kind := type_of(table)) not in FILE_TYPES:
         return True
-    return Path(path_of(table) + FILE_TYPES[kind]).exists()
+    return opened_file(host, kind, Path(path_of(table))).exists()

@@ -74,7 +74,7 @@ def _by_parameter(host: Host) -> dict[str, wiring.Setting]:
 def _remedy(host: Host, setting: wiring.Setting) -> str | None:
     if setting.is_decision:
         return None
-    first = "" if host.maps_are_built else host.command("--once")
+    first = "" if host.directory.is_built else host.command("--once")
     return wiring.only_built(first, setting, wiring.remedy(host.postfix, setting))
 
 

@@ -6,7 +6,9 @@ pays for what another one needs.
 
 import argparse
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,4 +33,19 @@ def complete(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await task
 
+    wait_without_threads()
     return asyncio.run(cancelled_by_sigterm())
+
+
+def wait_without_threads() -> None:
+    """Have asyncio wait for commands by pidfd_open(2), as it does by itself from Python 3.12 on.
+
+    Until then it starts a thread for each command, and where memory is short, Thread.start() may
+    wait for ever for a thread that has ended already.
+    """
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError:
+            return  # an old kernel, or a sandbox that does not know it
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())

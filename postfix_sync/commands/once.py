@@ -15,6 +15,7 @@ from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.queue import Waiting
+from postfix_sync.retire import retire
 
 if TYPE_CHECKING:
     from postfix_sync.config import Config
@@ -30,8 +31,7 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
-    status = state.StatusFile.of(configuration).read_or_new()
-    rankings = state.rankings(status)
+    rankings = state.rankings(state.StatusFile.of(configuration).read_or_new())
     request = sync.Request(force=options.force, dry_run=options.dry_run)
     report = await sync.once(configuration, rankings, request)
     for line in report.lines:
@@ -40,7 +40,23 @@ async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) 
     if options.dry_run:
         sys.stdout.writelines(f"{line}\n" for line in report.preview)
         return report.status
-    return await note(configuration, report, probing=True)
+    status = await note(configuration, report, probing=True)
+    return worst([status, await _retire(configuration)])
+
+
+async def _retire(configuration: "Config") -> Exit:
+    """Takes out what is not needed any more, if it is due; the exit status that this makes."""
+    if sync.interrupted():
+        return Exit.OK
+    try:
+        for line in await retire(configuration):
+            LOG.info("%s", line)
+    except Busy:
+        pass  # whoever is at work does it
+    except SyncError as error:
+        tell(error)
+        return error.status
+    return Exit.OK
 
 
 def tell_problems(report: sync.Report) -> None:
@@ -84,7 +100,7 @@ async def _probes(
 ) -> AsyncIterator[list[ProbeResult]]:
     """Probes all destinations, and once more those that were up and did not answer."""
     section = configuration.probe
-    asked = lmtp.targets(report.routes, report.replicas, report.families)
+    asked = lmtp.targets(report.routes_in_use, report.replicas, report.families)
     while asked:
         found = await lmtp.probe_all(asked, section.level, section.timeout, report.known_hosts)
         yield found

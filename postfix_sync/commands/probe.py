@@ -11,7 +11,7 @@ from postfix_sync.commands import complete, load
 from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.log import tell
-from postfix_sync.maps import installed_routes
+from postfix_sync.maps import installed_maps
 from postfix_sync.model import BOTH_FAMILIES, Families, ProbeResult
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _targets(
     configuration: "Config", options: argparse.Namespace, families: Families
 ) -> list[lmtp.Target]:
     """What to probe: the named destinations, or those of the installed maps."""
-    installed = lmtp.targets(installed_routes(configuration.postfix.map_directory), {})
+    installed = lmtp.targets(installed_maps(configuration.postfix.map_directory).routes_in_use, {})
     lists = {one.destination: one.recipient for one in installed}
     return [
         lmtp.Target(one, options.rcpt or lists.get(one), doubting=True, families=families)

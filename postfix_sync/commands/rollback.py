@@ -36,7 +36,8 @@ async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exi
     await sync.generations_of(configuration).load(number)
     status = state.StatusFile.of(configuration).read_or_new()
     request = sync.Request(roll_back=number)
-    report = await sync.make_pass(configuration, {}, state.rankings(status), request)
+    rankings = state.rankings(status)
+    report = await sync.completed(lambda: sync.make_pass(configuration, {}, rankings, request))
     tell_problems(report)
     if report.held and report.failed:
         LOG.warning("generation %s is held, and the next pass goes on putting it back", number)

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import faulthandler
 
-from postfix_sync.commands import load
+from postfix_sync.commands import load, wait_without_threads
 from postfix_sync.config import DEFAULT_PATH
 from postfix_sync.daemon import Daemon
 from postfix_sync.errors import Exit
@@ -18,5 +18,6 @@ def run(options: argparse.Namespace) -> Exit:
     async def serve() -> None:
         await Daemon(options.config or DEFAULT_PATH, configuration).run()
 
+    wait_without_threads()
     asyncio.run(serve())
     return Exit.OK

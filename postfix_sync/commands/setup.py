@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> Exit:
         if (answer := _agreed(proposal, options)) is not Exit.OK:
             return answer
         try:
-            complete(_carry_out(config, proposal, options))
+            complete(_carry_out(proposal, options))
             break
         except Outdated as error:
             if left == 1:
@@ -50,10 +50,8 @@ def _propose(config: "Config", options: argparse.Namespace) -> Coroutine[Any, An
     return setup.propose_undoing(config) if options.undo else setup.propose(config)
 
 
-def _carry_out(
-    config: "Config", proposal: setup.Proposal, options: argparse.Namespace
-) -> Coroutine[Any, Any, None]:
-    return (setup.undo if options.undo else setup.carry_out)(config, proposal)
+def _carry_out(proposal: setup.Proposal, options: argparse.Namespace) -> Coroutine[Any, Any, None]:
+    return (setup.undo if options.undo else setup.carry_out)(proposal)
 
 
 def _show(proposal: setup.Proposal, options: argparse.Namespace) -> None:

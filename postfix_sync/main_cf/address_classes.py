@@ -16,14 +16,15 @@ from postfix_sync.main_cf.match_list import (
     unproxied,
 )
 from postfix_sync.main_cf.wiring import CLASSES, Classes
-from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS
+from postfix_sync.model import ALIASES, RECIPIENTS
 from postfix_sync.postfix import Postfix
+from postfix_sync.tables import domain_of
 
 
 async def classify(tables: Tables) -> Classes:
     """Finds the classes of the mail domains of all lists, and of those that postfix_vmap has."""
-    domains = frozenset(tables.own[DOMAINS])
-    mail_hosts = frozenset(key.rpartition("@")[2] for key in tables.own[ALIASES])
+    domains = frozenset(map(domain_of, tables.own[RECIPIENTS]))
+    mail_hosts = frozenset(map(domain_of, tables.own[ALIASES]))
     postfix = tables.postfix
     listed = {one: list(patterns(postfix.parameters[one], tables.read)) for one in CLASSES}
     # There the maps can only be by mistake, and are taken out.
@@ -53,7 +54,7 @@ async def classify(tables: Tables) -> Classes:
         domains=domains,
         mail_hosts=mail_hosts,
         named=named,
-        relayed_anyway=domains & _those(anyway, True),
+        relayed_anyway=_those(anyway, True),
         kept_out=_those(decided["relay_domains"], False),
         self_aliased=self_aliased,
         unknown={domain: error for domain in every if (error := unknown(domain))},
@@ -95,7 +96,7 @@ async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSe
     """The domains whose lists virtual_alias_maps leads to themselves, after one list of each."""
     maps = tables.postfix.parameters["virtual_alias_maps"]
     found = set()
-    samples = {address.rpartition("@")[2]: address for address in tables.own[RECIPIENTS]}
+    samples = {domain_of(address): address for address in tables.own[RECIPIENTS]}
     for domain in domains & samples.keys():
         address = samples[domain]
         alias = await tables.find(maps, [address])

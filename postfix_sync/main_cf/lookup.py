@@ -36,6 +36,8 @@ class Tables:
     ours: Installation
     own: Mapping[str, Table]
     """The entries of the maps, by name."""
+    asks_others: bool = True
+    """Whether tables that are not ours are asked: one may be on another host, and hang."""
     unreadable: dict[str, SyncError] = field(default_factory=dict)
     """The tables, and the files with lists of domains, that can't be read, and why."""
     _held: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -63,6 +65,8 @@ class Tables:
         if name := self.name(table):
             return self.own.get(name, {})
         table = unproxied(table)
+        if not self.asks_others:
+            self.unreadable[table] = ApplyError(f"{table}: is not asked by a sync")
         held = self._held.setdefault(table, {})
         asked = self._asked.setdefault(table, set())
         if table not in self.unreadable and (new := set(keys) - asked):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync import as_lmtp, doctor, postfix, state, sync
-from postfix_sync.apply import SESSION_GRACE
 from postfix_sync.changes import counted
 from postfix_sync.checks import Check, Host, instance, lookups, names
 from postfix_sync.checks.main_cf import lacking, rerouted
@@ -52,6 +51,9 @@ if TYPE_CHECKING:
 DIRECTORY = "setup"
 """Where in the state directory main.cf's texts are."""
 
+SESSION_GRACE = 2.0
+"""Seconds that an SMTP session gets to end its message to a list that is refused now."""
+
 QUEUE_GRACE = 10.0
 """Seconds for mail to the lists to leave the queue before their routes go."""
 
@@ -62,6 +64,7 @@ QUEUE_POLL = 0.25
 class Proposal:
     """What is to be done to the main.cf that has this text."""
 
+    config: "Config"
     main_cf: MainCf
     text: str
     changes: tuple[Change, ...]
@@ -99,6 +102,7 @@ async def propose(config: "Config") -> Proposal:
         SyncError: Postfix can't be asked.
     """
     found = await postfix.inspect(config.postfix.config_directory)
+    config = await _changing_over(config, found)
     host = await doctor.look(config, found)
     main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
@@ -128,6 +132,7 @@ async def propose(config: "Config") -> Proposal:
     )
     accepts = any(one.parameter in ACCEPTING for one in changes)
     return Proposal(
+        config,
         main_cf,
         text,
         changes,
@@ -173,13 +178,29 @@ async def _misrouted(host: Host) -> list[Finding]:
     ]
 
 
+async def _changing_over(config: "Config", instance: "Postfix") -> "Config":
+    """Choose another map type than main.cf names where Postfix warns of that.
+
+    With `auto` only, which follows main.cf: as soon as that names the maps as another type, every
+    sync builds them so.
+    """
+    if config.postfix.map_type != "auto":
+        return config
+    name = wiring.choose_map_type(instance, config.postfix.map_directory, "auto")
+    successor = await instance.successor(await instance.index_type(name))
+    return config.with_map_type(successor) if successor else config
+
+
 async def propose_undoing(config: "Config") -> Proposal:
     """What setup has added to main.cf. Reads only. Raises SyncError where it can't be told."""
     main_cf = _main_cf(config, await postfix.inspect(config.postfix.config_directory))
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
     changes = undoing(steps, present)
-    await _check_built(config, main_cf, changes)
+    # main.cf comes to be what it was before each of them.
+    states = [undoing(steps[number:], present) for number in reversed(range(len(steps)))]
+    await _check_built(config, main_cf, states)
     return Proposal(
+        config,
         main_cf,
         text,
         tuple(changes),
@@ -192,43 +213,74 @@ def _main_cf(config: "Config", instance: "Postfix") -> MainCf:
     return MainCf(instance, config.state_directory / DIRECTORY, config.command("doctor"))
 
 
-async def _check_built(config: "Config", main_cf: MainCf, changes: Sequence[Change]) -> None:
-    """Raises ApplyError where a map that main.cf would name again is not there any more."""
+async def _check_built(
+    config: "Config", main_cf: MainCf, states: Sequence[Sequence[Change]]
+) -> None:
+    """Raises ApplyError where a map that main.cf would name again is not there, or outdated.
+
+    `states` are what leads from main.cf as it is to what it will be, in between and at the end.
+    """
+    problems: dict[str, str] = {}
+    for changes in states:
+        problems |= await _unbuilt(config, main_cf, changes)
+    if problems:
+        raise ApplyError(
+            f"{main_cf.path}: {next(iter(problems.values()))}; nothing was done",
+            " && ".join([*problems, config.command("setup", "--undo")]),
+        )
+
+
+async def _unbuilt(
+    config: "Config", main_cf: MainCf, changes: Sequence[Change]
+) -> Mapping[str, str]:
+    """What is wrong with maps that main.cf would name, by the command that builds each."""
     back = {one.parameter: one.after for one in changes if one.after}
     values = await main_cf.postfix.expanded(back) if back else {}
+    problems: dict[str, str] = {}
     for parameter, value in values.items():
+        named = items(main_cf.postfix.parameters.get(parameter, ""))
         for item in items(value):
             path = Path(path_of(item))
-            suffix = INDEX_SUFFIX.get(type_of(item))
-            index = path.with_name(path.name + suffix) if suffix else path
-            if path.parent == config.postfix.map_directory and suffix and not index.exists():
+            if path.parent != config.postfix.map_directory or type_of(item) not in INDEX_SUFFIX:
+                continue
+            index = (await main_cf.postfix.index_type(type_of(item))).index(path)
+            if problem := _unfit(index, path, is_named=item in named):
                 build = wiring.command(main_cf.postfix, "postmap", unproxied(item))
-                raise ApplyError(
-                    f"{main_cf.path}: {parameter} was {back[parameter]}, but there is no {index}"
-                    " any more: Postfix would defer all mail; nothing was done",
-                    f"{build} && {config.command('setup', '--undo')}",
-                )
+                problems[build] = f"{parameter} was {back[parameter]}, but {problem}"
+    return problems
+
+
+def _unfit(index: Path, text: Path, *, is_named: bool) -> str:
+    """Say why main.cf must not come to name a map; `is_named`: it does already."""
+    if not index.exists():
+        return f"there is no {index} any more: Postfix would defer all mail"
+    if not is_named and index.stat().st_mtime_ns < text.stat().st_mtime_ns:
+        return f"{index} is older than its text: Postfix would refuse mail to new lists"
+    return ""
 
 
 def _interrupted(steps: Sequence[Step]) -> bool:
     return bool(steps) and not steps[-1].confirmed
 
 
-async def carry_out(config: "Config", proposal: Proposal) -> None:
+async def carry_out(proposal: Proposal) -> None:
     """Builds the maps, then makes the changes.
 
     Raises SyncError; main.cf is then as it was. Raises Outdated where it is not the one that the
     proposal was made for.
     """
-    await _build_maps(config, proposal.main_cf.postfix)
+    config, instance = proposal.config, proposal.main_cf.postfix
+    await _build_maps(config, instance)
     async with lock(config.state_directory / sync.LOCK_NAME):
         _check_text(proposal)
+        await _check_current(config, instance)
         work = _Work(config, proposal.main_cf)
         await sync.to_its_end(work.make(proposal.changes))
 
 
-async def undo(config: "Config", proposal: Proposal) -> None:
+async def undo(proposal: Proposal) -> None:
     """Takes out what setup has added. Raises as `carry_out` does."""
+    config = proposal.config
     async with lock(config.state_directory / sync.LOCK_NAME):
         _check_text(proposal)
         work = _Work(config, proposal.main_cf)
@@ -238,6 +290,26 @@ async def undo(config: "Config", proposal: Proposal) -> None:
 def _check_text(proposal: Proposal) -> None:
     if proposal.main_cf.read() != proposal.text:
         raise Outdated(f"{proposal.main_cf.path}: was changed meanwhile", "look again")
+
+
+async def _check_current(config: "Config", instance: "Postfix") -> None:
+    """Raises Outdated if a sync has changed the maps as the type that main.cf still names.
+
+    The lock is held, so none does from now on: every process of Postfix finds the same entries,
+    whichever of the two types it reads.
+    """
+    directory = await _map_directory(config, instance)
+    if {*wiring.named_types(instance, directory.path)} <= {directory.map_type}:
+        return
+    found = await directory.read()
+    if any(one.condition is not Condition.SOUND for one in found.maps.values()):
+        raise Outdated(f"{directory.path}: the maps were changed meanwhile", "run setup again")
+
+
+async def _map_directory(config: "Config", instance: "Postfix") -> MapDirectory:
+    path = config.postfix.map_directory
+    map_type = wiring.choose_map_type(instance, path, config.postfix.map_type)
+    return MapDirectory(path, await instance.index_type(map_type), instance)
 
 
 async def _build_maps(config: "Config", instance: "Postfix") -> None:
@@ -251,13 +323,12 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
         LOG.info("%s", line)
     for error in report.errors:
         tell(error, logging.WARNING)
-    map_directory = config.postfix.map_directory
-    map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
-    found = await MapDirectory(map_directory, map_type, instance).read()
+    directory = await _map_directory(config, instance)
+    found = await directory.read()
     for name, one in found.maps.items():
         if one.condition is Condition.BROKEN:
             raise ApplyError(
-                f"{map_directory / name}: could not be built; main.cf must not name a map that is"
+                f"{directory.path / name}: could not be built; main.cf must not name a map that is"
                 " not there, and is left as it was",
                 f"see what is in the way: {config.command('--once')}",
             )
@@ -383,9 +454,7 @@ class _Work:
                 raise ApplyError("postfix: has stopped")
             LOG.info("postfix: not running, so not reloaded; it will start with this main.cf")
             return
-        before = self.postfix.rewriters()
         await self.postfix.reload()
-        await self.postfix.turned_over(before)
         LOG.info("postfix: reloaded")
         if worse := await smtpd.worse_than(self.replies):
             raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")

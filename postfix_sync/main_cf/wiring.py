@@ -34,7 +34,7 @@ from postfix_sync.model import (
 from postfix_sync.queue import without_extension
 
 if TYPE_CHECKING:
-    from postfix_sync.postfix import Postfix
+    from postfix_sync.postfix import IndexType, Postfix
 
 ROLES = {
     "transport_maps": ROUTES,
@@ -146,9 +146,19 @@ class Classes:
         return (self.relayed & self.relayed_anyway) - self.aliased
 
     @property
+    def needs_domains(self) -> bool:
+        """Whether there are list domains that nothing but postfix_domains has relayed."""
+        return not self.relayed <= self.relayed_anyway
+
+    @property
     def only_lists(self) -> AbstractSet[str]:
-        """The relayed list domains that relay_domains names by the maps alone."""
-        return self.relayed - self.shared
+        """The relayed list domains, and mail hosts of aliases, that only the maps bring in.
+
+        Also those that are not there yet, as relay_domains does not name postfix_domains so far.
+        """
+        by_maps = [["relay_domains"], *([[]] if self.needs_domains else [])]
+        hosts = {one for one in self.mail_hosts if self.parameters(one) in by_maps}
+        return (self.relayed - self.shared) | (hosts - self.relayed_anyway - self.domains)
 
     def _of(self, parameter: str) -> AbstractSet[str]:
         return {one for one in self.domains if self.parameters(one)[:1] == [parameter]}
@@ -182,12 +192,7 @@ def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) ->
     Raises ConfigError where this Postfix can't use that type, or where its index would take the
     place of one that main.cf reads as another type: hash and btree share a suffix.
     """
-    named = [
-        type_of(item)
-        for parameter in (*ROLES, *HARMLESS)
-        for item in items(postfix.parameters[parameter])
-        if path_of(item) in {str(map_directory / name) for name in _at_home(parameter)}
-    ]
+    named = named_types(postfix, map_directory)
     usable = INDEX_SUFFIX.keys() & postfix.map_types
     if configured != "auto":
         choices = [configured]
@@ -205,6 +210,16 @@ def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) ->
     )
 
 
+def named_types(postfix: "Postfix", map_directory: Path) -> list[str]:
+    """Return the types as which main.cf names the maps, in the order of ROLES."""
+    return [
+        type_of(item)
+        for parameter in (*ROLES, *HARMLESS)
+        for item in items(postfix.parameters[parameter])
+        if path_of(item) in {str(map_directory / name) for name in _at_home(parameter)}
+    ]
+
+
 def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: list[str]) -> None:
     for other in named:
         if other != choice and INDEX_SUFFIX.get(other) == INDEX_SUFFIX[choice]:
@@ -213,6 +228,16 @@ def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: l
                 f" {choice} their indexes would have the same names, which {other} can't read",
                 f"name all of them as {choice} in main.cf, or set postfix.map_type: {other}",
             )
+
+
+def type_notices(kind: "IndexType", doctor: str) -> Iterator[Notice]:
+    """Report a map type that works, and that Postfix warns of; `doctor` is its command."""
+    if kind.warnings:
+        yield Notice(
+            f"map type {kind.name}: the maps work, but Postfix warns whenever one is used:"
+            f" {'; '.join(kind.warnings)}",
+            f"doctor prints the command that changes them over to another type: {doctor}",
+        )
 
 
 def notices(
@@ -238,7 +263,10 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
     _put_relayed(edits["relay_domains"], ours, classes)
     _put_others(edits["relay_recipient_maps"], ours, classes)
     _put_users(edits["local_recipient_maps"], ours)
-    _put_virtual(edits["virtual_alias_domains"], classes)
+    relayed = "relay_domains" in needed or any(
+        ours.named(item) == DOMAINS for item in edits["relay_domains"].items
+    )
+    _put_virtual(edits["virtual_alias_domains"], classes, accepts_hosts=relayed)
     _put_local(edits, classes)
     found = [
         Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
@@ -256,12 +284,11 @@ def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[st
     )
     # As long as there is no list, it can't be told whether its domain will be a local one.
     relaying = bool(classes.relayed) or not (classes.domains or in_local)
-    anyway = classes.relayed and classes.relayed <= classes.relayed_anyway
     needed = {
         "transport_maps": Verdict.FAILURE,
         "virtual_alias_maps": Verdict.FAILURE if classes.mail_hosts else Verdict.WARNING,
     }
-    if relaying and not anyway:
+    if relaying and (classes.needs_domains or not classes.relayed):
         needed["relay_domains"] = Verdict.FAILURE
     if relaying and _others_can_be_kept(postfix, ours, classes):
         present = parameters["relay_recipient_maps"]
@@ -408,7 +435,7 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
     """
     present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
     # What an earlier setup has closed is not opened again because main.cf names it since.
-    closed = classes.only_lists | (_closed_by(present) & classes.relayed)
+    closed = classes.only_lists | (_closed_by(present) & (classes.relayed | classes.mail_hosts))
     wanted = _others(closed)
     if not edit.items and edit.text and _others_relayed(edit.postfix, ours, classes):
         edit.append(wanted)
@@ -455,8 +482,9 @@ def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
     }
 
 
-def _put_virtual(edit: Edit, classes: Classes) -> None:
-    """Makes virtual_alias_domains name the hosts of aliases, and no list domain.
+def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
+    """Makes virtual_alias_domains name no list domain, and the hosts of aliases if nothing else
+    does: where relay_domains names postfix_domains, that has them (`accepts_hosts`).
 
     Virtual aliases are looked up for every class of domain: those of a domain that is kept out
     work as before.
@@ -467,7 +495,8 @@ def _put_virtual(edit: Edit, classes: Classes) -> None:
             f"names {domain}: its lists are refused, because Postfix looks for addresses of such a"
             " domain in virtual_alias_maps only"
         )
-    for domain in sorted(one for one in classes.mail_hosts if not classes.parameters(one)):
+    hosts = classes.mail_hosts if not accepts_hosts else frozenset[str]()
+    for domain in sorted(one for one in hosts if not classes.parameters(one)):
         edit.append(domain)
         edit.because(
             f"does not name {domain}, the domain of lists that have an alias_domain: mail to them"

@@ -155,7 +155,8 @@ class Volume:
         from watchfiles import awatch  # noqa: PLC0415 - only the daemon watches
 
         while True:
-            watched = _identity(self.directory)
+            # A mount whose server is gone keeps whoever looks at it waiting.
+            watched = await run_in_daemon_thread(_identity, self.directory)
             if watched is None:
                 await asyncio.sleep(LOOK_AGAIN)
                 continue
@@ -174,7 +175,7 @@ class Volume:
                     if changed or news:
                         news = False
                         yield
-                    if _identity(self.directory) != watched:
+                    if await run_in_daemon_thread(_identity, self.directory) != watched:
                         yield
                         break
             await asyncio.sleep(LOOK_AGAIN)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.booted.conftest import need_booted_hosts
+from tests.parts import debian_root
 from tests.parts.booted import CHECKOUT, Booted
-from tests.parts.common import PATIENCE, public_directory, wait_for
-from tests.parts.debian_root import RELEASES
+from tests.parts.common import PATIENCE, free_port, public_directory, wait_for
+from tests.parts.debian_root import FORKY, RELEASES
 from tests.parts.load import send
 from tests.parts.namespaces import Network
 
@@ -50,6 +51,26 @@ def test_a_host_boots_and_takes_mail(release: str, directory: Path) -> None:
             leader = mx.leader
         assert not Path(f"/proc/{leader}").exists()
     assert not _holders(directory)
+
+
+def test_a_release_that_can_not_be_made_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody serves it; without an older root that is Unavailable, and an older one is used."""
+    need_booted_hosts()
+    monkeypatch.setattr(debian_root, "CACHE", tmp_path)
+    monkeypatch.setattr(debian_root, "_mirror", lambda: (f"http://127.0.0.1:{free_port()}/debian",))
+    debian_root.recent.cache_clear()
+    try:
+        with pytest.raises(debian_root.Unavailable, match="no root of Debian forky can be made"):
+            debian_root.debian_root(FORKY)
+        (mark,) = (path.name.split("-")[2] for path in tmp_path.glob("*.making"))
+        old = tmp_path / f"debian-forky-2025-01-01-{mark.removesuffix('.making')}"
+        old.mkdir()
+        assert debian_root.debian_root(FORKY) == old
+    finally:
+        debian_root.recent.cache_clear()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and path != old]
 
 
 def test_nothing_outlives_a_test_that_is_killed(directory: Path) -> None:

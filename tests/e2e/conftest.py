@@ -3,8 +3,11 @@
 import os
 import shutil
 
-from tests.conftest import need
+from tests.conftest import Measured, need
+from tests.parts.common import public_directory
 from tests.parts.postfix_instance import PostfixInstance
+from tests.scenarios.list_states import Change
+from tests.scenarios.transitions import Means, Stage
 
 
 def need_real_parts() -> None:
@@ -16,3 +19,15 @@ def need_real_parts() -> None:
 def need_map_type(postfix: PostfixInstance, map_type: str) -> None:
     """Skips, in CI fails, where this Postfix has no such maps."""
     need(map_type in postfix.command("postconf", "-m").split(), f"a Postfix with {map_type} maps")
+
+
+def check_change(change: Change, map_type: str, means: Means, measured: Measured) -> None:
+    """Make the change under load; keep its figures, and fail if one of them is a fault."""
+    need_real_parts()
+    with public_directory() as directory:
+        stage = Stage(directory, map_type, change)
+        need_map_type(stage.postfix, map_type)
+        figures = stage.perform(means).figures()
+        row = f"{change.name:<50} {map_type:<5}  {figures}"
+        measured(f"{change.name}, {map_type}", figures.as_dict(), row)
+        assert figures.faults == {}, row

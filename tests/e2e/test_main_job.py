@@ -5,6 +5,7 @@ Mailman's LMTP server is known by a host name that only postfix-sync makes known
 delivered message also shows that the hosts file and its copy in the chroot were in time.
 """
 
+import smtplib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_removed_list_is_refused(world: World) -> None:
     refused = world.send("goes@lists.example.net").last
     assert (refused.phase, refused.code, refused.text[:5]) == ("rcpt", 550, UNKNOWN)
     assert world.daemon.messages[before:] == ["lists: -1 list: goes@lists.example.net"]
-    assert world.site.lookup("postfix_lmtp", ["goes@lists.example.net"]) == {}
+    assert world.site.lookup("postfix_recipients", ["goes@lists.example.net"]) == {}
     world.wait_until_received(world.send("stays@lists.example.net"))
 
 
@@ -196,6 +197,46 @@ def test_alias_domain(world: World) -> None:
     )
     outcomes = [one for one in world.postfix.outcomes() if one.recipient.startswith("cats@")]
     assert {(one.recipient, one.status) for one in outcomes} == {("cats@alias.example.net", "sent")}
+
+
+def test_alias_domain_that_mailman_takes_for_another_domain_is_refused(world: World) -> None:
+    """Mailman's LMTP server knows lists there of one domain only; the hint's change helps."""
+    mailman = world.mailman
+    mailman.add_domain("sales.example.org", alias_domain="shared.example.net")
+    mailman.add_domain("team.example.org", alias_domain="shared.example.net")
+    mailman.create_list("gnus@sales.example.org")
+    mailman.create_list("hens@team.example.org")
+    world.daemon.wait_for(
+        '"shared.example.net" is the alias_domain of both "sales.example.org" and'
+    )
+    assert takes(world, "gnus@shared.example.net")
+    assert not takes(world, "hens@shared.example.net")
+    mailman.set_alias_domain("team.example.org", "other.example.net")
+    mailman.regenerate_aliases()
+    alias = {"hens@team.example.org": "hens@other.example.net"}
+    wait_for(lambda: world.site.lookup("postfix_vmap", list(alias)) == alias, PATIENCE, "its alias")
+
+    mailman.create_list("ibis@other.example.net")
+    world.daemon.wait_for(
+        '"other.example.net" has lists of its own and is the alias_domain of "team'
+    )
+    assert takes(world, "hens@other.example.net")
+    assert not takes(world, "ibis@other.example.net")
+    mailman.set_alias_domain("team.example.org", "")
+    mailman.regenerate_aliases()
+    assert takes(world, "ibis@other.example.net")
+    wait_for(lambda: not world.site.lookup("postfix_vmap", list(alias)), PATIENCE, "no alias")
+    for name in ("hens@team.example.org", "ibis@other.example.net"):
+        world.wait_until_received(world.wait_until_accepted(name))
+
+
+def takes(world: World, recipient: str) -> bool:
+    """Whether Mailman's LMTP server accepts RCPT for this address."""
+    with smtplib.LMTP(world.mailman.lmtp_address, world.mailman.lmtp_port, timeout=60) as lmtp:
+        lmtp.ehlo_or_helo_if_needed()
+        lmtp.mail("")
+        code, _ = lmtp.rcpt(recipient)
+        return code == 250
 
 
 def test_mailman_aliases_changes_nothing(world: World) -> None:

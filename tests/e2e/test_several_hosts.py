@@ -123,8 +123,9 @@ def test_member_of_a_cluster_fails(failure: str, measured: Measured) -> None:
         tell(measured, f"cluster of two, one {failure}", run)
         check(run)
         assert all(run.delivered.values())
-        # Who had a connection to the one that is cut off waits until it is back, but nobody else.
-        assert run.figures().late < len(run.sent) / 10
+        # Half of the lists have the one that is cut off first: Postfix tries it for
+        # lmtp_connect_timeout, and then the other. The order changes after minutes only.
+        assert run.figures().late < len(run.sent) * 0.6
 
 
 def test_created_on_one_member() -> None:

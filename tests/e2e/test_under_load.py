@@ -204,7 +204,7 @@ def test_removed_while_its_mail_waits() -> None:
         assert (tried.status, refused.status) == ("deferred", "bounced")
         assert refused.refused_by_server
         # Nobody needs the routes any more: so the next pass takes them out.
-        site.once()
+        site.retire()
         assert GONE not in site.installed("postfix_lmtp")
 
 

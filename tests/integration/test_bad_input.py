@@ -457,7 +457,7 @@ def test_a_source_is_confined_to_its_domains(shared: Site) -> None:
     confine(site, domains=["Lists.Example.NET"])
     assert site.once() == ""
     write_good(site)
-    path = site.files.directory / ROUTES
+    path = site.files.directory / DOMAINS
     before = tree(site.maps)
     said = site.once(expect=65)
     assert re.search(
@@ -485,4 +485,5 @@ def test_a_destination_of_one_s_own_replaces_what_mailman_wrote(site: Site, hop:
     site.once(expect=65)
     confine(site, destination="lmtp:[10.9.8.7]:2424")
     assert site.once() == ""
-    assert set(site.installed(ROUTES).values()) == {"lmtp:[10.9.8.7]:2424"}
+    routes, accepted = site.installed(ROUTES), site.installed(RECIPIENTS)
+    assert {routes[key] for key in accepted} == {"lmtp:[10.9.8.7]:2424"}

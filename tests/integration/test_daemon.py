@@ -94,7 +94,7 @@ def test_a_change_is_applied_at_once_by_events(site: Site) -> None:
         assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
         site.files.write(BEES)
         daemon.wait_for("lists: -1 list: " + ANTS)
-        assert site.installed("postfix_lmtp").keys() == set(nine(BEES))
+        assert site.installed("postfix_recipients").keys() == set(nine(BEES))
 
 
 def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
@@ -259,8 +259,8 @@ def test_a_signal_during_an_apply_lets_it_finish(with_ants: MakeSite, map_type: 
             with pytest.raises(subprocess.TimeoutExpired):
                 daemon.process.wait(0.5)
         assert daemon.process.wait(PATIENCE) == 0
-        for name in ("postfix_lmtp", "postfix_recipients"):
-            assert site.installed(name).keys() == set(nine(BEES))
+        assert site.installed("postfix_recipients").keys() == set(nine(BEES))
+        assert site.installed("postfix_lmtp").keys() >= set(nine(BEES))
         assert not site.stray()
 
 

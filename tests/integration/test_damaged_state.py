@@ -27,7 +27,6 @@ from postfix_sync.model import RECIPIENTS, Destination, MailmanTables, Peer, Pro
 from postfix_sync.monitoring import health, metrics
 from postfix_sync.recovery import due, due_in
 from postfix_sync.terminal import Terminal
-from tests.parts.disk import names
 from tests.parts.mailman_files import nine
 from tests.parts.odd_json import ODD_FILES, dump, json_values, mutated
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -52,7 +51,7 @@ def site(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Site:
 
 def in_step(site: Site) -> bool:
     both = {*nine(ANTS), *nine(BEES)}
-    return site.installed(RECIPIENTS).keys() == both and names(site.state) == STATE
+    return site.installed(RECIPIENTS).keys() == both and site.state_files == STATE
 
 
 # --- the command

@@ -132,7 +132,7 @@ def test_a_full_state_directory_stops_no_list(site: Site) -> None:
         filler.unlink()
         assert site.once() == ""
         assert site.status()["sources"]["lists"]["lists"] == len(MANY)
-        assert names(site.state) == STATE
+        assert site.state_files == STATE
         assert names(site.state / "sources") == ["lists.json"]
 
 

@@ -131,7 +131,7 @@ def test_a_local_user_who_holds_the_lock_of_an_earlier_version_stops_no_sync(
         assert_private(lock_of(site))
         site.files.write(BEES)
         assert site.once() == "", "he has the file that was there, and not this one"
-        assert names(site.state) == STATE
+        assert site.state_files == STATE
     assert site.installed(RECIPIENTS).keys() == set(nine(BEES))
 
 

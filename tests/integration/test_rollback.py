@@ -45,9 +45,9 @@ def states(site: Site, *of: tuple[str, ...], hop: str = ONE) -> Site:
 
 
 def lists(site: Site) -> set[str]:
-    """The lists that are installed, which all maps agree on."""
+    """The lists that are installed; routes of removed ones may be kept."""
     accepted = site.installed(RECIPIENTS)
-    assert accepted.keys() == site.installed(ROUTES).keys()
+    assert accepted.keys() <= site.installed(ROUTES).keys()
     names = {key for key in accepted if "-" not in key}
     assert {key for name in names for key in nine(name)} == accepted.keys()
     assert {name.rpartition("@")[2] for name in names} == site.installed(DOMAINS).keys()
@@ -93,9 +93,9 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     ]
     assert printed[-1].startswith("generation 1 is installed and held;")
     assert printed[-1].endswith(resume)
-    assert site.installed(ROUTES) == dict.fromkeys(nine(ANTS), ONE)
+    assert site.installed(ROUTES).items() >= dict.fromkeys(nine(ANTS), ONE).items()
     assert lists(site) == {ANTS}
-    assert b"127.0.0.9\tone\n# END" in site.hosts.read_bytes()
+    assert b"127.0.0.9\tone\n" in site.hosts.read_bytes()
     status = site.status()
     assert (status["generation"], status["held"]) == (1, True)
 
@@ -109,7 +109,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
         assert hint.endswith(f"let it happen: {resume}")
     preview, said = run(site, "--once", "--dry-run")
     assert "held at generation 1 since" in said[0]
-    assert f"+ {CATS} {TWO}" in preview
+    assert f"+ {CATS} OK" in preview
     assert f"~ {ANTS} {ONE} -> {TWO}" in preview
     assert run(site, "-q", "--once") == ([], [])
     assert on_disk(site) == before
@@ -125,6 +125,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     assert b"127.0.0.9\ttwo\n# END" in site.hosts.read_bytes()
     status = site.status()
     assert (status["generation"], status["held"], status["waiting"]) == (4, False, "")
+    site.retire()
     assert sorted(path.name for path in site.state.iterdir()) == STATE
     assert site.once() == ""
     assert run(site, "resume") == (["nothing had to change"], [])
@@ -178,6 +179,7 @@ def test_a_name_that_no_source_has_an_address_for_gets_the_one_that_it_had(make:
     plain = site.hosts.read_bytes().partition(b"# BEGIN")[0]
     site.configure(sources=[{"name": "lists", "path": str(site.files.directory)}])
     states(site, (ANTS, BEES), hop="lmtp:[127.0.0.1]:8024")
+    assert site.retire() == ""
     assert site.hosts.read_bytes() == plain
     run(site, "rollback", "1")
     assert site.hosts.read_bytes() == plain + (
@@ -186,6 +188,7 @@ def test_a_name_that_no_source_has_an_address_for_gets_the_one_that_it_had(make:
     site.once()
     assert b"127.0.0.9\tone\n" in site.hosts.read_bytes()
     run(site, "resume")
+    site.retire()
     assert site.hosts.read_bytes() == plain
     # A line of somebody else's says where it is today.
     site.hosts.write_bytes(plain + b"127.0.0.8 one\n")
@@ -269,6 +272,7 @@ def test_what_was_put_back_goes_though_another_source_is_away(make: MakeSite) ->
 def test_what_breaks_while_held_is_mended_as_it_was(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     run(site, "rollback", "1")
+    site.retire()
     held = {name: (site.maps / name).read_bytes() for name in MAP_NAMES}
 
     def is_as_held() -> bool:

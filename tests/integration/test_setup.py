@@ -1,5 +1,6 @@
 """setup: main.cf names the maps afterwards, and is what it was after --undo."""
 
+import asyncio
 import os
 import pty
 import re
@@ -10,10 +11,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
+from postfix_sync.main_cf import setup
 from postfix_sync.main_cf.wiring import ROLES
+from postfix_sync.model import MAP_NAMES
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.doctor import examine
@@ -565,3 +569,63 @@ def test_routes_stay_while_mail_in_the_queue_needs_them(live: Host) -> None:
     )
     assert live.text == text
     assert live.bounced([LIST]) == []
+
+
+# Another map type.
+
+
+@pytest.fixture
+def hashed(host: Host) -> Host:
+    """Its main.cf names the maps as hash, and the configuration wants lmdb from now on."""
+    host.write(SHAPES["debian"])
+    host.site.configure(postfix={"map_type": "hash"})
+    assert host.site.call("setup", "--yes").returncode in {0, 78}
+    assert host.values()["transport_maps"].startswith("hash:")
+    shutil.copy(host.site.config, host.site.directory / "hash.yaml")
+    host.site.configure(postfix={"map_type": "lmdb"})
+    host.postfix.age()
+    return host
+
+
+def test_maps_that_a_sync_changes_as_the_old_type_are_built_again(
+    hashed: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a daemon does that works with main.cf, or its configuration, as it was."""
+    site, build = hashed.site, setup._build_maps
+    late = "late@lists.example.net"
+
+    async def build_and_sync(*arguments: Any) -> None:
+        await build(*arguments)
+        if late not in (site.maps / "postfix_lmtp").read_text():
+            site.files.write(LIST, late)
+            old = [*site.command, "-c", str(site.directory / "hash.yaml"), "--once"]
+            await asyncio.to_thread(subprocess.run, old, check=True, capture_output=True)
+
+    monkeypatch.setattr(setup, "_build_maps", build_and_sync)
+    done = hashed.setup("--yes")
+    assert "the maps were changed meanwhile" in done.stderr
+    assert hashed.values()["transport_maps"] == hashed.reference("postfix_lmtp")
+    assert late in site.installed("postfix_lmtp")
+
+
+@pytest.mark.parametrize("damage", ["older", "gone"])
+def test_undo_does_not_have_main_cf_name_an_old_index(hashed: Host, damage: str) -> None:
+    """But prints what builds all of them, and after that goes through."""
+    site = hashed.site
+    hashed.setup("--yes")
+    site.files.write(LIST, "late@lists.example.net")
+    site.once()
+    for name in MAP_NAMES if damage == "gone" else ():
+        (site.maps / f"{name}.db").unlink()
+    before = hashed.text
+    done = site.call("setup", "--undo", "--yes")
+    assert done.returncode == 1
+    problem = "is older than its text" if damage == "older" else "there is no "
+    assert problem in done.stderr
+    assert hashed.text == before
+    commands = done.stderr.partition(": hint: ")[2].split(" && ")
+    for command in commands[:-1]:
+        subprocess.run(command.split(), check=True, capture_output=True)
+    hashed.postfix.age()
+    hashed.setup("--undo", "--yes")
+    assert str(site.maps) not in hashed.text

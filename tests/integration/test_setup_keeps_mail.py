@@ -8,7 +8,7 @@ import shutil
 import smtplib
 import socketserver
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from subprocess import CompletedProcess
 
@@ -474,3 +474,100 @@ def test_no_list_is_accepted_whose_mail_would_bounce_for_want_of_a_name(host: Ho
     finally:
         for path in places:
             path.write_text(known)
+
+
+# A domain that gets an alias_domain
+
+
+ALIAS, OTHER_ALIAS = "alias.example.net", "alias.example.org"
+RELAYED = "eve@relayed.example"
+"""A user of a domain that is relayed for others."""
+
+
+@contextmanager
+def asking(host: Host, recipients: Iterable[str]) -> Iterator[set[tuple[str, int]]]:
+    """Ask smtpd(8) of these recipients all the time; what it replied."""
+    seen: set[tuple[str, int]] = set()
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            seen.update(host.replies(*recipients).items())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("others", [{}, {"relay_domains": "relayed.example"}], ids=["", "others"])
+@pytest.mark.parametrize("begins_with", ["", ALIAS], ids=["list", "alias"])
+def test_alias_domain_that_comes_and_goes_needs_no_setup(
+    host: Host, others: dict[str, str], begins_with: str
+) -> None:
+    """It is set, changed and unset in Mailman, and a --once after that is all.
+
+    Beside other relay domains, a table in main.cf says in which domains unknown addresses are
+    refused: it has to be changed for those of a new alias domain, but for none that was accepted.
+    """
+    host.begin(ANTS, **{**others, "relay_transport": "discard:", "virtual_alias_domains": ""})
+    bring(host, begins_with)
+    host.setup("--yes")
+    always = {ANTS: 250, BOB: 550, **({RELAYED: 250} if others else {})}
+    host.expect(always)
+    for alias in (begins_with, ALIAS, OTHER_ALIAS, "", ALIAS, ""):
+        with asking(host, always) as seen:
+            bring(host, alias)
+            hints = host.site.once()
+            host.expect({**always, **({ANTS.replace("example.net", alias): 250} if alias else {})})
+            found = examine(host.site)
+            assert "failure" not in [one["status"] for one in found.checks.values()]
+            proposed = {name for name, one in found.checks.items() if one["fix"]}
+            assert proposed <= ({"relay_recipient_maps"} if others else set())
+            assert ("main.cf: " in hints) == bool(proposed)
+            for name in proposed:
+                found.run_fix(name)
+                host.postfix.age()
+            nothing_to_do = host.setup("--dry-run").stdout
+            assert "names all maps; nothing to do" in nothing_to_do
+            if alias:
+                host.expect({f"bob@{alias}": 550})
+        assert seen == set(always.items())
+        assert host.relays(ANTS) == "lmtp sent"
+
+
+def test_mail_host_in_virtual_alias_domains_from_an_earlier_setup(host: Host) -> None:
+    """Nothing is to be done as long as it has an alias_domain; then doctor keeps it out."""
+    host.begin(ANTS, virtual_alias_domains="example.net")
+    bring(host, ALIAS)
+    host.setup("--yes")
+    always = {ANTS: 250, BOB: 550}
+    with asking(host, always) as seen:
+        for alias in (ALIAS, OTHER_ALIAS):
+            bring(host, alias)
+            assert "main.cf: " not in host.site.once()
+            host.expect({**always, ANTS.replace("example.net", alias): 250, f"bob@{alias}": 550})
+            found = examine(host.site)
+            assert "failure" not in [one["status"] for one in found.checks.values()]
+            assert commands(found) == []
+            assert "nothing to do" in host.setup("--dry-run").stdout
+    assert seen == set(always.items())
+    assert "in BOTH" not in host.postfix.log
+    bring(host, "")
+    assert "!example.net, example.net" in host.site.once()
+    found = examine(host.site)
+    assert found.status("virtual_alias_domains") == "failure"
+    found.run_fix("virtual_alias_domains")
+    host.postfix.age()
+    host.expect(always)
+    assert host.relays(ANTS) == "lmtp sent"
+
+
+def bring(host: Host, alias: str) -> None:
+    """Has Mailman write its list, in a domain with this alias_domain, if any."""
+    lists = {ANTS: ANTS.replace("example.net", alias)} if alias else {}
+    host.site.files.write(*([] if alias else [ANTS]), hop=host.hop, aliases=lists)
+    host.sink.accept(address for name in (ANTS, *lists.values()) for address in nine(name))

@@ -14,6 +14,8 @@ from tests.suite import FEW, Outcome, Verdict, judge
 
 CHECKOUT = Path(__file__).parents[2]
 
+MATRIX = "tests/e2e/test_transition_matrix.py"
+
 TESTS = """
 import os, pathlib, pytest
 
@@ -101,6 +103,37 @@ def test_a_test_that_ends_its_worker_is_not_run_again(tmp_path: Path) -> None:
     assert (outcome.failed, names(outcome.failed_for_good)) == ((), {"test_ends"})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_summary_counts_by_postfix_and_names_what_was_skipped(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    content = """
+import pytest
+from tests.parts import postfix_version
+
+def test_two():
+    postfix_version.used("3.7.11")
+    postfix_version.used("3.11.7")
+
+def test_one():
+    postfix_version.used("3.11.7")
+
+def test_none():
+    pass
+
+def test_skipped():
+    pytest.skip("no root can be made")
+"""
+    outcome, _ = outcomes_of(tmp_path, content, *options)
+    lines = list(judge([outcome, Outcome(0, postfix={"3.7.11": 2})], []).lines())
+    assert lines[:-1] == [
+        "SKIPPED 1: no root can be made",
+        "tests by version of Postfix: 3 on 3.7.11, 2 on 3.11.7",
+    ]
+    assert lines[-1] == "3 passed, 0 failed"
+
+
 def test_only_flaky_tests_pass_the_run() -> None:
     first = Outcome(1, passed=5, failed=("a",))
     verdict = judge([Outcome(0, passed=3), first], [Outcome(0, passed=1)])
@@ -120,7 +153,7 @@ def test_many_failures_are_not_run_again() -> None:
 
 
 def test_no_phase_leaves_a_test_out() -> None:
-    """Each test is in one phase, and none is in two."""
+    """Each test is in one phase, and none is in two; those of the matrix are in none."""
 
     def collected(*arguments: str) -> list[str]:
         done = subprocess.run(
@@ -135,5 +168,7 @@ def test_no_phase_leaves_a_test_out() -> None:
 
     phases = [collected(*which) for which in suite.PHASES]
     everything = collected()
-    assert sorted(test for phase in phases for test in phase) == sorted(everything)
-    assert len(set(everything)) == len(everything)
+    tested = [test for phase in phases for test in phase]
+    left_out = {*everything} - {*tested}
+    assert {test.partition("::")[0] for test in left_out} == {MATRIX}
+    assert sorted([*tested, *left_out]) == sorted(everything)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
 from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import NotifySocket, RunningDaemon, install
 from tests.parts.disk import dead_disk
@@ -190,12 +189,6 @@ def stop_a_command(daemon: RunningDaemon) -> int:
                 if is_stopped(pid):
                     return pid
     return 0
-
-
-@pytest.fixture
-def fuse() -> None:
-    """For tests of a file system that is dead."""
-    need(os.access("/dev/fuse", os.W_OK), "/dev/fuse")
 
 
 def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site, fuse: None) -> None:

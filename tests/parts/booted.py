@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from . import debian_root
+from . import debian_root, postfix_version
 from .common import PATIENCE, run, wait_for
 from .namespaces import Host
 
@@ -86,6 +86,7 @@ class Booted:
         self._directory = directory
         self._disk = directory / "disk"
         root = debian_root.debian_root(release, *packages)
+        self._postfix = debian_root.postfix_version(root)
         self._lower = f"{layer}:{root}" if layer else str(root)
         self._options = tuple(options)
         self._network = f"--network-namespace-path=/run/netns/{host.namespace}" if host else ""
@@ -265,6 +266,7 @@ class Booted:
 
     def _enter(self, *, online: bool) -> Sequence[str]:
         assert self.leader, "the host is switched off"
+        postfix_version.used(self._postfix)
         kinds = ("mount", "uts", "ipc", "pid", "cgroup", *(() if online else ("net",)))
         return ("nsenter", f"--target={self.leader}", *(f"--{kind}" for kind in kinds))
 

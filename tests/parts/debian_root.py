@@ -7,13 +7,21 @@ Each is a whole Debian with systemd and a configured Postfix, and with what post
 there.  It is kept under a name that says what it was made of, and nobody writes into it: whoever
 boots one (booted.py) works on a layer above it.
 
+Debian forky, the next release, changes every day.  Its root is kept under the day on which it was
+made, for a month.  If no root of today's forky can be made, an older one is used; without any,
+Unavailable is raised, and its tests are skipped, in CI as well.
+
 Packages come from where this machine's own apt gets them, and the way it gets them.
 """
 
+import datetime
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +29,13 @@ from pathlib import Path
 from .common import run
 from .mailman import CACHE
 
-BOOKWORM, TRIXIE = "bookworm", "trixie"
+BOOKWORM, TRIXIE, FORKY = "bookworm", "trixie", "forky"
 RELEASES = (BOOKWORM, TRIXIE)
 """Debian 12 and 13."""
+ALL = (*RELEASES, FORKY)
+"""And what will be Debian 14: for tests of what depends on Postfix's version."""
+KEPT = datetime.timedelta(days=30)
+"""How long a root of forky is used."""
 
 # debootstrap installs what a Debian can't boot without, and apt the rest: so apt keeps what it
 # has fetched of Postfix, for who installs it again.
@@ -37,6 +49,9 @@ _PACKAGES = {
         *("python3-prometheus-client", "python3-pydantic", "python3-watchfiles", "python3-yaml"),
     ),
 }
+_PACKAGES[FORKY] = (*_PACKAGES[TRIXIE], "postfix-cdb")
+_SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
+"""How debootstrap makes a release that it does not know yet."""
 NAME = "mx.example.net"
 """What every root calls itself, and its Postfix."""
 
@@ -54,19 +69,60 @@ MAKING = 1200.0
 """Seconds that a command may take that fetches a Debian from afar."""
 
 
+class Unavailable(RuntimeError):
+    """No root of a release that changes every day can be made today."""
+
+
 def available() -> bool:
     """What makes a root is there."""
     return all(shutil.which(name, path=PATH) for name in ("debootstrap", "unshare", "chroot"))
 
 
 def debian_root(release: str, *packages: str) -> Path:
-    """The directory of a root, with these packages besides its own; never to be written into."""
+    """The directory of a root, with these packages besides its own; never to be written into.
+
+    Raises Unavailable.
+    """
     name = f"debian-{release}"
     made_of = f"{_BOOTABLE} {_PACKAGES[release]} {_ANSWERS} {_HOSTS}"
+    if release == FORKY:
+        return recent(name, made_of)
     if not packages:
         return _kept(name, made_of, lambda root: _bootstrap(release, root))
     below = debian_root(release)
     return _kept(name, f"{made_of} {packages}", lambda root: _extend(below, root, packages))
+
+
+@functools.cache
+def recent(name: str, made_of: str) -> Path:
+    """The root of forky, not older than KEPT if one can be made; tried once in a process."""
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    mark = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (CACHE / f"{name}-{mark}.making").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that begin at once make one
+        made = sorted(path for path in CACHE.glob(f"{name}-????-??-??-{mark}") if path.is_dir())
+        day = str(made[-1]).removesuffix(f"-{mark}")[-10:] if made else ""
+        if day and today - datetime.date.fromisoformat(day) < KEPT:
+            return made[-1]
+        try:
+            root = _kept(f"{name}-{today}", made_of, lambda root: _bootstrap(FORKY, root))
+        except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            problem = f"no root of Debian {FORKY} can be made: {str(error)[-500:]}"
+            if not made:
+                raise Unavailable(problem) from error
+            print(f"{problem}; the one of {day} is used", file=sys.stderr)  # noqa: T201
+            return made[-1]
+        for older in made[:-1]:  # the last one may be in use at the moment
+            shutil.rmtree(older)
+            Path(f"{older}.lock").unlink(missing_ok=True)
+    return root
+
+
+@functools.cache
+def postfix_version(root: Path) -> str:
+    """The version of Postfix in a root."""
+    return run(*chroot(root), "postconf", "-dh", "mail_version", env=environment()).strip()
 
 
 def _kept(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
@@ -85,7 +141,9 @@ def _kept(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
 
 def _bootstrap(release: str, root: Path) -> None:
     include = f"--include={','.join(_BOOTABLE)}"
-    debootstrap = ("debootstrap", "--variant=minbase", include, release, str(root), *_mirror())
+    debootstrap = ["debootstrap", "--variant=minbase", include, release, str(root), *_mirror()]
+    if not _SCRIPT.with_name(release).exists() and _mirror():
+        debootstrap.append(str(_SCRIPT))
     run("unshare", "--mount", *debootstrap, umask=0o022, timeout=MAKING)
     (root / "etc/apt/apt.conf.d/90machine").write_text(_apt_of_the_machine())
     machines = Path("/") / _CERTIFICATES

@@ -77,14 +77,15 @@ def small_disk(target: Path, size: str) -> Iterator[Path]:
 
 @contextmanager
 def dead_disk(target: Path) -> Iterator[Callable[[], None]]:
-    """In the place of a file one that nobody answers for, as of a server that is gone.
+    """Cover a file or a directory with one that nobody answers for, as of a server that is gone.
 
     Whoever looks at it waits, until what this yields is called: then it is an error.
     """
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     closing = ExitStack()
     closing.callback(os.close, device)
-    options = f"fd={device},rootmode={stat.S_IFREG:o},user_id=0,group_id=0"
+    kind = stat.S_IFMT(target.stat().st_mode)
+    options = f"fd={device},rootmode={kind:o},user_id=0,group_id=0"
     try:
         subprocess.run(
             ["mount", "-i", "-t", "fuse", "-o", options, "dead", str(target)],
@@ -94,7 +95,8 @@ def dead_disk(target: Path) -> Iterator[Callable[[], None]]:
         yield closing.close
     finally:
         closing.close()
-        subprocess.run(["umount", str(target)], check=True)
+        # Lazily: whoever waited for it may still be on the way out.
+        subprocess.run(["umount", "--lazy", str(target)], check=True)
 
 
 def remount(target: Path, options: str) -> None:

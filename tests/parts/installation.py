@@ -5,14 +5,14 @@ from pathlib import Path
 
 from . import debian_package
 from .booted import Booted
-from .debian_root import TRIXIE
+from .debian_root import BOOKWORM
 
 
 def install(host: Booted, directory: Path) -> None:
     """On a host that is off, so nothing is started; what is built for it is below `directory`."""
-    if host.release == TRIXIE:
+    if host.release == BOOKWORM:
+        host.chroot("make", "-C", host.copy_checkout(), "install")
+    else:
         package = debian_package.build(directory)
         shutil.copy(package, host.path("/root"))
         host.chroot("apt-get", "-q", "-y", "install", f"/root/{package.name}")
-    else:
-        host.chroot("make", "-C", host.copy_checkout(), "install")

@@ -335,7 +335,12 @@ class Mailman:
 
     def add_domain(self, domain: str, alias_domain: str = "") -> None:
         """Add a mail domain; with an alias_domain Postfix is to know its lists under that name."""
-        self._call("POST", "domains", mail_host=domain, alias_domain=alias_domain)
+        alias = {"alias_domain": alias_domain} if alias_domain else {}
+        self._call("POST", "domains", mail_host=domain, **alias)
+
+    def set_alias_domain(self, domain: str, alias_domain: str) -> None:
+        """Set a domain's alias_domain; Mailman leaves the maps as they were."""
+        self._call("PATCH", f"domains/{domain}", alias_domain=alias_domain)
 
     def remove_domain(self, domain: str) -> None:
         """Remove a mail domain and its lists; Mailman leaves the maps as they were, stale."""
@@ -363,7 +368,7 @@ class Mailman:
         request = urllib.request.Request(
             f"http://{self._rest}/3.1/{path}",
             method=method,
-            data=urllib.parse.urlencode({k: v for k, v in fields.items() if v}).encode() or None,
+            data=urllib.parse.urlencode(fields).encode() or None,
             headers={"Authorization": "Basic " + base64.b64encode(b"test:test").decode()},
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

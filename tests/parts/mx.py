@@ -109,6 +109,11 @@ class Mx:
             for name in lists:
                 self.mailman.create_list(name)
 
+    def remove(self, name: str) -> None:
+        """Remove a list from Mailman."""
+        with self.network["lists"].inside():
+            self.mailman.remove_list(name)
+
     def send(self, address: str) -> Sent:
         """Send a message to the host's SMTP port, as its own programs do."""
         with self.network["mx"].inside():

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from . import postfix_version
 from .common import end_processes, free_port, processes_with, run, wait_for
 from .dead_end_dns import DeadEndDns
 
@@ -132,6 +133,7 @@ class PostfixInstance:
         hosts is the file that stands in for /etc/hosts, if any.  Without dns no name server
         answers, and every lookup is a temporary failure.
         """
+        postfix_version.used(postfix_version.machines())
         self.directory = directory
         self.hosts = hosts
         self.port = port or free_port()
@@ -204,6 +206,7 @@ class PostfixInstance:
 
     def command(self, program: str, *arguments: str) -> str:
         """Run one of Postfix's programs (postfix, postqueue, postconf ...) for this instance."""
+        postfix_version.used(postfix_version.machines())
         return run(f"/usr/sbin/{program}", "-c", str(self.config_directory), *arguments)
 
     def start(self) -> None:

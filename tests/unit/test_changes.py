@@ -1,10 +1,20 @@
 """What changes, in words."""
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
-from postfix_sync.changes import log_lines, preview, preview_hosts
-from postfix_sync.model import MAP_NAMES, Condition, Installed, InstalledMap, MailmanTables, Maps
+from postfix_sync.changes import log_lines, preview
+from postfix_sync.model import (
+    MAP_NAMES,
+    Condition,
+    Desired,
+    Installed,
+    InstalledMap,
+    MailmanTables,
+    Maps,
+)
 from postfix_sync.plan import Plan, plan
+from postfix_sync.visibility import Reading
 from tests.parts.mailman_files import nine
 
 
@@ -20,9 +30,13 @@ def installed(tables: MailmanTables, condition: Condition = Condition.SOUND) -> 
     return Installed({name: InstalledMap(maps[name], condition) for name in MAP_NAMES})
 
 
+def planned(before: Installed, new: MailmanTables) -> Plan:
+    return plan(before, Desired(Maps.of(new), {}), Reading(at_once=True))
+
+
 def lines(old: MailmanTables, new: MailmanTables) -> list[str]:
     before = installed(old)
-    made = plan(before, Maps.of(new), "lmdb", "auto")
+    made = planned(before, new)
     return told(made, before, frozenset(MAP_NAMES))
 
 
@@ -38,7 +52,10 @@ def test_a_line_for_each_kind_of_change() -> None:
         "lists: +1 domain: d.e",
         "lists: -1 domain: b.c",
     ]
-    assert lines(mailman("a@b.c"), mailman("a@b.c", alias="a@x.y")) == ["lists: +1 alias: a@x.y"]
+    assert lines(mailman("a@b.c"), mailman("a@b.c", alias="a@x.y")) == [
+        "lists: +1 domain: x.y",
+        "lists: +1 alias: a@x.y",
+    ]
     assert lines(mailman("a@b.c", "d@b.c"), mailman("a@b.c", "d@b.c", hop="lmtp:[n]:24")) == [
         "lists: ~2 lists: a@b.c, d@b.c -> lmtp:[n]:24"
     ]
@@ -53,7 +70,7 @@ def test_many_lists_are_counted() -> None:
 
 def test_each_source_has_lines_of_its_own() -> None:
     before = installed(mailman("a@b.c", "d@x.y"))
-    made = plan(before, Maps.of(mailman("c@b.c", "e@x.y")), "lmdb", "auto")
+    made = planned(before, mailman("c@b.c", "e@x.y"))
 
     def whose(key: str) -> str:
         return "two" if key.endswith("x.y") else "one"
@@ -72,7 +89,7 @@ def test_nothing_is_said_of_nothing() -> None:
 
 def test_what_was_not_done_is_not_said() -> None:
     before = installed(mailman("a@b.c"))
-    made = plan(before, Maps.of(mailman("z@d.e")), "lmdb", "auto")
+    made = planned(before, mailman("z@d.e"))
     assert told(made, before, {"postfix_domains"}) == [
         "lists: +1 domain: d.e",
         "lists: -1 domain: b.c",
@@ -82,7 +99,7 @@ def test_what_was_not_done_is_not_said() -> None:
 def test_why_a_map_is_built_again() -> None:
     same = mailman("a@b.c")
     before = installed(same, Condition.STALE)
-    made = plan(before, Maps.of(same), "lmdb", "auto")
+    made = planned(before, same)
     assert told(made, before, frozenset(MAP_NAMES)) == [
         f"{name}: built again: its index was older than its text, or a pass was interrupted"
         for name in MAP_NAMES
@@ -92,12 +109,16 @@ def test_why_a_map_is_built_again() -> None:
 
 def test_the_listing_of_a_dry_run() -> None:
     old = MailmanTables({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
-    new = MailmanTables({"a@b.c": "lmtp:[m]:2", "c@b.c": "lmtp:[m]:2"}, {"b.c": "b.c"}, {})
-    assert list(preview(plan(installed(old), Maps.of(new), "hash", "auto"))) == [
+    new = MailmanTables({"a@b.c": "lmtp:[n]:2", "c@b.c": "lmtp:[n]:2"}, {"b.c": "b.c"}, {})
+    before = replace(installed(old), hosts={"m": "::1"})
+    made = plan(before, Desired(Maps.of(new), {"m": "::2", "n": "::3"}), Reading(at_once=False))
+    assert list(preview(made, before, "/etc/hosts")) == [
+        "/etc/hosts",
+        "~ m ::1 -> ::2",
+        "+ n ::3",
         "postfix_lmtp",
-        "~ a@b.c lmtp:[m]:1 -> lmtp:[m]:2",
-        "- b@b.c lmtp:[m]:1",
-        "+ c@b.c lmtp:[m]:2",
+        "~ a@b.c lmtp:[m]:1 -> lmtp:[n]:2",
+        "+ c@b.c lmtp:[n]:2",
         "postfix_recipients",
         "- b@b.c OK",
         "+ c@b.c OK",
@@ -106,12 +127,11 @@ def test_the_listing_of_a_dry_run() -> None:
     ]
 
 
-def test_the_listing_of_hosts() -> None:
-    assert list(preview_hosts("/etc/hosts", {"a": "::1"}, {"a": "::2", "b": "::1"}, ["/c"])) == [
+def test_the_listing_of_a_copy_that_is_out_of_step() -> None:
+    same = mailman("a@b.c")
+    before = replace(installed(same), hosts={"m": "::1"}, hosts_copied=False)
+    made = plan(before, Desired(Maps.of(same), {"m": "::1"}), Reading(at_once=True))
+    assert list(preview(made, before, "/etc/hosts")) == [
         "/etc/hosts",
-        "~ a ::1 -> ::2",
-        "+ b ::1",
-        "/c",
-        "(brought in step with the hosts file)",
+        "(its copy in the chroot is brought in step)",
     ]
-    assert list(preview_hosts("/etc/hosts", {"a": "::1"}, {"a": "::1"}, [])) == []

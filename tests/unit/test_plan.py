@@ -1,34 +1,53 @@
-"""Make before break: whatever is installed and wanted, every state between two steps is safe."""
+"""Make before break: whatever is installed and desired, every state between two steps is safe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.errors import Refused
 from postfix_sync.model import (
     ALIASES,
     DOMAINS,
+    EVERY_DOMAIN,
     MAP_NAMES,
+    MOVED_LISTS,
     RECIPIENTS,
     ROUTES,
     Condition,
+    Desired,
     Installed,
     InstalledMap,
     MailmanTables,
     Maps,
-    Policy,
     Table,
 )
-from postfix_sync.plan import MakeVisible, Narrow, Plan, Publish, guard, plan
+from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step, plan
+from postfix_sync.tables import domain_of, next_hops_of, parse_next_hops
+from postfix_sync.visibility import RULES, Kind, Need, Reading
 
-TYPES = ("lmdb", "hash", "btree", "cdb")
+LMDB, HASH = Reading(at_once=True), Reading(at_once=False)
+BOTH = pytest.mark.parametrize("reading", [LMDB, HASH], ids=["lmdb", "hash"])
+
+MIXED = MailmanTables(
+    dict.fromkeys(("a@b.c", "b@b.c", "c@d.e"), "lmtp:[m]:24"), {"b.c": "b.c", "d.e": "d.e"}, {}
+)
+"""A list more in a known domain, and one in a new domain."""
+
 NO_MAILMAN = MailmanTables({}, {}, {})
 
 
-def mailman(**hops: str) -> MailmanTables:
+def mailman(domain: str = "b.c", **hops: str) -> MailmanTables:
     """Lists by name, each with its next hop; one address a list is enough here."""
-    routes = {f"{name}@b.c": f"lmtp:[{hop}]:24" for name, hop in hops.items()}
-    return MailmanTables(routes, {"b.c": "b.c"} if routes else {}, {})
+    routes = {f"{name}@{domain}": f"lmtp:[{hop}]:24" for name, hop in hops.items()}
+    return MailmanTables(routes, {domain: domain} if routes else {}, {})
+
+
+def aliased(host: str, domain: str, **hops: str) -> MailmanTables:
+    """The lists of a mail host that has an alias_domain, as Mailman writes them."""
+    aliases = {f"{name}@{host}": f"{name}@{domain}" for name in hops}
+    return replace(mailman(domain, **hops), aliases=aliases)
 
 
 def installed(tables: MailmanTables, **conditions: Condition) -> Installed:
@@ -41,38 +60,79 @@ def installed(tables: MailmanTables, **conditions: Condition) -> Installed:
     )
 
 
+def planned(old: Installed, new: MailmanTables, reading: Reading, **hosts: str) -> Plan:
+    return plan(old, Desired(Maps.of(new), hosts), reading)
+
+
 def kinds(made: Plan) -> list[str]:
     return [f"{type(step).__name__} {getattr(step, 'name', '')}".strip() for step in made.steps]
 
 
-@pytest.mark.parametrize("map_type", TYPES)
-def test_nothing_to_do(map_type: str) -> None:
+@BOTH
+@pytest.mark.parametrize("reload", ["auto", "always", "never"])
+def test_nothing_to_do(reading: Reading, reload: str) -> None:
     same = mailman(ants="m")
-    assert plan(installed(same), Maps.of(same), map_type, "always").steps == ()
+    made = planned(installed(same), same, replace(reading, reload=reload))
+    assert (made.steps, made.waits) == ((), False)
 
 
-def test_an_added_list_of_a_hash_map_is_accepted_after_a_reload() -> None:
-    made = plan(installed(mailman(a="m")), Maps.of(mailman(a="m", b="m")), "hash", "auto")
-    assert kinds(made) == ["Publish postfix_lmtp", "MakeVisible", "Publish postfix_recipients"]
-    assert made.steps[1] == MakeVisible(reload=True)
+def test_list_added_to_a_hash_map_is_accepted_after_a_reload() -> None:
+    made = planned(installed(mailman(a="m")), mailman(a="m", b="m"), HASH)
+    assert kinds(made) == [
+        "Owe",
+        "Publish postfix_lmtp",
+        "MakeVisible",
+        "Publish postfix_recipients",
+    ]
+    assert made.steps[2] == MakeVisible(reload=True, remembered=False)
 
 
-def test_an_added_list_of_an_lmdb_map_needs_no_reload() -> None:
-    made = plan(installed(mailman(a="m")), Maps.of(mailman(a="m", b="m")), "lmdb", "auto")
+def test_list_added_to_an_lmdb_map_needs_no_reload() -> None:
+    made = planned(installed(mailman(a="m")), mailman(a="m", b="m"), LMDB)
     assert kinds(made) == ["Publish postfix_lmtp", "Publish postfix_recipients"]
 
 
-@pytest.mark.parametrize("map_type", TYPES)
-def test_a_removed_list_is_refused_before_its_route_goes(map_type: str) -> None:
-    made = plan(installed(mailman(a="m", b="m")), Maps.of(mailman(a="m")), map_type, "auto")
-    assert kinds(made) == ["Publish postfix_recipients", "Narrow"]
-    assert made.steps[-1] == Narrow({"a@b.c": "lmtp:[m]:24"}, {"b@b.c": "lmtp:[m]:24"})
+def test_list_added_where_unrouted_mail_is_refused_needs_a_reload() -> None:
+    reading = replace(LMDB, default_refuses=True)
+    made = planned(installed(mailman(a="m")), mailman(a="m", b="m"), reading)
+    assert "MakeVisible" in kinds(made)
 
 
-@pytest.mark.parametrize("map_type", TYPES)
-def test_a_new_domain_is_made_visible_with_its_routes(map_type: str) -> None:
-    made = plan(installed(NO_MAILMAN), Maps.of(mailman(a="m")), map_type, "auto")
+@BOTH
+def test_list_that_moves_is_made_visible(reading: Reading) -> None:
+    made = planned(installed(mailman(a="m")), mailman(a="n"), reading)
+    assert kinds(made) == ["Owe", "Publish postfix_lmtp", "MakeVisible"]
+
+
+@BOTH
+def test_order_of_a_cluster_is_no_move(reading: Reading) -> None:
+    old, new = ("lmtp:[m]:24, [n]:24", "lmtp:[n]:24, [m]:24")
+    both = [MailmanTables({"a@b.c": hops}, {"b.c": "b.c"}, {}) for hops in (old, new)]
+    made = planned(installed(both[0]), both[1], reading)
+    assert kinds(made) == ["Publish postfix_lmtp"]
+
+
+@BOTH
+def test_member_that_joins_a_cluster_is_no_move_and_one_that_leaves_is(reading: Reading) -> None:
+    one, two = ("lmtp:[m]:24", "lmtp:[n]:24, [m]:24")
+    alone, together = (MailmanTables({"a@b.c": hop}, {"b.c": "b.c"}, {}) for hop in (one, two))
+    assert planned(installed(alone), together, reading).kinds == {Kind.LIST_REORDERED}
+    assert planned(installed(together), alone, reading).kinds == {Kind.LIST_MOVED}
+
+
+@BOTH
+def test_removed_list_is_refused_and_keeps_its_route(reading: Reading) -> None:
+    made = planned(installed(mailman(a="m", b="m")), mailman(a="m"), reading)
+    assert kinds(made) == ["Publish postfix_recipients"]
+    assert "b@b.c" in made.result[ROUTES]
+    assert not made.changes[ROUTES]
+
+
+@BOTH
+def test_new_domain_is_made_visible_with_its_routes(reading: Reading) -> None:
+    made = planned(installed(NO_MAILMAN), mailman(a="m"), reading)
     assert kinds(made) == [
+        "Owe",
         "Publish postfix_lmtp",
         "Publish postfix_domains",
         "MakeVisible",
@@ -80,128 +140,323 @@ def test_a_new_domain_is_made_visible_with_its_routes(map_type: str) -> None:
     ]
 
 
-def test_a_domain_that_goes_while_another_comes_stays_until_its_lists_are_refused() -> None:
-    old = MailmanTables({"a@b.c": "lmtp:[m]:24"}, {"b.c": "b.c"}, {})
-    new = MailmanTables({"a@d.e": "lmtp:[m]:24"}, {"d.e": "d.e"}, {})
-    made = plan(installed(old), Maps.of(new), "lmdb", "auto")
-    assert kinds(made) == [
-        "Publish postfix_lmtp",
-        "Publish postfix_domains",
-        "MakeVisible",
-        "Publish postfix_recipients",
-        "Publish postfix_domains",
-        "Narrow",
-    ]
+@BOTH
+def test_domain_that_goes_while_another_comes_takes_one_reload(reading: Reading) -> None:
+    made = planned(installed(mailman("b.c", a="m")), mailman("d.e", a="m"), reading)
+    assert kinds(made).count("MakeVisible") == 1
+    assert made.result[DOMAINS].keys() == {"d.e"}
 
 
-def test_reload_never_still_waits_until_the_routes_are_seen() -> None:
-    made = plan(installed(NO_MAILMAN), Maps.of(mailman(a="m")), "hash", "never")
-    assert MakeVisible(reload=False) in made.steps
+@BOTH
+def test_alias_domain_widens_aliases_before_it_narrows_recipients(reading: Reading) -> None:
+    made = planned(installed(mailman("b.c", a="m")), aliased("b.c", "d.e", a="m"), reading)
+    published = [step for step in made.steps if isinstance(step, Publish)]
+    names = [step.name for step in published]
+    assert names == [ROUTES, DOMAINS, RECIPIENTS, ALIASES, RECIPIENTS]
+    assert published[2].table.keys() == {"a@b.c", "a@d.e"}
+    assert made.result[DOMAINS].keys() == {"b.c", "d.e"}, "the mail host stays accepted"
 
 
-def test_reload_always_reloads_once_for_a_change() -> None:
-    for map_type in TYPES:
-        made = plan(installed(mailman(a="m")), Maps.of(mailman(a="n", b="m")), map_type, "always")
+@BOTH
+def test_alias_domain_that_is_unset_widens_recipients_before_it_narrows_aliases(
+    reading: Reading,
+) -> None:
+    made = planned(installed(aliased("b.c", "d.e", a="m")), mailman("b.c", a="m"), reading)
+    names = [step.name for step in made.steps if isinstance(step, Publish)]
+    assert names[-2:] == [RECIPIENTS, ALIASES]
+
+
+def test_mail_host_that_main_cf_accepts_elsewhere_is_left_out() -> None:
+    tables = aliased("b.c", "d.e", a="m")
+    assert Maps.of(tables)[DOMAINS].keys() == {"b.c", "d.e"}
+    assert Maps.of(tables).beside(frozenset({"b.c", "d.e"}))[DOMAINS].keys() == {"d.e"}
+
+
+@BOTH
+def test_hosts_enter_before_the_routes_that_need_them_and_none_leaves(reading: Reading) -> None:
+    old = replace(installed(mailman(a="m")), hosts={"m": "192.0.2.1"})
+    made = planned(old, mailman(a="n"), reading, n="192.0.2.2")
+    assert kinds(made) == ["Owe", "EnterHosts", "Publish postfix_lmtp", "MakeVisible"]
+    assert made.steps[1] == EnterHosts({"m": "192.0.2.1", "n": "192.0.2.2"})
+
+
+@BOTH
+def test_host_with_another_address_is_made_visible(reading: Reading) -> None:
+    old = replace(installed(mailman(a="m")), hosts={"m": "192.0.2.1"})
+    made = planned(old, mailman(a="m"), reading, m="192.0.2.2")
+    assert kinds(made) == ["Owe", "EnterHosts", "MakeVisible"]
+
+
+def test_copy_in_the_chroot_is_kept_in_step() -> None:
+    old = replace(installed(mailman(a="m")), hosts={"m": "192.0.2.1"}, hosts_copied=False)
+    assert kinds(planned(old, mailman(a="m"), LMDB, m="192.0.2.1")) == ["EnterHosts"]
+
+
+@BOTH
+def test_reload_never_waits_and_says_whether_that_is_enough(reading: Reading) -> None:
+    never = replace(reading, reload="never")
+    made = planned(installed(mailman(a="m")), mailman(a="n"), never)
+    assert MakeVisible(reload=False, remembered=True) in made.steps
+    added = planned(installed(mailman(a="m")), mailman(a="m", b="m"), never)
+    waits = [step for step in added.steps if isinstance(step, MakeVisible)]
+    assert waits == ([] if reading is LMDB else [MakeVisible(reload=False, remembered=False)])
+
+
+@BOTH
+def test_reload_always_reloads_once_for_a_change(reading: Reading) -> None:
+    always = replace(reading, reload="always")
+    for new in (mailman(a="n", b="m"), mailman(a="m", b="m"), NO_MAILMAN):
+        made = planned(installed(mailman(a="m")), new, always)
         assert kinds(made).count("MakeVisible") == 1
 
 
-def test_first_installation_makes_every_map_before_anything_else() -> None:
-    nothing = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
-    made = plan(nothing, Maps.of(mailman(a="m")), "lmdb", "auto")
-    assert made.steps[:4] == tuple(Publish(name, {}, fresh=True) for name in MAP_NAMES)
+def test_after_a_reload_a_moment_ago_a_new_domain_waits_and_a_list_on_lmdb_does_not() -> None:
+    late = replace(LMDB, reload_now=False)
+    made = planned(installed(mailman(a="m")), MIXED, late)
+    assert made.waits
+    assert made.steps[0] == Owe(frozenset({"d.e"}))
+    assert made.result[RECIPIENTS].keys() == {"a@b.c", "b@b.c"}
+    assert made.result[ROUTES].keys() == MIXED.routes.keys()
+
+
+def test_new_domain_that_waits_is_not_relayed_yet() -> None:
+    """With it, but without recipients, its mail would be refused for good instead of put off."""
+    made = planned(installed(mailman(a="m")), MIXED, replace(LMDB, reload_now=False))
+    assert made.result[DOMAINS].keys() == {"b.c"}
+    assert Kind.DOMAIN_ADDED in made.kinds
+
+
+def test_host_name_that_is_no_longer_ours_leaves_and_is_made_visible() -> None:
+    old = replace(installed(mailman(a="m")), hosts={"m": "192.0.2.1"})
+    goal = Desired(Maps.of(mailman(a="m")), {}, dropped=frozenset({"m"}))
+    assert kinds(plan(old, goal, LMDB)) == ["Owe", "EnterHosts", "MakeVisible"]
+
+
+def test_reload_always_makes_up_for_an_owed_one_by_one_reload() -> None:
+    owed = replace(installed(mailman(a="m")), reload_owed=True)
+    made = planned(owed, mailman(a="m", b="m"), replace(LMDB, reload="always"))
     assert kinds(made).count("MakeVisible") == 1
 
 
-def test_a_stale_map_is_built_again_without_a_change() -> None:
+def test_reload_never_tells_also_of_what_an_interrupted_sync_has_left() -> None:
+    owed = replace(installed(mailman(a="m")), reload_owed=True)
+    made = planned(owed, mailman(a="m"), replace(LMDB, reload="never"))
+    assert made.steps == (MakeVisible(reload=False, remembered=True),)
+
+
+@BOTH
+def test_note_of_an_owed_reload_tells_a_move_from_an_addition(reading: Reading) -> None:
+    """Reloads for moves become rarer where a destination comes and goes; others do not."""
+    late = replace(reading, reload_now=False)
+    moved = planned(installed(mailman(a="m")), mailman(a="n"), late).steps[0]
+    assert isinstance(moved, Owe)
+    assert MOVED_LISTS in moved.unseen
+    added = planned(installed(mailman(a="m")), MIXED, late).steps[0]
+    assert isinstance(added, Owe)
+    assert MOVED_LISTS not in added.unseen
+
+
+def test_after_a_reload_a_moment_ago_a_list_on_hash_waits() -> None:
+    late = replace(HASH, reload_now=False)
+    made = planned(installed(mailman(a="m")), mailman(a="m", b="m"), late)
+    assert made.waits
+    assert made.steps[0] == Owe(frozenset({EVERY_DOMAIN}))
+    assert made.result[RECIPIENTS].keys() == {"a@b.c"}
+
+
+def test_owed_reload_is_made_up_for() -> None:
+    owed = replace(installed(mailman(a="m")), reload_owed=True)
+    assert kinds(planned(owed, mailman(a="m"), HASH)) == ["MakeVisible"]
+    assert planned(owed, mailman(a="m"), replace(HASH, reload_now=False)).waits
+
+
+def test_first_installation_accepts_nothing_before_it_is_routed() -> None:
+    nothing = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    made = planned(nothing, mailman(a="m"), LMDB)
+    assert kinds(made) == [
+        "Owe",
+        "Publish postfix_lmtp",
+        "Publish postfix_domains",
+        "MakeVisible",
+        "Publish postfix_recipients",
+        "Publish postfix_vmap",
+        "MakeVisible",
+    ]
+    assert all(step.fresh for step in made.steps if isinstance(step, Publish))
+
+
+def test_maps_that_are_gone_are_never_empty_in_between() -> None:
+    """An empty map refuses mail for good; without any, Postfix puts it off."""
+    gone = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    made = planned(gone, mailman(a="m"), replace(HASH, reload_now=False))
+    published = {step.name: step.table for step in made.steps if isinstance(step, Publish)}
+    assert published == {name: made.result[name] for name in MAP_NAMES}
+    assert published[RECIPIENTS]
+
+
+def test_broken_index_gets_its_own_entries_first() -> None:
+    broken = installed(mailman(a="m"), **{ROUTES: Condition.BROKEN})
+    made = planned(broken, mailman(a="n"), LMDB)
+    assert made.steps[1] == Publish(ROUTES, mailman(a="m").routes, fresh=True)
+
+
+def test_stale_map_is_built_again_without_a_change() -> None:
     same = mailman(a="m")
     for name in MAP_NAMES:
-        made = plan(installed(same, **{name: Condition.STALE}), Maps.of(same), "lmdb", "auto")
-        assert kinds(made) == [f"Publish {name}"]
+        made = planned(installed(same, **{name: Condition.STALE}), same, LMDB)
+        assert [step.name for step in made.steps if isinstance(step, Publish)] == [name]
 
 
-def test_routes_that_may_not_be_what_they_say_are_made_visible() -> None:
-    same = mailman(a="m")
-    made = plan(installed(same, **{ROUTES: Condition.STALE}), Maps.of(same), "hash", "auto")
-    assert kinds(made) == ["Publish postfix_lmtp", "MakeVisible"]
+def test_every_kind_of_change_has_a_rule() -> None:
+    assert RULES.keys() == set(Kind)
+    assert all(rule.otherwise >= rule.at_once for rule in RULES.values())
+    assert {Need.BEFORE_ACCEPTANCE, Need.BEFORE_DONE, Need.NOTHING} == {
+        rule.at_once for rule in RULES.values()
+    }
 
 
-def test_an_owed_reload_is_made_up_for() -> None:
-    same = Installed(installed(mailman(a="m")).maps, reload_owed=True)
-    assert plan(same, Maps.of(mailman(a="m")), "hash", "auto").steps == (MakeVisible(reload=True),)
+# What follows is the property: random states one after the other, a sync between two of them that
+# may be cut off anywhere, and processes of Postfix that remember the worst.
+
+HOSTS = ("m", "n", "o")
+LISTS = st.dictionaries(st.sampled_from("abc"), st.sampled_from(HOSTS), max_size=3)
 
 
-def test_a_broken_map_with_an_unknown_text_gets_what_is_wanted() -> None:
-    lost = {name: InstalledMap(None, Condition.BROKEN) for name in MAP_NAMES}
-    made = plan(Installed(lost), Maps.of(mailman(a="m")), "lmdb", "auto")
-    assert all(step.table for step in made.steps[:3] if isinstance(step, Publish))
+@dataclass(frozen=True)
+class Target:
+    """What one sync is to bring about, under which conditions, and how far it comes."""
+
+    tables: MailmanTables
+    addresses: Mapping[str, str]
+    reload_now: bool
+    steps: int
+
+    @property
+    def desired(self) -> Desired:
+        """As the plan takes it."""
+        names = {hop.host for hop in next_hops_of(self.tables.routes)}
+        return Desired(Maps.of(self.tables), {name: self.addresses[name] for name in names})
 
 
-tables = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from(["m", "n"]), max_size=6).map(
-    lambda hops: mailman(**hops)
+def _together(parts: Sequence[MailmanTables]) -> MailmanTables:
+    return MailmanTables(
+        {key: value for one in parts for key, value in one.routes.items()},
+        {key: value for one in parts for key, value in one.domains.items()},
+        {key: value for one in parts for key, value in one.aliases.items()},
+    )
+
+
+def _domain(lists: dict[str, str], alias: bool, host: str) -> MailmanTables:
+    return aliased(host, f"alias.{host}", **lists) if alias and lists else mailman(host, **lists)
+
+
+TABLES = st.tuples(
+    st.builds(_domain, LISTS, st.booleans(), st.just("b.c")),
+    st.builds(_domain, LISTS, st.booleans(), st.just("d.e")),
+).map(_together)
+TARGETS = st.builds(
+    Target,
+    TABLES,
+    st.fixed_dictionaries({host: st.sampled_from(["192.0.2.1", "192.0.2.2"]) for host in HOSTS}),
+    st.booleans(),
+    st.integers(0, 12),
 )
-conditions = st.fixed_dictionaries({name: st.sampled_from(Condition) for name in MAP_NAMES})
 
 
-@given(tables, tables, conditions, st.sampled_from(TYPES), st.sampled_from(["auto", "never"]))
-def test_every_state_on_the_way_routes_what_it_accepts(
-    old: MailmanTables,
-    new: MailmanTables,
-    found: dict[str, Condition],
-    map_type: str,
-    reload: str,
-) -> None:
-    before, wanted = Maps.of(old), Maps.of(new)
-    made = plan(installed(old, **found), wanted, map_type, reload)
-    disk: dict[str, Table] = {name: before[name] for name in MAP_NAMES}
-    seen = disk[ROUTES]  # what trivial-rewrite(8) works with, at worst
-    for step in made.steps:
+@dataclass
+class Machine:
+    """A disk, and what processes of Postfix may remember since they were last started."""
+
+    at_once: bool
+    disk: dict[str, Table] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
+    hosts: dict[str, str] = field(default_factory=dict)
+    owed: frozenset[str] | None = None
+    seen: list[Table] = field(default_factory=lambda: [{}])
+    """The routes that trivial-rewrite(8) may work with."""
+    answers: dict[str, set[str]] = field(default_factory=dict)
+    """The next hops that qmgr(8) may take an accepted address to have."""
+    domains: list[Table] = field(default_factory=lambda: [{}])
+    """The mail domains that smtpd(8) may believe in."""
+    dialled: dict[str, set[str]] = field(default_factory=dict)
+    """The addresses that lmtp(8) may hold connections to, by host name."""
+
+    def installed(self) -> Installed:
+        maps = {name: InstalledMap(table, Condition.SOUND) for name, table in self.disk.items()}
+        return Installed(
+            maps,
+            reload_owed=self.owed is not None,
+            unseen=self.owed or frozenset(),
+            hosts=self.hosts,
+        )
+
+    def accepted(self) -> set[str]:
+        """The addresses that smtpd(8) takes mail for."""
+        known = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
+        return {key for key in known if domain_of(key) in self.disk[DOMAINS]}
+
+    def take(self, step: Step) -> None:
         match step:
+            case EnterHosts(names):
+                self.hosts = dict(names)
+            case Owe(unseen):
+                self.owed = unseen
             case Publish(name, table, _):
-                disk[name] = table
+                self.disk[name] = table
             case MakeVisible():
-                seen = disk[ROUTES]
-            case Narrow(table, removed):
-                assert removed.keys() == disk[ROUTES].keys() - wanted[ROUTES].keys()
-                assert not removed.keys() & disk[RECIPIENTS].keys()
-                disk[ROUTES] = table
-        if map_type == "lmdb":
-            seen = disk[ROUTES]
-        for accepted in disk[RECIPIENTS]:
-            assert accepted in disk[ROUTES]
-            assert accepted in seen
-            assert accepted.rpartition("@")[2] in disk[DOMAINS] or accepted not in old.routes
-        for stays in old.routes.keys() & new.routes.keys():
-            assert stays in disk[RECIPIENTS]
-    assert disk == {name: wanted[name] for name in MAP_NAMES}
-    assert disk[ALIASES] == {}
+                self.owed = None
+                self.seen, self.domains = [], []
+                self.answers, self.dialled = {}, {}
+        self.seen = [self.disk[ROUTES]] if self.at_once else [*self.seen, self.disk[ROUTES]]
+        self.domains.append(self.disk[DOMAINS])
+        for key in self.accepted():
+            target = self.disk[ALIASES].get(key, key)
+            for routes in self.seen:
+                if target in routes:
+                    self.answers.setdefault(target, set()).add(routes[target])
+        for name, address in self.hosts.items():
+            self.dialled.setdefault(name, set()).add(address)
+
+    def check(self, kept: set[str]) -> None:
+        """Nothing is accepted that has no route, and nothing refused that is accepted always."""
+        accepted = self.accepted()
+        assert kept <= accepted
+        for key in accepted:
+            target = self.disk[ALIASES].get(key, key)
+            assert all(target in routes for routes in self.seen), f"{key} has no route"
+            for value in self.answers.get(target, ()):
+                assert all(hop.host in self.hosts for hop in parse_next_hops(value))
+
+    def check_done(self, desired: Desired) -> None:
+        """Nothing is remembered that is wrong."""
+        assert self.owed is None
+        for name in (RECIPIENTS, DOMAINS, ALIASES):
+            assert self.disk[name] == desired.maps[name]
+        assert desired.maps[ROUTES].items() <= self.disk[ROUTES].items()
+        for key in self.accepted():
+            target = self.disk[ALIASES].get(key, key)
+            hops = set(parse_next_hops(self.disk[ROUTES][target]))
+            assert all(set(parse_next_hops(one)) <= hops for one in self.answers[target])
+            assert all(domain_of(key) in domains for domains in self.domains)
+        for name, address in desired.hosts.items():
+            assert self.dialled[name] == {address}
 
 
-def lists(count: int, start: int = 0) -> frozenset[str]:
-    return frozenset(f"l{i}@b.c" for i in range(start, start + count))
-
-
-@pytest.mark.parametrize(
-    ("had", "gone", "refused"),
-    [
-        (10, 9, False),
-        (11, 10, False),
-        (22, 11, False),
-        (21, 11, True),
-        (40, 20, False),
-        (40, 21, True),
-    ],
-)
-def test_too_many_lists_at_once(had: int, gone: int, refused: bool) -> None:
-    wanted = lists(had - gone, start=gone)
-    if refused:
-        with pytest.raises(Refused, match=rf"mm: {gone} of {had} lists are gone.*\(50%\)"):
-            guard("mm", lists(had), wanted, Policy())
-    else:
-        guard("mm", lists(had), wanted, Policy())
-
-
-def test_no_list_at_all() -> None:
-    with pytest.raises(Refused, match="names no list at all, 1 are installed"):
-        guard("mm", lists(1), frozenset(), Policy())
-    guard("mm", lists(100), frozenset(), Policy(allow_empty=True))
-    guard("mm", frozenset(), frozenset(), Policy())
+@given(st.lists(TARGETS, min_size=1, max_size=5), st.booleans())
+def test_every_state_on_the_way_is_one_that_postfix_can_live_with(
+    targets: list[Target], at_once: bool
+) -> None:
+    machine = Machine(at_once)
+    for target in targets:
+        before = machine.accepted()
+        desired = target.desired
+        made = plan(machine.installed(), desired, Reading(at_once, reload_now=target.reload_now))
+        wanted = {*desired.maps[RECIPIENTS], *desired.maps[ALIASES]}
+        for step in made.steps[: target.steps]:
+            machine.take(step)
+            machine.check(before & wanted)
+    final = replace(targets[-1], reload_now=True).desired
+    for step in plan(machine.installed(), final, Reading(at_once)).steps:
+        machine.take(step)
+        machine.check(set())
+    machine.check_done(final)
+    assert plan(machine.installed(), final, Reading(at_once)).steps == ()

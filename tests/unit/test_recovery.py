@@ -6,6 +6,8 @@ from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.queue import Queued, not_reached, unquoted
 from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
 from postfix_sync.state import (
+    OUTAGE,
+    RECOVERED,
     ClusterStatus,
     DestinationStatus,
     Status,
@@ -121,13 +123,36 @@ def test_the_last_failure_is_remembered_over_successes() -> None:
     assert of_a(probed(True, "connect", True, True))["last_failure"] == "2027-01-15T08:00:01Z"
 
 
-def test_a_cluster_is_reordered_when_a_member_is_down_not_at_its_first_failure() -> None:
-    """Each change of the order is a change of all its routes."""
+def test_member_of_a_cluster_is_tried_last_from_five_minutes_down_to_thirty_minutes_up() -> None:
+    """Postfix goes on to the next by itself; each change of the order builds all routes again."""
     members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
     status = after_probes(empty(members), [result(True), result(True, B)], NOW)
-    once = probed("connect", status=status, at=NOW + 1)
-    assert rankings(once)["0"].last == set()
-    assert rankings(probed("connect", status=once, at=NOW + 2))["0"].last == {"a:8024"}
+    down = probed("connect", "connect", status=status, at=NOW + 1)
+    assert not of_a(down)["up"]
+    for after, last in ((OUTAGE - 1, set()), (OUTAGE + 2, {"a:8024"})):
+        down = probed("connect", status=down, at=NOW + after)
+        assert rankings(down)["0"].last == last
+    back = probed(True, status=down, at=NOW + 400)
+    for after, last in ((400 + RECOVERED - 1, {"a:8024"}), (400 + RECOVERED, set())):
+        back = probed(True, status=back, at=NOW + after)
+        assert rankings(back)["0"].last == last
+
+
+def test_member_of_a_cluster_that_flaps_changes_nothing() -> None:
+    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
+    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
+    for at in range(10, 600, 10):
+        answer = at % 60 < 30 or "connect"
+        status = probed(answer, status=status, at=NOW + at)
+        assert status["clusters"]["0"] == members
+
+
+def test_cluster_that_is_down_altogether_keeps_its_order() -> None:
+    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
+    status = empty(members)
+    for at in range(0, 1200, 60):
+        status = after_probes(status, [result("connect"), result("connect", B)], NOW + at)
+    assert rankings(status)["0"].last == set()
 
 
 def test_a_name_that_is_lost_counts_at_once() -> None:

@@ -27,7 +27,14 @@ from postfix_sync.tables import (
     read_tables,
     render,
 )
-from tests.parts.mailman_files import HEADER, domains_text, lmtp_text, nine, vmap_text
+from tests.parts.mailman_files import (
+    HEADER,
+    decorated,
+    domains_text,
+    lmtp_text,
+    nine,
+    vmap_text,
+)
 
 HOP = "lmtp:[mailman-test]:8024"
 ANY = Policy()
@@ -229,6 +236,50 @@ def test_domains_confine_every_file() -> None:
         parse_aliases(file("ants@b.c ants@evil.example\n"), fold_unicode, policy)
     with pytest.raises(Refused, match="not among the domains"):
         parse_domains(file("evil.example b.c\n"), fold_unicode, policy)
+
+
+def test_domain_that_is_not_allowed_is_named_with_the_line_to_add() -> None:
+    """Also one of a list's route: Mailman would write it again."""
+    policy = Policy(domains=frozenset({"b.c"}))
+    files = snapshot(
+        lmtp_text(["ants@x.c"], HOP),
+        domains_text({"x.c": "b.c"}),
+        vmap_text({"ants@b.c": "ants@x.c"}),
+    )
+    with pytest.raises(Refused) as caught:
+        read_tables(files, fold_unicode, policy)
+    assert caught.value.message.startswith(
+        '/m/postfix_domains:5: "x.c" is the alias_domain of "b.c", and is not among the domains'
+    )
+    assert caught.value.hint.endswith("add it to the source's domains: - x.c")
+    with pytest.raises(Refused, match=r'"x.c" is not among the domains') as caught:
+        parse_routes(files.lmtp, fold_unicode, policy)
+    assert caught.value.hint.endswith("add it to the source's domains: - x.c")
+    assert read_tables(files, fold_unicode, Policy(domains=frozenset({"b.c", "x.c"}))).aliases
+    with pytest.raises(Refused, match=r'postfix_vmap:5: "b.c" is not among the domains') as caught:
+        read_tables(files, fold_unicode, Policy(domains=frozenset({"x.c"})))
+    assert caught.value.hint.endswith("add it to the source's domains: - b.c")
+
+
+@pytest.mark.parametrize("regex", [False, True], ids=["plain", "regex"])
+@pytest.mark.parametrize(
+    ("hosts", "problem", "changed"),
+    [
+        (["b.c", "d.e"], '"x.c" is the alias_domain of both "b.c" and "d.e", but', "d.e"),
+        (["d.e", "x.c"], '"x.c" has lists of its own and is the alias_domain of "d.e"', "d.e"),
+        (["x.c", "y.z"], '"x.c" has lists of its own and is the alias_domain of "y.z"', "y.z"),
+    ],
+)
+def test_alias_domain_that_mailman_takes_for_one_mail_host_of_two_is_refused(
+    hosts: list[str], problem: str, changed: str, regex: bool
+) -> None:
+    key = decorated("x.c", regex=regex)
+    domains = HEADER + "".join(f"{key} {host}\n" for host in hosts)
+    with pytest.raises(Refused) as caught:
+        read_tables(snapshot(lmtp_text(["ants@x.c"], HOP), domains), fold_unicode, ANY)
+    assert not isinstance(caught.value, HalfWritten)
+    assert caught.value.message.startswith(f"/m/postfix_domains:6: {problem}")
+    assert f"in Mailman, give {changed} an alias_domain of its own, or none" in caught.value.hint
 
 
 def test_a_list_without_its_nine_addresses() -> None:

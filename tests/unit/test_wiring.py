@@ -267,12 +267,19 @@ def test_a_virtual_alias_domain() -> None:
     }
 
 
-def test_the_mail_host_of_aliases() -> None:
+def test_mail_host_of_aliases_is_relayed_by_the_map_or_named_where_that_is_not() -> None:
     one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
     hosts = frozenset({"example.com"})
-    assert values(postfix(**one), DOMAINS, hosts) == {
-        "virtual_alias_domains": "$virtual_alias_maps, example.com"
+    assert values(postfix(**one), DOMAINS, hosts) == {}
+    local = {
+        **one,
+        "mydestination": "lists.example.net",
+        "relay_domains": "",
+        "local_recipient_maps": WIRED["relay_recipient_maps"] + " unix:passwd.byname",
     }
+    assert values(postfix(**local), DOMAINS, hosts)["virtual_alias_domains"] == (
+        "$virtual_alias_maps, example.com"
+    )
     for parameter in CLASSES:
         named = f"{one.get(parameter, '')} example.com".strip()
         elsewhere = values(postfix(**{**one, parameter: named}), DOMAINS, hosts)
@@ -284,6 +291,19 @@ def test_aliases_decide_whether_a_missing_vmap_loses_mail() -> None:
     assert wanted(one)["virtual_alias_maps"].verdict is Verdict.WARNING
     with_aliases = wanted(one, DOMAINS, frozenset({"lists.example.net"}))
     assert with_aliases["virtual_alias_maps"].verdict is Verdict.FAILURE
+
+
+def test_mail_host_of_aliases_is_closed_with_the_list_domains() -> None:
+    """Also by the setup that makes relay_domains name postfix_domains."""
+    hosts = frozenset({"example.com"})
+    one = {"virtual_alias_domains": "", "relay_domains": "example.org", "relay_recipient_maps": ""}
+    closed = r"regexp:{{!/@(example\.com|lists\.example\.net)$$/ OK}}"
+    wanted = f"{RECIPIENTS}, {closed}"
+    assert values(postfix(**{**WIRED, **one}), DOMAINS, hosts)["relay_recipient_maps"] == wanted
+    # Where the list domain is relayed anyway, postfix_domains brings in no mail host.
+    one["relay_domains"] = "lists.example.net"
+    found = values(postfix(**{**WIRED, **one}), DOMAINS, hosts)
+    assert found == {"virtual_alias_domains": "example.com"}
 
 
 def test_other_relay_domains_stay_accepted() -> None:

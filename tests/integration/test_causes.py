@@ -1,0 +1,88 @@
+"""A failure of Postfix's own programs is reported with the cause that was seen, and with no other.
+
+Each of these main.cf files, maps and programs is real; only their faults are made.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postfix_sync import postfix, system
+from postfix_sync.errors import ApplyError, TimedOut
+from postfix_sync.maps import MapDirectory
+from postfix_sync.model import ROUTES
+from tests.parts.disk import small_disk
+from tests.parts.postfix_instance import PostfixInstance
+from tests.parts.site import Site
+
+pytestmark = [pytest.mark.usefixtures("root")]
+
+ANTS = "ants@lists.example.net"
+HOP = "lmtp:[127.0.0.1]:8024"
+
+
+def test_main_cf_that_only_postconf_takes_is_named(
+    make_site: Callable[..., Site], idle_postfix: PostfixInstance
+) -> None:
+    """postmap refuses it whatever it is asked, so what it says is no habit of this main.cf."""
+    site = make_site("lmdb")
+    site.files.write(ANTS)
+    with (idle_postfix.config_directory / "main.cf").open("a") as main_cf:
+        main_cf.write("import_environment = {\n")
+    idle_postfix.age()
+    message, hint = site.once(expect=78).splitlines()
+    assert "import_environment: missing '}' in" in message
+    assert "exit status" not in message
+    assert f"postmap -c {idle_postfix.config_directory} -q x static:x" in hint
+    assert not site.maps.exists()
+
+
+async def _publish(directory: Path, config_directory: Path, map_type: str, lock: int) -> None:
+    """Build a map with an entry that postmap leaves out without a word: it is a comment."""
+    instance = await postfix.inspect(config_directory)
+    maps = MapDirectory(directory, await instance.index_type(map_type), instance)
+    with maps.staging():
+        await maps.publish(ROUTES, {ANTS: HOP, "#bees": HOP}, lock, fresh=True)
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_a_disk_with_room_is_not_blamed(idle_postfix: PostfixInstance, map_type: str) -> None:
+    maps = idle_postfix.directory / "maps"
+    with open("/dev/null") as lock, pytest.raises(ApplyError) as raised:
+        asyncio.run(_publish(maps, idle_postfix.config_directory, map_type, lock.fileno()))
+    assert "read back, the index does not hold #bees as written" in raised.value.message
+    assert "space" not in raised.value.message
+    assert "there is room left" in raised.value.hint
+
+
+def test_the_type_is_tried_out_without_room_for_that(
+    make_site: Callable[..., Site],
+    idle_postfix: PostfixInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A temporary directory that is full or read-only keeps no list waiting."""
+    site = make_site("hash")
+    site.files.write(ANTS)
+    with small_disk(tmp_path / "tmp", "4k"):
+        (tmp_path / "tmp/full").write_bytes(b"x" * 4096)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+        site.once()
+    assert site.installed(ROUTES)[ANTS].startswith("lmtp:")
+
+
+def test_a_reload_that_hangs_is_called_by_its_name(idle_postfix: PostfixInstance) -> None:
+    """Whichever option comes before the verb."""
+    programs = idle_postfix.directory / "libexec"
+    shutil.copytree("/usr/lib/postfix/sbin", programs, symlinks=True)
+    script = programs / "postfix-script"
+    script.unlink()
+    script.write_text("#!/bin/sh\nexec sleep 1000\n")
+    script.chmod(0o755)
+    idle_postfix.postconf(daemon_directory=str(programs))
+    command = [system.find_command("postfix"), "-c", str(idle_postfix.config_directory), "reload"]
+    with pytest.raises(TimedOut, match=r"^postfix reload: not done after 0\.5 s; killed$"):
+        asyncio.run(system.run(command, timeout=0.5))

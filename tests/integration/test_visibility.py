@@ -1,0 +1,288 @@
+"""What Postfix's running processes hold is made to see a change, wherever postfix-sync runs."""
+
+import shutil
+import smtplib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postfix_sync.model import MAP_NAMES, RECIPIENTS
+from postfix_sync.postfix import STARTED_WITH
+from tests.conftest import need
+from tests.parts.common import free_port, wait_for
+from tests.parts.daemon import RunningDaemon
+from tests.parts.disk import mounted
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.load import send
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import SENDER, PostfixInstance, mailman_parameters
+from tests.parts.site import COMMAND, Site
+
+MakeSite = Callable[..., Site]
+Start = Callable[..., Site]
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+
+ANTS, BEES, CATS = "ants@lists.example.net", "bees@lists.example.net", "cats@lists.example.net"
+MOTHS = "moths@two.example"
+
+IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", *COMMAND)
+
+
+@pytest.fixture
+def sink() -> Iterator[LmtpSink]:
+    """A Mailman's LMTP server that knows all lists here."""
+    with LmtpSink([key for name in (ANTS, BEES, CATS, MOTHS) for key in nine(name)]) as sink:
+        yield sink
+
+
+@pytest.fixture
+def started(make_site: MakeSite, idle_postfix: PostfixInstance, sink: LmtpSink) -> Iterator[Start]:
+    """Starts a Postfix that has bees installed: `started(map_type, **Site's other fields)`."""
+
+    def start(map_type: str, **others: object) -> Site:
+        site = make_site(map_type, **others)
+        idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+        site.files.write(BEES, hop=hop(sink))
+        assert site.once() == ""
+        idle_postfix.start()
+        return site
+
+    yield start
+    idle_postfix.stop()
+
+
+def hop(sink: LmtpSink) -> str:
+    """The next hop to a sink."""
+    return f"lmtp:[127.0.0.1]:{sink.port}"
+
+
+def rcpt(postfix: PostfixInstance, address: str) -> int:
+    """The code that RCPT for an address gets, in a session of its own."""
+    with smtplib.SMTP("127.0.0.1", postfix.port) as client:
+        client.ehlo("client.example")
+        client.mail(SENDER)
+        return client.rcpt(address)[0]
+
+
+def test_lmdb_index_of_a_container_image_is_seen_changed(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """On overlayfs the first write makes it another file; processes have the first one mapped."""
+    site = started("lmdb")
+    image, upper = site.directory / "image", site.directory / "upper"
+    shutil.copytree(site.maps, image)
+    for path in (upper / "changes", upper / "work"):
+        path.mkdir(parents=True)
+    layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
+    with mounted(site.maps, "-t", "overlay", "overlay", "-o", layers):
+        idle_postfix.reload()
+        assert send(idle_postfix.port, BEES).accepted
+        assert rcpt(idle_postfix, ANTS) == 550
+        before = idle_postfix.reloads
+        site.files.write(ANTS, BEES, hop=hop(sink))
+        assert site.once() == ""
+        assert send(idle_postfix.port, ANTS).accepted
+        assert idle_postfix.reloads > before
+        before = idle_postfix.reloads
+        site.files.write(ANTS, BEES, CATS, hop=hop(sink))
+        assert site.once() == ""
+        assert send(idle_postfix.port, CATS).accepted
+        assert idle_postfix.reloads == before, "once it is the container's own, it is one file"
+        idle_postfix.wait_for_empty_queue()
+        idle_postfix.stop()
+    assert idle_postfix.bounces() == []
+
+
+def test_postfix_in_another_pid_namespace_is_waited_for_and_told(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """It can't be reloaded from there, so a new list waits until every table has been read."""
+    need(shutil.which("unshare"), "unshare")
+    site = started("hash", command=IN_A_PID_NAMESPACE)
+    assert send(idle_postfix.port, BEES).accepted
+    site.files.write(ANTS, BEES, hop=hop(sink))
+    assert site.once() == ""
+    assert send(idle_postfix.port, ANTS).accepted
+    site.files.write(ANTS, BEES, MOTHS, hop=hop(sink))
+    message, hint = site.once(expect=1).splitlines()
+    assert (
+        f"{idle_postfix.queue_directory}: Postfix runs where its processes can't be seen" in message
+    )
+    assert "postfix reload" in hint
+    assert site.installed(RECIPIENTS).keys() >= set(nine(MOTHS))
+    idle_postfix.wait_for_empty_queue()
+    assert idle_postfix.bounces() == []
+    assert idle_postfix.reloads == 0
+
+
+def test_stopped_postfix_in_another_pid_namespace_is_not_waited_for(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    need(shutil.which("unshare"), "unshare")
+    site = make_site("hash", command=IN_A_PID_NAMESPACE)
+    idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
+    site.files.write(BEES)
+    with idle_postfix:
+        pass
+    assert "postfix: not running, so not reloaded" in site.once("-v")
+
+
+def test_reload_never_is_told_what_processes_may_remember(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    site = started("lmdb", options={"postfix": {"reload": "never"}})
+    site.files.write(BEES, hop=f"lmtp:[localhost]:{sink.port}")
+    message, hint = site.once(expect=1).splitlines()
+    assert "postfix.reload is never" in message
+    assert hint.endswith(f"postfix -c {idle_postfix.config_directory} reload")
+    assert site.once() == ""
+
+
+@pytest.mark.transition
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+@pytest.mark.parametrize("what", ["directory", "index"])
+def test_map_that_somebody_removes_is_back_and_no_mail_is_refused(
+    started: Start, idle_postfix: PostfixInstance, map_type: str, what: str
+) -> None:
+    """Without a map Postfix puts mail off; by an empty one it would refuse it."""
+    site = started(map_type)
+    lists = [BEES, *(f"list{number}@lists.example.net" for number in range(1000))]
+    site.files.write(*lists, hop="lmtp:[127.0.0.1]:24")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for("+1000 lists")
+        wait_for(lambda: rcpt(idle_postfix, lists[-1]) == 250, 20, "the lists")
+        codes = []
+        if what == "directory":
+            shutil.rmtree(site.maps)
+        else:
+            next(site.maps.glob(f"{RECIPIENTS}.*")).unlink()
+        codes.append(rcpt(idle_postfix, lists[-1]))
+
+        def is_back() -> bool:
+            codes.append(rcpt(idle_postfix, lists[-1]))
+            found = all(list(site.maps.glob(f"{name}.*")) for name in MAP_NAMES)
+            return found and codes[-1] == 250
+
+        wait_for(is_back, 20, "the maps")
+        assert daemon.stop() == 0
+    assert set(codes) <= {250, 451}
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_mail_deferred_for_the_old_destination_of_a_list_is_tried_at_the_new_one(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
+) -> None:
+    site = started(map_type)
+    site.files.write(ANTS, BEES, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    assert site.once() == ""
+    assert send(idle_postfix.port, ANTS).accepted
+    wait_for(idle_postfix.outcomes, 20, "the first try")
+    assert [one.status for one in idle_postfix.outcomes()] == ["deferred"]
+    site.files.write(ANTS, BEES, hop=hop(sink))
+    assert site.once() == ""
+    wait_for(sink.deliveries, 20, "the message that was deferred")
+    idle_postfix.wait_for_empty_queue()
+    assert idle_postfix.bounces() == []
+
+
+def reloaded_just_now(postfix: PostfixInstance) -> None:
+    """Somebody reloads Postfix; not within the time in which it may still be starting."""
+    master = int((postfix.queue_directory / "pid/master.pid").read_text())
+    started = Path(f"/proc/{master}").stat().st_ctime
+    wait_for(lambda: time.time() - started > STARTED_WITH + 1, 20, "a Postfix that has started")
+    before = postfix.reloads
+    postfix.reload()
+    wait_for(lambda: postfix.reloads > before, 20, "the reload")
+
+
+def test_mail_deferred_for_a_list_that_moves_waits_until_postfix_was_reloaded(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """Before, trivial-rewrite(8) would send it to the old server, which refuses it by now."""
+    site = started("hash")
+    old = free_port()
+    site.files.write(BEES, hop=f"lmtp:[127.0.0.1]:{old}")
+    with RunningDaemon(site) as daemon:
+        daemon.wait_for("-> lmtp")
+        assert all(send(idle_postfix.port, BEES).accepted for _ in range(5))
+        wait_for(lambda: len(idle_postfix.outcomes()) == 5, 20, "the first tries")
+        reloaded_just_now(idle_postfix)
+        with LmtpSink([], port=old):
+            site.files.write(BEES, hop=hop(sink))
+            wait_for(lambda: len(sink.deliveries()) == 5, 40, "what was deferred")
+        assert daemon.stop() == 0
+    assert idle_postfix.bounces() == []
+
+
+def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """With lmdb it never notices a change, because it sees each."""
+    site = started("lmdb", options={"postfix": {"reload": "never"}})
+    assert rcpt(idle_postfix, BEES) == 250
+    site.files.write(BEES, MOTHS, hop=hop(sink))
+    assert "postfix.reload is never" in site.once(expect=1)
+    assert rcpt(idle_postfix, MOTHS) in (250, 454), "454 from a process that remembers"
+    assert site.installed(RECIPIENTS).keys() >= set(nine(MOTHS))
+    assert site.stray() == set()
+
+
+def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    site = started("lmdb")
+    site.files.write(MOTHS, hop=hop(sink))
+    site.once("--force")
+    reloaded_just_now(idle_postfix)
+    done = site.call("rollback", "1")
+    assert done.returncode == 0, done
+    assert rcpt(idle_postfix, BEES) == 250
+    assert site.stray() == set()
+
+
+def test_hosts_file_that_can_not_be_written_is_no_reason_to_reload(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    site = make_site("lmdb", source={"address": "127.0.0.1"})
+    idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
+    site.files.write(BEES, hop="lmtp:[mailman]:8024")
+    assert site.once() == ""
+    (site.directory / ".hosts.postfix-sync").mkdir()  # where its next version would be staged
+    with idle_postfix:
+        source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.2"}
+        site.configure(sources=[source])
+        for _ in range(3):
+            assert f"{site.hosts}: " in site.once(expect=1)
+            assert not (site.maps / ".reload").exists()
+        assert idle_postfix.reloads == 0
+    assert "  1  " in site.call("rollback").stdout, "what was not brought about is no generation"
+    assert "  2  " not in site.call("rollback").stdout
+
+
+def test_address_taken_out_of_the_configuration_takes_the_name_along(make_site: MakeSite) -> None:
+    """Routes go on naming the host: the resolver is to say where it is."""
+    site = make_site("lmdb", source={"address": "127.0.0.1"})
+    site.files.write(BEES, hop="lmtp:[mailman]:8024")
+    site.once()
+    assert b"mailman" in site.hosts.read_bytes()
+    site.configure(sources=[{"name": "lists", "path": str(site.files.directory)}])
+    site.once()
+    assert b"mailman" not in site.hosts.read_bytes()
+
+
+def test_removed_list_whose_route_is_kept_is_not_probed(make_site: MakeSite) -> None:
+    """Mailman answers 550 for it, and is up."""
+    with LmtpSink([*nine(ANTS), *nine(BEES)]) as sink:
+        site = make_site("lmdb", options={"probe": {"level": "rcpt"}})
+        site.files.write(ANTS, BEES, hop=hop(sink))
+        site.once()
+        sink.accept(nine(BEES))
+        site.files.write(BEES, hop=hop(sink))
+        site.once()
+        assert ANTS in site.installed("postfix_lmtp")
+        [destination] = site.status()["destinations"].values()
+        assert (destination["up"], destination["phase"]) == (True, "rcpt")
+        assert site.call("probe").returncode == 0
