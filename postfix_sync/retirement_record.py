@@ -1,12 +1,21 @@
 """What is not needed any more, and since when, as a file in the state directory."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from postfix_sync.retirement import Retiring
+from postfix_sync.stored import Damaged, parse
 from postfix_sync.system import read_file, remove_file, replace_file, unwritable
+
+
+class _Stored(TypedDict):
+    """What the file holds; see `Retiring`."""
+
+    routes: dict[str, float]
+    names: dict[str, float]
+    moved: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -18,10 +27,10 @@ class RetirementRecord:
     def read(self) -> Retiring:
         """Read it; what is damaged is noted again by the next sync, as of then."""
         try:
-            found = json.loads(read_file(self.path))
-            return Retiring(*(_times(found[part]) for part in ("routes", "names", "moved")))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            found = parse(read_file(self.path), _Stored)
+        except (OSError, Damaged):
             return Retiring()
+        return Retiring(found["routes"], found["names"], found["moved"])
 
     def write(self, retiring: Retiring) -> None:
         """Replace it, or remove it if there is nothing.
@@ -35,12 +44,3 @@ class RetirementRecord:
                 remove_file(self.path)
         except OSError as error:
             raise unwritable(self.path, error) from None
-
-
-def _times(found: object) -> dict[str, float]:
-    if not isinstance(found, dict):
-        raise TypeError("not an object")
-    times = {str(name): float(at) for name, at in found.items()}
-    if not all(map(math.isfinite, times.values())):
-        raise ValueError("not a time")
-    return times
