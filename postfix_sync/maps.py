@@ -13,6 +13,7 @@ a link in .staging: it is one transaction, which readers see at once, or not at 
 import asyncio
 import contextlib
 import fcntl
+import filecmp
 import mmap
 import os
 import shutil
@@ -253,6 +254,7 @@ class MapDirectory:
             staged_index.unlink(missing_ok=True)
             # In threads: on a slow disk, it takes longer than systemd waits for a sign of life.
             await asyncio.to_thread(write_file, staged, content, MAP_MODE)
+            await asyncio.to_thread(_keep_time, staged, self.path / name)
             in_place = self.kind.opened in SEEN_AT_ONCE and not fresh
             with _mapped(index if in_place else None) as before:
                 if in_place:
@@ -326,6 +328,22 @@ def _is_locked(index: Path, map_type: str) -> bool:
     except OSError:
         pass  # whoever looks into it says what is wrong with it
     return False
+
+
+def _keep_time(staged: Path, text: Path) -> None:
+    """Give a staged text the time of the one that it replaces, where that says the same.
+
+    So an index of another type beside it stays the newer of the two, and good: setup has both while
+    main.cf goes from one to the other. Raises OSError.
+    """
+    try:
+        present = text.stat()
+        if present.st_mtime_ns < staged.stat().st_mtime_ns and filecmp.cmp(
+            staged, text, shallow=False
+        ):
+            os.utime(staged, ns=(present.st_atime_ns, present.st_mtime_ns))
+    except FileNotFoundError:
+        pass  # there is none to replace
 
 
 META_PAGES = 2

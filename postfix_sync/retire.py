@@ -42,7 +42,7 @@ async def retire(config: "Config") -> list[str]:
     queue = await instance.queue() if routes or retiring.moved else []
     due = {name: retiring.routes[name] for name in routes}
     try:
-        async with locked(config, instance) as place:
+        async with locked(config) as place:
             installed = await place.directory.read()
             if not _is_settled(installed):
                 return []  # a sync is not at its end, and another one follows

@@ -331,7 +331,6 @@ async def _make_pass(
     instance: postfix.Postfix | None,
 ) -> Report:
     try:
-        instance = instance or await postfix.inspect(config.postfix.config_directory)
         async with locked(config, instance, create=not request.dry_run) as place:
             one = _Pass(config, place, request.reload_age)
             return await one.make(answers, rankings, request)
@@ -358,17 +357,21 @@ class Locked(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def locked(
-    config: "Config", instance: postfix.Postfix, *, create: bool = True
+    config: "Config", instance: postfix.Postfix | None = None, *, create: bool = True
 ) -> AsyncIterator[Locked]:
     """Hold the lock; `create`: make its file if there is none.
+
+    Postfix is inspected under the lock, since whoever had it may have changed main.cf, and the type
+    of the maps with it; `instance` is for those who only look.
 
     Raises:
         ConfigError: no map can be built.
         Busy: somebody else holds it for too long.
     """
     map_directory = config.postfix.map_directory
-    map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
     async with lock(config.state_directory / LOCK_NAME, create=create) as held:
+        instance = instance or await postfix.inspect(config.postfix.config_directory)
+        map_type = wiring.choose_map_type(instance, map_directory, config.postfix.map_type)
         kind = await instance.index_type(map_type)
         directory = MapDirectory(map_directory, kind, instance)
         yield Locked(directory, _hosts_files(config, instance), held)

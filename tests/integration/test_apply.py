@@ -171,6 +171,22 @@ def test_an_index_of_the_other_type_is_built_again(
     assert_holds(site, ANTS, BEES)
 
 
+def test_an_index_of_one_type_is_good_after_that_of_another_was_built(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    """While setup has main.cf go from one to the other, a daemon may still know the first."""
+    site = make_site("hash", options={"postfix": {"map_type": "auto"}})
+    site.files.write(ANTS, BEES)
+    for map_type in ("hash", "lmdb"):
+        idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+        assert site.once() == ""
+    before = tree(*site.maps.iterdir())
+    for map_type in ("hash", "lmdb"):
+        idle_postfix.postconf(**mailman_parameters(site.maps, map_type))
+        assert site.once() == ""
+        assert tree(*site.maps.iterdir()) == before
+
+
 def test_an_index_that_lost_a_key_is_built_again(site: Site) -> None:
     """What a killed in-place postmap of hash leaves: an index that answers, without keys."""
     text = site.maps / ROUTES
