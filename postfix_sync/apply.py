@@ -39,6 +39,7 @@ async def carry_out(
     tables: dict[str, Table] = {}
     entered: list[str] = []
     made: list[_Visible] = []
+    owing: frozenset[str] | None = None
     error: SyncError | None = None
     try:
         with directory.staging():
@@ -53,13 +54,17 @@ async def carry_out(
                         entered.append(f"{hosts.path}: {_entered(names, installed)}")
                     case Owe(unseen):
                         directory.owe_reload(unseen)
+                        owing = unseen
                     case Publish(name, table, fresh):
                         if not await directory.publish(name, table, lock, fresh=fresh):
                             again = MakeVisible(reload=plan.may_reload, remembered=True)
                             made.append(await _make_visible(again, directory))
+                            if owing is not None:  # for the steps that are left
+                                directory.owe_reload(owing)
                         tables[name] = table
                     case MakeVisible():
                         made.append(await _make_visible(step, directory))
+                        owing = None
     except SyncError as failure:
         error = failure
     return Outcome(

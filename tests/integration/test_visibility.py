@@ -4,16 +4,18 @@ import shutil
 import smtplib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS
+from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.postfix import STARTED_WITH
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import mounted
+from tests.parts.kill_at import Ended, Killer
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import send
 from tests.parts.mailman_files import nine
@@ -94,6 +96,49 @@ def test_lmdb_index_of_a_container_image_is_seen_changed(
         idle_postfix.wait_for_empty_queue()
         idle_postfix.stop()
     assert idle_postfix.bounces() == []
+
+
+@pytest.mark.kill
+def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
+    started: Start, idle_postfix: PostfixInstance, killer: Killer
+) -> None:
+    """A sync that is killed before the second one leaves that to the next sync."""
+    site = started("lmdb")
+    image, state = site.directory / "image", site.directory / "state-before"
+    shutil.copytree(site.maps, image)
+    shutil.copytree(site.state, state)
+    site.files.write(BEES, MOTHS, hop="lmtp:[127.0.0.1]:9")
+
+    @contextmanager
+    def sync(number: int, event: int) -> Iterator[Ended]:
+        """One that finds the index of the routes in the image, and the others its own."""
+        upper = site.directory / f"upper{number}"
+        for path in (upper / "changes", upper / "work"):
+            path.mkdir(parents=True)
+        shutil.rmtree(site.state)
+        shutil.copytree(state, site.state)
+        layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
+        with mounted(site.maps, "-t", "overlay", "overlay", "-o", layers):
+            for name in MAP_NAMES:
+                if name != ROUTES:
+                    (site.maps / f"{name}.lmdb").touch()
+            idle_postfix.reload()
+            try:
+                yield killer.run(site, "--once", event=event)
+            finally:
+                idle_postfix.stop()
+
+    with sync(1, 0) as whole:
+        assert whole.returncode == 0, whole
+        reloads = [at for at, one in enumerate(whole.events, 1) if "'reload']" in one]
+        assert len(reloads) == 2, whole.events
+    idle_postfix.start()
+    with sync(2, reloads[1]) as killed:
+        assert killed.returncode == -9, killed
+        before = idle_postfix.reloads
+        site.once()
+        assert idle_postfix.reloads == before + 1
+        assert rcpt(idle_postfix, MOTHS) == 250
 
 
 def test_postfix_in_another_pid_namespace_is_waited_for_and_told(

@@ -32,6 +32,7 @@ PATHS: dict[str, tuple[int, int | None]] = {
     "os.link": (1, 3),
     "os.chmod": (0, 2),
     "os.truncate": (0, None),
+    "os.utime": (0, 3),
 }
 ALWAYS = {"subprocess.Popen": 1, "os.kill": 0}
 
