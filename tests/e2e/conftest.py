@@ -21,13 +21,19 @@ def need_map_type(postfix: PostfixInstance, map_type: str) -> None:
     need(map_type in postfix.command("postconf", "-m").split(), f"a Postfix with {map_type} maps")
 
 
-def check_change(change: Change, map_type: str, means: Means, measured: Measured) -> None:
-    """Make the change under load; keep its figures, and fail if one of them is a fault."""
+def check_change(
+    change: Change, map_type: str, means: Means, measured: Measured, **main_cf: str
+) -> None:
+    """Make the change under load; keep its figures, and fail if one of them is a fault.
+
+    `main_cf` is what more there is in main.cf.
+    """
     need_real_parts()
     with public_directory() as directory:
-        stage = Stage(directory, map_type, change)
+        stage = Stage(directory, map_type, change, main_cf)
         need_map_type(stage.postfix, map_type)
         figures = stage.perform(means).figures()
-        row = f"{change.name:<50} {map_type:<5}  {figures}"
-        measured(f"{change.name}, {map_type}", figures.as_dict(), row)
+        name = ", ".join([change.name, *map(" = ".join, main_cf.items())])
+        row = f"{name:<50} {map_type:<5}  {figures}"
+        measured(f"{name}, {map_type}", figures.as_dict(), row)
         assert figures.faults == {}, row

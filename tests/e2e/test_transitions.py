@@ -11,8 +11,14 @@ from tests.conftest import Measured
 from tests.e2e.conftest import check_change, need_map_type, need_real_parts
 from tests.parts.common import PATIENCE, public_directory, wait_for
 from tests.parts.load import send_in_one_session
-from tests.scenarios.list_states import ANOTHER, ANTS, AT_A, AT_B, BY_ADDRESS, KINDS, Change
-from tests.scenarios.transitions import Stage, by_command, by_daemon
+from tests.scenarios.list_states import ABSENT, ANOTHER, ANTS, AT_A, AT_B, BY_ADDRESS, KINDS, Change
+from tests.scenarios.transitions import (
+    Stage,
+    after_a_removal,
+    after_an_edit,
+    by_command,
+    by_daemon,
+)
 
 pytestmark = [pytest.mark.transition, pytest.mark.slow]
 
@@ -35,6 +41,38 @@ def test_change_of_each_kind_loses_no_mail(
 ) -> None:
     daemon = map_type == "lmdb" and change.name in BY_DAEMON
     check_change(change, map_type, by_daemon if daemon else by_command, measured)
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_list_whose_address_was_refused_by_the_default_route_is_accepted(
+    map_type: str, measured: Measured
+) -> None:
+    """smtpd(8) remembers that the transport of its address was error(8)."""
+    check_change(
+        Change(ABSENT, AT_A), map_type, by_command, measured, relay_transport="error:no such list"
+    )
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_index_that_was_behind_its_text_is_forgotten(map_type: str, measured: Measured) -> None:
+    """What processes have read is not what the text says; no entry of that changes."""
+    check_change(Change(AT_B, AT_A), map_type, after_an_edit, measured)
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_index_that_is_back_is_used_at_once(map_type: str, measured: Measured) -> None:
+    """Processes that were started without it would go on to put all mail off."""
+    need_real_parts()
+    soon = dict.fromkeys(("minimal_backoff_time", "maximal_backoff_time", "queue_run_delay"), "2s")
+    with public_directory() as directory:
+        stage = Stage(directory, map_type, Change(AT_A, AT_A), soon)
+        run = stage.perform(after_a_removal)
+    figures = run.figures()
+    late = [one for one in run.refused() if one in run.new and one.started > run.ended]
+    row = f"index removed, {map_type}: {figures}; refused after the sync: {len(late)}"
+    measured(f"index removed, {map_type}", {**figures.as_dict(), "late": len(late)}, row)
+    assert figures.faults.keys() <= {"refused"}, row
+    assert not late, row
 
 
 MOVES = (Change(AT_A, AT_B), Change(BY_ADDRESS, ANOTHER[BY_ADDRESS]), Change(AT_B, BY_ADDRESS))

@@ -7,13 +7,14 @@ the list where the second state has it, and answers 550 to everything else.
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.parts.common import PATIENCE, loopback_address
+from postfix_sync.model import INDEX_SUFFIX, ROUTES
+from tests.parts.common import PATIENCE, loopback_address, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.kill_at import Killer
 from tests.parts.lmtp_sink import Delivery, LmtpSink, Offer, base_address
@@ -190,8 +191,10 @@ class Run:
 class Stage:
     """A Postfix, a postfix-sync beside it, and the LMTP servers that a change needs."""
 
-    def __init__(self, directory: Path, map_type: str, change: Change) -> None:
-        """Write the configuration of Postfix."""
+    def __init__(
+        self, directory: Path, map_type: str, change: Change, main_cf: Mapping[str, str] = {}
+    ) -> None:
+        """Write the configuration of Postfix, with more in its main.cf."""
         self.change = change
         self.sinks = {
             name: LmtpSink(host=loopback_address(), port=PORT) for name in sorted(change.servers)
@@ -204,6 +207,7 @@ class Stage:
                 "enable_long_queue_ids": "yes",
                 "lmtp_destination_concurrency_limit": str(AT_ONCE),
                 "smtpd_hard_error_limit": "1000",
+                **main_cf,
             },
         )
         self.site = Site(directory, self.postfix.config_directory, map_type)
@@ -324,6 +328,46 @@ def by_command(stage: Stage) -> Iterator[Apply]:
     """Run the command."""
 
     def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+        done = stage.site.run(*arguments, timeout=120)
+        assert done.returncode == 0, done
+        return 0
+
+    yield apply
+
+
+@contextmanager
+def after_an_edit(stage: Stage) -> Iterator[Apply]:
+    """Run the command after somebody has edited the text of the routes, and built no index of it.
+
+    The text says already what the second state wants.
+    """
+    [old], [new] = stage.change.first.mailmans, stage.change.second.mailmans
+    text = stage.site.maps / ROUTES
+
+    def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+        text.write_text(text.read_text().replace(f"[{old.host}]", f"[{new.host}]"))
+        done = stage.site.run(*arguments, timeout=120)
+        assert done.returncode == 0, done
+        return 0
+
+    yield apply
+
+
+@contextmanager
+def after_a_removal(stage: Stage) -> Iterator[Apply]:
+    """Run the command after the index of the routes was removed, and processes do without it."""
+    index = stage.site.maps / f"{ROUTES}{INDEX_SUFFIX[stage.site.map_type]}"
+
+    def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
+        index.unlink()
+        [recipient] = stage.change.recipients
+        wait_for(
+            lambda: (
+                send(stage.postfix.port, recipient, sender=stage.change.sender).last.code == 451
+            ),
+            PATIENCE,
+            "a process that does without it",
+        )
         done = stage.site.run(*arguments, timeout=120)
         assert done.returncode == 0, done
         return 0
