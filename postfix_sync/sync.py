@@ -747,8 +747,12 @@ class _Pass:
             if any(steps.changes.values()):
                 await self._keep_present(installed)
         await self._note_retiring(steps, desired, installed)
+        waits = steps.waits
         if steps.steps or installed.interrupted:
-            await self._apply(steps, desired, installed, whose)
+            waits = await self._apply(steps, desired, installed, whose)
+        if waits:  # also where another sync has made all steps that come before the reload
+            self.is_whole = False
+            self.waits = max(self.reload_age - self.directory.postfix.reload_age, SHORTEST_WAIT)
         if self.is_whole and (not self.hold or self.as_held):
             await self._keep(desired.maps)
         if not self.hold and len(wanted.records) == len(self.config.sources):
@@ -820,7 +824,8 @@ class _Pass:
         desired: Desired,
         installed: Installed,
         whose: Callable[[str], str],
-    ) -> None:
+    ) -> bool:
+        """Carry the plan out; whether the rest of it waits for a reload."""
         outcome = await carry_out(steps, installed, self.directory, self.hosts, self.lock)
         if outcome.without_hosts:
             self.is_whole = False
@@ -830,11 +835,9 @@ class _Pass:
             outcome = await carry_out(steps, installed, self.directory, self.hosts, self.lock)
         self.reloads = outcome.reloads
         self.lines += outcome.lines
-        self.is_whole &= not (outcome.error or steps.waits)
+        self.is_whole &= not outcome.error
         rerouted = MOVED_LISTS in installed.unseen or not REROUTING.isdisjoint(steps.kinds)
         self.rerouted = rerouted and not steps.waits
-        if steps.waits and not outcome.error:
-            self.waits = max(self.reload_age - self.directory.postfix.reload_age, SHORTEST_WAIT)
         for diff in (steps.changes[name] for name in outcome.published):
             self.entries["added"] += len(diff.added)
             self.entries["removed"] += len(diff.removed)
@@ -844,6 +847,7 @@ class _Pass:
             self.lines.append(line)
         if outcome.error:
             self.failed.append(outcome.error)
+        return steps.waits and not outcome.error
 
     def _without_names(self, error: SyncError, desired: Desired, installed: Installed) -> Desired:
         """What can be brought about where the hosts file could not be written.

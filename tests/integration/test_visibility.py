@@ -275,6 +275,30 @@ def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
     assert site.stray() == set()
 
 
+@pytest.mark.kill
+def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """The one before was killed while it waited for its turn to reload Postfix."""
+    site = started("hash")
+    reloaded_just_now(idle_postfix)
+    site.files.write(ANTS, BEES, hop=hop(sink))
+    waiting = site.start("--once")
+    wait_for(
+        lambda: ANTS in site.installed(ROUTES) and not (site.maps / ".staging").exists(),
+        20,
+        "a sync that waits for its turn",
+    )
+    waiting.kill()
+    waiting.communicate()
+    assert ANTS not in site.installed(RECIPIENTS)
+    reloaded_just_now(idle_postfix)
+    (site.maps / ".reload").touch()  # as if it had been noted since then
+    assert site.once() == ""
+    assert rcpt(idle_postfix, ANTS) == 250
+    assert site.stray() == set()
+
+
 def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
