@@ -1,16 +1,24 @@
-"""A change of many lists, or a long queue, holds up no other list's mail."""
+"""Changes of many lists, or often, and long queues hold up no other list's mail."""
 
 import pytest
 
 from tests.conftest import Measured
 from tests.e2e.conftest import need_real_parts
 from tests.parts.common import public_directory
-from tests.scenarios.crowds import create_behind_removals, move_many
+from tests.scenarios.crowds import (
+    ACTIVE,
+    create_behind_removals,
+    move_many,
+    reload_with_many_active,
+)
+from tests.scenarios.flapping import flap
 
 pytestmark = [pytest.mark.load, pytest.mark.slow, pytest.mark.alone]
 
 NEARLY = 0.9
 """The part of its delivery rate that another source's list keeps at least."""
+
+TEN_MINUTES = 600.0
 
 AS_FAST = 2.0
 """How many times as long a list may take behind others' removal: one look more at the files."""
@@ -24,6 +32,30 @@ def test_ten_thousand_lists_move_at_once(map_type: str, measured: Measured) -> N
     measured(f"move, {map_type}", found.as_dict(), f"10,000 lists move, {map_type}: {found}")
     faults = (found.refused, found.bounced, found.rejected, found.lost, found.late)
     assert faults == (0, 0, 0, 0, 0), found
+    assert found.rate_meanwhile >= NEARLY * found.rate_before, found
+
+
+def test_reload_with_many_messages_active_for_another_list(measured: Measured) -> None:
+    need_real_parts()
+    with public_directory() as directory:
+        found = reload_with_many_active(directory, "lmdb")
+    measured("reload", found.as_dict(), f"reload with mail for another list active: {found}")
+    assert found.active >= ACTIVE, found
+    assert (found.bounced, found.lost, found.twice) == (0, 0, 0), found
+    assert found.rate_meanwhile >= NEARLY * found.rate_before, found
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_member_of_a_cluster_that_comes_and_goes(map_type: str, measured: Measured) -> None:
+    """Postfix passes it over by itself: nothing is built, and nothing reloaded."""
+    need_real_parts()
+    with public_directory() as directory:
+        found = flap(directory, map_type, TEN_MINUTES)
+    measured(f"flapping, {map_type}", found.as_dict(), f"a member flaps, {map_type}: {found}")
+    assert (found.refused, found.bounced, found.lost, found.twice) == (0, 0, 0, 0), found
+    assert found.reloads <= 1, found
+    assert found.published == 0, found
     assert found.rate_meanwhile >= NEARLY * found.rate_before, found
 
 

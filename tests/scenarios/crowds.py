@@ -1,9 +1,10 @@
-"""Much at once: 10,000 lists that move under load, and 20,000 messages that wait in the queue."""
+"""Much at once: lists that move, mail that is being delivered to others, and mail that waits."""
 
 import math
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,18 @@ OTHER = "cats@other.example.org"
 
 WAITING = 20_000
 """Messages in the deferred queue."""
+
+ACTIVE = 5_000
+"""Messages to another list that are being delivered when Postfix is reloaded."""
+
+CLIENTS = 4
+"""So many at a time bring them."""
+
+THEIR_SECONDS = 0.1
+"""How long its LMTP server takes for each."""
+
+LOOK = 10.0
+"""Seconds for which deliveries are counted, before the sync and from its start on."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +181,74 @@ def _parts(directory: Path, map_type: str) -> tuple[Site, PostfixInstance]:
         },
     )
     return Site(directory, postfix.config_directory, map_type), postfix
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What a reload does to mail for another list that is being delivered."""
+
+    active: int
+    """Messages in the active queue when the sync began."""
+    bounced: int
+    lost: int
+    twice: int
+    rate_before: float
+    """Deliveries a second in LOOK seconds before the sync."""
+    rate_meanwhile: float
+    """The same from its start on."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A line of words."""
+        return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())
+
+
+def reload_with_many_active(directory: Path, map_type: str) -> Reload:
+    """Move one list, with ACTIVE messages for another one in the active queue."""
+    site, postfix = _parts(directory, map_type)
+    mover, theirs = MailmanFiles(directory / "mover"), MailmanFiles(directory / "theirs")
+    other = LmtpSink([OTHER], host=loopback_address(), port=PORT)
+    site.configure(
+        sources=[
+            {"name": "mover", "path": str(mover.directory)},
+            {"name": "theirs", "path": str(theirs.directory), "address": other.host},
+        ]
+    )
+    mover.write("ants@lists.example.net", hop=f"lmtp:[127.0.0.1]:{PORT}")
+    theirs.write(OTHER, hop=f"lmtp:[mailman-other]:{PORT}")
+    site.once()
+    with other, postfix:
+        other.slow(THEIR_SECONDS)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            each = (ACTIVE + ACTIVE // 2) // CLIENTS
+            running = [
+                pool.submit(send_in_one_session, postfix.port, OTHER, each) for _ in range(CLIENTS)
+            ]
+            sent = [one for client in running for one in client.result()]
+        began = time.time() + LOOK
+        wait_for(lambda: time.time() >= began, 2 * LOOK, "deliveries to count")
+        active = sum(one.is_file() for one in (postfix.queue_directory / "active").rglob("*"))
+        mover.write("ants@lists.example.net", hop=f"lmtp:[127.0.0.1]:{PORT + 1}")
+        began, before = time.time(), postfix.reloads
+        site.once()
+        assert postfix.reloads == before + 1
+        wait_for(lambda: time.time() >= began + LOOK, 2 * LOOK, "deliveries to count")
+        other.slow(0)
+        ends = final_outcomes(postfix, sent, 2 * PATIENCE)
+        came = other.deliveries()
+    times = [one.time for one in came]
+    known = {one.load_id for one in came}
+    return Reload(
+        active=active,
+        bounced=sum(one.status == "bounced" for one in ends.values()),
+        lost=sum(one.load_id not in known for one in sent),
+        twice=len(came) - len(known),
+        rate_before=sum(began - LOOK <= one < began for one in times) / LOOK,
+        rate_meanwhile=sum(began <= one < began + LOOK for one in times) / LOOK,
+    )
 
 
 @dataclass(frozen=True)

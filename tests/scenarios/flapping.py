@@ -1,0 +1,142 @@
+"""A member of a cluster that comes and goes while mail flows, to its lists and to another's."""
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from postfix_sync.model import MAP_NAMES
+from tests.parts.common import loopback_address
+from tests.parts.daemon import RunningDaemon
+from tests.parts.lmtp_sink import LmtpSink
+from tests.parts.load import Load
+from tests.parts.mailman_files import MailmanFiles
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
+from tests.parts.site import Site
+from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
+
+PORT = 2424
+
+PER_SECOND = 4.0
+"""Messages a second to the cluster's list, and as many to the other one."""
+
+STEADY = 30.0
+"""Seconds of load before the member goes for the first time."""
+
+UP, DOWN = 15.0, 25.0
+"""Seconds for which it is there, and away."""
+
+PROBED_EVERY = 5
+"""Seconds between two probes of a destination."""
+
+ANTS, CATS = "ants@lists.example.net", "cats@other.example.org"
+
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Flapping:
+    """All of it in numbers."""
+
+    outages: int
+    accepted: int
+    refused: int
+    bounced: int
+    lost: int
+    twice: int
+    reloads: int
+    published: int
+    """How often a map was written anew."""
+    rate_before: float
+    """Deliveries a second to the other list, before the first outage."""
+    rate_meanwhile: float
+    longest_wait: float
+    """Seconds that a message to the other list took at most."""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A line of words."""
+        return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())
+
+
+def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
+    """Have one of two members go and come back again and again, for so many seconds."""
+    (directory / "hosts").write_text("127.0.0.1 localhost\n")
+    main_cf = {**mailman_parameters(directory / "maps", map_type), "enable_long_queue_ids": "yes"}
+    postfix = PostfixInstance(directory / "postfix", hosts=directory / "hosts", main_cf=main_cf)
+    site = Site(directory, postfix.config_directory, map_type)
+    first, second, other = (LmtpSink(host=loopback_address(), port=PORT) for _ in range(3))
+    sources = []
+    for name, address, sink in (("a", ANTS, first), ("b", ANTS, second), ("c", CATS, other)):
+        files = MailmanFiles(directory / name)
+        files.write(address, hop=f"lmtp:[mailman-{name}]:{PORT}")
+        source = {"name": name, "path": str(files.directory), "address": sink.host}
+        sources.append(source if sink is other else {**source, "cluster": "mm"})
+        sink.accept([address])
+    site.configure(sources=sources, probe={"level": "rcpt", "interval": PROBED_EVERY})
+    texts = [site.maps / name for name in MAP_NAMES]
+    versions: set[tuple[Path, int]] = set()
+    outages = 0
+    with first, second, other, postfix, RunningDaemon(site) as daemon, ExitStack() as flow:
+        daemon.wait_until_it_watches()
+        loads = [
+            flow.enter_context(
+                Load(postfix.port, [address], per_second=PER_SECOND, seconds=2 * seconds)
+            )
+            for address in (ANTS, CATS)
+        ]
+        for load in loads:
+            flow.callback(load.stop)
+        start = time.time()
+        wait_for_load(loads[0], start + STEADY)
+        reloads, versions = postfix.reloads, {(one, one.stat().st_mtime_ns) for one in texts}
+        present = len(versions)
+        began = time.time()
+        while time.time() < began + seconds:
+            first.stop()
+            outages += 1
+            wait_for_load(loads[0], time.time() + DOWN)
+            versions |= {(one, one.stat().st_mtime_ns) for one in texts}
+            first.start()
+            wait_for_load(loads[0], time.time() + UP)
+            versions |= {(one, one.stat().st_mtime_ns) for one in texts}
+        ended = time.time()
+        for load in loads:
+            load.stop()
+        sent = [one for load in loads for one in load.join()]
+        ends = final_outcomes(postfix, sent, PATIENCE)
+        came = [one for sink in (first, second, other) for one in sink.deliveries()]
+        assert daemon.stop() == 0
+        reloads = postfix.reloads - reloads
+    times = {one.load_id: one.time for one in came}
+    theirs = [one.time for one in other.deliveries()]
+    accepted = [one for one in sent if one.accepted]
+    bounced = {one for one in accepted if ends[queue_id(one)].status == "bounced"}
+
+    def rate(since: float, until: float) -> float:
+        return round(sum(since <= moment < until for moment in theirs) / (until - since), 2)
+
+    return Flapping(
+        outages=outages,
+        accepted=len(accepted),
+        refused=len(sent) - len(accepted),
+        bounced=len(bounced),
+        lost=sum(one.load_id not in times and one not in bounced for one in accepted),
+        twice=len(came) - len(times),
+        reloads=reloads,
+        published=len(versions) - present,
+        rate_before=rate(start + 1, began),
+        rate_meanwhile=rate(began, ended),
+        longest_wait=round(
+            max(
+                times.get(one.load_id, math.inf) - one.started
+                for one in sent
+                if one.recipient == CATS
+            ),
+            2,
+        ),
+    )
