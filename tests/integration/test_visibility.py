@@ -299,6 +299,25 @@ def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
     assert site.stray() == set()
 
 
+@pytest.mark.transition
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_domain_that_goes_is_somebody_elses_at_once(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
+) -> None:
+    """A client that may relay is not told by smtpd(8) that there is no such list."""
+    idle_postfix.postconf(
+        mynetworks="127.0.0.0/8",
+        smtpd_relay_restrictions="permit_mynetworks, reject_unauth_destination",
+    )
+    site = started(map_type)
+    site.files.write(BEES, MOTHS, hop=hop(sink))
+    site.once()
+    assert rcpt(idle_postfix, MOTHS) == 250
+    site.files.write(BEES, hop=hop(sink))
+    site.once()
+    assert [rcpt(idle_postfix, MOTHS) for _ in range(20)] == [250] * 20
+
+
 def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
