@@ -98,7 +98,7 @@ class Plan:
 
 def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     """Order the steps from `installed` to `desired`; none where nothing needs to be done."""
-    wanted = desired.maps
+    wanted = _with_followed(desired.maps, installed.table(ROUTES))
     diffs = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
     kinds = frozenset(kinds_of(installed, diffs, desired, default_refuses=reading.default_refuses))
     need = max((reading.need(kind) for kind in kinds), default=Need.NOTHING)
@@ -134,6 +134,21 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
         for name in MAP_NAMES
     }
     return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
+
+
+def _with_followed(wanted: Maps, present: Table) -> Maps:
+    """Have the kept routes of addresses that are aliases now lead where the aliases do.
+
+    Mail that cleanup(8) took before is delivered to the address itself, and the host that had its
+    list may not know it any more.
+    """
+    routes = wanted[ROUTES]
+    followed = {
+        address: routes[target]
+        for address, target in wanted[ALIASES].items()
+        if address in present and address not in routes and target in routes
+    }
+    return Maps({**wanted.tables, ROUTES: {**followed, **routes}}) if followed else wanted
 
 
 def _visible(kinds: AbstractSet[Kind], reading: Reading, *, owed: bool) -> MakeVisible | None:

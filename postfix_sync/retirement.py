@@ -78,7 +78,8 @@ def noted(
     refused = {name: at for name, at in old.routes.items() if name not in accepted}
     changed = plan.changes[ROUTES].changed.items()
     moved = [address for address, hops in changed if is_move(*hops)]
-    kept = {name: min(at, now) for name, at in old.moved.items() if name in desired.maps[ROUTES]}
+    reached = desired.maps[ROUTES].keys() | desired.maps[ALIASES].keys()
+    kept = {name: min(at, now) for name, at in old.moved.items() if name in reached}
     return Retiring(
         _since(refused, units_of(spare), now),
         _since(old.names, names, now),

@@ -190,6 +190,7 @@ KINDS = (
     Change(BY_ADDRESS, AT_A),
     Change(BY_ADDRESS, ANOTHER[BY_ADDRESS]),
     Change(AT_A, ALIASED),
+    Change(AT_B, ALIASED),
     Change(ALIASED, AT_A),
     Change(ABSENT, OWN_DOMAIN),
     Change(OWN_DOMAIN, ABSENT),
