@@ -1,7 +1,6 @@
 """What Postfix's running processes hold is made to see a change, wherever postfix-sync runs."""
 
 import shutil
-import smtplib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import mounted
 from tests.parts.kill_at import Ended, Killer
 from tests.parts.lmtp_sink import LmtpSink
-from tests.parts.load import send
+from tests.parts.load import rcpt, send
 from tests.parts.mailman_files import nine
-from tests.parts.postfix_instance import SENDER, PostfixInstance, mailman_parameters
+from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import COMMAND, Site
 
 MakeSite = Callable[..., Site]
@@ -61,14 +60,6 @@ def hop(sink: LmtpSink) -> str:
     return f"lmtp:[127.0.0.1]:{sink.port}"
 
 
-def rcpt(postfix: PostfixInstance, address: str) -> int:
-    """The code that RCPT for an address gets, in a session of its own."""
-    with smtplib.SMTP("127.0.0.1", postfix.port) as client:
-        client.ehlo("client.example")
-        client.mail(SENDER)
-        return client.rcpt(address)[0]
-
-
 def test_lmdb_index_of_a_container_image_is_seen_changed(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
@@ -82,7 +73,7 @@ def test_lmdb_index_of_a_container_image_is_seen_changed(
     with mounted(site.maps, "-t", "overlay", "overlay", "-o", layers):
         idle_postfix.reload()
         assert send(idle_postfix.port, BEES).accepted
-        assert rcpt(idle_postfix, ANTS) == 550
+        assert rcpt(idle_postfix.port, ANTS) == 550
         before = idle_postfix.reloads
         site.files.write(ANTS, BEES, hop=hop(sink))
         assert site.once() == ""
@@ -138,7 +129,7 @@ def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
         before = idle_postfix.reloads
         site.once()
         assert idle_postfix.reloads == before + 1
-        assert rcpt(idle_postfix, MOTHS) == 250
+        assert rcpt(idle_postfix.port, MOTHS) == 250
 
 
 def test_postfix_in_another_pid_namespace_is_waited_for_and_told(
@@ -198,16 +189,16 @@ def test_map_that_somebody_removes_is_back_and_no_mail_is_refused(
     site.files.write(*lists, hop="lmtp:[127.0.0.1]:24")
     with RunningDaemon(site) as daemon:
         daemon.wait_for("+1000 lists")
-        wait_for(lambda: rcpt(idle_postfix, lists[-1]) == 250, 20, "the lists")
+        wait_for(lambda: rcpt(idle_postfix.port, lists[-1]) == 250, 20, "the lists")
         codes = []
         if what == "directory":
             shutil.rmtree(site.maps)
         else:
             next(site.maps.glob(f"{RECIPIENTS}.*")).unlink()
-        codes.append(rcpt(idle_postfix, lists[-1]))
+        codes.append(rcpt(idle_postfix.port, lists[-1]))
 
         def is_back() -> bool:
-            codes.append(rcpt(idle_postfix, lists[-1]))
+            codes.append(rcpt(idle_postfix.port, lists[-1]))
             found = all(list(site.maps.glob(f"{name}.*")) for name in MAP_NAMES)
             return found and codes[-1] == 250
 
@@ -267,10 +258,10 @@ def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
 ) -> None:
     """With lmdb it never notices a change, because it sees each."""
     site = started("lmdb", options={"postfix": {"reload": "never"}})
-    assert rcpt(idle_postfix, BEES) == 250
+    assert rcpt(idle_postfix.port, BEES) == 250
     site.files.write(BEES, MOTHS, hop=hop(sink))
     assert "postfix.reload is never" in site.once(expect=1)
-    assert rcpt(idle_postfix, MOTHS) in (250, 454), "454 from a process that remembers"
+    assert rcpt(idle_postfix.port, MOTHS) in (250, 454), "454 from a process that remembers"
     assert site.installed(RECIPIENTS).keys() >= set(nine(MOTHS))
     assert site.stray() == set()
 
@@ -295,7 +286,7 @@ def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
     reloaded_just_now(idle_postfix)
     (site.maps / ".reload").touch()  # as if it had been noted since then
     assert site.once() == ""
-    assert rcpt(idle_postfix, ANTS) == 250
+    assert rcpt(idle_postfix.port, ANTS) == 250
     assert site.stray() == set()
 
 
@@ -312,10 +303,10 @@ def test_domain_that_goes_is_somebody_elses_at_once(
     site = started(map_type)
     site.files.write(BEES, MOTHS, hop=hop(sink))
     site.once()
-    assert rcpt(idle_postfix, MOTHS) == 250
+    assert rcpt(idle_postfix.port, MOTHS) == 250
     site.files.write(BEES, hop=hop(sink))
     site.once()
-    assert [rcpt(idle_postfix, MOTHS) for _ in range(20)] == [250] * 20
+    assert [rcpt(idle_postfix.port, MOTHS) for _ in range(20)] == [250] * 20
 
 
 def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
@@ -327,7 +318,7 @@ def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
     reloaded_just_now(idle_postfix)
     done = site.call("rollback", "1")
     assert done.returncode == 0, done
-    assert rcpt(idle_postfix, BEES) == 250
+    assert rcpt(idle_postfix.port, BEES) == 250
     assert site.stray() == set()
 
 

@@ -7,6 +7,7 @@ to 127.0.0.1, and both the number of messages and the time that each may take ar
 
 import asyncio
 import itertools
+import smtplib
 import threading
 import time
 from collections import Counter
@@ -172,6 +173,14 @@ def send(port: int, recipient: str, load_id: str = "", *, sender: str = SENDER) 
     """Send one message."""
     load_id = load_id or f"{time.time_ns():x}"
     return asyncio.run(send_message(port, recipient, load_id, sender=sender))
+
+
+def rcpt(port: int, recipient: str, sender: str = SENDER) -> int:
+    """Tell the code that RCPT for an address gets, in a session of its own without a message."""
+    with smtplib.SMTP("127.0.0.1", port, timeout=TIMEOUT) as client:
+        client.ehlo("client.example")
+        client.mail(sender)
+        return client.rcpt(recipient)[0]
 
 
 async def send_message(

@@ -18,7 +18,7 @@ from tests.parts.common import PATIENCE, loopback_address, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.kill_at import Killer
 from tests.parts.lmtp_sink import Delivery, LmtpSink, Offer, base_address
-from tests.parts.load import Load, Sent, Session, send, send_in_one_session
+from tests.parts.load import Load, Sent, Session, rcpt, send, send_in_one_session
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
@@ -362,9 +362,7 @@ def after_a_removal(stage: Stage) -> Iterator[Apply]:
         index.unlink()
         [recipient] = stage.change.recipients
         wait_for(
-            lambda: (
-                send(stage.postfix.port, recipient, sender=stage.change.sender).last.code == 451
-            ),
+            lambda: rcpt(stage.postfix.port, recipient, stage.change.sender) == 451,
             PATIENCE,
             "a process that does without it",
         )
