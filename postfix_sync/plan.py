@@ -207,10 +207,12 @@ def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
 
     def entering(name: str) -> Table:
         known = installed.table(name)
+        if EVERY_DOMAIN in held:  # an alias does not lead to another address before that is routed
+            return {key: known[key] for key in wanted[name] if key in known}
         return {
             key: value
             for key, value in wanted[name].items()
-            if key in known or not (EVERY_DOMAIN in held or domain_of(key) in held)
+            if key in known or domain_of(key) not in held
         }
 
     tables = {name: entering(name) for name in (DOMAINS, *ACCEPTING)}

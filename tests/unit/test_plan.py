@@ -1,7 +1,7 @@
 """Make before break: whatever is installed and desired, every state between two steps is safe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -21,11 +21,11 @@ from postfix_sync.model import (
     InstalledMap,
     MailmanTables,
     Maps,
-    Table,
 )
-from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step, plan
-from postfix_sync.tables import domain_of, next_hops_of, parse_next_hops
+from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
+from postfix_sync.tables import next_hops_of
 from postfix_sync.visibility import RULES, Kind, Need, Reading
+from tests.parts.remembering_postfix import NO_MAILMAN, Machine
 
 LMDB, HASH = Reading(at_once=True), Reading(at_once=False)
 BOTH = pytest.mark.parametrize("reading", [LMDB, HASH], ids=["lmdb", "hash"])
@@ -34,8 +34,6 @@ MIXED = MailmanTables(
     dict.fromkeys(("a@b.c", "b@b.c", "c@d.e"), "lmtp:[m]:24"), {"b.c": "b.c", "d.e": "d.e"}, {}
 )
 """A list more in a known domain, and one in a new domain."""
-
-NO_MAILMAN = MailmanTables({}, {}, {})
 
 
 def mailman(domain: str = "b.c", **hops: str) -> MailmanTables:
@@ -230,6 +228,15 @@ def test_after_a_reload_a_moment_ago_a_new_domain_waits_and_a_list_on_lmdb_does_
     assert made.result[ROUTES].keys() == MIXED.routes.keys()
 
 
+def test_alias_does_not_lead_to_an_address_whose_route_waits_for_a_reload() -> None:
+    late = replace(HASH, reload_now=False)
+    old, new = aliased("b.c", "d.e", a="m"), aliased("b.c", "f.g", a="m")
+    made = planned(installed(old), new, late)
+    assert made.waits
+    assert made.result[ALIASES] == old.aliases
+    assert made.result[ROUTES].keys() == {"a@d.e", "a@f.g"}
+
+
 def test_new_domain_that_waits_is_not_relayed_yet() -> None:
     """With it, but without recipients, its mail would be refused for good instead of put off."""
     made = planned(installed(mailman(a="m")), MIXED, replace(LMDB, reload_now=False))
@@ -372,86 +379,6 @@ TARGETS = st.builds(
     st.booleans(),
     st.integers(0, 12),
 )
-
-
-@dataclass
-class Machine:
-    """A disk, and what processes of Postfix may remember since they were last started."""
-
-    at_once: bool
-    disk: dict[str, Table] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
-    hosts: dict[str, str] = field(default_factory=dict)
-    owed: frozenset[str] | None = None
-    seen: list[Table] = field(default_factory=lambda: [{}])
-    """The routes that trivial-rewrite(8) may work with."""
-    answers: dict[str, set[str]] = field(default_factory=dict)
-    """The next hops that qmgr(8) may take an accepted address to have."""
-    domains: list[Table] = field(default_factory=lambda: [{}])
-    """The mail domains that smtpd(8) may believe in."""
-    dialled: dict[str, set[str]] = field(default_factory=dict)
-    """The addresses that lmtp(8) may hold connections to, by host name."""
-
-    def installed(self) -> Installed:
-        maps = {name: InstalledMap(table, Condition.SOUND) for name, table in self.disk.items()}
-        return Installed(
-            maps,
-            reload_owed=self.owed is not None,
-            unseen=self.owed or frozenset(),
-            hosts=self.hosts,
-        )
-
-    def accepted(self) -> set[str]:
-        """The addresses that smtpd(8) takes mail for."""
-        known = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
-        return {key for key in known if domain_of(key) in self.disk[DOMAINS]}
-
-    def take(self, step: Step) -> None:
-        match step:
-            case EnterHosts(names):
-                self.hosts = dict(names)
-            case Owe(unseen):
-                self.owed = unseen
-            case Publish(name, table, _):
-                self.disk[name] = table
-            case MakeVisible():
-                self.owed = None
-                self.seen, self.domains = [], []
-                self.answers, self.dialled = {}, {}
-        self.seen = [self.disk[ROUTES]] if self.at_once else [*self.seen, self.disk[ROUTES]]
-        self.domains.append(self.disk[DOMAINS])
-        for key in self.accepted():
-            target = self.disk[ALIASES].get(key, key)
-            for routes in self.seen:
-                if target in routes:
-                    self.answers.setdefault(target, set()).add(routes[target])
-        for name, address in self.hosts.items():
-            self.dialled.setdefault(name, set()).add(address)
-
-    def check(self, kept: set[str]) -> None:
-        """Nothing is accepted that has no route, and nothing refused that is accepted always."""
-        accepted = self.accepted()
-        assert kept <= accepted
-        for key in accepted:
-            target = self.disk[ALIASES].get(key, key)
-            assert all(target in routes for routes in self.seen), f"{key} has no route"
-            for value in self.answers.get(target, ()):
-                assert all(hop.host in self.hosts for hop in parse_next_hops(value))
-
-    def check_done(self, desired: Desired) -> None:
-        """Nothing is remembered that is wrong."""
-        assert self.owed is None
-        for name in (RECIPIENTS, DOMAINS, ALIASES):
-            assert self.disk[name] == desired.maps[name]
-        assert desired.maps[ROUTES].items() <= self.disk[ROUTES].items()
-        for key in self.accepted():
-            target = self.disk[ALIASES].get(key, key)
-            hops = set(parse_next_hops(self.disk[ROUTES][target]))
-            for address in {key, target}:  # cleanup(8) left mail from before as it was addressed
-                held = {*self.answers.get(address, ()), self.disk[ROUTES].get(address, "")}
-                assert all(set(parse_next_hops(one)) <= hops for one in held)
-            assert all(domain_of(key) in domains for domains in self.domains)
-        for name, address in desired.hosts.items():
-            assert self.dialled[name] == {address}
 
 
 @given(st.lists(TARGETS, min_size=1, max_size=5), st.booleans())

@@ -1,0 +1,104 @@
+"""A model of a disk and of a Postfix whose processes remember the worst that they can. Pure."""
+
+from dataclasses import dataclass, field
+
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    RECIPIENTS,
+    ROUTES,
+    Condition,
+    Desired,
+    Installed,
+    InstalledMap,
+    MailmanTables,
+    Maps,
+    Table,
+)
+from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Publish, Step
+from postfix_sync.tables import domain_of, parse_next_hops
+
+NO_MAILMAN = MailmanTables({}, {}, {})
+
+
+@dataclass
+class Machine:
+    """A disk, and all that processes of Postfix may remember since they were last started."""
+
+    at_once: bool
+    disk: dict[str, Table] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
+    hosts: dict[str, str] = field(default_factory=dict)
+    owed: frozenset[str] | None = None
+    seen: list[Table] = field(default_factory=lambda: [{}])
+    """The routes that trivial-rewrite(8) may work with."""
+    answers: dict[str, set[str]] = field(default_factory=dict)
+    """The next hops that qmgr(8) may take an accepted address to have."""
+    domains: list[Table] = field(default_factory=lambda: [{}])
+    """The mail domains that smtpd(8) may believe in."""
+    dialled: dict[str, set[str]] = field(default_factory=dict)
+    """The addresses that lmtp(8) may hold connections to, by host name."""
+
+    def installed(self) -> Installed:
+        """What a sync reads from the disk."""
+        maps = {name: InstalledMap(table, Condition.SOUND) for name, table in self.disk.items()}
+        return Installed(
+            maps,
+            reload_owed=self.owed is not None,
+            unseen=self.owed or frozenset(),
+            hosts=self.hosts,
+        )
+
+    def accepted(self) -> set[str]:
+        """The addresses that smtpd(8) takes mail for."""
+        known = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
+        return {key for key in known if domain_of(key) in self.disk[DOMAINS]}
+
+    def take(self, step: Step) -> None:
+        """Carry out one step; whoever may look at its result remembers that, too."""
+        match step:
+            case EnterHosts(names):
+                self.hosts = dict(names)
+            case Owe(unseen):
+                self.owed = unseen
+            case Publish(name, table, _):
+                self.disk[name] = table
+            case MakeVisible():
+                self.owed = None
+                self.seen, self.domains = [], []
+                self.answers, self.dialled = {}, {}
+        self.seen = [self.disk[ROUTES]] if self.at_once else [*self.seen, self.disk[ROUTES]]
+        self.domains.append(self.disk[DOMAINS])
+        for key in self.accepted():
+            target = self.disk[ALIASES].get(key, key)
+            for routes in self.seen:
+                if target in routes:
+                    self.answers.setdefault(target, set()).add(routes[target])
+        for name, address in self.hosts.items():
+            self.dialled.setdefault(name, set()).add(address)
+
+    def check(self, kept: set[str]) -> None:
+        """Nothing is accepted that has no route, and nothing refused that is accepted always."""
+        accepted = self.accepted()
+        assert kept <= accepted, f"{kept - accepted} is refused"
+        for key in accepted:
+            target = self.disk[ALIASES].get(key, key)
+            assert all(target in routes for routes in self.seen), f"{key} has no route"
+            for value in self.answers.get(target, ()):
+                names = {hop.host for hop in parse_next_hops(value) if hop.is_name}
+                assert names <= self.hosts.keys(), f"{key} is routed to an unknown host"
+
+    def check_done(self, desired: Desired) -> None:
+        """Nothing is remembered that is wrong."""
+        assert self.owed is None
+        for name in (RECIPIENTS, DOMAINS, ALIASES):
+            assert self.disk[name] == desired.maps[name]
+        assert desired.maps[ROUTES].items() <= self.disk[ROUTES].items()
+        for key in self.accepted():
+            target = self.disk[ALIASES].get(key, key)
+            hops = set(parse_next_hops(self.disk[ROUTES][target]))
+            for address in {key, target}:  # cleanup(8) left mail from before as it was addressed
+                held = {*self.answers.get(address, ()), self.disk[ROUTES].get(address, "")}
+                assert all(set(parse_next_hops(one)) <= hops for one in held)
+            assert all(domain_of(key) in domains for domains in self.domains)
+        for name, address in desired.hosts.items():
+            assert self.dialled[name] == {address}
