@@ -27,8 +27,8 @@ STEADY = 30.0
 UP, DOWN = 15.0, 25.0
 """Seconds for which it is there, and away."""
 
-PROBED_EVERY = 5
-"""Seconds between two probes of a destination."""
+PROBED_EVERY = "5s"
+"""Between two probes of a destination."""
 
 ANTS, CATS = "ants@lists.example.net", "cats@other.example.org"
 
@@ -82,7 +82,7 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
     versions: set[tuple[Path, int]] = set()
     outages = 0
     with first, second, other, postfix, RunningDaemon(site) as daemon, ExitStack() as flow:
-        daemon.wait_until_it_watches()
+        daemon.rest()
         loads = [
             flow.enter_context(
                 Load(postfix.port, [address], per_second=PER_SECOND, seconds=2 * seconds)
