@@ -39,7 +39,7 @@ async def carry_out(
     tables: dict[str, Table] = {}
     entered: list[str] = []
     made: list[_Visible] = []
-    owing: frozenset[str] | None = None
+    owing = installed.unseen if installed.reload_owed else None
     error: SyncError | None = None
     try:
         with directory.staging():
@@ -52,6 +52,7 @@ async def carry_out(
                             _owe_as_before(directory, hosts, installed)
                             return Outcome(without_hosts=failure)
                         entered.append(f"{hosts.path}: {_entered(names, installed)}")
+                        _owe_from_now(directory, owing)
                     case Owe(unseen):
                         directory.owe_reload(unseen)
                         owing = unseen
@@ -59,8 +60,7 @@ async def carry_out(
                         if not await directory.publish(name, table, lock, fresh=fresh):
                             again = MakeVisible(reload=plan.may_reload, remembered=True)
                             made.append(await _make_visible(again, directory))
-                            if owing is not None:  # for the steps that are left
-                                directory.owe_reload(owing)
+                        _owe_from_now(directory, owing)
                         tables[name] = table
                     case MakeVisible():
                         made.append(await _make_visible(step, directory))
@@ -73,6 +73,16 @@ async def carry_out(
         (*entered, *(one.line for one in made if one.line)),
         error or next((one.error for one in made if one.error), None),
     )
+
+
+def _owe_from_now(directory: MapDirectory, owing: frozenset[str] | None) -> None:
+    """Date the note of an owed reload anew, after a step that the reload is for.
+
+    A reload by somebody else counts for what was published before it, and for nothing that came
+    after; and one that was made for another step has removed the note.
+    """
+    if owing is not None:
+        directory.owe_reload(owing)
 
 
 def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Installed) -> None:

@@ -40,7 +40,16 @@ from postfix_sync.model import (
     Table,
 )
 from postfix_sync.tables import domain_of
-from postfix_sync.visibility import REROUTING, RULES, Kind, Need, Reading, kinds_of
+from postfix_sync.visibility import (
+    REROUTING,
+    RULES,
+    URGENT,
+    Kind,
+    Need,
+    Reading,
+    kinds_of,
+    returning,
+)
 
 ACCEPTING = (RECIPIENTS, ALIASES)
 """The maps of which an address has to be in one to be accepted."""
@@ -113,11 +122,13 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
         *_repaired(installed),
         *_routed(installed, result),
         *([visible] if visible else ()),
-        *_accepting(installed, result),
     ]
     if any(_is_lost(installed, name) for name in ACCEPTING):
         # A process that is started without a map answers for it with an error as long as it runs.
-        publishing.append(MakeVisible(reload=reading.reload != "never", remembered=True))
+        again = MakeVisible(reload=reading.reload != "never", remembered=True)
+        publishing += [Owe(frozenset()), *_accepting(installed, result), again]
+    else:
+        publishing += _accepting(installed, result)
     if publishing and not (need or visible) and reading.reload == "always":
         need = Need.BEFORE_DONE
         waits = not reading.reload_now
@@ -156,8 +167,7 @@ def _visible(kinds: AbstractSet[Kind], reading: Reading, *, owed: bool) -> MakeV
     remembered = owed or any(RULES[kind].at_once for kind in kinds)
     if reading.reload == "never":
         return MakeVisible(reload=False, remembered=remembered)
-    # An index that is gone is one that all mail waits for.
-    now = reading.reload_now or Kind.INDEX_REPLACED in kinds
+    now = reading.reload_now or not URGENT.isdisjoint(kinds)
     return MakeVisible(reload=True, remembered=remembered) if now else None
 
 
@@ -166,9 +176,11 @@ def _unseen(
 ) -> frozenset[str]:
     """Find the domains in which new addresses can't be accepted before a reload."""
     waiting = {kind for kind in kinds if reading.need(kind) is Need.BEFORE_ACCEPTANCE}
-    if waiting <= {Kind.DOMAIN_ADDED}:
-        return frozenset(diffs[DOMAINS].added if waiting else ())
-    return frozenset({EVERY_DOMAIN})
+    if not waiting <= {Kind.DOMAIN_ADDED, Kind.LIST_RETURNED}:
+        return frozenset({EVERY_DOMAIN})
+    added = diffs[DOMAINS].added.keys() if Kind.DOMAIN_ADDED in waiting else frozenset[str]()
+    back = returning(diffs) if Kind.LIST_RETURNED in waiting else frozenset[str]()
+    return frozenset({*added, *map(domain_of, back)})
 
 
 def _entered(installed: Installed, desired: Desired) -> Iterator[EnterHosts]:
@@ -205,14 +217,16 @@ def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
     if not held:
         return Maps({**wanted.tables, ROUTES: routes})
 
+    def is_held(address: str) -> bool:
+        return EVERY_DOMAIN in held or domain_of(address) in held
+
     def entering(name: str) -> Table:
         known = installed.table(name)
-        if EVERY_DOMAIN in held:  # an alias does not lead to another address before that is routed
-            return {key: known[key] for key in wanted[name] if key in known}
+        # An alias does not lead to another address, either, before that one's route is seen.
         return {
-            key: value
+            key: known[key] if key in known and is_held(key) else value
             for key, value in wanted[name].items()
-            if key in known or domain_of(key) not in held
+            if key in known or not is_held(key)
         }
 
     tables = {name: entering(name) for name in (DOMAINS, *ACCEPTING)}

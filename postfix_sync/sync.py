@@ -39,6 +39,7 @@ from postfix_sync.main_cf.parameter import Installation
 from postfix_sync.maps import MapDirectory
 from postfix_sync.merge import Ranking, held_back, host_names, reordered
 from postfix_sync.model import (
+    ALIASES,
     BOTH_FAMILIES,
     MAP_NAMES,
     MOVED_LISTS,
@@ -62,7 +63,7 @@ from postfix_sync.retirement_record import RetirementRecord
 from postfix_sync.system import lock
 from postfix_sync.tables import Fold, lists_of, next_hops_of, parse_next_hops
 from postfix_sync.threads import run_in_daemon_thread
-from postfix_sync.visibility import RELOAD_AGE, REROUTING, Reading
+from postfix_sync.visibility import RELOAD_AGE, REROUTING, TURN_TAKES, Reading
 from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
 
 if TYPE_CHECKING:
@@ -283,17 +284,22 @@ async def completed(make: Callable[[], Awaitable[Report]]) -> Report:
         report = _together(report, await make())
     if not report.waits:
         return report
-    late = Busy(
+    return replace(report, failed=(*report.failed, _no_turn()))
+
+
+def _no_turn() -> Busy:
+    """What keeps a change from being seen for good."""
+    return Busy(
         "Postfix is reloaded again and again by others, and some lists wait for a reload",
         "see who does: grep 'reload -- ' in Postfix's log, and the times",
     )
-    return replace(report, failed=(*report.failed, late))
 
 
 def _together(first: Report, second: Report) -> Report:
     """The report on a sync that was made in two."""
     return replace(
         second,
+        notices=tuple(dict.fromkeys((*first.notices, *second.notices))),
         lines=(*first.lines, *second.lines),
         entries=Counter(first.entries) + Counter(second.entries),
         reloads=first.reloads + second.reloads,
@@ -750,8 +756,13 @@ class _Pass:
         waits = steps.waits
         if steps.steps or installed.interrupted:
             waits = await self._apply(steps, desired, installed, whose)
+        if steps.changes[RECIPIENTS].removed or steps.changes[ALIASES].removed:
+            # A session that began during the sync may still accept what was removed.
+            await self._note_retiring(steps, desired, installed)
         if waits:  # also where another sync has made all steps that come before the reload
             self.is_whole = False
+            if self.directory.owed_for() > TURN_TAKES:
+                self.failed.append(_no_turn())
             self.waits = max(self.reload_age - self.directory.postfix.reload_age, SHORTEST_WAIT)
         if self.is_whole and (not self.hold or self.as_held):
             await self._keep(desired.maps)

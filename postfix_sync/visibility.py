@@ -22,6 +22,7 @@ without it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -35,7 +36,7 @@ from postfix_sync.model import (
     Diff,
     Installed,
 )
-from postfix_sync.tables import parse_next_hops
+from postfix_sync.tables import next_hops_of, parse_next_hops
 
 
 class Need(IntEnum):
@@ -54,15 +55,19 @@ class Kind(Enum):
     LIST_ADDED = "a list is added in a domain that Postfix knows"
     LIST_ADDED_DEFAULT_REFUSES = "the same, and without a route Postfix refuses the address"
     LIST_MOVED = "a list has a next hop that it did not have"
+    LIST_RETURNED = "an address is accepted anew whose kept route had other next hops"
     LIST_REORDERED = "a list has the same next hops in another order"
     LIST_REMOVED = "a list is not accepted any more; its route is kept"
     ALIAS_CHANGED = "a virtual alias is added, removed, or leads to another address"
     DOMAIN_ADDED = "a mail domain is added"
     DOMAIN_REMOVED = "a mail domain is removed"
-    HOST_READDRESSED = "the host of an installed route has another IP address"
+    HOST_READDRESSED = "the host of an installed route has another IP address, or its first of ours"
     INDEX_DOUBTFUL = "an index may hold something else than its text"
     INDEX_REPLACED = "an index is a new file"
 
+
+URGENT = frozenset({Kind.INDEX_DOUBTFUL, Kind.INDEX_REPLACED})
+"""The kinds of change that do not wait for a turn to reload: all mail may be refused meanwhile."""
 
 REROUTING = frozenset({Kind.LIST_MOVED, Kind.HOST_READDRESSED})
 """The kinds of change after which mail of a list goes elsewhere."""
@@ -92,6 +97,11 @@ RULES: Mapping[Kind, Rule] = {
         Need.BEFORE_DONE,
         Need.BEFORE_DONE,
         "qmgr(8) has resolved the active queue, and remembers its last answer for 30 s",
+    ),
+    Kind.LIST_RETURNED: Rule(
+        Need.BEFORE_ACCEPTANCE,
+        Need.BEFORE_ACCEPTANCE,
+        "as of a list that has moved; and no mail for it is taken so far, so that can wait",
     ),
     Kind.LIST_REORDERED: Rule(
         Need.NOTHING,
@@ -143,6 +153,9 @@ RELOAD_AGE = 10.0
 SLOWEST_RELOADS = 60.0
 """The same, at most, while a destination comes and goes."""
 
+TURN_TAKES = 120.0
+"""Seconds after which a reload that is owed has not only to wait for its turn."""
+
 RELOADS_COUNT = 300.0
 """Seconds for which a reload counts towards that."""
 
@@ -192,11 +205,14 @@ def kinds_of(
     routes, domains = changes[ROUTES], changes[DOMAINS]
     if routes.added:
         yield Kind.LIST_ADDED_DEFAULT_REFUSES if default_refuses else Kind.LIST_ADDED
-    moves = {is_move(change.old, change.new) for change in set(routes.changed.values())}
-    if True in moves:
+    changed = set(routes.changed.values())
+    moves = {change for change in changed if is_move(*change)}
+    if moves:
         yield Kind.LIST_MOVED
-    if False in moves:
+    if moves < changed:
         yield Kind.LIST_REORDERED
+    if returning(changes):
+        yield Kind.LIST_RETURNED
     if changes[RECIPIENTS].removed:
         yield Kind.LIST_REMOVED
     if changes[ALIASES]:
@@ -206,13 +222,31 @@ def kinds_of(
     if domains.removed:
         yield Kind.DOMAIN_REMOVED
     hosts = {**desired.hosts, **dict.fromkeys(desired.dropped, "")}
-    if any(installed.hosts.get(name, address) != address for name, address in hosts.items()):
+    entering = hosts.keys() - installed.hosts.keys()
+    used = {hop.host for hop in next_hops_of(installed.table(ROUTES))} if entering else set()
+    if not entering.isdisjoint(used) or any(
+        installed.hosts.get(name, address) != address for name, address in hosts.items()
+    ):
         yield Kind.HOST_READDRESSED
     conditions = {one.condition for one in installed.maps.values()}
     if Condition.BROKEN in conditions:
         yield Kind.INDEX_REPLACED
     if Condition.STALE in conditions:
         yield Kind.INDEX_DOUBTFUL
+
+
+def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
+    """Find the addresses that are accepted anew, or lead elsewhere, to a route that has moved."""
+    changed = changes[ROUTES].changed
+    moves = {change: is_move(*change) for change in set(changed.values())}
+    moved = {address for address, change in changed.items() if moves[change]}
+    if not moved:
+        return frozenset()
+    aliases = changes[ALIASES]
+    leading = {**aliases.added, **{key: change.new for key, change in aliases.changed.items()}}
+    return (changes[RECIPIENTS].added.keys() & moved) | {
+        address for address, target in leading.items() if target in moved
+    }
 
 
 def is_move(old: str, new: str) -> bool:

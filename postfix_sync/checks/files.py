@@ -15,6 +15,7 @@ from postfix_sync.main_cf import wiring
 from postfix_sync.maps import MAP_MODE, MapDirectory, check_owner, is_kept_locked
 from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
 from postfix_sync.system import open_file
+from postfix_sync.visibility import TURN_TAKES
 
 SETTLED = 100.0
 """Seconds after which Postfix warns of a text that is newer than its index (dict_db_open)."""
@@ -57,9 +58,6 @@ async def map_directory(host: Host) -> AsyncIterator[Finding]:
     else:
         yield ok("map_directory", f"{path}, owner {found.st_uid}, mode {_mode(found)}")
 
-
-TURN_TAKES = 120.0
-"""Seconds after which a reload that is owed has not only to wait for its turn."""
 
 _WHO_CHANGES_MAPS = (
     "whoever can change the maps decides where the lists' mail goes, so no pass installs anything"

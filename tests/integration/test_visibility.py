@@ -266,6 +266,77 @@ def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
     assert site.stray() == set()
 
 
+@pytest.mark.transition
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_map_whose_text_is_gone_refuses_no_list_right_after_a_reload(
+    started: Start, idle_postfix: PostfixInstance, map_type: str
+) -> None:
+    """What its index holds is not known; that is no reason to make it anew without entries."""
+    site = started(map_type)
+    assert rcpt(idle_postfix.port, BEES) == 250
+    reloaded_just_now(idle_postfix)
+    (site.maps / RECIPIENTS).unlink()
+    codes = []
+    with site.start("--once") as process:
+        while process.poll() is None:
+            codes.append(rcpt(idle_postfix.port, BEES))
+        process.communicate()
+        assert process.returncode == 0
+    assert set(codes) == {250}
+
+
+@pytest.mark.transition
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_list_that_returns_elsewhere_is_not_accepted_before_its_old_route_is_forgotten(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
+) -> None:
+    """Postfix was reloaded a moment ago, so the sync has to wait for its turn."""
+    site = started(map_type)
+    with LmtpSink() as old:
+        site.files.write(ANTS, BEES, hop=hop(old))
+        site.once()
+        assert send(
+            idle_postfix.port, ANTS
+        ).accepted  # processes know its route; the server does not
+        site.files.write(BEES, hop=hop(old))
+        site.once()
+        assert rcpt(idle_postfix.port, ANTS) == 550
+        reloaded_just_now(idle_postfix)
+        assert send(idle_postfix.port, BEES).accepted  # trivial-rewrite has its tables
+        wait_for(lambda: len(idle_postfix.bounces()) == 2, 20, "the answers of the old server")
+        site.files.write(ANTS, BEES, hop=hop(sink))
+        sent = 0
+        with site.start("--once") as process:
+            while process.poll() is None or not sent:
+                if rcpt(idle_postfix.port, ANTS) == 250:
+                    assert send(idle_postfix.port, ANTS).accepted
+                    sent += 1
+            process.communicate()
+        wait_for(lambda: sink.by_recipient()[ANTS] == sent, 20, "the messages at its new place")
+    assert len(idle_postfix.bounces()) == 2
+
+
+@pytest.mark.kill
+def test_second_reload_for_maps_that_are_back_is_owed(
+    started: Start, idle_postfix: PostfixInstance, killer: Killer
+) -> None:
+    """A process that was started without a map answers with an error for as long as it runs."""
+    site = started("lmdb")
+    event = 0
+    for turn in range(3):
+        for path in site.maps.glob("postfix_[rv]*"):
+            path.unlink()
+        ended = killer.run(site, "--once", event=event)
+        reloads = [at for at, one in enumerate(ended.events, 1) if "'reload']" in one]
+        assert len(reloads) == 2, ended
+        event = reloads[1] if turn else 0  # the first sync has its state directory to make
+    assert ended.returncode == -9
+    before = idle_postfix.reloads
+    site.once()
+    assert idle_postfix.reloads == before + 1
+    assert rcpt(idle_postfix.port, BEES) == 250
+
+
 @pytest.mark.kill
 def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink

@@ -35,6 +35,8 @@ class Machine:
     """The next hops that qmgr(8) may take an accepted address to have."""
     domains: list[Table] = field(default_factory=lambda: [{}])
     """The mail domains that smtpd(8) may believe in."""
+    before: set[str] = field(default_factory=set)
+    """The addresses that recipients and aliases had at the last check."""
     dialled: dict[str, set[str]] = field(default_factory=dict)
     """The addresses that lmtp(8) may hold connections to, by host name."""
 
@@ -80,6 +82,14 @@ class Machine:
         """Nothing is accepted that has no route, and nothing refused that is accepted always."""
         accepted = self.accepted()
         assert kept <= accepted, f"{kept - accepted} is refused"
+        entered = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
+        for key in (entered - self.before) & accepted:
+            target = self.disk[ALIASES].get(key, key)
+            hops = set(parse_next_hops(self.disk[ROUTES][target]))
+            known = {*self.answers.get(target, ()), *(one[target] for one in self.seen)}
+            wrong = {value for value in known if not set(parse_next_hops(value)) <= hops}
+            assert not wrong, f"{key} is accepted while it is taken to be at {wrong}"
+        self.before = entered
         for key in accepted:
             target = self.disk[ALIASES].get(key, key)
             assert all(target in routes for routes in self.seen), f"{key} has no route"

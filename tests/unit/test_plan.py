@@ -296,11 +296,57 @@ def test_first_installation_accepts_nothing_before_it_is_routed() -> None:
         "Publish postfix_lmtp",
         "Publish postfix_domains",
         "MakeVisible",
+        "Owe",
         "Publish postfix_recipients",
         "Publish postfix_vmap",
         "MakeVisible",
     ]
     assert all(step.fresh for step in made.steps if isinstance(step, Publish))
+
+
+@BOTH
+def test_list_that_returns_elsewhere_waits_for_the_reload(reading: Reading) -> None:
+    """Its route was kept, and processes may remember it."""
+    kept = installed(mailman(a="m", b="m"))
+    maps = {**kept.maps, RECIPIENTS: InstalledMap({"b@b.c": "OK"}, Condition.SOUND)}
+    made = planned(
+        replace(kept, maps=maps), mailman(a="n", b="m"), replace(reading, reload_now=False)
+    )
+    assert made.waits
+    assert made.result[RECIPIENTS].keys() == {"b@b.c"}
+
+
+@BOTH
+@pytest.mark.parametrize("name", [RECIPIENTS, DOMAINS])
+def test_map_whose_text_is_gone_is_built_with_all_of_its_entries(
+    reading: Reading, name: str
+) -> None:
+    """It is not known what the index holds; after a reload a moment ago, nothing of it waits."""
+    same = installed(mailman(a="m"))
+    lost = replace(same, maps={**same.maps, name: InstalledMap(None, Condition.STALE)})
+    made = planned(lost, mailman(a="m"), replace(reading, reload_now=False))
+    assert not made.waits
+    tables = [one.table for one in made.steps if isinstance(one, Publish) and one.name == name]
+    assert tables == [Maps.of(mailman(a="m"))[name]]
+
+
+def test_address_of_ours_for_a_host_that_is_in_use_is_made_visible() -> None:
+    """lmtp(8) may have connections to the address that DNS gave it."""
+    old = installed(mailman(a="m"))
+    assert kinds(planned(old, mailman(a="m"), LMDB, m="192.0.2.1")) == [
+        "Owe",
+        "EnterHosts",
+        "MakeVisible",
+    ]
+    assert "MakeVisible" not in kinds(planned(old, mailman(a="m", b="n"), LMDB, n="192.0.2.1"))
+
+
+@BOTH
+def test_every_reload_is_owed_since_the_one_before(reading: Reading) -> None:
+    """Also the second one, for processes that were started without a map."""
+    gone = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    order = [one.split()[0] for one in kinds(planned(gone, mailman(a="m"), reading))]
+    assert order == ["Owe", "Publish", "Publish", "MakeVisible"] * 2
 
 
 def test_maps_that_are_gone_are_never_empty_in_between() -> None:
