@@ -78,6 +78,7 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
         sources.append(source if sink is other else {**source, "cluster": "mm"})
         sink.accept([address])
     site.configure(sources=sources, probe={"level": "rcpt", "interval": PROBED_EVERY})
+    site.once()
     texts = [site.maps / name for name in MAP_NAMES]
     versions: set[tuple[Path, int]] = set()
     outages = 0

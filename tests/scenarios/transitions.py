@@ -152,7 +152,7 @@ class Run:
     def _is_wrongly_rejected(self, sent: Sent, outcome: Outcome) -> bool:
         """Whether a server refused a message that one of them would have taken."""
         second = self.change.second
-        came_after = sent.last.time > self.ended + SLACK
+        came_after = sent.started > self.ended + SLACK
         return outcome.recipient in second.accepted or (
             came_after and sent.recipient in second.accepted
         )
