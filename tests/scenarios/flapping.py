@@ -78,11 +78,16 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
         sources.append(source if sink is other else {**source, "cluster": "mm"})
         sink.accept([address])
     site.configure(sources=sources, probe={"level": "rcpt", "interval": PROBED_EVERY})
-    site.once()
     texts = [site.maps / name for name in MAP_NAMES]
     versions: set[tuple[Path, int]] = set()
     outages = 0
-    with first, second, other, postfix, RunningDaemon(site) as daemon, ExitStack() as flow:
+    with ExitStack() as flow:
+        for sink in (first, second, other):
+            flow.enter_context(sink)
+        site.once()
+        flow.enter_context(postfix)
+        daemon = flow.enter_context(RunningDaemon(site))
+        daemon.wait_for_passes(1)
         daemon.rest()
         loads = [
             flow.enter_context(
