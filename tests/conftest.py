@@ -6,6 +6,7 @@ What needs root, or a tool that isn't there, is skipped by name on a desk, and f
 import json
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,10 @@ Measured = Callable[[str, object, str], None]
 """Keep a figure: its name, its value for junit.xml, and the line that tells it."""
 
 IN_CI = bool(os.environ.get("CI"))
+
+# Who starts the tests in the background of a shell starts them with SIGINT ignored (POSIX, "Signals
+# and Error Handling"), and what they start would ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def need(condition: object, what: str) -> None:

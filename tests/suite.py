@@ -22,7 +22,7 @@ from tests.conftest import NEVER_AGAIN
 
 PHASES: Mapping[Sequence[str], Sequence[str]] = {
     ("-m", "not alone and not booted and not matrix"): ("-n", "4", "--dist", "worksteal"),
-    ("-m", "alone"): (),
+    ("-m", "alone and not matrix"): (),
     ("-m", "booted"): ("-n", "2", "--dist", "loadscope"),
 }
 """Which tests, and how pytest runs them: most beside each other, those that measure alone."""
