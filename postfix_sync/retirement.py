@@ -16,7 +16,7 @@ from postfix_sync.model import ALIASES, RECIPIENTS, ROUTES, Desired, Installed, 
 from postfix_sync.plan import Plan
 from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.tables import Fold, addresses_of, lists_of
-from postfix_sync.visibility import is_move
+from postfix_sync.visibility import moved
 
 ROUTE_KEPT = 60.0
 """Seconds in which a removed list may come back without another change of the routes."""
@@ -76,14 +76,12 @@ def noted(
     names = {**installed.hosts, **desired.hosts}.keys() - desired.hosts.keys() - host_names(routes)
     accepted = spare & _accepted(installed.table(RECIPIENTS), installed.table(ALIASES))
     refused = {name: at for name, at in old.routes.items() if name not in accepted}
-    changed = plan.changes[ROUTES].changed.items()
-    moved = [address for address, hops in changed if is_move(*hops)]
     reached = desired.maps[ROUTES].keys() | desired.maps[ALIASES].keys()
     kept = {name: min(at, now) for name, at in old.moved.items() if name in reached}
     return Retiring(
         _since(refused, units_of(spare), now),
         _since(old.names, names, now),
-        {**kept, **dict.fromkeys(units_of(moved), now)},
+        {**kept, **dict.fromkeys(units_of(moved(plan.changes[ROUTES])), now)},
     )
 
 

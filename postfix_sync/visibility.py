@@ -31,6 +31,7 @@ from postfix_sync.model import (
     DOMAINS,
     RECIPIENTS,
     ROUTES,
+    Change,
     Condition,
     Desired,
     Diff,
@@ -205,11 +206,10 @@ def kinds_of(
     routes, domains = changes[ROUTES], changes[DOMAINS]
     if routes.added:
         yield Kind.LIST_ADDED_DEFAULT_REFUSES if default_refuses else Kind.LIST_ADDED
-    changed = set(routes.changed.values())
-    moves = {change for change in changed if is_move(*change)}
-    if moves:
+    away = moved(routes)
+    if away:
         yield Kind.LIST_MOVED
-    if moves < changed:
+    if away < routes.changed.keys():
         yield Kind.LIST_REORDERED
     if returning(changes):
         yield Kind.LIST_RETURNED
@@ -237,22 +237,25 @@ def kinds_of(
 
 def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
     """Find the addresses that are accepted anew, or lead elsewhere, to a route that has moved."""
-    changed = changes[ROUTES].changed
-    moves = {change: is_move(*change) for change in set(changed.values())}
-    moved = {address for address, change in changed.items() if moves[change]}
-    if not moved:
+    away = moved(changes[ROUTES])
+    if not away:
         return frozenset()
     aliases = changes[ALIASES]
     leading = {**aliases.added, **{key: change.new for key, change in aliases.changed.items()}}
-    return (changes[RECIPIENTS].added.keys() & moved) | {
-        address for address, target in leading.items() if target in moved
+    return (changes[RECIPIENTS].added.keys() & away) | {
+        address for address, target in leading.items() if target in away
     }
 
 
-def is_move(old: str, new: str) -> bool:
-    """Decide whether a route's old next hops, as a process may remember them, are wrong now.
+def moved(routes: Diff) -> AbstractSet[str]:
+    """Find the addresses whose old next hops, as a process may remember them, are wrong now.
 
     They are right as long as each of them is still among the new ones, in whichever order.
     """
-    hops = set(parse_next_hops(old))
-    return not hops or not hops <= set(parse_next_hops(new))
+    moves = {change for change in set(routes.changed.values()) if _is_move(change)}
+    return {address for address, change in routes.changed.items() if change in moves}
+
+
+def _is_move(change: Change) -> bool:
+    old = set(parse_next_hops(change.old))
+    return not old or not old <= set(parse_next_hops(change.new))
