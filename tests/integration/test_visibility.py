@@ -60,6 +60,16 @@ def hop(sink: LmtpSink) -> str:
     return f"lmtp:[127.0.0.1]:{sink.port}"
 
 
+@contextmanager
+def overlaid(directory: Path, image: Path, upper: Path) -> Iterator[None]:
+    """The image at a directory, as overlayfs has it in a container; what changes is in `upper`."""
+    for path in (upper / "changes", upper / "work"):
+        path.mkdir(parents=True)
+    layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
+    with mounted(directory, "-t", "overlay", "overlay", "-o", layers):
+        yield
+
+
 def test_lmdb_index_of_a_container_image_is_seen_changed(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
@@ -67,10 +77,7 @@ def test_lmdb_index_of_a_container_image_is_seen_changed(
     site = started("lmdb")
     image, upper = site.directory / "image", site.directory / "upper"
     shutil.copytree(site.maps, image)
-    for path in (upper / "changes", upper / "work"):
-        path.mkdir(parents=True)
-    layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
-    with mounted(site.maps, "-t", "overlay", "overlay", "-o", layers):
+    with overlaid(site.maps, image, upper):
         idle_postfix.reload()
         assert send(idle_postfix.port, BEES).accepted
         assert rcpt(idle_postfix.port, ANTS) == 550
@@ -104,12 +111,9 @@ def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
     def sync(number: int, event: int) -> Iterator[Ended]:
         """One that finds the index of the routes in the image, and the others its own."""
         upper = site.directory / f"upper{number}"
-        for path in (upper / "changes", upper / "work"):
-            path.mkdir(parents=True)
         shutil.rmtree(site.state)
         shutil.copytree(state, site.state)
-        layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
-        with mounted(site.maps, "-t", "overlay", "overlay", "-o", layers):
+        with overlaid(site.maps, image, upper):
             for name in MAP_NAMES:
                 if name != ROUTES:
                     (site.maps / f"{name}.lmdb").touch()

@@ -6,7 +6,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -17,6 +17,7 @@ from tests.parts.load import Load, send, send_in_one_session
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
+from tests.scenarios.tally import Tally
 from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 
 PORT = 2424
@@ -68,7 +69,7 @@ LOOK = 10.0
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(Tally):
     """The move of many lists in numbers."""
 
     accepted: int
@@ -87,14 +88,6 @@ class Move:
     """The same during the sync and SETTLE seconds after it."""
     longest_wait: float
     """Seconds that a message to that list took at most."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """A line of words."""
-        return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())
 
 
 def move_many(directory: Path, map_type: str) -> Move:
@@ -184,7 +177,7 @@ def _parts(directory: Path, map_type: str) -> tuple[Site, PostfixInstance]:
 
 
 @dataclass(frozen=True)
-class Reload:
+class Reload(Tally):
     """What a reload does to mail for another list that is being delivered."""
 
     active: int
@@ -196,14 +189,6 @@ class Reload:
     """Deliveries a second in LOOK seconds before the sync."""
     rate_meanwhile: float
     """The same from its start on."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """A line of words."""
-        return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())
 
 
 def reload_with_many_active(directory: Path, map_type: str) -> Reload:
@@ -252,7 +237,7 @@ def reload_with_many_active(directory: Path, map_type: str) -> Reload:
 
 
 @dataclass(frozen=True)
-class Creations:
+class Creations(Tally):
     """How long lists took to be accepted, in seconds: each the median of several."""
 
     alone: float
@@ -261,10 +246,6 @@ class Creations:
     """With an empty queue, right after another list was removed."""
     behind_crowd: float
     """The same with WAITING messages in the deferred queue, all to removed lists."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
 
 def create_behind_removals(directory: Path, map_type: str, times: int = 3) -> Creations:

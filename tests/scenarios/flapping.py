@@ -3,7 +3,7 @@
 import math
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.model import MAP_NAMES
@@ -14,6 +14,7 @@ from tests.parts.load import Load
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
+from tests.scenarios.tally import Tally
 from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 
 PORT = 2424
@@ -36,7 +37,7 @@ PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Flapping:
+class Flapping(Tally):
     """All of it in numbers."""
 
     outages: int
@@ -53,14 +54,6 @@ class Flapping:
     rate_meanwhile: float
     longest_wait: float
     """Seconds that a message to the other list took at most."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """A line of words."""
-        return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())
 
 
 def flap(directory: Path, map_type: str, seconds: float) -> Flapping:

@@ -7,13 +7,14 @@ import contextlib
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.parts.common import free_port, wait_for
 from tests.parts.load import Load, Sent, send
 from tests.parts.mailman import Mailman
 from tests.parts.postfix_instance import Outcome, mailman_parameters
+from tests.scenarios.tally import Tally
 from tests.scenarios.world import World
 
 LIST = "ants@lists.example.net"
@@ -29,7 +30,7 @@ SOON = 5.0
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Tally):
     """One outage in numbers."""
 
     sent: int
@@ -45,10 +46,6 @@ class Figures:
     """Until the last of these was."""
     held_up: int
     """Messages that came after it answered, and were not delivered within SOON seconds."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """A line of words."""

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from tests.parts.namespaces import Network
 from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 from tests.parts.sshd import Sshd, make_key
+from tests.scenarios.tally import Tally
 
 LMTP_PORT = 8024
 PATIENCE = 30.0
@@ -35,7 +36,7 @@ AT_ONCE = 3.0
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Tally):
     """What became of a load, in numbers."""
 
     sent: int
@@ -55,10 +56,6 @@ class Figures:
     """Delivered, but not at once."""
     longest: dict[str, float]
     """The longest time from SMTP to LMTP, in seconds, by list."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """A line of words."""

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from tests.parts.mailman_files import MailmanFiles
 from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 from tests.scenarios.list_states import DOGS, Change, Mailman, State
+from tests.scenarios.tally import Tally
 from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 
 PORT = 2424
@@ -60,7 +61,7 @@ Means: TypeAlias = Callable[["Stage"], AbstractContextManager[Apply]]
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Tally):
     """One change in numbers."""
 
     accepted: int
@@ -81,10 +82,6 @@ class Figures:
     kills: int
     seconds: float
     """How long the sync took."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
     @property
     def faults(self) -> dict[str, int]:
@@ -323,14 +320,18 @@ def _write_lists(files: MailmanFiles, mailman: Mailman, state: State) -> None:
     files.write(hop=hop, aliases=aliases)
 
 
+def _run(stage: Stage, arguments: Sequence[str]) -> int:
+    done = stage.site.run(*arguments, timeout=120)
+    assert done.returncode == 0, done
+    return 0
+
+
 @contextmanager
 def by_command(stage: Stage) -> Iterator[Apply]:
     """Run the command."""
 
     def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
-        done = stage.site.run(*arguments, timeout=120)
-        assert done.returncode == 0, done
-        return 0
+        return _run(stage, arguments)
 
     yield apply
 
@@ -346,9 +347,7 @@ def after_an_edit(stage: Stage) -> Iterator[Apply]:
 
     def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
         text.write_text(text.read_text().replace(f"[{old.host}]", f"[{new.host}]"))
-        done = stage.site.run(*arguments, timeout=120)
-        assert done.returncode == 0, done
-        return 0
+        return _run(stage, arguments)
 
     yield apply
 
@@ -366,9 +365,7 @@ def after_a_removal(stage: Stage) -> Iterator[Apply]:
             PATIENCE,
             "a process that does without it",
         )
-        done = stage.site.run(*arguments, timeout=120)
-        assert done.returncode == 0, done
-        return 0
+        return _run(stage, arguments)
 
     yield apply
 

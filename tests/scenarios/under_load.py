@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import Load, Sent
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.postfix_instance import NO_ROUTE, Outcome, PostfixInstance
+from tests.scenarios.tally import Tally
 
 PER_SECOND = 55.0
 """Messages a second to each list: 50 at least are asked for."""
@@ -31,7 +32,7 @@ AFTER = 8.0
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Tally):
     """One run in numbers, for the report."""
 
     sent: int
@@ -50,10 +51,6 @@ class Figures:
     """The longest SMTP session, counted from the moment the message was due."""
     live_seconds: float
     """From the change in Mailman's files to the first accepted message for the new list."""
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         """A line of words."""
