@@ -16,7 +16,7 @@ from postfix_sync.model import ALIASES, RECIPIENTS, ROUTES, Desired, Installed, 
 from postfix_sync.plan import Plan
 from postfix_sync.queue import Queued, without_extensions
 from postfix_sync.tables import Fold, addresses_of, lists_of
-from postfix_sync.visibility import moved
+from postfix_sync.visibility import moved_addresses
 
 ROUTE_KEPT = 60.0
 """Seconds in which a removed list may come back without another change of the routes."""
@@ -81,7 +81,7 @@ def noted(
     return Retiring(
         _since(refused, units_of(spare), now),
         _since(old.names, names, now),
-        {**kept, **dict.fromkeys(units_of(moved(plan.changes[ROUTES])), now)},
+        {**kept, **dict.fromkeys(units_of(moved_addresses(plan.changes[ROUTES])), now)},
     )
 
 

@@ -206,7 +206,7 @@ def kinds_of(
     routes, domains = changes[ROUTES], changes[DOMAINS]
     if routes.added:
         yield Kind.LIST_ADDED_DEFAULT_REFUSES if default_refuses else Kind.LIST_ADDED
-    away = moved(routes)
+    away = moved_addresses(routes)
     if away:
         yield Kind.LIST_MOVED
     if away < routes.changed.keys():
@@ -237,7 +237,7 @@ def kinds_of(
 
 def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
     """Find the addresses that are accepted anew, or lead elsewhere, to a route that has moved."""
-    away = moved(changes[ROUTES])
+    away = moved_addresses(changes[ROUTES])
     if not away:
         return frozenset()
     aliases = changes[ALIASES]
@@ -247,7 +247,7 @@ def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
     }
 
 
-def moved(routes: Diff) -> AbstractSet[str]:
+def moved_addresses(routes: Diff) -> AbstractSet[str]:
     """Find the addresses whose old next hops, as a process may remember them, are wrong now.
 
     They are right as long as each of them is still among the new ones, in whichever order.
