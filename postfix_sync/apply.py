@@ -1,19 +1,31 @@
 """Carries out a plan, step by step. Whatever fails, or kills it, leaves a state to live with."""
 
 import asyncio
+import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.hosts_files import HostsFiles
 from postfix_sync.maps import MapDirectory
-from postfix_sync.model import Installed, Table
+from postfix_sync.model import Destination, Installed, Table
 from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish
+from postfix_sync.postfix import Postfix
 
 FORGOTTEN = 30.0
 """Seconds in which processes forget all but what smtpd(8) and the active queue hold: their tables
 after 10, their last answers after 30 (visibility.py)."""
+
+RELOADS_AT_MOST = 3
+"""How often Postfix is reloaded so that it closes connections to an address that a host had."""
+
+CLOSED_WITHIN = 2.5
+"""Seconds after which they are closed if no mail uses them: more than scache(8) keeps one that is
+idle (connection_cache_ttl_limit, 2 s)."""
+
+CONNECTION_POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ async def carry_out(
     tables: dict[str, Table] = {}
     entered: list[str] = []
     made: list[_Visible] = []
-    owing = installed.unseen if installed.reload_owed else None
+    owing = Owe(installed.unseen, installed.left) if installed.reload_owed else None
     error: SyncError | None = None
     try:
         with directory.staging():
@@ -53,9 +65,9 @@ async def carry_out(
                             return Outcome(without_hosts=failure)
                         entered.append(f"{hosts.path}: {_entered(names, installed)}")
                         _owe_from_now(directory, owing)
-                    case Owe(unseen):
-                        directory.owe_reload(unseen)
-                        owing = unseen
+                    case Owe(unseen, left):
+                        directory.owe_reload(unseen, left)
+                        owing = step
                     case Publish(name, table, fresh):
                         if not await directory.publish(name, table, lock, fresh=fresh):
                             again = MakeVisible(reload=plan.may_reload, remembered=True)
@@ -69,20 +81,20 @@ async def carry_out(
         error = failure
     return Outcome(
         frozenset(name for name, table in tables.items() if table == plan.result[name]),
-        sum(one.reloaded for one in made),
+        sum(one.reloads for one in made),
         (*entered, *(one.line for one in made if one.line)),
         error or next((one.error for one in made if one.error), None),
     )
 
 
-def _owe_from_now(directory: MapDirectory, owing: frozenset[str] | None) -> None:
+def _owe_from_now(directory: MapDirectory, owing: Owe | None) -> None:
     """Date the note of an owed reload anew, after a step that the reload is for.
 
     A reload by somebody else counts for what was published before it, and for nothing that came
     after; and one that was made for another step has removed the note.
     """
-    if owing is not None:
-        directory.owe_reload(owing)
+    if owing:
+        directory.owe_reload(owing.unseen, owing.left)
 
 
 def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Installed) -> None:
@@ -90,7 +102,7 @@ def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Instal
     if hosts.read().block != installed.hosts:
         return  # the file has changed, and only its copy could not be written
     if installed.reload_owed:
-        directory.owe_reload(installed.unseen)
+        directory.owe_reload(installed.unseen, installed.left)
     else:
         directory.reloaded()
 
@@ -98,7 +110,7 @@ def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Instal
 class _Visible(NamedTuple):
     """What came of having Postfix see a change."""
 
-    reloaded: bool = False
+    reloads: int = 0
     line: str = ""
     """For the log."""
     error: SyncError | None = None
@@ -114,9 +126,11 @@ async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
         line = "postfix: not running, so not reloaded; it will start with these maps"
         return _Visible(line=line)
     if step.reload and not elsewhere:
-        await postfix.reload()
+        reloads, open_ = await _reload(postfix, step.left)
         directory.reloaded()
-        return _Visible(reloaded=True, line="postfix: reloaded")
+        places = ", ".join(sorted({one.endpoint for one in step.left}))
+        still = f"; connections to {places} are still open: {len(open_)}" if open_ else ""
+        return _Visible(reloads=reloads, line=f"postfix: reloaded{still}")
     await asyncio.sleep(FORGOTTEN)
     directory.reloaded()
     if not step.remembered:
@@ -135,6 +149,34 @@ async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
             f"postfix -c {postfix.config_directory} reload",
         )
     return _Visible(error=error)
+
+
+async def _reload(postfix: Postfix, left: AbstractSet[Destination]) -> tuple[int, AbstractSet[str]]:
+    """Reload Postfix, and again if lmtp(8) goes on using connections to addresses that were left.
+
+    A delivery that was under way hands its connection on, and nothing but another reload, or two
+    idle seconds, makes Postfix close it. Returns how often it was reloaded, and the connections
+    that are left even so: of deliveries that hang, which are no use to anybody else.
+    """
+    await postfix.reload()
+    old = await _still_open(postfix.connections(left), postfix, left)
+    reloads = 1
+    while old and reloads < RELOADS_AT_MOST:
+        await postfix.reload()
+        reloads += 1
+        old = await _still_open(old, postfix, left)
+    return reloads, old
+
+
+async def _still_open(
+    connections: AbstractSet[str], postfix: Postfix, left: AbstractSet[Destination]
+) -> AbstractSet[str]:
+    """Wait until some connections are closed; return those that are not after CLOSED_WITHIN."""
+    give_up = time.monotonic() + CLOSED_WITHIN
+    while connections and time.monotonic() < give_up:
+        await asyncio.sleep(CONNECTION_POLL)
+        connections &= postfix.connections(left)
+    return connections
 
 
 def _entered(names: Mapping[str, str], installed: Installed) -> str:

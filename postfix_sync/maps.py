@@ -4,7 +4,8 @@ Each map is a text beside its index. The text is the record of what is installed
 the directory .staging and checked there by reading every key back. The staged text is put into
 place last of all, so as long as it lies in .staging the map is known to be in doubt: whoever
 interrupts a pass, the next one builds that map again. The file .reload says that Postfix has to be
-reloaded, and in which mail domains new addresses are not accepted before.
+reloaded, in which mail domains new addresses are not accepted before, and to which addresses no
+connection of lmtp(8) may be left then.
 
 hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
 a link in .staging: it is one transaction, which readers see at once, or not at all (LMDB_README).
@@ -32,6 +33,7 @@ from postfix_sync.model import (
     MAP_NAMES,
     ROUTES,
     Condition,
+    Destination,
     Installed,
     InstalledMap,
     Maps,
@@ -50,7 +52,7 @@ from postfix_sync.system import (
     unwritable,
     write_file,
 )
-from postfix_sync.tables import parse_installed, render
+from postfix_sync.tables import parse_installed, parse_next_hops, render
 
 STAGING = ".staging"
 RELOAD_OWED = ".reload"
@@ -118,29 +120,35 @@ class MapDirectory:
             name: await self._read_map(name, kept_locked=locked)
             for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
         }
+        unseen, left = self._noted()
         return Installed(
             maps,
             interrupted=self._staging.exists(),
-            reload_owed=self._is_owed(),
-            unseen=self._unseen(),
+            reload_owed=self._is_owed(left),
+            unseen=unseen,
+            left=left,
         )
 
-    def _is_owed(self) -> bool:
-        """Whether Postfix was not reloaded since that was noted, by whomever."""
+    def _is_owed(self, left: AbstractSet[Destination]) -> bool:
+        """Whether Postfix was not reloaded since that was noted, by whomever, or not for long."""
         try:
             noted = self._owed.stat().st_mtime
         except OSError:
             return False
         age = self.postfix.oldest(*REMEMBERING)
-        return not 0 < age < time.time() - noted - A_TICK
+        was_reloaded = 0 < age < time.time() - noted - A_TICK
+        return not was_reloaded or bool(self.postfix.connections(left))
 
-    def _unseen(self) -> frozenset[str]:
+    def _noted(self) -> tuple[frozenset[str], frozenset[Destination]]:
+        """What waits for a reload, and where nothing may be delivered after it."""
         try:
-            return frozenset(read_file(self._owed).decode("utf-8", "replace").split())
+            lines = frozenset(read_file(self._owed).decode("utf-8", "replace").split())
         except FileNotFoundError:
-            return frozenset()
+            return frozenset(), frozenset()
         except OSError:
-            return frozenset({EVERY_DOMAIN})
+            return frozenset({EVERY_DOMAIN}), frozenset()
+        hops = {line for line in lines if line.startswith("lmtp:")}
+        return lines - hops, frozenset(to for hop in hops for to in parse_next_hops(hop))
 
     def tables(self) -> dict[str, Table | None]:
         """The entries of each map after its text, None where they can't be known."""
@@ -212,14 +220,17 @@ class MapDirectory:
             if found.is_dir() and not found.is_symlink():
                 shutil.rmtree(found)
 
-    def owe_reload(self, unseen: AbstractSet[str]) -> None:
-        """Note that Postfix has to be reloaded, and what waits for that: see `Installed.unseen`.
+    def owe_reload(
+        self, unseen: AbstractSet[str], left: AbstractSet[Destination] = frozenset()
+    ) -> None:
+        """Note that Postfix has to be reloaded, and why: see `Installed.unseen` and `.left`.
 
         Raises ApplyError or NotPermitted.
         """
         try:
             staged = self._staging / RELOAD_OWED
-            content = "".join(f"{domain}\n" for domain in sorted(unseen)).encode()
+            lines = sorted({*unseen, *(one.next_hop for one in left)})
+            content = "".join(f"{line}\n" for line in lines).encode()
             write_file(staged, content, MAP_MODE)
             publish_file(staged, self._owed)
         except OSError as error:

@@ -288,6 +288,8 @@ class Installed:
     """An earlier sync published what Postfix has not been reloaded for yet."""
     unseen: frozenset[str] = frozenset()
     """What has to wait for that: new addresses in these domains, EVERY_DOMAIN, MOVED_LISTS."""
+    left: frozenset[Destination] = frozenset()
+    """Where hosts of routes were before they got another IP address, as far as that is owed."""
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Our block of the hosts file: host names with their IP addresses."""
     hosts_copied: bool = True

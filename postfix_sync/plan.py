@@ -34,6 +34,7 @@ from postfix_sync.model import (
     ROUTES,
     Condition,
     Desired,
+    Destination,
     Diff,
     Installed,
     Maps,
@@ -47,6 +48,7 @@ from postfix_sync.visibility import (
     Kind,
     Need,
     Reading,
+    addresses_left,
     kinds_of,
     returning,
 )
@@ -67,6 +69,8 @@ class Owe:
     """Note on the disk that Postfix has to be reloaded, and what waits for it."""
 
     unseen: frozenset[str]
+    left: frozenset[Destination] = frozenset()
+    """Where nothing may be delivered any more, though the name leads elsewhere now."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class MakeVisible:
     """By a reload; else by waiting."""
     remembered: bool
     """Whether waiting is not enough: processes remember more than their tables."""
+    left: frozenset[Destination] = frozenset()
+    """The addresses to which no connection from before may be used any more."""
 
 
 Step: TypeAlias = EnterHosts | Owe | Publish | MakeVisible
@@ -112,7 +118,8 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     kinds = frozenset(kinds_of(installed, diffs, desired, default_refuses=reading.default_refuses))
     need = max((reading.need(kind) for kind in kinds), default=Need.NOTHING)
     owed = installed.reload_owed
-    visible = _visible(kinds, reading, owed=owed) if need or owed else None
+    left = addresses_left(installed, desired) | installed.left
+    visible = _visible(kinds, reading, left, owed=owed) if need or owed else None
     unseen = _unseen(kinds, diffs, reading) | installed.unseen
     if not REROUTING.isdisjoint(kinds):
         unseen |= {MOVED_LISTS}
@@ -134,7 +141,7 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
         waits = not reading.reload_now
         publishing += [] if waits else [MakeVisible(reload=True, remembered=False)]
     steps = (
-        *([Owe(unseen)] if need else ()),
+        *([Owe(unseen, left)] if need else ()),
         *_entered(installed, desired),
         *publishing,
     )
@@ -162,13 +169,15 @@ def _with_followed(wanted: Maps, present: Table) -> Maps:
     return Maps({**wanted.tables, ROUTES: {**followed, **routes}}) if followed else wanted
 
 
-def _visible(kinds: AbstractSet[Kind], reading: Reading, *, owed: bool) -> MakeVisible | None:
+def _visible(
+    kinds: AbstractSet[Kind], reading: Reading, left: frozenset[Destination], *, owed: bool
+) -> MakeVisible | None:
     """Choose how Postfix is made to see a change; None where it has to wait for its turn."""
     remembered = owed or any(RULES[kind].at_once for kind in kinds)
     if reading.reload == "never":
         return MakeVisible(reload=False, remembered=remembered)
     now = reading.reload_now or not URGENT.isdisjoint(kinds)
-    return MakeVisible(reload=True, remembered=remembered) if now else None
+    return MakeVisible(reload=True, remembered=remembered, left=left) if now else None
 
 
 def _unseen(

@@ -12,12 +12,13 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from postfix_sync import tables
+from postfix_sync.connections import connections_to
 from postfix_sync.errors import (
     ApplyError,
     ConfigError,
@@ -28,7 +29,7 @@ from postfix_sync.errors import (
 )
 from postfix_sync.interfaces import has_ipv6
 from postfix_sync.main_cf.match_list import items
-from postfix_sync.model import BOTH_FAMILIES, INDEX_SUFFIX, Families, Table
+from postfix_sync.model import BOTH_FAMILIES, INDEX_SUFFIX, Destination, Families, Table
 from postfix_sync.queue import Queued, unquoted, without_extensions
 from postfix_sync.system import (
     Completed,
@@ -447,6 +448,11 @@ class Postfix:
             if name in names and fields.split()[1] == master:
                 found.add(int(pid))
         return frozenset(found)
+
+    def connections(self, destinations: Collection[Destination]) -> frozenset[str]:
+        """Find the open connections to some addresses; none where Postfix is stopped."""
+        master = self.master if destinations else None
+        return connections_to(master, destinations) if master else frozenset()
 
     def oldest(self, *names: str) -> float:
         """Seconds for which the oldest process of its programs has been running; 0 without any."""

@@ -13,10 +13,13 @@ may remember an answer that is now wrong. The sources of the rows:
   100 sessions, or 100 s without one (max_use, max_idle). It looks whether its tables changed
   between two sessions, cleanup(8) between two messages.
 - qmgr(8) has resolved all messages of the active queue already. A reload moves them back.
-- lmtp(8) keeps connections by the destination's name (connection_cache_ttl_limit, scache(8)).
+- lmtp(8) keeps connections by the destination's name (connection_cache_ttl_limit, scache(8)). One
+  that is in the middle of a delivery hands its connection on afterwards, to the scache(8) that a
+  reload has started.
 
 `postfix reload` makes all of them start again; it only sends signals, so who needs the effect waits
-until trivial-rewrite(8) and qmgr(8) are other processes. Everything here was measured with real
+until trivial-rewrite(8) and qmgr(8) are other processes; and for connections, the kernel is asked
+which of them are still open (apply.py). Everything here was measured with real
 ones (tests/e2e/test_transitions.py): each row that asks for a reload has a test that loses mail
 without it.
 """
@@ -34,6 +37,7 @@ from postfix_sync.model import (
     Change,
     Condition,
     Desired,
+    Destination,
     Diff,
     Installed,
 )
@@ -233,6 +237,19 @@ def kinds_of(
         yield Kind.INDEX_REPLACED
     if Condition.STALE in conditions:
         yield Kind.INDEX_DOUBTFUL
+
+
+def addresses_left(installed: Installed, desired: Desired) -> frozenset[Destination]:
+    """Find the addresses that hosts of routes had, and are not to have any more."""
+    old = {
+        name: installed.hosts[name]
+        for name, address in {**desired.hosts, **dict.fromkeys(desired.dropped, "")}.items()
+        if installed.hosts.get(name, address) != address
+    }
+    if not old:
+        return frozenset()
+    hops = next_hops_of(installed.table(ROUTES)) | next_hops_of(desired.maps[ROUTES])
+    return frozenset(Destination(old[hop.host], hop.port) for hop in hops if hop.host in old)
 
 
 def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:

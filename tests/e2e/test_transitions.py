@@ -5,14 +5,28 @@ that had the list answers 550 from the end of the sync on. Here is one change of
 `make matrix` has every change, for all map types, with kills.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.conftest import Measured
 from tests.e2e.conftest import check_change, need_map_type, need_real_parts
 from tests.parts.common import PATIENCE, public_directory, wait_for
-from tests.parts.load import send_in_one_session
-from tests.scenarios.list_states import ABSENT, ANOTHER, ANTS, AT_A, AT_B, BY_ADDRESS, KINDS, Change
+from tests.parts.load import send, send_in_one_session
+from tests.scenarios.list_states import (
+    ABSENT,
+    ANOTHER,
+    ANTS,
+    AT_A,
+    AT_B,
+    BY_ADDRESS,
+    KINDS,
+    READDRESSED,
+    Change,
+)
 from tests.scenarios.transitions import (
+    SECONDS,
     Stage,
     after_a_removal,
     after_an_edit,
@@ -73,6 +87,45 @@ def test_index_that_is_back_is_used_at_once(map_type: str, measured: Measured) -
     measured(f"index removed, {map_type}", {**figures.as_dict(), "late": len(late)}, row)
     assert figures.faults.keys() <= {"refused"}, row
     assert not late, row
+
+
+LONG = 3.0
+"""Seconds that a delivery takes which goes on when Postfix has been reloaded."""
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_connection_that_outlives_a_reload_is_used_no_more(map_type: str) -> None:
+    """lmtp(8) hands it on after its first delivery, to the scache(8) that the reload started.
+
+    It is used for the second of two deliveries at the same time.
+    """
+    need_real_parts()
+    with public_directory() as directory:
+        many = {
+            "lmtp_connection_cache_destinations": "static:all",
+            "lmtp_destination_concurrency_limit": "10",
+        }
+        stage = Stage(directory, map_type, Change(AT_A, READDRESSED), many)
+        need_map_type(stage.postfix, map_type)
+        stage.install_first()
+        old, new, port = stage.sinks["A"], stage.sinks["B"], stage.postfix.port
+        with old, new, stage.postfix:
+            stage.serve(AT_A, READDRESSED)
+            old.slow(LONG)
+            sent = [send(port, ANTS)]
+            wait_for(lambda: old.at_work() != [], PATIENCE, "a long delivery")
+            done = stage.site.run(*stage.bring_about(READDRESSED))
+            assert done.returncode == 0, done
+            sent.append(send(port, ANTS))
+            wait_for(lambda: len(stage.postfix.outcomes()) == len(sent), PATIENCE, "both")
+            [pid] = re.findall(rf"lmtp\[(\d+)\]: .*\[{old.host}\]", stage.postfix.log)
+            wait_for(lambda: not Path(f"/proc/{pid}").exists(), PATIENCE, "the end of lmtp(8)")
+            stage.serve(READDRESSED)
+            new.slow(SECONDS)
+            sent += send_in_one_session(port, ANTS, 10)
+            wait_for(lambda: len(stage.postfix.outcomes()) >= len(sent), PATIENCE, "all deliveries")
+            assert {one.status for one in stage.postfix.outcomes()} == {"sent"}
+            assert len(old.deliveries()) == 1
 
 
 MOVES = (Change(AT_A, AT_B), Change(BY_ADDRESS, ANOTHER[BY_ADDRESS]), Change(AT_B, BY_ADDRESS))

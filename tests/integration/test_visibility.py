@@ -1,6 +1,8 @@
 """What Postfix's running processes hold is made to see a change, wherever postfix-sync runs."""
 
+import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.maps import RELOAD_OWED
+from postfix_sync.model import MAP_NAMES, MOVED_LISTS, RECIPIENTS, ROUTES
 from postfix_sync.postfix import STARTED_WITH
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
@@ -440,3 +443,21 @@ def test_removed_list_whose_route_is_kept_is_not_probed(make_site: MakeSite) -> 
         [destination] = site.status()["destinations"].values()
         assert (destination["up"], destination["phase"]) == (True, "rcpt")
         assert site.call("probe").returncode == 0
+
+
+def test_sync_that_was_killed_after_its_reload_still_asks_for_old_connections(
+    started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
+) -> None:
+    """Postfix was reloaded since the note; a connection to the address that a host had is open."""
+    site = started("lmdb")
+    note = site.maps / RELOAD_OWED
+    note.write_text(f"{MOVED_LISTS}\n{hop(sink)}\n")
+    reloaded_just_now(idle_postfix)
+    os.utime(note, (0, 0))
+    with socket.create_connection(("127.0.0.1", sink.port)):
+        before = idle_postfix.reloads
+        done = site.run("-v", "--once")
+        assert done.returncode == 0, done
+        assert f"connections to 127.0.0.1:{sink.port} are still open: 1" in done.stderr
+        assert idle_postfix.reloads == before + 3
+    assert not note.exists()

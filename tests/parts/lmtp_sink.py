@@ -120,6 +120,10 @@ class LmtpSink:
         self._pipe.send(("seconds", seconds))
         self._answer()
 
+    def at_work(self) -> list[float]:
+        """For each message that it is just taking, the seconds that it takes for that."""
+        return self._all("at_work")
+
     def deliveries(self) -> list[Delivery]:
         """All that was delivered so far, oldest first."""
         return self._past + self._all("deliveries")
@@ -160,6 +164,7 @@ class _Handler:
         self.accept = accept
         self.busy: frozenset[str] = frozenset()
         self.seconds = 0.0
+        self.at_work: list[float] = []
         self.deliveries: list[Delivery] = []
         self.offers: list[Offer] = []
 
@@ -187,7 +192,12 @@ class _Handler:
         session: Session,
         envelope: Envelope,
     ) -> str:
-        await asyncio.sleep(self.seconds)
+        seconds = self.seconds
+        self.at_work.append(seconds)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.at_work.remove(seconds)
         content = envelope.content
         assert isinstance(content, bytes)
         load_id = BytesHeaderParser().parsebytes(content).get(LOAD_ID, "")

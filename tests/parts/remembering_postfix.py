@@ -9,6 +9,7 @@ from postfix_sync.model import (
     ROUTES,
     Condition,
     Desired,
+    Destination,
     Installed,
     InstalledMap,
     MailmanTables,
@@ -16,7 +17,7 @@ from postfix_sync.model import (
     Table,
 )
 from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Publish, Step
-from postfix_sync.tables import domain_of, parse_next_hops
+from postfix_sync.tables import domain_of, next_hops_of, parse_next_hops
 
 NO_MAILMAN = MailmanTables({}, {}, {})
 
@@ -29,6 +30,8 @@ class Machine:
     disk: dict[str, Table] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
     hosts: dict[str, str] = field(default_factory=dict)
     owed: frozenset[str] | None = None
+    left: frozenset[Destination] = frozenset()
+    """What is noted with it: where hosts were before."""
     seen: list[Table] = field(default_factory=lambda: [{}])
     """The routes that trivial-rewrite(8) may work with."""
     answers: dict[str, set[str]] = field(default_factory=dict)
@@ -38,7 +41,8 @@ class Machine:
     before: set[str] = field(default_factory=set)
     """The addresses that recipients and aliases had at the last check."""
     dialled: dict[str, set[str]] = field(default_factory=dict)
-    """The addresses that lmtp(8) may hold connections to, by host name."""
+    """The addresses that lmtp(8) may hold connections to, by host name: also past a reload, unless
+    it is seen to that they are closed."""
 
     def installed(self) -> Installed:
         """What a sync reads from the disk."""
@@ -47,6 +51,7 @@ class Machine:
             maps,
             reload_owed=self.owed is not None,
             unseen=self.owed or frozenset(),
+            left=self.left,
             hosts=self.hosts,
         )
 
@@ -60,14 +65,16 @@ class Machine:
         match step:
             case EnterHosts(names):
                 self.hosts = dict(names)
-            case Owe(unseen):
-                self.owed = unseen
+            case Owe(unseen, left):
+                self.owed, self.left = unseen, left
             case Publish(name, table, _):
                 self.disk[name] = table
             case MakeVisible():
-                self.owed = None
+                closed = {one.host for one in step.left}
+                self.owed, self.left = None, frozenset()
                 self.seen, self.domains = [], []
-                self.answers, self.dialled = {}, {}
+                self.answers = {}
+                self.dialled = {name: found - closed for name, found in self.dialled.items()}
         self.seen = [self.disk[ROUTES]] if self.at_once else [*self.seen, self.disk[ROUTES]]
         self.domains.append(self.disk[DOMAINS])
         for key in self.accepted():
@@ -75,8 +82,8 @@ class Machine:
             for routes in self.seen:
                 if target in routes:
                     self.answers.setdefault(target, set()).add(routes[target])
-        for name, address in self.hosts.items():
-            self.dialled.setdefault(name, set()).add(address)
+        for name in self.hosts.keys() & {hop.host for hop in next_hops_of(self.disk[ROUTES])}:
+            self.dialled.setdefault(name, set()).add(self.hosts[name])
 
     def check(self, kept: set[str]) -> None:
         """Nothing is accepted that has no route, and nothing refused that is accepted always."""
@@ -111,4 +118,4 @@ class Machine:
                 assert all(set(parse_next_hops(one)) <= hops for one in held)
             assert all(domain_of(key) in domains for domains in self.domains)
         for name, address in desired.hosts.items():
-            assert self.dialled[name] == {address}
+            assert self.dialled.get(name, {address}) == {address}
