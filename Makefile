@@ -134,6 +134,7 @@ test-fast: $(VENV)/complete lint types
 lint: $(VENV)/complete
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: types
 types: $(VENV)/complete

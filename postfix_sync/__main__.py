@@ -2,6 +2,6 @@
 
 import sys
 
-from postfix_sync.cli import main
+from postfix_sync.cli.command_line import main
 
 sys.exit(main())

@@ -401,3 +401,8 @@ class Finding:
     """What it means for the mail, and what to do where no single command mends it."""
     fix: str | None = None
     """A command that mends it, as a shell on this host takes it."""
+
+
+def domain_of(address: str) -> str:
+    """What stands behind the @."""
+    return address.rpartition("@")[2]

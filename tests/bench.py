@@ -15,9 +15,9 @@ import subprocess
 import time
 from pathlib import Path, PurePosixPath
 
-from postfix_sync.sources import QUIET
-from postfix_sync.sources.ssh import Ssh
-from postfix_sync.sources.ssh_connection import Login
+from postfix_sync.sources.mailman_files import QUIET
+from postfix_sync.sources.sftp import Ssh
+from postfix_sync.sources.ssh_login import Login
 from tests.parts.common import public_directory
 from tests.parts.mailman_files import MailmanFiles
 from tests.parts.sshd import Sshd, make_key, rooted_directory

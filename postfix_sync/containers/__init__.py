@@ -1,1 +1,1 @@
-"""Mailman in a container of docker or podman: where it is reached, now."""
+"""Docker and podman: where a container's files are, and where it is reached."""

@@ -21,18 +21,11 @@ from postfix_sync.containers import container
 from postfix_sync.containers.base_hosts_file import base_hosts_file
 from postfix_sync.containers.container import Container
 from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
-from postfix_sync.interfaces import toward
 from postfix_sync.model import Peer
-from postfix_sync.system import (
-    SEARCH_PATH,
-    Completed,
-    Running,
-    find_command,
-    read_file,
-    run,
-    running,
-    without_links,
-)
+from postfix_sync.system.commands import SEARCH_PATH, Completed, Running, find_command, run, running
+from postfix_sync.system.files import read_file
+from postfix_sync.system.interfaces import toward
+from postfix_sync.system.mounts import without_links
 
 TIMEOUT = 10.0
 """Seconds for an answer."""

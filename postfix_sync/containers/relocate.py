@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from postfix_sync.model import Destination, Peer, Table
-from postfix_sync.tables import next_hops_of, parse_next_hops, parse_unjudged, render_next_hops
+from postfix_sync.postfix.next_hop import (
+    next_hops_of,
+    parse_next_hops,
+    parse_unjudged,
+    render_next_hops,
+)
 
 
 def relocated(routes: Table, peer: Peer) -> Table | None:

@@ -6,8 +6,8 @@ for three intervals is one.
 
 from collections.abc import Iterator, Mapping
 
-from postfix_sync.changes import seconds_of
-from postfix_sync.state import SourceStatus, Status
+from postfix_sync.status.schema import SourceStatus, Status
+from postfix_sync.text import seconds_of
 
 INTERVALS = 3
 """How many of them something may be wrong for."""

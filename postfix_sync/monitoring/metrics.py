@@ -19,9 +19,9 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from postfix_sync.changes import seconds_of
 from postfix_sync.model import PHASES
-from postfix_sync.state import Status
+from postfix_sync.status.schema import Status
+from postfix_sync.text import seconds_of
 
 STATES = ("ok", "stale", "refused", "failed")
 

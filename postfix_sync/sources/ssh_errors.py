@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from postfix_sync.errors import Missing, NotPermitted, OutOfReach, quote
-from postfix_sync.sources import NOT_WRITTEN_YET
+from postfix_sync.sources.mailman_files import NOT_WRITTEN_YET
 
 STAY = "the last good maps stay"
 

@@ -293,12 +293,12 @@ def test_mode_0_is_refused_even_to_root(site: Site, file: str) -> None:
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
 import asyncio.subprocess, concurrent.futures.thread, encodings.idna
-import postfix_sync
+import postfix_sync.cli.command_line
 for module in pkgutil.walk_packages(postfix_sync.__path__, "postfix_sync."):
     if module.name != "postfix_sync.__main__":
         importlib.import_module(module.name)
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-sys.exit(postfix_sync.cli.main(sys.argv[1:]))
+sys.exit(postfix_sync.cli.command_line.main(sys.argv[1:]))
 """
 NOBODY = 65534
 

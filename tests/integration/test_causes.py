@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import postfix, system
 from postfix_sync.errors import ApplyError, TimedOut
-from postfix_sync.maps import MapDirectory
 from postfix_sync.model import ROUTES
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.system.commands import find_command, run
 from tests.parts.disk import small_disk
 from tests.parts.postfix_instance import PostfixInstance
 from tests.parts.site import Site
@@ -42,7 +43,7 @@ def test_main_cf_that_only_postconf_takes_is_named(
 
 async def _publish(directory: Path, config_directory: Path, map_type: str, lock: int) -> None:
     """Build a map with an entry that postmap leaves out without a word: it is a comment."""
-    instance = await postfix.inspect(config_directory)
+    instance = await inspect(config_directory)
     maps = MapDirectory(directory, await instance.index_type(map_type), instance)
     with maps.staging():
         await maps.publish(ROUTES, {ANTS: HOP, "#bees": HOP}, lock, fresh=True)
@@ -83,6 +84,6 @@ def test_a_reload_that_hangs_is_called_by_its_name(idle_postfix: PostfixInstance
     script.write_text("#!/bin/sh\nexec sleep 1000\n")
     script.chmod(0o755)
     idle_postfix.postconf(daemon_directory=str(programs))
-    command = [system.find_command("postfix"), "-c", str(idle_postfix.config_directory), "reload"]
+    command = [find_command("postfix"), "-c", str(idle_postfix.config_directory), "reload"]
     with pytest.raises(TimedOut, match=r"^postfix reload: not done after 0\.5 s; killed$"):
-        asyncio.run(system.run(command, timeout=0.5))
+        asyncio.run(run(command, timeout=0.5))

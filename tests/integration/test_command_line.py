@@ -11,8 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import __version__, config
-from postfix_sync.system import denied_hint
+from postfix_sync import __version__
+from postfix_sync.config.reading import load
+from postfix_sync.config.schema import (
+    DEFAULT_PATH,
+    Config,
+    GuardSection,
+    HostsSection,
+    MetricsSection,
+    PostfixSection,
+    ProbeSection,
+    SourceSection,
+)
+from postfix_sync.system.files import denied_hint
 from tests.parts.daemon import install, obey_modes
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -174,7 +185,7 @@ def test_no_configuration(tmp_path: Path) -> None:
 
 
 def test_the_default_configuration_is_in_etc() -> None:
-    if config.DEFAULT_PATH.exists():
+    if DEFAULT_PATH.exists():
         pytest.skip("this machine has a configuration")
     done = run("status")
     assert done.returncode == 78
@@ -280,18 +291,18 @@ def test_quiet_leaves_the_result_of_a_question(site: Site) -> None:
 
 def test_the_example_configuration_loads_as_it_is() -> None:
     """And says what the defaults are: without it, nothing else would be in force."""
-    example = config.load(EXAMPLE)
-    bare = config.Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
+    example = load(EXAMPLE)
+    bare = Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
     assert example.model_dump() == bare.model_dump()
     text = EXAMPLE.read_text()
     for section in (
-        config.Config,
-        config.Source,
-        config.PostfixSection,
-        config.HostsSection,
-        config.GuardSection,
-        config.ProbeSection,
-        config.MetricsSection,
+        Config,
+        SourceSection,
+        PostfixSection,
+        HostsSection,
+        GuardSection,
+        ProbeSection,
+        MetricsSection,
     ):
         for key in section.model_fields:
             assert f"{key}:" in text, f"{section.__name__}.{key} is not shown"
@@ -299,7 +310,7 @@ def test_the_example_configuration_loads_as_it_is() -> None:
 
 LOADED = """\
 import sys
-from postfix_sync.cli import main
+from postfix_sync.cli.command_line import main
 status = main(sys.argv[1:])
 libraries = {"watchfiles", "aiosmtplib", "prometheus_client", "pydantic"}
 print(status, *sorted(libraries & sys.modules.keys()))

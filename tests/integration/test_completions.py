@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import cli
+import postfix_sync
 from tests.conftest import need
 from tests.parts.shells import bash_offers, zsh_offers
 from tests.unit.test_manual import OF_ONCE, PARSER, SUBPARSERS, options_of
@@ -134,5 +134,5 @@ def test_nothing_where_nothing_can_be_read(offers: Offers, tmp_path: Path) -> No
 
 
 def test_both_know_the_default_configuration() -> None:
-    for path in (Path(cli.__file__).parents[1] / "completions").iterdir():
+    for path in (Path(postfix_sync.__file__).parents[1] / "completions").iterdir():
         assert "/etc/postfix-sync/config.yaml" in path.read_text()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from postfix_sync.containers.engine import PODMAN_SOCKET
-from postfix_sync.system import SEARCH_PATH
+from postfix_sync.system.commands import SEARCH_PATH
 from tests.conftest import need
 from tests.parts import podman as parts
 from tests.parts.common import PATIENCE, free_port, public_directory, run, wait_for

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.daemon.retry import FIRST_RETRY, next_try, retry_delay
 from postfix_sync.errors import Missing, NotPermitted, OutOfReach, Refused, SyncError
-from postfix_sync.follow import FIRST_RETRY, next_try, retry_delay
 from tests.parts.common import PATIENCE, TRIES, is_stopped, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink

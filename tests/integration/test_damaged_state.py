@@ -19,14 +19,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from postfix_sync import config, postfix, show, state, sync
+from postfix_sync.cli import output
+from postfix_sync.cli.terminal import Terminal
+from postfix_sync.config.reading import load
+from postfix_sync.config.schema import Config
 from postfix_sync.errors import SyncError
-from postfix_sync.main_cf.edit import MainCf
-from postfix_sync.main_cf.setup_steps import Change, Step, to_json
 from postfix_sync.model import RECIPIENTS, Destination, MailmanTables, Peer, ProbeResult, Record
 from postfix_sync.monitoring import health, metrics
-from postfix_sync.recovery import due, due_in
-from postfix_sync.terminal import Terminal
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.probe.flush import due, due_in
+from postfix_sync.reconcile.once import once
+from postfix_sync.reconcile.report import Report, Request
+from postfix_sync.setup.main_cf_file import MainCf
+from postfix_sync.setup.steps import Change, Step, to_json
+from postfix_sync.status.file import StatusFile
+from postfix_sync.status.transitions import (
+    after_flush,
+    after_pass,
+    after_probes,
+    asked_soon,
+    doubted,
+    rankings,
+)
+from postfix_sync.store.state_directory import generations_of, records_of
 from tests.parts.mailman_files import nine
 from tests.parts.odd_json import ODD_FILES, dump, json_values, mutated
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -146,13 +161,13 @@ def test_a_file_in_the_place_of_the_staging_directory_stops_nothing(site: Site) 
 
 def documents(site: Site) -> dict[str, Any]:
     """The files as documents, as full as they get."""
-    configuration = config.load(site.config)
+    configuration = load(site.config)
     record = Record(
         MailmanTables(dict.fromkeys(nine(ANTS), HOP), {"lists.example.net": "x"}, {"a@b": ANTS}),
         Peer(("10.0.0.1",), {8024: Destination("127.0.0.1", 24)}),
         frozenset({BEES}),
     )
-    asyncio.run(sync.records_of(configuration).write("full", record))
+    asyncio.run(records_of(configuration).write("full", record))
     full = site.state / "sources/full.json"
     found = {
         "installed.json": json.loads((site.state / "installed.json").read_bytes()),
@@ -164,10 +179,10 @@ def documents(site: Site) -> dict[str, Any]:
     return found
 
 
-def full_status(configuration: config.Config) -> Any:
+def full_status(configuration: Config) -> Any:
     moment = "2026-11-27T10:00:00Z"
     error = {"message": "m", "hint": "h"}
-    status = state.StatusFile.of(configuration).read()
+    status = StatusFile.of(configuration).read()
     document: Any = json.loads(json.dumps(status))
     document["destinations"] = {
         "127.0.0.1:8024": {
@@ -192,31 +207,31 @@ def full_status(configuration: config.Config) -> Any:
     return document
 
 
-def use_status(configuration: config.Config) -> None:
+def use_status(configuration: Config) -> None:
     """All that is ever made of a status."""
-    found = state.StatusFile.of(configuration).read_or_new()
+    found = StatusFile.of(configuration).read_or_new()
     now = time.time()
-    show.status(found, now, Terminal())
+    output.status(found, now, Terminal())
     metrics.render(found)
     health.ailments(found, {"lists": 60.0}, 60.0, now, now)
-    state.rankings(found)
+    rankings(found)
     due(found, now)
     due_in(found, now)
-    state.doubted(found)
-    state.asked_soon(found)
+    doubted(found)
+    asked_soon(found)
     destination = Destination("127.0.0.1", 8024)
     probed = ProbeResult(destination, up=False, phase="resolve", reply="", seconds=1, error="x")
     for change in (
-        partial(state.after_pass, config=configuration, report=sync.Report(), now=now),
-        partial(state.after_probes, results=[probed], now=now),
-        partial(state.after_flush, endpoints=[destination.endpoint], began=now),
+        partial(after_pass, config=configuration, report=Report(), now=now),
+        partial(after_probes, results=[probed], now=now),
+        partial(after_flush, endpoints=[destination.endpoint], began=now),
     ):
         json.dumps(change(found), allow_nan=False)
 
 
-def use_all(site: Site, configuration: config.Config) -> None:
+def use_all(site: Site, configuration: Config) -> None:
     """Each reader of a file of the state directory, as passes and commands call it."""
-    generations = sync.generations_of(configuration)
+    generations = generations_of(configuration)
     generations.damage()
     generations.installed({"postfix_lmtp": (1, 1)})
     hold = generations.held()
@@ -226,7 +241,7 @@ def use_all(site: Site, configuration: config.Config) -> None:
             asyncio.run(generations.load_held(hold))
         asyncio.run(generations.put_back(hold))
     with contextlib.suppress(SyncError):
-        asyncio.run(sync.records_of(configuration).read("lists"))
+        asyncio.run(records_of(configuration).read("lists"))
     use_status(configuration)
 
 
@@ -234,7 +249,7 @@ def use_all(site: Site, configuration: config.Config) -> None:
     "name", ["installed.json", "held.json", "status.json", "sources/lists.json"]
 )
 def test_no_reader_raises_anything_but_a_sync_error(site: Site, name: str) -> None:
-    configuration = config.load(site.config)
+    configuration = load(site.config)
     path = site.state / name
     for document in mutated(documents(site)[name]):
         path.write_bytes(dump(document))
@@ -254,16 +269,16 @@ def test_a_pass_over_mutated_files_ends_in_step(site: Site) -> None:
     found = documents(site)
     found.pop("held.json")
     every = [(name, dump(one)) for name, whole in found.items() for one in mutated(whole)]
-    answers = config.load(site.config)
+    answers = load(site.config)
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.sampled_from(every))
     def one_pass(mutation: tuple[str, bytes]) -> None:
         name, content = mutation
         (site.state / name).write_bytes(content)
-        report = asyncio.run(sync.once(answers, {}))
+        report = asyncio.run(once(answers, {}))
         assert in_step(site)
-        report = asyncio.run(sync.once(answers, {}, sync.Request(force=True)))
+        report = asyncio.run(once(answers, {}, Request(force=True)))
         assert (report.errors, report.notices) == ((), ())
 
     one_pass()
@@ -290,7 +305,7 @@ def odd_generations() -> Iterator[bytes]:
 
 
 def test_no_generation_raises_anything_but_a_sync_error(site: Site) -> None:
-    generations = sync.generations_of(config.load(site.config))
+    generations = generations_of(load(site.config))
     path = generations.path(1)
     refused = 0
     for content in odd_generations():
@@ -313,7 +328,7 @@ def odd_records() -> Iterable[bytes]:
 
 def test_a_record_of_setup_is_whole_or_named(site: Site, idle_postfix: PostfixInstance) -> None:
     """And what is in it can be written to main.cf, and given to postconf(1)."""
-    instance = asyncio.run(postfix.inspect(idle_postfix.config_directory))
+    instance = asyncio.run(inspect(idle_postfix.config_directory))
     main_cf = MainCf(instance, site.state / "setup", "doctor")
     main_cf.remember([STEP])
     path = main_cf.directory / "record.json"

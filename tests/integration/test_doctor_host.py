@@ -21,11 +21,15 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import as_lmtp, config, doctor, system
-from postfix_sync.checks.network import matches
-from postfix_sync.interfaces import is_own
+from postfix_sync.config.reading import load
+from postfix_sync.doctor import examination
+from postfix_sync.doctor.checks.network import matches
 from postfix_sync.model import Finding, Verdict
-from postfix_sync.postfix import inspect
+from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.system import commands
+from postfix_sync.system.commands import find_command
+from postfix_sync.system.interfaces import is_own
 from tests.conftest import need
 from tests.parts import namespaces
 from tests.parts.common import PATIENCE, public_directory, run, wait_for
@@ -187,20 +191,20 @@ def test_what_is_mended_while_postfix_is_stopped(site: Site, idle_postfix: Postf
 
 def test_no_postfix_on_this_host(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.configure()
-    monkeypatch.setattr(system, "SEARCH_PATH", str(site.directory))
-    system.find_command.cache_clear()
+    monkeypatch.setattr(commands, "SEARCH_PATH", str(site.directory))
+    find_command.cache_clear()
     try:
         found = asyncio.run(in_process(site))
     finally:
         monkeypatch.undo()
-        system.find_command.cache_clear()
+        find_command.cache_clear()
     assert [(one.name, one.verdict) for one in found] == [("postfix", Verdict.FAILURE)]
     assert found[0].seen.startswith("postconf: no such command in ")
     assert "install Postfix" in found[0].why
 
 
 async def in_process(site: Site) -> list[Finding]:
-    return [one async for one in doctor.examine(config.load(site.config))]
+    return [one async for one in examination.examine(load(site.config))]
 
 
 def test_who_is_not_root(site: Site) -> None:
@@ -765,11 +769,11 @@ def test_a_public_address_of_this_host(site: Site, network: Network) -> None:
 
 
 def test_a_name_server_that_is_mute(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(as_lmtp, "TIMEOUT", 1.0)
+    monkeypatch.setattr(lmtp_resolver, "TIMEOUT", 1.0)
     (public / "etc").mkdir()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.53.53", 53))
         (public / "etc/resolv.conf").write_text("nameserver 127.0.53.53\n")
-        by = as_lmtp.Resolver((as_lmtp.DNS, as_lmtp.NATIVE), "postfix", public)
+        by = lmtp_resolver.Resolver((lmtp_resolver.DNS, lmtp_resolver.NATIVE), "postfix", public)
         found = asyncio.run(by.look_up("mailman.example.net"))
-    assert found == as_lmtp.Answer(unanswered=True, said="no answer within 1 s")
+    assert found == lmtp_resolver.Answer(unanswered=True, said="no answer within 1 s")

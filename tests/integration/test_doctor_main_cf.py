@@ -19,10 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.checks.main_cf import double
-from postfix_sync.main_cf.parameter import Installation
-from postfix_sync.main_cf.wiring import CLASSES, Classes, advice, remedy
-from postfix_sync.postfix import inspect
+from postfix_sync.doctor.checks.main_cf import double
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.main_cf.advice import advice
+from postfix_sync.postfix.main_cf.classes import CLASSES, Classes
+from postfix_sync.postfix.main_cf.fixes import remedy
+from postfix_sync.postfix.main_cf.parameter import Installation
 from tests.conftest import need
 from tests.parts.common import public_directory, wait_for
 from tests.parts.doctor import Report, examine

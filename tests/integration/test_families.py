@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.model import RECIPIENTS, ROUTES
-from postfix_sync.tables import lists_of
 from tests.conftest import need
 from tests.parts.common import PATIENCE, wait_for
 from tests.parts.doctor import examine

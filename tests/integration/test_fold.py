@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from postfix_sync.tables import check_address, fold_ascii, fold_unicode
+from postfix_sync.mailman.names import check_address
+from postfix_sync.postfix.folding import fold_ascii, fold_unicode
 from tests.parts.postfix_instance import PostfixInstance
 from tests.parts.site import Site
 

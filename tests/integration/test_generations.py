@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ApplyError
-from postfix_sync.generations import Generations, Hold, NoSuchGeneration
 from postfix_sync.model import MailmanTables
+from postfix_sync.store.generations import Generations, Hold, NoSuchGeneration
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import tables
-from postfix_sync.generations import Generations
 from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES, Maps
+from postfix_sync.postfix.map_text import parse_installed
+from postfix_sync.store.generations import Generations
 from tests.parts.common import is_stopped, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import names, tree
@@ -246,7 +246,7 @@ def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
     """The disk holds exactly what is wanted, and nothing of those who were killed."""
     site = place.site
     for name in MAP_NAMES:
-        text = tables.parse_installed((site.maps / name).read_bytes())
+        text = parse_installed((site.maps / name).read_bytes())
         assert text == wanted.tables[name], name
         assert site.lookup(name, EVERY_KEY[name]) == wanted.tables[name], f"index of {name}"
     assert site.stray() == set()

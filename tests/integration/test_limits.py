@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.mailman.files import MAX_LISTS
 from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
-from postfix_sync.sync import ONCE_LOCK_NAME
-from postfix_sync.tables import MAX_LISTS
+from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from tests.conftest import need
 from tests.parts import sshd
 from tests.parts.common import PATIENCE, wait_for

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.mailman.addresses import lists_of
+from postfix_sync.mailman.files import read_tables
+from postfix_sync.mailman.names import check_address
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Policy, Snapshot, SourceFile
-from postfix_sync.tables import check_address, fold_ascii, fold_unicode, lists_of, read_tables
+from postfix_sync.postfix.folding import fold_ascii, fold_unicode
 from tests.parts.mailman import Mailman
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync import postfix, system
 from postfix_sync.errors import Busy
-from postfix_sync.main_cf.edit import MainCf
 from postfix_sync.model import RECIPIENTS
-from postfix_sync.system import lock, staged_beside
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.setup.main_cf_file import MainCf
+from postfix_sync.system import lock as lock_module
+from postfix_sync.system.files import staged_beside
+from postfix_sync.system.lock import _replace_lock, lock
 from tests.parts.common import PATIENCE, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import names, remount, small_disk, tree
@@ -42,7 +44,7 @@ def site(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Site:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds that a lock is waited for, instead of 30."""
-    monkeypatch.setattr(system, "LOCK_TIMEOUT", 1.0)
+    monkeypatch.setattr(lock_module, "LOCK_TIMEOUT", 1.0)
     return 1.0
 
 
@@ -153,7 +155,7 @@ def test_setup_is_not_stopped_by_who_holds_the_lock_of_main_cf(
     text = (directory / "main.cf").read_text()
 
     async def replace() -> None:
-        main_cf = MainCf(await postfix.inspect(directory), site.state / "setup", "doctor")
+        main_cf = MainCf(await inspect(directory), site.state / "setup", "doctor")
         await main_cf.replace(text, f"{text}# edited\n")
 
     with locks_all(lock_file) as locked:
@@ -275,10 +277,10 @@ def test_a_lock_is_replaced_once(tmp_path: Path) -> None:
         with staged_beside(path).open("w") as staged:
             staged_beside(path).chmod(0o600)
             fcntl.flock(staged, fcntl.LOCK_EX)
-            assert system._replace_lock(path, old.fileno(), opened) == -1, "another is doing it"
-        new = system._replace_lock(path, old.fileno(), opened)
+            assert _replace_lock(path, old.fileno(), opened) == -1, "another is doing it"
+        new = _replace_lock(path, old.fileno(), opened)
         assert os.fstat(new).st_ino == path.stat().st_ino
-        assert system._replace_lock(path, old.fileno(), opened) == -1, "another has done it"
+        assert _replace_lock(path, old.fileno(), opened) == -1, "another has done it"
         assert os.fstat(new).st_ino == path.stat().st_ino
     assert names(tmp_path) == ["lock"]
 

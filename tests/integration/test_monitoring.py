@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from postfix_sync import __version__
-from postfix_sync.changes import seconds_of
 from postfix_sync.monitoring import http_server
+from postfix_sync.text import seconds_of
 from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.disk import fill, remount, small_disk, tree

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.postfix import _lmtp_is_chrooted
-from postfix_sync.tables import next_hops_of
+from postfix_sync.postfix.master_cf import lmtp_is_chrooted
+from postfix_sync.postfix.next_hop import next_hops_of
 from tests.parts.disk import mounted
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance
@@ -187,7 +187,7 @@ def test_odd_configurations(make_site: MakeSite, text: str, problem: str) -> Non
     ],
 )
 def test_what_is_chrooted(service: str, level: str, chrooted: bool) -> None:
-    assert _lmtp_is_chrooted(f"pickup unix n - y 60 1 pickup\n{service}\n", level) is chrooted
+    assert lmtp_is_chrooted(f"pickup unix n - y 60 1 pickup\n{service}\n", level) is chrooted
 
 
 def test_hosts_of_routes_that_are_parts_of_lists() -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.lmtp import Target, describe, probe, probe_all
 from postfix_sync.model import PHASES, Destination, ProbeResult
-from postfix_sync.tables import render
+from postfix_sync.postfix.map_text import render
+from postfix_sync.probe.lmtp import describe, probe, probe_all
+from postfix_sync.probe.targets import Target
 from tests.conftest import need
 from tests.parts.common import PATIENCE, TRIES, free_port, run
 from tests.parts.lmtp_rogues import ROGUES, Behaviour, answers, rogue
@@ -224,7 +225,8 @@ def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> 
     address = "127.53.53.53"
     program = f"""if True:
         import asyncio
-        from postfix_sync.lmtp import Target, probe_all
+        from postfix_sync.probe.lmtp import probe_all
+        from postfix_sync.probe.targets import Target
         from postfix_sync.model import Destination
         async def main():
             names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.changes import iso
-from postfix_sync.recovery import AGAIN
+from postfix_sync.probe.flush import AGAIN
+from postfix_sync.text import iso
 from tests.conftest import need
 from tests.parts.common import PATIENCE, free_port, public_directory, wait_for
 from tests.parts.daemon import RunningDaemon

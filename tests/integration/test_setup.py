@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.main_cf import setup
-from postfix_sync.main_cf.wiring import ROLES
 from postfix_sync.model import MAP_NAMES
+from postfix_sync.postfix.main_cf.classes import ROLES
+from postfix_sync.setup import carry_out
+from postfix_sync.setup.carry_out import _build_maps
 from tests.parts.common import free_port, public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.doctor import examine
@@ -591,7 +592,7 @@ def test_maps_that_a_sync_changes_as_the_old_type_are_built_again(
     hashed: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a daemon does that works with main.cf, or its configuration, as it was."""
-    site, build = hashed.site, setup._build_maps
+    site, build = hashed.site, _build_maps
     late = "late@lists.example.net"
 
     async def build_and_sync(*arguments: Any) -> None:
@@ -601,7 +602,7 @@ def test_maps_that_a_sync_changes_as_the_old_type_are_built_again(
             old = [*site.command, "-c", str(site.directory / "hash.yaml"), "--once"]
             await asyncio.to_thread(subprocess.run, old, check=True, capture_output=True)
 
-    monkeypatch.setattr(setup, "_build_maps", build_and_sync)
+    monkeypatch.setattr(carry_out, "_build_maps", build_and_sync)
     done = hashed.setup("--yes")
     assert "the maps were changed meanwhile" in done.stderr
     assert hashed.values()["transport_maps"] == hashed.reference("postfix_lmtp")

@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from postfix_sync.main_cf.wiring import BY_CLASS
+from postfix_sync.postfix.main_cf.classes import BY_CLASS
 from tests.parts.common import PATIENCE, free_port, public_directory, wait_for
 from tests.parts.doctor import Report, examine
 from tests.parts.lmtp_sink import LmtpSink

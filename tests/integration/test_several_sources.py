@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from postfix_sync import config
-from postfix_sync.fetch import Fetched, ask, open_source
+from postfix_sync.config.reading import load
 from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
-from postfix_sync.postfix import fold_of
-from postfix_sync.state import StatusFile, after_pass
-from postfix_sync.sync import Report, make_pass, records_of
+from postfix_sync.postfix.instance import fold_of
+from postfix_sync.reconcile.fetch import Fetched, ask, open_source
+from postfix_sync.reconcile.report import Report
+from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.status.file import StatusFile
+from postfix_sync.status.transitions import after_pass
+from postfix_sync.store.state_directory import records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.disk import dead_disk
@@ -337,7 +340,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def answered(site: Site, name: str) -> Fetched:
     """What a source answers now."""
-    loaded = config.load(site.config)
+    loaded = load(site.config)
     settings = next(one for one in loaded.sources if one.name == name)
 
     async def asked() -> Fetched:
@@ -350,7 +353,7 @@ def answered(site: Site, name: str) -> Fetched:
 
 def passed(site: Site, **answers: Fetched) -> Report:
     """A pass with these answers."""
-    return asyncio.run(make_pass(config.load(site.config), answers, {}))
+    return asyncio.run(make_pass(load(site.config), answers, {}))
 
 
 def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -> None:
@@ -372,7 +375,7 @@ def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -
 def test_an_answer_without_news_needs_a_record(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
-    seen = records_of(config.load(several.site.config)).stamp("one")
+    seen = records_of(load(several.site.config)).stamp("one")
     assert not passed(several.site, one=Fetched(seen, 0)).sources["one"].outdated
     (several.site.state / "sources/one.json").unlink()
     report = passed(several.site, one=Fetched(None, 0))
@@ -494,7 +497,7 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
     report = passed(several.site, two=answered(several.site, "two"))
     assert report.errors == ()
     assert report.sources["one"].answered_at is None
-    configuration = config.load(several.site.config)
+    configuration = load(several.site.config)
     old = StatusFile.of(configuration).read()
     found = after_pass(old, configuration, report, now=2e9)["sources"]
     assert found["one"] == before

@@ -21,9 +21,11 @@ import pytest
 
 from postfix_sync.errors import Exit, Missing, NotPermitted, OutOfReach, Refused, SyncError
 from postfix_sync.model import Peer, Snapshot
-from postfix_sync.sources import QUIET, SETTLE_AT_MOST, ssh, ssh_connection
-from postfix_sync.sources.ssh import Ssh
-from postfix_sync.sources.ssh_connection import Jump, Login
+from postfix_sync.sources import sftp, ssh_session
+from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
+from postfix_sync.sources.sftp import Ssh
+from postfix_sync.sources.ssh_login import Jump, Login
+from postfix_sync.sources.ssh_session import BLOCK, Session
 from tests.conftest import need
 from tests.parts.common import TRIES, free_port, wait_for
 from tests.parts.lmtp_rogues import rogue
@@ -220,7 +222,7 @@ def test_no_aliases_are_normal(far: Far) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [0, 1, ssh_connection.BLOCK - 1, ssh_connection.BLOCK, ssh_connection.BLOCK + 1, 5_000_001],
+    [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5_000_001],
 )
 def test_every_size_comes_whole(far: Far, size: int) -> None:
     content = os.urandom(size)
@@ -236,7 +238,7 @@ def test_an_unchanged_set_is_only_looked_at(counted: Far) -> None:
     async def session() -> None:
         async with closing(counted.source()) as source:
             assert await source.fetch()
-            await asyncio.sleep(ssh.COARSE)  # being old is a matter of time alone
+            await asyncio.sleep(sftp.COARSE)  # being old is a matter of time alone
             assert await source.fetch() is None
             opened = counted.sshd.requests("open")
             assert opened == 4
@@ -387,8 +389,8 @@ def test_a_set_that_never_rests_is_given_up_or_taken_whole(far: Far) -> None:
 def test_a_set_that_changes_during_each_read_is_read_three_times(
     counted: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh, "SETTLE_AT_MOST", 0.0)
-    real = ssh_connection.Session.read
+    monkeypatch.setattr(sftp, "SETTLE_AT_MOST", 0.0)
+    real = Session.read
     reads = 0
 
     async def read(self: Any, state: Any) -> Any:
@@ -398,11 +400,11 @@ def test_a_set_that_changes_during_each_read_is_read_three_times(
         counted.files.put("postfix_lmtp", "x" * reads)
         return found
 
-    monkeypatch.setattr(ssh_connection.Session, "read", read)
+    monkeypatch.setattr(Session, "read", read)
     error = failed(counted.source())
     assert type(error) is OutOfReach
     assert "change faster than they can be read" in error.message
-    assert reads == ssh.READS_AT_LEAST
+    assert reads == sftp.READS_AT_LEAST
 
 
 # --- the other host's files
@@ -1139,7 +1141,7 @@ def test_a_server_without_a_greeting_is_told_from_one_that_hangs_later(far: Far)
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Timeouts of half a second where they are half a minute."""
-    monkeypatch.setattr(ssh_connection, "READ_TIMEOUT", 0.5)
+    monkeypatch.setattr(ssh_session, "READ_TIMEOUT", 0.5)
 
 
 def test_frozen_between_two_fetches(far: Far, impatient: None) -> None:
@@ -1564,8 +1566,8 @@ def in_its_own_process(far: Far, script: str) -> subprocess.CompletedProcess[str
     head = (
         "import asyncio, resource, sys, time\n"
         "from pathlib import Path, PurePosixPath\n"
-        "from postfix_sync.sources.ssh import Ssh\n"
-        "from postfix_sync.sources.ssh_connection import Login\n"
+        "from postfix_sync.sources.sftp import Ssh\n"
+        "from postfix_sync.sources.ssh_login import Login\n"
         f"login = Login('127.0.0.1', {far.sshd.port}, 'root', Path({str(far.key)!r}),"
         f" Path({str(far.known_hosts)!r}), 10.0)\n"
         f"source = Ssh(login, PurePosixPath({str(far.files.directory)!r}), 2**30)\n"
@@ -1658,7 +1660,7 @@ def test_a_slow_link_with_a_long_delay(far: Far, slow_link: Link) -> None:
 
 def test_dropped_packets(far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     """No word from anybody: nothing says that the connection is gone."""
-    monkeypatch.setattr(ssh_connection, "READ_TIMEOUT", 2.0)
+    monkeypatch.setattr(ssh_session, "READ_TIMEOUT", 2.0)
 
     async def session() -> None:
         async with closing(far.source(port=slow_link.port, connect_timeout=3.0)) as source:

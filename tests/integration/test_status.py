@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from postfix_sync import __version__
-from postfix_sync.sync import ONCE_LOCK_NAME
+from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.daemon import RunningDaemon, install, obey_modes
 from tests.parts.lmtp_sink import LmtpSink

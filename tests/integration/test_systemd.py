@@ -211,7 +211,7 @@ def test_what_systemd_ends_says_where_it_hung(site: Site, fuse: None) -> None:
             daemon.send(signal.SIGUSR1)
             daemon.wait_for(OVERDUE)
             assert daemon.stop(signal.SIGABRT) == -signal.SIGABRT
-            daemon.wait_for('postfix_sync/maps.py", line')
+            daemon.wait_for('postfix_sync/postfix/map_directory.py", line')
 
 
 @pytest.mark.parametrize(

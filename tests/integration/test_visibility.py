@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.maps import RELOAD_OWED
 from postfix_sync.model import MAP_NAMES, MOVED_LISTS, RECIPIENTS, ROUTES
-from postfix_sync.postfix import STARTED_WITH
+from postfix_sync.postfix.instance import STARTED_WITH
+from postfix_sync.postfix.map_directory import RELOAD_OWED
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon

@@ -22,8 +22,8 @@ import pytest
 
 from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Snapshot
-from postfix_sync.sources import QUIET, SETTLE_AT_MOST
-from postfix_sync.sources.volume import LOOK_AGAIN, READ_AT_MOST, Volume
+from postfix_sync.sources.local import LOOK_AGAIN, READ_AT_MOST, Volume
+from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from tests.parts.common import PATIENCE, TRIES, run, wait_for
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
 

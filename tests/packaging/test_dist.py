@@ -137,7 +137,7 @@ def test_its_tests_run_from_the_source_archive(unpacked: Path) -> None:
     assert done.returncode == 0, done.stdout
     package = unpacked / "postfix_sync/__init__.py"
     package.write_text(package.read_text().replace(__version__, "9.9"))
-    cli = unpacked / "postfix_sync/cli.py"
+    cli = unpacked / "postfix_sync/cli/command_line.py"
     cli.write_text(cli.read_text().replace("{__version__}", "7.7"))
     done = tests(version)
     assert done.returncode == 1

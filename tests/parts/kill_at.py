@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, NoReturn, Self
 
-from postfix_sync import cli
-from postfix_sync.commands import once, resume, rollback, setup
-from postfix_sync.config import Config
+from postfix_sync.cli import command_line, once, resume, rollback, setup
+from postfix_sync.config.schema import Config
 from tests.parts.site import Site
 
 IMPORTED = (once, resume, rollback, setup, Config)
@@ -105,7 +104,7 @@ def _obey(order: _Order, stdout: Path, stderr: Path, events: Path) -> NoReturn:
             KILL_AT_ROOT=order.below, KILL_AT_EVENT=str(order.event), KILL_AT_LOG=str(events)
         )
         runpy.run_path(str(KILL_AT))
-        status = cli.main(order.arguments)
+        status = command_line.main(order.arguments)
     except BaseException:  # noqa: BLE001 - an end of any kind ends here
         sys.excepthook(*sys.exc_info())
     finally:

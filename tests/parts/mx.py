@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import yaml
 
-from postfix_sync import tables
 from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.postfix.map_text import parse_installed
 
 from .booted import SHARED, Booted
 from .common import PATIENCE, wait_for
@@ -167,6 +167,6 @@ class Mx:
         directory = self.host.path(MAPS)
         known = {one for name in MAP_NAMES for one in (name, f"{name}.lmdb")}
         return {one.name for one in directory.iterdir()} == known and all(
-            tables.parse_installed((directory / name).read_bytes()) == self.dumped(name)
+            parse_installed((directory / name).read_bytes()) == self.dumped(name)
             for name in MAP_NAMES
         )

@@ -15,9 +15,10 @@ from postfix_sync.model import (
     MailmanTables,
     Maps,
     Table,
+    domain_of,
 )
-from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Publish, Step
-from postfix_sync.tables import domain_of, next_hops_of, parse_next_hops
+from postfix_sync.postfix.next_hop import next_hops_of, parse_next_hops
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Publish, Step
 
 NO_MAILMAN = MailmanTables({}, {}, {})
 

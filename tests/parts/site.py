@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from postfix_sync import cli, tables
+from postfix_sync.cli import command_line
 from postfix_sync.log import LOG
 from postfix_sync.model import MAP_NAMES
-from postfix_sync.system import find_command
+from postfix_sync.postfix.map_text import parse_installed
+from postfix_sync.system.commands import find_command
 from tests.parts.mailman_files import MailmanFiles
 
 COMMAND = (sys.executable, "-m", "postfix_sync")
@@ -149,7 +150,7 @@ class Site:
         level, propagate = LOG.level, LOG.propagate
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
-                status = cli.main(command)
+                status = command_line.main(command)
         except SystemExit as end:  # argparse's word on a command line that makes no sense
             status = end.code if isinstance(end.code, int) else 1
         finally:
@@ -190,7 +191,7 @@ class Site:
 
     def installed(self, name: str) -> dict[str, str]:
         """A map's entries, which text and index agree on."""
-        table = tables.parse_installed((self.maps / name).read_bytes())
+        table = parse_installed((self.maps / name).read_bytes())
         assert table is not None
         assert self.lookup(name, list(table)) == table
         return dict(table)

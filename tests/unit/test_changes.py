@@ -3,7 +3,6 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from postfix_sync.changes import log_lines, preview
 from postfix_sync.model import (
     MAP_NAMES,
     Condition,
@@ -13,8 +12,9 @@ from postfix_sync.model import (
     MailmanTables,
     Maps,
 )
-from postfix_sync.plan import Plan, plan
-from postfix_sync.visibility import Reading
+from postfix_sync.reconcile.changes import log_lines, preview
+from postfix_sync.reconcile.plan import Plan, plan
+from postfix_sync.reconcile.visibility import Reading
 from tests.parts.mailman_files import nine
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from postfix_sync.checks.network import network, too_wide
+from postfix_sync.doctor.checks.network import network, too_wide
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.checks.sources import without_events
-from postfix_sync.config import Source
+from postfix_sync.config.schema import SourceSection
+from postfix_sync.doctor.checks.sources import without_events
 from postfix_sync.model import Verdict
-from postfix_sync.system import Mount, mount_of
+from postfix_sync.system.mounts import Mount, mount_of
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_only_long_intervals_need_events(
     kind: str, interval: str, verdict: Verdict, seen: str
 ) -> None:
     """Problem 45; on a disk of this host, events arrive."""
-    source = Source.model_validate({"name": "lists", "path": "/data", "interval": interval})
+    source = SourceSection.model_validate({"name": "lists", "path": "/data", "interval": interval})
     found = without_events(source, Mount(Path("/data"), kind))
     assert (found.verdict, found.seen, found.fix) == (verdict, seen, None)
 

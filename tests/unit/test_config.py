@@ -13,7 +13,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from postfix_sync import config
+import postfix_sync
+from postfix_sync.config import reading, schema
+from postfix_sync.config.schema import (
+    Config,
+    GuardSection,
+    HostsSection,
+    MetricsSection,
+    PostfixSection,
+    ProbeSection,
+    SourceSection,
+    SshSection,
+)
 from postfix_sync.errors import ConfigError, NotPermitted
 from postfix_sync.model import Destination
 
@@ -32,10 +43,10 @@ MERGE_BOMB = "a: &a {x: 1, y: 2}\n" + "".join(
 )
 
 
-def load(directory: Path, text: str | bytes) -> config.Config:
+def load(directory: Path, text: str | bytes) -> Config:
     path = directory / "config.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return config.load(path)
+    return reading.load(path)
 
 
 def problems(directory: Path, text: str | bytes) -> list[str]:
@@ -87,20 +98,20 @@ state_directory: /s
 
 def test_the_example_loads_as_it_is() -> None:
     example = Path(__file__).parents[2] / "config.example.yaml"
-    assert config.load(example).sources[0].path == Path("/opt/mailman/var/data")
+    assert reading.load(example).sources[0].path == Path("/opt/mailman/var/data")
 
 
 def test_the_example_has_every_option_with_its_default() -> None:
     text = (Path(__file__).parents[2] / "config.example.yaml").read_text()
     sections = (
-        config.Source,
-        config.SshSection,
-        config.PostfixSection,
-        config.HostsSection,
-        config.GuardSection,
-        config.ProbeSection,
-        config.MetricsSection,
-        config.Config,
+        SourceSection,
+        SshSection,
+        PostfixSection,
+        HostsSection,
+        GuardSection,
+        ProbeSection,
+        MetricsSection,
+        Config,
     )
     for section in sections:
         for key in section.model_fields:
@@ -562,7 +573,7 @@ _values: Any = st.recursive(
     max_leaves=8,
 )
 _documents = st.lists(
-    st.tuples(st.sampled_from([*config.Config.model_fields, "a"]), _values), max_size=4
+    st.tuples(st.sampled_from([*Config.model_fields, "a"]), _values), max_size=4
 ).map(lambda lines: "".join(f"{key}: {value}\n" for key, value in lines))
 
 
@@ -601,7 +612,7 @@ def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> Non
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory") as caught:
-        config.load(tmp_path / "missing.yaml")
+        reading.load(tmp_path / "missing.yaml")
     assert "one key is enough" in caught.value.hint
 
 
@@ -612,9 +623,9 @@ def test_a_command_names_the_file_wherever_it_is_typed(
     path.write_text("sources: [{path: /m}]\n")
     monkeypatch.chdir(tmp_path)
     named = f"postfix-sync -c '{path}' --once --force"
-    assert config.load(path).command("--once", "--force") == named
-    assert config.load(Path(path.name)).command("--once", "--force") == named
-    assert config.load(path).policy(config.load(path).sources[0]).override == named
+    assert reading.load(path).command("--once", "--force") == named
+    assert reading.load(Path(path.name)).command("--once", "--force") == named
+    assert reading.load(path).policy(reading.load(path).sources[0]).override == named
 
 
 def test_a_command_does_not_name_the_file_that_is_there_by_default(
@@ -622,14 +633,14 @@ def test_a_command_does_not_name_the_file_that_is_there_by_default(
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("sources: [{path: /m}]\n")
-    monkeypatch.setattr(config, "DEFAULT_PATH", path)
+    monkeypatch.setattr(schema, "DEFAULT_PATH", path)
     monkeypatch.chdir(tmp_path)
-    assert config.load(Path(os.path.relpath(path))).command("resume") == "postfix-sync resume"
+    assert reading.load(Path(os.path.relpath(path))).command("resume") == "postfix-sync resume"
 
 
 def test_no_message_makes_a_command_by_itself() -> None:
     """It would lack the -c of who started the program with another configuration."""
-    package = Path(config.__file__).parent
+    package = Path(postfix_sync.__file__).parent
     own = re.compile(r"postfix-sync (--|probe|doctor|setup|status|rollback|resume)")
     found = [
         f"{path.relative_to(package)}: {text}"

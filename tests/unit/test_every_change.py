@@ -9,8 +9,8 @@ from copy import deepcopy
 import pytest
 
 from postfix_sync.model import ALIASES, RECIPIENTS, Desired, MailmanTables, Maps
-from postfix_sync.plan import Plan, plan
-from postfix_sync.visibility import Reading
+from postfix_sync.reconcile.plan import Plan, plan
+from postfix_sync.reconcile.visibility import Reading
 from tests.parts.remembering_postfix import Machine
 from tests.scenarios.list_states import DOGS, Change, Mailman, State, changes
 

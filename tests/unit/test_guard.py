@@ -3,9 +3,9 @@
 import pytest
 
 from postfix_sync.errors import Refused
-from postfix_sync.guard import guard, reached
+from postfix_sync.mailman.addresses import addresses_of
 from postfix_sync.model import MailmanTables, Policy
-from postfix_sync.tables import addresses_of
+from postfix_sync.reconcile.guard import guard, reached
 
 
 def lists(count: int, start: int = 0) -> frozenset[str]:

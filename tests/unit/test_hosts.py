@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import ApplyError
-from postfix_sync.hosts import BEGIN, END, parse
+from postfix_sync.hosts_file.block import BEGIN, END, parse
 
 NAMES = {"mailman-test": "127.0.0.1", "mm.example.net": "::1"}
 BLOCK = BEGIN + b"\n127.0.0.1\tmailman-test\n::1\tmm.example.net\n" + END + b"\n"

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from pydantic.fields import FieldInfo
 
-from postfix_sync import cli, config
+from postfix_sync.cli import command_line
+from postfix_sync.config.reading import _SECTIONS, load
+from postfix_sync.config.schema import Config
 from postfix_sync.errors import Exit
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +22,11 @@ COMMANDS_PAGE = ROOT / "docs/man/postfix-sync.8"
 KEYS_PAGE = ROOT / "docs/man/postfix-sync.yaml.5"
 ZSH = ROOT / "completions/_postfix-sync"
 
-PARSER = cli._parser()
+PARSER = command_line._parser()
 SUBPARSERS: dict[str, argparse.ArgumentParser] = next(
     action.choices for action in PARSER._actions if isinstance(action, argparse._SubParsersAction)
 )
-COMMON = {text for action in cli._common()._actions for text in action.option_strings} | {
+COMMON = {text for action in command_line._common()._actions for text in action.option_strings} | {
     "-h",
     "--help",
 }
@@ -142,7 +144,7 @@ def test_exit_statuses_are_those_of_the_program() -> None:
 
 def test_signals_are_those_of_the_daemon() -> None:
     explained = plain(" ".join(map(plain, tags(section(COMMANDS_PAGE, "SIGNALS")))))
-    known = re.findall(r"signal\.(SIG\w+)", (ROOT / "postfix_sync/daemon.py").read_text())
+    known = re.findall(r"signal\.(SIG\w+)", (ROOT / "postfix_sync/daemon/daemon.py").read_text())
     assert set(re.findall(r"SIG\w+", explained)) == set(known)
 
 
@@ -166,7 +168,7 @@ def test_the_examples_are_commands() -> None:
 
 # The configuration: its sections by their headings, each key with how it is written and explained.
 
-HEADINGS = {at[-1]: model for at, model in config._SECTIONS.items() if at}
+HEADINGS = {at[-1]: model for at, model in _SECTIONS.items() if at}
 
 
 def keys() -> dict[tuple[str, str], tuple[str, str]]:
@@ -192,7 +194,7 @@ FIELDS: dict[tuple[str, str], FieldInfo] = {
     for key, field in model.model_fields.items()
 } | {
     ("", key): field
-    for key, field in config.Config.model_fields.items()
+    for key, field in Config.model_fields.items()
     if key not in HEADINGS
 }  # fmt: skip
 
@@ -217,7 +219,7 @@ def configured(at: str, key: str, *given: Any, ssh: bool = False) -> Any:
     places = {**document, "": document, "sources": source, "ssh": source.get("ssh")}
     for value in given:
         places[at][key] = value
-    found = config.Config.model_validate(document)
+    found = Config.model_validate(document)
     first = found.sources[0]
     return getattr({**dict(found), "": found, "sources": first, "ssh": first.ssh}[at], key)
 
@@ -246,7 +248,7 @@ def test_the_name_of_a_source_is_made_as_it_says() -> None:
     text = plain(" ".join(map(plain, KEYS["sources", "name"][1].splitlines())))
     assert "for /opt/mailman/var/data it is" in text
     assert r"\(lqmailman\(rq" in text
-    made = config.Config.model_validate({"sources": [{"path": "/opt/mailman/var/data"}]})
+    made = Config.model_validate({"sources": [{"path": "/opt/mailman/var/data"}]})
     assert made.sources[0].name == "mailman"
 
 
@@ -285,7 +287,7 @@ def test_the_examples_are_configurations(tmp_path: Path) -> None:
     for example in examples:
         path = tmp_path / "config.yaml"
         path.write_text(plain(example))
-        config.load(path)
+        load(path)
     assert len(examples) == 3
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from postfix_sync.main_cf.match_list import Style, decision, items, keys, patterns
+from postfix_sync.postfix.match_list import Style, decision, items, keys, patterns
 
 FILES = {
     "/etc/one": "example.com /etc/two",

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.merge import (
+from postfix_sync.mailman.addresses import addresses_of, lists_of
+from postfix_sync.model import Destination, MailmanTables, Maps, Record
+from postfix_sync.postfix.next_hop import parse_next_hops, render_next_hops
+from postfix_sync.reconcile.merge import (
     Claim,
     Clash,
     Ranking,
@@ -16,8 +19,6 @@ from postfix_sync.merge import (
     with_unclaimed,
     without,
 )
-from postfix_sync.model import Destination, MailmanTables, Maps, Record
-from postfix_sync.tables import addresses_of, lists_of, parse_next_hops, render_next_hops
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS = "ants@b.c", "bees@b.c", "cats@d.e"

@@ -5,24 +5,23 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.changes import iso
-from postfix_sync.config import Config, Listen, MetricsSection
+from postfix_sync.config.schema import Config, Listen, MetricsSection
 from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model import Destination
 from postfix_sync.monitoring import health, metrics
-from postfix_sync.queue import Waiting
-from postfix_sync.state import (
+from postfix_sync.postfix.queue import Waiting
+from postfix_sync.reconcile.report import Report, SourceReport
+from postfix_sync.status.schema import (
     DestinationStatus,
     ErrorStatus,
     MapStatus,
     PassesStatus,
     SourceStatus,
     Status,
-    after_count,
-    after_pass,
     no_passes,
 )
-from postfix_sync.sync import Report, SourceReport
+from postfix_sync.status.transitions import after_count, after_pass
+from postfix_sync.text import iso
 from tests.parts.monitor import samples, value
 
 NOW = 1_800_000_000.0

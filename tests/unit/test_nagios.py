@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from postfix_sync.cli.nagios import State, plugin, render, state_of
 from postfix_sync.errors import ConfigError
 from postfix_sync.model import Destination, ProbeResult
-from postfix_sync.nagios import State, plugin, render, state_of
 
 UP = ProbeResult(Destination("mm1", 8024), True, "rcpt", "250 Ok", 0.01234)
 ODD = ProbeResult(Destination("::1", 8024), True, "rcpt", "250 Ok", 0.5, warning="it greets with |")

@@ -22,9 +22,9 @@ from postfix_sync.model import (
     MailmanTables,
     Maps,
 )
-from postfix_sync.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
-from postfix_sync.tables import next_hops_of
-from postfix_sync.visibility import RULES, Kind, Need, Reading
+from postfix_sync.postfix.next_hop import next_hops_of
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
+from postfix_sync.reconcile.visibility import RULES, Kind, Need, Reading
 from tests.parts.remembering_postfix import NO_MAILMAN, Machine
 
 LMDB, HASH = Reading(at_once=True), Reading(at_once=False)

@@ -3,22 +3,19 @@
 import pytest
 
 from postfix_sync.model import Destination, ProbeResult
-from postfix_sync.queue import Queued, not_reached, unquoted
-from postfix_sync.recovery import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
-from postfix_sync.state import (
+from postfix_sync.postfix.folding import fold_ascii
+from postfix_sync.postfix.queue import Queued, not_reached, unquoted
+from postfix_sync.probe.flush import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
+from postfix_sync.status.schema import ClusterStatus, DestinationStatus, Status, no_passes
+from postfix_sync.status.transitions import (
     OUTAGE,
     RECOVERED,
-    ClusterStatus,
-    DestinationStatus,
-    Status,
     after_flush,
     after_probes,
     asked_soon,
     doubted,
-    no_passes,
     rankings,
 )
-from postfix_sync.tables import fold_ascii
 
 NOW = 1_800_000_000.0
 A, B = Destination("a", 8024), Destination("b", 8024)

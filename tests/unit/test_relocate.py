@@ -4,7 +4,7 @@ import pytest
 
 from postfix_sync.containers.relocate import by_address, host_address, moved, relocated, unpublished
 from postfix_sync.model import Destination, Peer
-from postfix_sync.tables import parse_unjudged
+from postfix_sync.postfix.next_hop import parse_unjudged
 
 BRIDGE = Peer(("172.17.0.2", "172.18.0.2"))
 HERE = Peer(("127.0.0.1",), is_here=True)

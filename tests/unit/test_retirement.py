@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from postfix_sync.mailman.addresses import addresses_of
 from postfix_sync.model import (
     MAP_NAMES,
     RECIPIENTS,
@@ -12,20 +13,12 @@ from postfix_sync.model import (
     MailmanTables,
     Maps,
 )
-from postfix_sync.plan import plan
-from postfix_sync.queue import Queued
-from postfix_sync.retirement import (
-    MOVED_FOR,
-    NAME_KEPT,
-    ROUTE_KEPT,
-    Retiring,
-    deferred_for,
-    narrowed,
-    noted,
-    units_of,
-)
-from postfix_sync.tables import addresses_of, fold_ascii
-from postfix_sync.visibility import Reading
+from postfix_sync.postfix.folding import fold_ascii
+from postfix_sync.postfix.queue import Queued
+from postfix_sync.reconcile.plan import plan
+from postfix_sync.reconcile.retirement import deferred_for, narrowed, noted, units_of
+from postfix_sync.reconcile.visibility import Reading
+from postfix_sync.store.retirement_record import MOVED_FOR, NAME_KEPT, ROUTE_KEPT, Retiring
 
 NOW = 1_000_000.0
 ANTS, BEES = "ants@b.c", "bees@b.c"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from postfix_sync.main_cf.setup_steps import (
+from postfix_sync.setup.steps import (
     Change,
     Step,
     from_json,

@@ -2,11 +2,10 @@
 
 import pytest
 
-from postfix_sync import show
-from postfix_sync.changes import iso
-from postfix_sync.generations import Generation, Hold
+from postfix_sync.cli import output
+from postfix_sync.cli.terminal import Terminal
 from postfix_sync.model import Finding, MailmanTables, Verdict
-from postfix_sync.state import (
+from postfix_sync.status.schema import (
     ClusterStatus,
     DestinationStatus,
     MapStatus,
@@ -14,7 +13,8 @@ from postfix_sync.state import (
     Status,
     no_passes,
 )
-from postfix_sync.terminal import Terminal
+from postfix_sync.store.generations import Generation, Hold
+from postfix_sync.text import iso
 from tests.parts.mailman_files import nine
 
 NOW = 1_790_000_000.0
@@ -31,7 +31,7 @@ BAD = Finding("relay_domains", Verdict.FAILURE, "relay_domains = ", "no map " * 
 
 
 def test_failures_stand_last_above_the_prompt() -> None:
-    assert show.findings([BAD, WELL, DOUBTFUL, WELL], PLAIN).splitlines() == [
+    assert output.findings([BAD, WELL, DOUBTFUL, WELL], PLAIN).splitlines() == [
         "ok       transport_maps = lmdb:/m/postfix_lmtp",
         "ok       transport_maps = lmdb:/m/postfix_lmtp",
         "",
@@ -50,26 +50,26 @@ def test_failures_stand_last_above_the_prompt() -> None:
 
 
 def test_quiet_leaves_what_is_not_well() -> None:
-    assert show.findings([WELL], PLAIN, problems_only=True) == ""
-    text = show.findings([WELL, DOUBTFUL], PLAIN, problems_only=True)
+    assert output.findings([WELL], PLAIN, problems_only=True) == ""
+    text = output.findings([WELL, DOUBTFUL], PLAIN, problems_only=True)
     assert text.splitlines()[0] == "warning  clock"
     assert "transport_maps" not in text
 
 
 def test_numbers_are_told_of_what_there_is() -> None:
-    assert show.findings([WELL], PLAIN).splitlines()[-1] == "1 ok"
-    assert show.findings([BAD, BAD], PLAIN).splitlines()[-1] == "2 failures, 0 ok"
+    assert output.findings([WELL], PLAIN).splitlines()[-1] == "1 ok"
+    assert output.findings([BAD, BAD], PLAIN).splitlines()[-1] == "2 failures, 0 ok"
 
 
 def test_a_finding_is_called_by_its_name() -> None:
     one = Finding("state_directory", Verdict.OK, "/var/lib/postfix-sync, 2 GiB free")
-    assert show.findings([one], PLAIN).splitlines()[0] == (
+    assert output.findings([one], PLAIN).splitlines()[0] == (
         "ok       state_directory: /var/lib/postfix-sync, 2 GiB free"
     )
 
 
 def test_a_command_is_whole_and_colours_are_around_it() -> None:
-    text = show.findings([BAD], COLOURED)
+    text = output.findings([BAD], COLOURED)
     assert f"           \x1b[36m{LONG_FIX}\x1b[0m\n" in text
     assert text.startswith("\x1b[1;31mfailure  \x1b[0m\x1b[1mrelay_domains\x1b[0m\n")
 
@@ -127,7 +127,7 @@ def status(**changed: object) -> Status:
 
 
 def test_a_status() -> None:
-    assert show.status(status(), NOW, PLAIN).splitlines() == [
+    assert output.status(status(), NOW, PLAIN).splitlines() == [
         f"postfix-sync 0.1.0, as of {iso(NOW - 3 * 3600)}, 3 h ago",
         "generation 7",
         "",
@@ -151,34 +151,34 @@ def test_a_status() -> None:
 
 def test_a_status_that_is_held() -> None:
     held = {"held": True, "held_since": iso(NOW - 7200), "waiting": "+1 list: ants@a.example"}
-    assert show.status(status(**held), NOW, PLAIN).splitlines()[1] == (
+    assert output.status(status(**held), NOW, PLAIN).splitlines()[1] == (
         "held at generation 7 for 2 h; what waits: +1 list: ants@a.example"
     )
     unknown = status(**{**held, "generation": None, "waiting": ""})
-    assert show.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; what waits: nothing"
+    assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; what waits: nothing"
 
 
 def test_what_is_not_there_leaves_no_gap() -> None:
-    text = show.status(status(sources={}, destinations={}, clusters={}), NOW, PLAIN)
+    text = output.status(status(sources={}, destinations={}, clusters={}), NOW, PLAIN)
     assert text.count("\n\n") == 1
 
 
 @pytest.mark.parametrize("moment", ["", "yesterday"])
 def test_a_time_that_somebody_else_wrote(moment: str) -> None:
-    assert show.status(status(updated=moment), NOW, PLAIN).splitlines()[0].endswith(", ? ago")
+    assert output.status(status(updated=moment), NOW, PLAIN).splitlines()[0].endswith(", ? ago")
 
 
 def test_colours_tell_good_from_bad() -> None:
-    text = show.status(status(), NOW, COLOURED)
+    text = output.status(status(), NOW, COLOURED)
     assert "\x1b[32mok\x1b[0m" in text
     assert "\x1b[1;31mrefused\x1b[0m" in text
     assert "\x1b[1;31mDOWN\x1b[0m" in text
 
 
-def kept(number: int, *lists: str, differs: tuple[str, ...] = ()) -> show.Kept:
+def kept(number: int, *lists: str, differs: tuple[str, ...] = ()) -> output.Kept:
     routes = {key: "lmtp:[m]:24" for name in lists for key in nine(name)}
     tables = MailmanTables(routes, {}, {})
-    return show.Kept(Generation(number, NOW - number, tables, {}), differs)
+    return output.Kept(Generation(number, NOW - number, tables, {}), differs)
 
 
 def typed(*words: str) -> str:
@@ -187,7 +187,7 @@ def typed(*words: str) -> str:
 
 def test_generations() -> None:
     rows = [kept(12, "a@x.y", "b@x.y"), kept(9, "a@x.y", differs=("-1 list: b@x.y",))]
-    assert show.generations(rows, None, typed, PLAIN).splitlines() == [
+    assert output.generations(rows, None, typed, PLAIN).splitlines() == [
         "generation  last installed        lists  addresses",
         f"12          {iso(NOW - 12)}      2         18  installed",
         f"9           {iso(NOW - 9)}      1          9",
@@ -199,12 +199,12 @@ def test_generations() -> None:
 
 
 def test_generations_of_which_one_is_held() -> None:
-    lines = show.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
+    lines = output.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
     assert lines[-2:] == [f"held at generation 2 since {iso(NOW)}; go on:", "  postfix-sync resume"]
 
 
 def test_no_generation_yet() -> None:
-    assert show.generations([], None, typed, PLAIN).splitlines() == [
+    assert output.generations([], None, typed, PLAIN).splitlines() == [
         "none is kept yet; make a pass:",
         "  postfix-sync --once",
     ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.stored import Damaged, loads, parse
+from postfix_sync.store.json_reader import Damaged, loads, parse
 from tests.parts.odd_json import ODD_FILES, dump, json_values, mutated
 
 

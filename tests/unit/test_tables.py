@@ -7,26 +7,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
-from postfix_sync.tables import (
+from postfix_sync.mailman.addresses import addresses_of, destinations_of, lists_of
+from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
     MAX_LINE,
     MAX_LISTS,
     MAX_OTHER_LINES,
-    addresses_of,
-    check_address,
-    destinations_of,
-    fold_ascii,
-    fold_unicode,
-    lists_of,
     parse_aliases,
-    parse_destination,
     parse_domains,
-    parse_installed,
     parse_routes,
     read_tables,
-    render,
 )
+from postfix_sync.mailman.names import check_address
+from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
+from postfix_sync.postfix.folding import fold_ascii, fold_unicode
+from postfix_sync.postfix.map_text import parse_installed, render
+from postfix_sync.postfix.next_hop import parse_destination
 from tests.parts.mailman_files import (
     HEADER,
     decorated,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.terminal import Cell, Colour, Passing, Terminal
+from postfix_sync.cli.terminal import Cell, Colour, Passing, Terminal
 
 NARROW = Terminal(width=40)
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]))

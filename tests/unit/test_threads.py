@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from postfix_sync.threads import run_in_daemon_thread
+from postfix_sync.system.threads import run_in_daemon_thread
 
 HANGS = """\
 import asyncio, threading
-from postfix_sync.threads import run_in_daemon_thread
+from postfix_sync.system.threads import run_in_daemon_thread
 
 async def main():
     begun = threading.Event()

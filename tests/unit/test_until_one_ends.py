@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.daemon import until_one_ends
+from postfix_sync.daemon.tasks import until_one_ends
 
 Work = Coroutine[Any, Any, None]
 

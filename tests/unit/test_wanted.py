@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import NotPlaced, OutOfReach, Refused
-from postfix_sync.merge import Ranking
 from postfix_sync.model import (
     MAP_NAMES,
     Condition,
@@ -22,7 +21,8 @@ from postfix_sync.model import (
     Policy,
     Record,
 )
-from postfix_sync.wanted import FOUND_OUT, Allowed, Asked, Wanted, decide
+from postfix_sync.reconcile.desired import FOUND_OUT, Allowed, Asked, Wanted, decide
+from postfix_sync.reconcile.merge import Ranking
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS, DOGS = "ants@b.c", "bees@b.c", "cats@d.e", "dogs@d.e"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from postfix_sync.systemd import Watchdog
+from postfix_sync.daemon.systemd import Watchdog
 
 
 @pytest.fixture

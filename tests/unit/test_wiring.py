@@ -6,22 +6,15 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ApplyError, ConfigError, NotPermitted
-from postfix_sync.main_cf.match_list import Style, decision, patterns
-from postfix_sync.main_cf.parameter import Installation
-from postfix_sync.main_cf.wiring import (
-    CLASSES,
-    Classes,
-    Setting,
-    advice,
-    choose_map_type,
-    cluster_notices,
-    left_open,
-    notices,
-    remedy,
-    settings,
-)
 from postfix_sync.model import Verdict
-from postfix_sync.postfix import PARAMETERS, Postfix
+from postfix_sync.postfix.instance import PARAMETERS, Postfix
+from postfix_sync.postfix.main_cf.advice import advice
+from postfix_sync.postfix.main_cf.classes import CLASSES, Classes
+from postfix_sync.postfix.main_cf.fixes import Setting, remedy
+from postfix_sync.postfix.main_cf.map_type import choose_map_type
+from postfix_sync.postfix.main_cf.parameter import Installation
+from postfix_sync.postfix.main_cf.requirements import cluster_notices, left_open, notices, settings
+from postfix_sync.postfix.match_list import Style, decision, patterns
 
 MAPS = Path("/etc/postfix/mailman")
 VOLUME = Path("/srv/mailman_var/data")

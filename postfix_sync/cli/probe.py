@@ -1,0 +1,104 @@
+"""postfix-sync probe: is Mailman's LMTP server there, and does it take mail?"""
+
+import argparse
+import contextlib
+import json
+import logging
+from typing import TYPE_CHECKING
+
+from postfix_sync.cli import nagios
+from postfix_sync.cli.running import complete, load
+from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.log import tell
+from postfix_sync.model import BOTH_FAMILIES, Families, ProbeResult
+from postfix_sync.postfix.instance import families_of
+from postfix_sync.postfix.map_directory import installed_maps
+from postfix_sync.probe.lmtp import describe, probe_all
+from postfix_sync.probe.targets import Target, targets
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+
+def run(options: argparse.Namespace) -> int:
+    """Probes what is named, or what is installed."""
+    configuration = load(options)
+    results = complete(_probe(configuration, options))
+    if options.nagios:
+        return _as_plugin(configuration, results)
+    if options.json:
+        document = json.dumps([_as_json(result) for result in results], indent=2)
+        print(document)  # noqa: T201 - the command's answer
+    for result in results:
+        notice = describe(result)
+        if not result.up:
+            tell(notice)
+        elif result.warning:
+            tell(notice, logging.WARNING)
+        elif not options.json and not options.quiet:
+            print(notice.message)  # noqa: T201 - the command's answer
+    if not results:
+        tell(_nothing(configuration))
+    return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
+
+
+async def _probe(configuration: "Config", options: argparse.Namespace) -> list[ProbeResult]:
+    families = BOTH_FAMILIES
+    with contextlib.suppress(ConfigError):  # a server can be probed where there is no Postfix, too
+        families = await families_of(configuration.postfix.config_directory)
+    return await probe_all(
+        _targets(configuration, options, families),
+        options.level or configuration.probe.level.replace("off", "rcpt"),
+        configuration.probe.timeout,
+        _known_hosts(configuration),
+        within=nagios.WITHIN if options.nagios else None,
+    )
+
+
+def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
+    """Answers as a monitoring plugin. Raises OutOfReach where there is nothing to say."""
+    if not results:
+        raise _nothing(configuration)
+    print(nagios.render(results))  # noqa: T201 - the command's answer
+    return nagios.state_of(results)
+
+
+def _nothing(configuration: "Config") -> OutOfReach:
+    return OutOfReach(
+        f"{configuration.postfix.map_directory}: no destination is installed there",
+        f"name one: {configuration.command('probe')} HOST:PORT;"
+        f" or: {configuration.command('--once')}",
+    )
+
+
+def _targets(
+    configuration: "Config", options: argparse.Namespace, families: Families
+) -> list[Target]:
+    """What to probe: the named destinations, or those of the installed maps."""
+    installed = targets(installed_maps(configuration.postfix.map_directory).routes_in_use, {})
+    lists = {one.destination: one.recipient for one in installed}
+    return [
+        Target(one, options.rcpt or lists.get(one), doubting=True, families=families)
+        for one in options.destinations or lists
+    ]
+
+
+def _known_hosts(configuration: "Config") -> dict[str, str]:
+    try:
+        return HostsFiles(configuration.hosts.file, None).read().lookup()
+    except SyncError as error:  # the resolver knows its names as well
+        tell(error, logging.WARNING)
+        return {}
+
+
+def _as_json(result: ProbeResult) -> dict[str, object]:
+    return {
+        "destination": result.destination.endpoint,
+        "up": result.up,
+        "phase": result.phase,
+        "reply": result.reply,
+        "seconds": result.seconds,
+        "error": result.error,
+        "warning": result.warning,
+    }

@@ -1,0 +1,78 @@
+"""postfix-sync rollback: the last states of the maps, and one of them put back and held."""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from postfix_sync.cli import output
+from postfix_sync.cli.once import note, tell_problems
+from postfix_sync.cli.running import complete, load
+from postfix_sync.cli.terminal import Terminal
+from postfix_sync.containers.relocate import by_address
+from postfix_sync.containers.routable_names import routable_names
+from postfix_sync.errors import Exit, SyncError
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.log import LOG, tell
+from postfix_sync.model import Maps
+from postfix_sync.postfix.map_directory import installed_maps
+from postfix_sync.reconcile.changes import difference
+from postfix_sync.reconcile.once import completed
+from postfix_sync.reconcile.report import Request
+from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.status import transitions
+from postfix_sync.status.file import StatusFile
+from postfix_sync.store.state_directory import generations_of
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Lists the generations, or puts one back. Raises NoSuchGeneration."""
+    configuration = load(options)
+    if options.generation is None:
+        print(complete(_listing(configuration)))  # noqa: T201 - the command's answer
+        return Exit.OK
+    return complete(_put_back(configuration, options))
+
+
+async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exit:
+    """Makes a pass that asks no source: it must do also while they are away."""
+    number = options.generation
+    await generations_of(configuration).load(number)
+    status = StatusFile.of(configuration).read_or_new()
+    request = Request(roll_back=number)
+    rankings = transitions.rankings(status)
+    report = await completed(lambda: make_pass(configuration, {}, rankings, request))
+    tell_problems(report)
+    if report.held and report.failed:
+        LOG.warning("generation %s is held, and the next pass goes on putting it back", number)
+    elif report.held and not options.quiet:
+        go_on = f"no pass changes anything until: {configuration.command('resume')}"
+        answer = [*report.lines, f"generation {number} is installed and held; {go_on}"]
+        print("\n".join(answer))  # noqa: T201 - the command's answer
+    return await note(configuration, report, probing=False)
+
+
+async def _listing(configuration: "Config") -> str:
+    kept = generations_of(configuration)
+    present = installed_maps(configuration.postfix.map_directory)
+    by_name = routable_names(HostsFiles(configuration.hosts.file, None))
+    addresses: dict[str, str] = {}
+    rows = []
+    for number in kept.numbers():
+        try:
+            generation = await kept.load(number)
+        except SyncError as error:
+            tell(error)
+            continue
+        tables = generation.tables
+        addresses = {**generation.hosts, **addresses}  # the latest generation comes first
+        kept_out = {name: ip for name, ip in addresses.items() if not by_name(name)}
+        maps = Maps.of(replace(tables, routes=by_address(tables.routes, kept_out)))
+        rows.append(output.Kept(generation, difference(present, maps)))
+    return output.generations(
+        rows, kept.held(), configuration.command, Terminal.of(sys.stdout, os.environ)
+    )

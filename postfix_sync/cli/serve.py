@@ -1,0 +1,23 @@
+"""postfix-sync without a command: the daemon, in the foreground."""
+
+import argparse
+import asyncio
+import faulthandler
+
+from postfix_sync.cli.running import load, wait_without_threads
+from postfix_sync.config.schema import DEFAULT_PATH
+from postfix_sync.daemon.daemon import Daemon
+from postfix_sync.errors import Exit
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Serves until it is told to stop."""
+    configuration = load(options)
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log then says where it hangs
+
+    async def serve() -> None:
+        await Daemon(options.config or DEFAULT_PATH, configuration).run()
+
+    wait_without_threads()
+    asyncio.run(serve())
+    return Exit.OK

@@ -1,0 +1,121 @@
+"""postfix-sync setup: make Postfix use the maps, and take that back."""
+
+import argparse
+import os
+import sys
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from postfix_sync.cli import output
+from postfix_sync.cli.running import complete, load
+from postfix_sync.cli.terminal import Terminal
+from postfix_sync.doctor import examination
+from postfix_sync.errors import Exit
+from postfix_sync.log import LOG
+from postfix_sync.model import Verdict
+from postfix_sync.setup.carry_out import carry_out, undo
+from postfix_sync.setup.main_cf_file import Outdated
+from postfix_sync.setup.proposal import Proposal, propose, propose_undoing
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+TRIES = 3
+"""How often main.cf is looked at anew, where somebody else changes it meanwhile."""
+
+
+def run(options: argparse.Namespace) -> Exit:
+    """Shows what is to be changed, asks, changes it, and has doctor look at the outcome."""
+    config = load(options)
+    for left in range(TRIES, 0, -1):
+        proposal = complete(_propose(config, options))
+        _show(proposal, options)
+        if proposal.blocked:
+            return _refuse(proposal)
+        if options.dry_run:
+            return Exit.OK
+        if proposal.is_empty:
+            break
+        if (answer := _agreed(proposal, options)) is not Exit.OK:
+            return answer
+        try:
+            complete(_carry_out(proposal, options))
+            break
+        except Outdated as error:
+            if left == 1:
+                raise
+            LOG.warning("%s", error.message)
+    return Exit.OK if options.undo else complete(_what_is_left(config))
+
+
+def _propose(config: "Config", options: argparse.Namespace) -> Coroutine[Any, Any, Proposal]:
+    return propose_undoing(config) if options.undo else propose(config)
+
+
+def _carry_out(proposal: Proposal, options: argparse.Namespace) -> Coroutine[Any, Any, None]:
+    return (undo if options.undo else carry_out)(proposal)
+
+
+def _show(proposal: Proposal, options: argparse.Namespace) -> None:
+    path = proposal.main_cf.path
+    for change in proposal.left:
+        print(  # noqa: T201 - the command's answer
+            f"{change.parameter}: is not what setup has made of it ({change.after}); it is left"
+        )
+    if proposal.changes:
+        print(f"{path}:")  # noqa: T201
+    for change in proposal.changes:
+        print(f"  {change.shown}")  # noqa: T201
+        if change.why and not options.undo:
+            print(f"      {change.why}")  # noqa: T201
+    for note in proposal.notes:
+        print(f"  left as it is: {note}")  # noqa: T201
+    if proposal.interrupted:
+        print("an earlier run was interrupted; Postfix is reloaded to complete it")  # noqa: T201
+    if proposal.is_empty and options.undo:
+        print(f"{path}: there is nothing of setup's in it; nothing to do")  # noqa: T201
+    elif proposal.is_empty:
+        print(f"{path}: names all maps; nothing to do")  # noqa: T201
+
+
+def _refuse(proposal: Proposal) -> Exit:
+    """Reports why nothing may be changed yet, and what has to be done first."""
+    for finding in proposal.blocked:
+        LOG.error(
+            "%s: %s: %s; setup has no mail to lists accepted before that is fixed, and main.cf is"
+            " left as it was",
+            finding.name,
+            finding.seen,
+            finding.why,
+            extra={"hint": finding.fix or "fix that, then run setup again"},
+        )
+    return Exit.APPLY_FAILED
+
+
+def _agreed(proposal: Proposal, options: argparse.Namespace) -> Exit:
+    if options.yes:
+        return Exit.OK
+    if not sys.stdin.isatty():
+        LOG.error(
+            "setup: nobody can be asked, standard input is no terminal; nothing was done",
+            extra={"hint": "to make these changes: --yes; to see them: --dry-run"},
+        )
+        return Exit.USAGE
+    try:
+        answer = input(f"Change {proposal.main_cf.path}, and reload Postfix? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() in {"y", "yes"}:
+        return Exit.OK
+    LOG.error("setup: nothing was done")
+    return Exit.USAGE
+
+
+async def _what_is_left(config: "Config") -> Exit:
+    """Shows what doctor still finds; 78 if that is a failure."""
+    found = [one async for one in examination.examine(config) if one.verdict is not Verdict.OK]
+    if found:
+        text = output.findings(found, Terminal.of(sys.stdout, os.environ), problems_only=True)
+        print(f"\ndoctor still finds:\n\n{text}")  # noqa: T201
+    failed = any(one.verdict is Verdict.FAILURE for one in found)
+    return Exit.CONFIG if failed else Exit.OK

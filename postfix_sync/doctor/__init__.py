@@ -1,0 +1,1 @@
+"""Read-only checks of this host."""

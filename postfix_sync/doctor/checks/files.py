@@ -1,0 +1,295 @@
+"""The maps on the disk: there, whole, in step with the sources, and nobody's but root's."""
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from postfix_sync.doctor.findings import failure, ok, warning
+from postfix_sync.doctor.host import Host
+from postfix_sync.errors import SyncError, why
+from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
+from postfix_sync.postfix.index_lock import is_kept_locked
+from postfix_sync.postfix.main_cf.classes import ROLES
+from postfix_sync.postfix.main_cf.fixes import command
+from postfix_sync.postfix.map_directory import MAP_MODE, MapDirectory, check_owner
+from postfix_sync.reconcile.reload_spacing import TURN_TAKES
+from postfix_sync.system.files import open_file
+from postfix_sync.text import counted, iso
+
+SETTLED = 100.0
+"""Seconds after which Postfix warns of a text that is newer than its index (dict_db_open)."""
+
+FILE_TYPES = {"texthash": "", "regexp": "", "pcre": "", "cidr": "", "sdbm": ".pag", **INDEX_SUFFIX}
+"""Map types with a file, and what its name has more than the one that main.cf gives."""
+
+_NAMED = re.compile(rf"\b({'|'.join(FILE_TYPES)}):(/[^\s,{{}}]+)")
+
+_MADE_BY_POSTFIX = ("_cache_database", "_cache_map", "_cache_name", "address_verify_map")
+"""Ends of the names of parameters whose files Postfix makes when it needs them."""
+
+_NOT_LOOKED_UP = {"alias_database"}
+"""What names maps only for newaliases(1) to build."""
+
+
+def made_by_postfix(parameter: str) -> bool:
+    """Whether a parameter names a map that Postfix makes by itself, without a text."""
+    return parameter.endswith(_MADE_BY_POSTFIX)
+
+
+def builder(parameter: str) -> str:
+    """The command that builds what a parameter names: aliases(5) have a syntax of their own."""
+    return "postalias" if parameter.rpartition("/")[2].startswith("alias_") else "postmap"
+
+
+async def map_directory(host: Host) -> AsyncIterator[Finding]:
+    """The directory is there, and nobody but root can put maps of his own into it."""
+    path = host.config.postfix.map_directory
+    try:
+        check_owner(path)
+        found = path.stat()
+    except FileNotFoundError:
+        fix = host.command("--once")
+        yield failure("map_directory", f"{path}: no such directory", "no pass was made yet", fix)
+    except OSError as error:
+        yield failure("map_directory", f"{path}: {why(error)}", "no map can be installed there")
+    except SyncError as error:
+        yield failure("map_directory", error.message, _WHO_CHANGES_MAPS, error.fix)
+    else:
+        yield ok("map_directory", f"{path}, owner {found.st_uid}, mode {_mode(found)}")
+
+
+_WHO_CHANGES_MAPS = (
+    "whoever can change the maps decides where the lists' mail goes, so no pass installs anything"
+    " before that is mended"
+)
+
+
+async def maps(host: Host) -> AsyncIterator[Finding]:
+    """Each of the four maps has its text and its index, which holds what the text says."""
+    directory = host.directory
+    # Found under the lock: a pass that is at work has maps half built, as it should be.
+    installed = host.upcoming.found or await directory.read()
+    for name in MAP_NAMES:
+        yield await _map(host, directory, name, installed.maps[name])
+    if installed.reload_owed and host.postfix.master and directory.owed_for() > TURN_TAKES:
+        yield failure(
+            "interrupted_pass",
+            f"{directory.path / '.reload'}: a pass changed the maps, and was interrupted before it"
+            " reloaded Postfix",
+            "processes of Postfix may work with the maps from before",
+            host.command("--once"),
+        )
+    elif installed.reload_owed and host.postfix.master:
+        yield ok("interrupted_pass", "a change waits for its turn to reload Postfix")
+    elif installed.interrupted:
+        yield warning(
+            "interrupted_pass",
+            f"{directory.path / '.staging'}: left behind by a pass that was interrupted",
+            "the next pass completes it",
+            host.command("--once"),
+        )
+    else:
+        yield ok("interrupted_pass", "no pass left anything unfinished")
+
+
+async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap) -> Finding:
+    called, text, index = f"map:{name}", directory.path / name, directory.index(name)
+    again = host.command("--once")
+    if missing := next((path for path in (index, text) if not path.exists()), None):
+        role = "and" if _is_named(host, text) else "and as soon as main.cf names the map,"
+        return failure(
+            called,
+            f"{missing}: no such file",
+            f"Postfix can't look anything up in it, {role} mail to everybody is put off with 451"
+            " Temporary lookup failure; a pass makes the map, an empty one if there is no list",
+            again,
+        )
+    if one.condition is Condition.BROKEN:
+        said = await _why_unreadable(host, text, index)
+        return failure(
+            called, f"{index}: {said}", "lookups fail; a pass builds the map again", again
+        )
+    if one.condition is Condition.STALE:
+        return _stale(called, text, index, one, again)
+    return _ownership(called, text, index) or ok(
+        called,
+        f"{host.map_type}:{text}, {counted(len(one.table or {}), 'entry')},"
+        f" built {iso(index.stat().st_mtime)}",
+    )
+
+
+def _is_named(host: Host, text: Path) -> bool:
+    return any(f":{text}" in host.postfix.parameters[one] for one in ROLES)
+
+
+async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
+    """What postmap(1) says of a map that it can't look into; it would wait for a FIFO."""
+    try:
+        open_file(index).close()
+        if await is_kept_locked(index, host.map_type):
+            return f"somebody keeps it locked; see who: fuser -v {index}"
+        await host.postfix.query(host.kind, text, ["nobody@invalid"])
+    except OSError as error:
+        return why(error)
+    except SyncError as error:
+        return error.message
+    return "can't be read"
+
+
+def _stale(called: str, text: Path, index: Path, one: InstalledMap, again: str) -> Finding:
+    """Text and index don't go together, as far as can be told without a build."""
+    older = text.stat().st_mtime - index.stat().st_mtime
+    if older > 0:
+        seen = f"{index} is older than its text by {older:.0f} s"
+    else:
+        seen = f"{index} does not hold what {text} says"
+    if one.table is None:
+        seen += "; and the text is not as postfix-sync writes it"
+    return failure(
+        called,
+        seen,
+        "somebody edited the text, or a pass was interrupted. Postfix reads the index alone, so"
+        " what the text says may not be in force; a pass builds the index again, from what the"
+        " sources say",
+        again,
+    )
+
+
+def _ownership(called: str, text: Path, index: Path) -> Finding | None:
+    """A finding where others could change a map, or not read it."""
+    for path in (text, index):
+        found = path.stat()
+        quoted = shlex.quote(str(path))
+        if found.st_uid not in {0, os.geteuid()}:
+            return warning(
+                called,
+                f"{path}: belongs to user {found.st_uid}",
+                "its owner can send the lists' mail elsewhere; and postmap(1), run as root, takes"
+                " on the identity of a text's owner and then may not write the index"
+                " (Permission denied)",
+                f"chown root: {quoted}",
+            )
+        if stat.S_IMODE(found.st_mode) != MAP_MODE:
+            return warning(
+                called,
+                f"{path}: mode {_mode(found)} instead of {MAP_MODE:04o}",
+                "every process of Postfix has to read it, and nobody but root to write it",
+                f"chmod {MAP_MODE:04o} {quoted}",
+            )
+    return None
+
+
+async def in_step(host: Host) -> AsyncIterator[Finding]:
+    """The maps hold what the sources say; or a pass would change something."""
+    report = host.upcoming
+    for number, error in enumerate(report.failed):
+        called = "in_step" if not number else f"in_step:{number + 1}"
+        yield failure(called, error.message, error.hint or "no pass can be made", error.fix)
+    if report.failed:
+        return
+    if report.held:
+        yield ok("in_step", f"{report.held}: until that ends, what the sources say waits")
+        return
+    if report.pending:
+        yield failure(
+            "in_step",
+            "the maps are behind the sources: " + "; ".join(report.pending),
+            "until a pass is made, mail to new lists is refused, and mail to removed ones taken",
+            host.command("--once"),
+        )
+        return
+    silent = [name for name, one in report.sources.items() if one.errors]
+    about = f", as far as {', '.join(silent)} can be read" if silent else ""
+    yield ok("in_step", f"the maps hold what the sources say{about}")
+
+
+class Named(NamedTuple):
+    """A map with a file that a parameter names."""
+
+    parameter: str
+    map_type: str
+    path: Path
+
+
+def opened_file(host: Host, map_type: str, path: Path) -> Path:
+    """Return the file that Postfix opens for a map of one of FILE_TYPES."""
+    if kind := host.index_types.get(map_type):
+        return kind.index(path)
+    return path.with_name(path.name + FILE_TYPES[map_type])
+
+
+def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
+    """The maps with files that parameters name, those that Postfix makes itself left out."""
+    for parameter, value in settings.items():
+        name = parameter.rpartition("/")[2]
+        if name in _NOT_LOOKED_UP or made_by_postfix(name):
+            continue
+        for map_type, path in _NAMED.findall(value):
+            yield Named(parameter, map_type, Path(path))
+
+
+async def other_maps(host: Host) -> AsyncIterator[Finding]:
+    """Every other map that main.cf or master.cf names is there: one that isn't stops all mail."""
+    own = {host.config.postfix.map_directory / name for name in MAP_NAMES}
+    settings = dict(host.written)
+    for service in host.services:
+        place = f"{service.name}/{service.kind}"
+        settings |= {f"{place}/{name}": value for name, value in service.overrides.items()}
+    named: dict[tuple[str, Path], Named] = {}
+    for one in named_maps(settings):
+        # A type that this Postfix lacks, another type of ours, and what should not be named, are
+        # told elsewhere.
+        mailmans = host.tables.ours.of_mailman(f"{one.map_type}:{one.path}")
+        if one.map_type in host.postfix.map_types and one.path not in own and not mailmans:
+            named.setdefault((one.map_type, one.path), one)
+    found = [finding for one in named.values() if (finding := _other(host, one))]
+    for finding in found:
+        yield finding
+    if not found:
+        number = counted(len(named), "other map") if named else "no other map"
+        yield ok("other_maps", f"Postfix uses {number} in files, and none is missing")
+
+
+def _other(host: Host, one: Named) -> Finding | None:
+    """What is wrong with a map that isn't ours."""
+    called = f"other_maps:{one.map_type}:{one.path}"
+    build = builder(one.parameter)
+    # A process that found no table when it was started does not look again.
+    rebuild = host.reloaded(command(host.postfix, build, f"{one.map_type}:{one.path}"))
+    file = opened_file(host, one.map_type, one.path)
+    compiled = file != one.path
+    try:
+        index = file.stat()
+    except FileNotFoundError:
+        can_build = compiled and one.path.exists()
+        return failure(
+            called,
+            f"{one.parameter} names {one.map_type}:{one.path}, but there is no {file}",
+            "whatever is looked up there is put off with 451 Temporary lookup failure, mail for the"
+            " lists too"
+            + (
+                ""
+                if can_build
+                else f"; make that file, or take it out of main.cf's {one.parameter}"
+            ),
+            rebuild if can_build else None,
+        )
+    except OSError:
+        return None  # whether Postfix may read it is not known here
+    changed = one.path.stat().st_mtime if compiled and one.path.exists() else 0.0
+    if index.st_mtime < changed < host.now - SETTLED:
+        return warning(
+            called,
+            f"{file} is older than {one.path}",
+            "Postfix works with the index, so what was changed in the text is not in force",
+            rebuild,
+        )
+    return None
+
+
+def _mode(found: os.stat_result) -> str:
+    return f"{stat.S_IMODE(found.st_mode):04o}"

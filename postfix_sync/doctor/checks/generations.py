@@ -1,0 +1,41 @@
+"""Are the maps held at an earlier state, and could one be put back?"""
+
+import shlex
+from collections.abc import AsyncIterator
+
+from postfix_sync.doctor.findings import ok, warning
+from postfix_sync.doctor.host import Host
+from postfix_sync.errors import SyncError
+from postfix_sync.model import Finding
+from postfix_sync.store.state_directory import generations_of
+
+
+async def held(host: Host) -> AsyncIterator[Finding]:
+    """No pass changes anything while a generation is held: nobody must forget that."""
+    hold = generations_of(host.config).held()
+    if not hold:
+        yield ok("held", "nothing is held")
+        return
+    waiting = host.upcoming.waiting
+    yield warning(
+        "held",
+        f"{hold}" + (f"; what waits: {waiting}" if waiting else ""),
+        "as long as it is held, no list that Mailman creates gets mail, and none that it removes is"
+        " refused",
+        host.command("resume"),
+    )
+
+
+async def whole(host: Host) -> AsyncIterator[Finding]:
+    """Each generation can be read, so that rollback does not fail when it is needed."""
+    kept = generations_of(host.config)
+    damaged = 0
+    for number in kept.numbers():
+        try:
+            await kept.load(number)
+        except SyncError as error:
+            damaged += 1
+            why = "it can't be put back; others can, and the maps are as they were"
+            fix = f"rm {shlex.quote(str(kept.path(number)))}"
+            yield warning(f"generation:{number}", error.message, why, fix)
+    yield ok("generations", f"{len(kept.numbers()) - damaged} can be put back")

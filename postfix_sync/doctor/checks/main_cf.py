@@ -1,0 +1,218 @@
+"""Does main.cf use the maps, each in its role, and does nothing stand in their way?
+
+What main.cf should say is decided in postfix/main_cf/requirements.py; here it is told, with what is there.
+"""
+
+import shlex
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+from postfix_sync.doctor.findings import failure, ok, warning
+from postfix_sync.doctor.host import Host
+from postfix_sync.model import RECIPIENTS, Finding
+from postfix_sync.postfix.main_cf import requirements
+from postfix_sync.postfix.main_cf.advice import advice
+from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
+from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
+from postfix_sync.postfix.main_cf.requirements import settings
+from postfix_sync.postfix.match_list import items
+from postfix_sync.system.files import read_file
+
+TOLD = (
+    *ROLES,
+    "virtual_alias_domains",
+    "recipient_delimiter",
+    "owner_request_special",
+    "unknown_local_recipient_reject_code",
+    "soft_bounce",
+    "smtpd_reject_unlisted_recipient",
+)
+"""The parameters that are told also where they are well."""
+
+
+async def ends(host: Host) -> AsyncIterator[Finding]:
+    """The last line ends: to one that doesn't, postconf(1) joins what it adds."""
+    path = host.postfix.config_directory / "main.cf"
+    content = read_file(path)
+    if content and not content.endswith(b"\n"):
+        yield warning(
+            "main_cf_end",
+            f"{path}: its last line does not end in a newline",
+            "what postconf -e adds would become part of that line; do this before anything else",
+            f"echo >> {shlex.quote(str(path))}",
+        )
+    else:
+        yield ok("main_cf_end", f"{path}: its last line ends in a newline")
+
+
+async def parameters(host: Host) -> AsyncIterator[Finding]:
+    """Each parameter says what the maps need, and none says what does harm."""
+    found = _by_parameter(host)
+    for parameter in [*TOLD, *(one for one in found if one not in TOLD)]:
+        if host.classes.is_undecided(parameter):
+            domain, error = min(host.classes.unknown.items(), key=lambda one: one[0])
+            yield warning(
+                parameter,
+                f"{parameter} = {host.postfix.unexpanded[parameter]}",
+                f"can't tell whether that is right, because the address class of {domain} is not"
+                f" known: {error.message}",
+            )
+        elif one := found.get(parameter):
+            seen = f"{parameter} = {one.present}"
+            yield Finding(parameter, one.verdict, seen, one.problem, _remedy(host, one))
+        else:
+            yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
+
+
+def lacking(host: Host) -> list[Setting]:
+    """What main.cf lacks for the maps to work: what setup makes."""
+    return settings(host.postfix, host.tables.ours, host.classes)
+
+
+def _by_parameter(host: Host) -> dict[str, Setting]:
+    recipients = host.tables.own[RECIPIENTS].keys()
+    advised = advice(host.postfix, host.tables.ours, host.classes, recipients)
+    found = {one.parameter: one for one in (*advised, *lacking(host))}
+    found.pop("lmtp_host_lookup", None)  # names.py knows what it comes to
+    return found
+
+
+def _remedy(host: Host, setting: Setting) -> str | None:
+    if setting.is_decision:
+        return None
+    first = "" if host.directory.is_built else host.command("--once")
+    return only_built(first, setting, remedy(host.postfix, setting))
+
+
+async def list_domains(host: Host) -> AsyncIterator[Finding]:
+    """Each list domain is in one of the parameters that give it its class."""
+    classes, found = host.classes, _by_parameter(host)
+    left_open = requirements.left_open(host.postfix, classes)
+    well: dict[str, int] = {}
+    for domain in sorted(classes.domains):
+        named = classes.parameters(domain)
+        if error := classes.unknown.get(domain):
+            yield warning(
+                f"list_domains:{domain}",
+                error.message,
+                f"can't tell which address class {domain} has, before that can be read; no command"
+                " is printed that depends on it",
+            )
+        elif not named:
+            yield _classless(host, domain, found.get("relay_domains"))
+        elif both := double(named):
+            mending = [found[one] for one in both if domain in _excluded(found.get(one))]
+            yield warning(
+                f"list_domains:{domain}",
+                f"{domain} is in {' and in '.join(both)}",
+                "it counts as what it is in the first of them, and Postfix warns of it with each"
+                " message",
+                " && ".join(filter(None, (_remedy(host, one) for one in mending))) or None,
+            )
+        elif domain in left_open:
+            yield warning(f"list_domains:{domain}", f"{domain} is in {named[0]}", left_open[domain])
+        else:
+            well[named[0]] = well.get(named[0], 0) + 1
+    counted = ", ".join(f"{count} in {parameter}" for parameter, count in well.items())
+    if well or not classes.domains:
+        yield ok("list_domains", f"list domains: {counted or 'none yet'}")
+
+
+def double(named: list[str]) -> list[str]:
+    """The parameters of which Postfix warns together: all, but mydestination and relay_domains."""
+    counted = [one for one in named if one != "relay_domains" or "mydestination" not in named]
+    return counted if len(counted) > 1 else []
+
+
+def _excluded(setting: Setting | None) -> set[str]:
+    return {one[1:] for one in items(setting.wanted) if one.startswith("!")} if setting else set()
+
+
+def _classless(host: Host, domain: str, setting: Setting | None) -> Finding:
+    return failure(
+        f"list_domains:{domain}",
+        f"{domain} is in none of {', '.join(CLASSES)}",
+        'mail to its lists is refused ("Relay access denied")',
+        _remedy(host, setting) if setting else None,
+    )
+
+
+async def overridden(host: Host) -> AsyncIterator[Finding]:
+    """No service of master.cf has a value of its own, by -o, that leaves the maps out.
+
+    That one of a content filter takes every recipient is no mistake: there these are empty.
+    """
+    for finding in _overridden(host, OVERRIDES):
+        yield finding
+
+
+async def rerouted(host: Host) -> AsyncIterator[Finding]:
+    """The same of trivial-rewrite(8)'s routes alone."""
+    for finding in _overridden(host, {"trivial-rewrite": ("transport_maps",)}):
+        yield finding
+
+
+def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    lacks = {one.parameter for one in lacking(host)}
+    for service in host.services:
+        for parameter in overrides.get(service.command, ()):
+            present = service.overrides.get(parameter)
+            counts = bool(present) or (present == "" and service.command == "trivial-rewrite")
+            ours = host.tables.ours
+            name = ROLES[parameter]
+            in_main_cf = parameter in lacks or name in map(
+                ours.named, items(host.postfix.parameters[parameter])
+            )
+            if not counts or not in_main_cf or name in map(ours.named, items(present or "")):
+                continue
+            place = f"{service.name}/{service.kind}/{parameter}"
+            # postconf -P takes no white space in a value.
+            wanted = ",".join([*items(present or ""), ours.reference(name)])
+            yield failure(
+                f"override:{place}",
+                f"master.cf: {service.name} {service.kind} has -o {parameter}={present}",
+                f"for this {service.command}(8), the map in main.cf's {parameter} does not count",
+                host.edit(f"{place}={wanted}", "-P"),
+            )
+
+
+OVERRIDES = {
+    "smtpd": ("local_recipient_maps", "relay_recipient_maps", "virtual_mailbox_maps"),
+    "cleanup": ("virtual_alias_maps",),
+    "trivial-rewrite": ("transport_maps", "relay_domains"),
+}
+"""By program, the parameters that decide what it does with mail to lists."""
+
+
+async def repeated(host: Host) -> AsyncIterator[Finding]:
+    """No parameter for the maps stands twice, where the earlier value would be lost."""
+    lost: dict[str, list[str]] = {}
+    for line in host.warnings:
+        _, marked, entry = line.partition(": overriding earlier entry: ")
+        parameter, _, value = entry.partition("=")
+        if marked and parameter in host.postfix.unexpanded:
+            lost.setdefault(parameter, []).append(value)
+    wanted = {one.parameter: one.wanted for one in lacking(host)}
+    for parameter, earlier in lost.items():
+        merged = wanted.get(parameter, host.postfix.unexpanded[parameter])
+        for item in (one for value in earlier for one in items(value)):
+            merged = merged if item in items(merged) else f"{merged}, {item}"
+        if parameter in ROLES or parameter in CLASSES:
+            yield warning(
+                f"repeated:{parameter}",
+                f"{parameter} stands {len(earlier) + 1} times in main.cf; only the last one counts,"
+                f" not: {'; '.join(earlier)}",
+                "what the earlier one names is not used any more, and nobody meant that",
+                # Every one of its lines becomes this one; without any of them, mail would bounce.
+                None if _refuses(host, parameter) else host.edit(f"{parameter} = {merged}"),
+            )
+
+
+def _refuses(host: Host, parameter: str) -> bool:
+    """Whether more in a parameter may mean that less is accepted, or goes elsewhere.
+
+    A list of recipients that is empty accepts all; and a domain may get another class.
+    """
+    if parameter in CLASSES:
+        return parameter != "relay_domains"
+    recipients = ROLES[parameter] == RECIPIENTS
+    return recipients and not host.postfix.parameters[parameter]

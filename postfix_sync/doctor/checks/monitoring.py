@@ -1,0 +1,30 @@
+"""Whether monitoring gets to see what postfix-sync tells it."""
+
+import shlex
+from collections.abc import AsyncIterator
+
+from postfix_sync.doctor.findings import ok, warning
+from postfix_sync.doctor.host import Host
+from postfix_sync.model import Finding
+
+
+async def textfile(host: Host) -> AsyncIterator[Finding]:
+    """The metrics file, where one is configured: its directory, and its name."""
+    name, path = "metrics_textfile", host.config.metrics.textfile
+    if not path:
+        return
+    if not path.parent.is_dir():
+        yield warning(
+            name,
+            f"{path.parent} is not there",
+            "no metrics are written; node_exporter may not be installed, or read elsewhere",
+            f"mkdir -p {shlex.quote(str(path.parent))}",
+        )
+    elif path.suffix != ".prom":
+        yield warning(
+            name,
+            f"{path} does not end in .prom",
+            "node_exporter passes over files with another ending: change metrics.textfile",
+        )
+    else:
+        yield ok(name, str(path))

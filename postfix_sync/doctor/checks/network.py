@@ -1,0 +1,239 @@
+"""Who may talk to whom: Mailman hands its mail to this Postfix, which must be there and take it.
+
+Only addresses that are known for Mailman's are judged. Behind a published port (127.0.0.1) its own
+address is not known, and nothing is said of it.
+"""
+
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple, TypeAlias
+
+from postfix_sync.doctor.findings import failure, ok, warning
+from postfix_sync.doctor.host import Host
+from postfix_sync.errors import SyncError
+from postfix_sync.model import Finding
+from postfix_sync.postfix.instance import Postfix, list_file
+from postfix_sync.postfix.main_cf.fixes import command
+from postfix_sync.postfix.master_cf import Service
+from postfix_sync.postfix.match_list import Pattern, items, patterns
+from postfix_sync.system.interfaces import is_own, toward
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TOO_WIDE = {4: 8, 6: 16}
+"""Public networks with a prefix this long or shorter are no one's own: whoever trusts them relays
+for strangers."""
+
+WIDE = {4: 15, 6: 28}
+"""And with one this long or shorter, hardly anyone's."""
+
+TIMEOUT = 10.0
+"""Seconds that a table may take to answer."""
+
+SERVERS = frozenset({"postscreen", "smtpd"})
+"""What listens for SMTP."""
+
+LOOPBACK_ONLY = "loopback-only"
+
+
+class Peer(NamedTuple):
+    """An address of a Mailman, and whether that is on another host, which may send elsewhere."""
+
+    address: Address
+    source: str
+    is_remote: bool
+    network: Net | None = None
+    """Where a container is: it has another address there after each start."""
+
+    @property
+    def item(self) -> str:
+        """What stands for it in mynetworks, and goes on doing so."""
+        return _written(self.network or self.address)
+
+
+async def mynetworks(host: Host) -> AsyncIterator[Finding]:
+    """Mailman may send through this Postfix, and half the world may not."""
+    values = await host.postfix.values("mynetworks", "mynetworks_style")
+    present = values["mynetworks"]
+    peers = list(_peers(host))
+    if wide := next(too_wide(present), None):
+        yield await _open(host, present, peers, *wide)
+        return
+    if values["mynetworks_style"] == "class" and "mynetworks" not in host.written:
+        yield warning(
+            "mynetworks",
+            f"mynetworks_style = class: {present}",
+            "that trusts everybody in the whole network class of this host",
+            host.edit("mynetworks_style = host"),
+        )
+        return
+    for peer in peers:
+        if not await _trusted(host, peer.address, present):
+            yield await _refused(host, peer)
+            return
+    told = ", ".join(f"{one.address} ({one.source})" for one in peers)
+    about = f"Mailman is in it: {told}" if told else "no address of a Mailman has to be in it"
+    yield ok("mynetworks", f"{present or 'empty'}; {about}")
+
+
+async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
+    rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
+    for peer in peers:
+        if not await matches(host.postfix, peer.address, " ".join(rest)):
+            rest.append(peer.item)
+    tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
+    return tell(
+        "mynetworks",
+        f"mynetworks = {present}",
+        f"{item} trusts {net.num_addresses:,} addresses of strangers: who may relay through this"
+        " host sends spam through it, and then nobody takes the mail of its lists any more",
+        host.edit(f"mynetworks = {' '.join(rest)}"),
+    )
+
+
+def _written(place: Address | Net) -> str:
+    """An address or a network as main.cf has it."""
+    address, slash, length = str(place).partition("/")
+    return f"[{address}]{slash}{length}" if place.version == 6 else str(place)
+
+
+async def _refused(host: Host, peer: Peer) -> Finding:
+    written = await host.postfix.written_as("mynetworks")
+    # The first that matches counts, so a "!" may keep out what is added behind it.
+    added = f"{peer.item} {written}" if "!" in written else f"{written} {peer.item}"
+    values = await host.postfix.values(
+        "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
+    )
+    restrictions = f"{values['smtpd_relay_restrictions']} {values['smtpd_recipient_restrictions']}"
+    otherwise = "check_client_access" in restrictions or values["smtpd_sasl_auth_enable"] == "yes"
+    tell = warning if otherwise or peer.is_remote else failure
+    maybe = ", unless it is allowed to otherwise" if otherwise else ""
+    maybe = ", unless it sends through another host" if peer.is_remote else maybe
+    all_of = "; this trusts its network, as a container has another address after each start"
+    return tell(
+        "mynetworks",
+        f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
+        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}'
+        + (all_of if peer.network else ""),
+        host.edit(f"mynetworks = {added}"),
+    )
+
+
+async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
+    """Postfix listens where Mailman can reach it."""
+    present = (await host.postfix.values("inet_interfaces"))["inet_interfaces"]
+    listening = [one for one in host.services if one.kind == "inet" and one.command in SERVERS]
+    outside = [one for one in _peers(host) if toward(one.address)]
+    beyond = any(_beyond_loopback(one, present) for one in listening)
+    if not outside or beyond or not listening:
+        yield ok("inet_interfaces", f"inet_interfaces = {present}")
+        return
+    peer = outside[0]
+    here = str(toward(peer.address))
+    item = f"[{here}]" if ":" in here else here
+    loopback = [one for one in ("127.0.0.1", "[::1]") if is_own(one.strip("[]"))]
+    kept = loopback if present == LOOPBACK_ONLY else items(present)
+    change = f"inet_interfaces = {', '.join([*kept, item])}"
+    fix = command(host.postfix, "postconf", "-e", change)
+    if host.postfix.master:
+        fix += f" && {host.service('restart')}"
+    tell = warning if peer.is_remote else failure
+    yield tell(
+        "inet_interfaces",
+        f"inet_interfaces = {present}, and the Mailman of {peer.source} is at {peer.address}",
+        f"Postfix does not listen on {here}, where Mailman reaches this host: what it sends is not"
+        ' taken ("Connection refused"). Postfix needs that address to be there when it starts: let'
+        " it start after the container engine",
+        fix if any(_by_interfaces(one) for one in listening) else None,
+    )
+
+
+def _peers(host: Host) -> Iterator[Peer]:
+    """Where the Mailmans are, as far as that is known to be their own address."""
+    told = set()
+    for source in host.config.sources:
+        for one in sorted(host.named.get(source.name, host.destinations)):
+            answer = host.lookups.get(one.host)
+            for text in answer.addresses if answer else (one.host,):
+                address = ipaddress.ip_address(text.partition("%")[0])
+                own = address.is_loopback or address.is_unspecified or is_own(str(address))
+                if not own and address not in told:
+                    told.add(address)
+                    network = _network_of(host, source.name, address)
+                    yield Peer(address, source.name, source.ssh is not None, network)
+
+
+def _network_of(host: Host, source: str, address: Address) -> Net | None:
+    """The network in which a container has an address, as its engine says; none that is public."""
+    answer = host.answers.get(source)
+    known = answer.peer.networks if answer and answer.peer else ()
+    nets = map(ipaddress.ip_network, known)
+    return next((net for net in nets if address in net and net.is_private), None)
+
+
+async def _trusted(host: Host, address: Address, everywhere: str) -> bool:
+    """Whether an smtpd(8) of this instance has an address in its mynetworks."""
+    servers = [one for one in host.services if one.command == "smtpd"]
+    lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
+    return any([await matches(host.postfix, address, one) for one in lists])
+
+
+async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
+    """Whether an address is in a list as mynetworks is one: the first pattern that matches counts.
+
+    A table that can't be asked has no address.
+    """
+    for pattern in patterns(listed, list_file):
+        net = network(pattern.text)
+        if address in net if net else pattern.is_table and await _has(postfix, pattern, address):
+            return not pattern.negated
+    return False
+
+
+async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
+    with suppress(SyncError):
+        return bool(await postfix.look_up(table.text, [str(address)], timeout=TIMEOUT))
+    return False
+
+
+def network(pattern: str) -> Net | None:
+    """An item of mynetworks as a network, None where it is something else."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F.:]+)\]|([0-9.]+))(/\d{1,3})?", pattern)
+    try:
+        text = (found[1] or found[2]) + (found[3] or "") if found else ""
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def too_wide(present: str) -> Iterator[tuple[str, Net]]:
+    """The items that trust a large part of the Internet."""
+    for item in items(present):
+        net = network(item)
+        if net and net.prefixlen <= WIDE[net.version] and not net.is_private:
+            yield item, net
+
+
+def _by_interfaces(service: Service) -> bool:
+    """Whether a server listens where inet_interfaces says, and not where its own name does."""
+    return ":" not in service.name
+
+
+def _beyond_loopback(service: Service, interfaces: str) -> bool:
+    """Whether a server listens on an address that another host can reach."""
+    if not _by_interfaces(service):
+        interfaces = service.name.rpartition(":")[0]
+    else:
+        interfaces = service.overrides.get("inet_interfaces", interfaces)
+    return any(not _is_loopback(one) for one in items(interfaces))
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether an item of inet_interfaces is loopback; names but localhost count as others."""
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name in {LOOPBACK_ONLY, "localhost"}

@@ -1,0 +1,212 @@
+"""doctor: does this host's Postfix do what the maps need? Read-only, and told without a traceback.
+
+The checks are functions in checks/, in a table here. What stops one of them is a finding of its
+own; where there is no Postfix at all, that is the only one that counts.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from postfix_sync.containers.engine import copied_into_containers
+from postfix_sync.containers.routable_names import routable_names
+from postfix_sync.doctor.checks import (
+    container,
+    files,
+    generations,
+    instance,
+    lookups,
+    mail,
+    main_cf,
+    monitoring,
+    names,
+    network,
+    sources,
+    upkeep,
+)
+from postfix_sync.doctor.findings import Check, failure
+from postfix_sync.doctor.host import Host, served
+from postfix_sync.errors import ConfigError, SyncError, why
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.model import INDEX_SUFFIX, Finding, ProbeResult, Verdict
+from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.main_cf.address_classes import classify
+from postfix_sync.postfix.main_cf.lookup import Tables
+from postfix_sync.postfix.main_cf.map_type import choose_map_type
+from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.probe.lmtp import probe_all
+from postfix_sync.probe.targets import targets
+from postfix_sync.reconcile.fetch import ask_all, opened, usable
+from postfix_sync.reconcile.locked import installation
+from postfix_sync.reconcile.report import Request
+from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.status import transitions
+from postfix_sync.status.file import StatusFile
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+CHECKS: Mapping[str, Check] = {
+    "postfix": instance.found,
+    "running": instance.running,
+    "map_type": instance.map_type,
+    "main_cf_end": main_cf.ends,
+    "main_cf_warnings": instance.main_cf_warnings,
+    "transport": instance.transport,
+    "main_cf": main_cf.parameters,
+    "list_domains": main_cf.list_domains,
+    "override": main_cf.overridden,
+    "tables": lookups.tables,
+    "routes": lookups.routes,
+    "aliases": lookups.aliases,
+    "repeated": main_cf.repeated,
+    "lmtp_parameters": instance.lmtp_parameters,
+    "container": container.reached,
+    "hosts": names.hosts_file,
+    "lmtp_host_lookup": names.host_lookup,
+    "chroot": names.chroot,
+    "name": names.resolved,
+    "family": names.families,
+    "next_hops": names.next_hops,
+    "mynetworks": network.mynetworks,
+    "inet_interfaces": network.inet_interfaces,
+    "map_directory": files.map_directory,
+    "maps": files.maps,
+    "in_step": files.in_step,
+    "other_maps": files.other_maps,
+    "sources": sources.readable,
+    "events": sources.events,
+    "ssh_keys": sources.ssh_keys,
+    "state_directory": upkeep.state_directory,
+    "room": upkeep.room,
+    "clock": upkeep.clock,
+    "passes": upkeep.passes,
+    "probe": mail.probe,
+    "deferred": mail.deferred,
+    "metrics_textfile": monitoring.textfile,
+    "held": generations.held,
+    "generations": generations.whole,
+}
+"""All checks in the order in which they are told, by what to call one that could not be made."""
+
+
+async def examine(config: "Config") -> AsyncIterator[Finding]:
+    """What every check found, as they find it."""
+    try:
+        found = await inspect(config.postfix.config_directory)
+    except SyncError as error:
+        yield failure("postfix", error.message, error.hint)
+        return
+    try:
+        host = await look(config, found)
+    except ConfigError as error:
+        yield await instance.no_map_type(found, config.postfix.map_type, error)
+        return
+    except SyncError as error:
+        yield failure("maps", error.message, error.hint or _NOTHING_INSTALLED, error.fix)
+        return
+    for name, check in CHECKS.items():
+        try:
+            async for finding in check(host):
+                yield finding
+        except SyncError as error:
+            yield failure(name, error.message, error.hint, error.fix)
+        except OSError as error:
+            yield failure(name, f"{error.filename or name}: {why(error)}", "it can't be checked")
+        except Exception as error:  # noqa: BLE001 - what the other checks find is still wanted
+            yield failure(name, f"{error!r}", "this check is at fault, please report it")
+
+
+_NOTHING_INSTALLED = (
+    "as long as that can't be read, no pass installs anything, and doctor can't look at the rest"
+)
+
+
+async def look(config: "Config", found: Postfix) -> Host:
+    """Asks what the checks have in common.
+
+    Raises:
+        ConfigError: no map can be built.
+        ApplyError, NotPermitted: the text of one can't be read.
+    """
+    map_directory = config.postfix.map_directory
+    map_type = choose_map_type(found, map_directory, config.postfix.map_type)
+    status, without_status = None, ""
+    try:
+        status = StatusFile.of(config).read()
+    except SyncError as error:
+        without_status = error.message
+    async with opened(config) as sources:
+        answers = usable(await ask_all(config, sources, found.fold), found.families)
+    rankings = transitions.rankings(status) if status else {}
+    upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
+    kind = await found.index_type(map_type)
+    installed = MapDirectory(map_directory, kind, found).tables()
+    hosts = HostsFiles(config.hosts.file, None)
+    copied = copied_into_containers(hosts.path)
+    hosts_used = any(one.address for one in config.sources) and not copied
+    ours = installation(config, map_type, hosts_used)
+    tables = Tables(found, ours, served(installed, answers))
+    host = Host(
+        config=config,
+        postfix=found,
+        kind=kind,
+        installed=installed,
+        answers=answers,
+        tables=tables,
+        classes=await classify(tables),
+        upcoming=upcoming,
+        by_name=routable_names(hosts),
+        services=await found.services(),
+        written=await found.written(),
+        warnings=await found.warnings(),
+        status=status,
+        without_status=without_status,
+        index_types={
+            name: await found.index_type(name) for name in INDEX_SUFFIX if name in found.map_types
+        },
+    )
+    resolver = await lmtp_resolver.resolver(found, host.lmtp)
+    # Whoever does not answer takes long to: so both at the same time.
+    probes, lookups = await asyncio.gather(
+        _probes(host),
+        lmtp_resolver.look_up_all(resolver, host.host_names),
+    )
+    host = replace(host, probes=probes, resolver=resolver, lookups=lookups)
+    if names.lost(host):
+        tables.ours = replace(ours, hosts_used=True)
+    return host
+
+
+async def _probes(host: Host) -> list[ProbeResult]:
+    """What each destination says now, none where they are not to be asked."""
+    config, routes = host.config, host.routes_in_use
+    section = config.probe
+    if section.level == "off":
+        return []
+    try:
+        hosts = HostsFiles(config.hosts.file, None).read().lookup()
+    except SyncError:
+        hosts = {}  # the resolver knows its names as well
+    found = targets(routes, host.upcoming.replicas, host.postfix.families)
+    asked = [replace(one, doubting=True) for one in found]
+    return await probe_all(asked, section.level, section.timeout, hosts)
+
+
+def as_json(findings: list[Finding]) -> dict[str, object]:
+    """The findings as one JSON document."""
+    return {
+        "ok": all(one.verdict is not Verdict.FAILURE for one in findings),
+        "checks": [
+            {
+                "name": one.name,
+                "status": one.verdict.value,
+                "seen": one.seen,
+                "why": one.why,
+                "fix": one.fix,
+            }
+            for one in findings
+        ],
+    }

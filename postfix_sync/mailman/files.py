@@ -1,0 +1,351 @@
+"""Mailman's text, in both of its formats, to tables and back. Pure.
+
+Mailman (its mta/postfix.py) writes three files: postfix_lmtp with nine addresses a list, each with
+its LMTP next hop; postfix_domains; and postfix_vmap where a domain has an alias_domain. Keys are
+plain, or (transport_file_type: regex) one of a few fixed regular expressions, which are turned back
+into the plain keys that they stand for.
+
+The source is not trusted: whatever isn't exactly of that shape refuses the file with its line.
+Every function here either returns a table or raises `Refused`, for any bytes at all.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from postfix_sync.errors import HalfWritten, Refused, quote
+from postfix_sync.mailman.addresses import ADDRESSES_PER_LIST, SUBADDRESSES, lists_of
+from postfix_sync.mailman.names import check_address, check_domain
+from postfix_sync.model import MailmanTables, Policy, Snapshot, SourceFile, Table, domain_of
+from postfix_sync.postfix.folding import Fold
+from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
+
+MAILMAN_ALIASES = (
+    "as Mailman's own user, mailman aliases"
+    " (in its container: docker exec -u mailman CONTAINER mailman aliases)"
+)
+"""What has Mailman write its files; as root it refuses to run."""
+
+MAX_LINE = 2048
+"""Bytes; Postfix's own line_length_limit. An address has 320 at most."""
+
+MAX_LISTS = 150_000
+"""Of one source; seven times as many as the largest known site has. No file may have more entries
+than so many lists have addresses, whatever its size: each of them takes memory and time."""
+
+MAX_OTHER_LINES = 1000
+"""By how many a file's comments and blank lines may outnumber its entries. Mailman writes a header
+of eight lines, and one line for each domain and for each list, which has nine entries."""
+
+MAX_DESTINATIONS = 32
+"""Of one source. Mailman writes one, and a file that was edited by hand a few."""
+
+# Where an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
+_REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
+_BLANKS = re.compile(r"[ \t]+")
+_REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
+_ANY_EXTENSION = r"(\+.*)?@"
+_ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
+
+
+def _plain_key(text: str) -> str:
+    """The address or domain that one of Mailman's regular expressions stands for."""
+    found = _REGEX_KEY.fullmatch(text)
+    body = found["body"] if found else ""
+    if _ANY_EXTENSION in body:
+        local, _, domain = body.partition(_ANY_EXTENSION)
+        if not local.endswith(("-bounces", "-confirm")):
+            raise ValueError(f"{quote(text)}: only -bounces and -confirm take any extension")
+        body = f"{local}@{domain}"
+    if not body or not _ESCAPED_DOTS_ONLY.fullmatch(body):
+        raise ValueError(f"{quote(text)} is no regular expression that Mailman writes")
+    return body.replace("\\.", ".")
+
+
+class _UnfitError(ValueError):
+    """An entry that Mailman writes as it is set up, so that writing it again does not help."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
+class _Line(NamedTuple):
+    """One entry as it stands in a file: a key, not yet folded, and the rest of the line."""
+
+    number: int
+    key: str
+    value: str
+    regex: bool
+
+
+def _refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
+    return Refused(
+        f"{file.place}:{number}: {problem}; the file is refused, Postfix keeps the last good maps",
+        problem.hint
+        if isinstance(problem, _UnfitError)
+        else f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
+    )
+
+
+def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
+    """Yields the entries of a file in order, each checked for what no line of Mailman's may have.
+
+    Takes no memory in proportion to the file. Raises `Refused`, also where there are more than
+    `at_most` entries, or so many comments and blank lines that no Mailman has written them.
+    """
+    content = file.content
+    if content and not content.endswith(b"\n"):
+        raise _refuse(file, content.count(b"\n") + 1, "the last line has no end: cut short")
+    number = entries = start = 0
+    while start < len(content):
+        number += 1
+        end = content.index(b"\n", start)
+        try:
+            line = _decode(content, start, end)
+            if not line.strip(" ") or line.startswith("#"):
+                if number - entries > MAX_OTHER_LINES + entries:
+                    raise ValueError(
+                        f"too many comments and blank lines: {number - entries} up to here, at most"
+                        f" {entries + MAX_OTHER_LINES} are allowed beside {entries} entries"
+                    )
+            else:
+                entries += 1
+                if entries > at_most:
+                    raise ValueError(f"the file has more than {at_most} entries")
+                yield _Line(number, *_split(line))
+        except ValueError as error:
+            raise _refuse(file, number, str(error)) from None
+        start = end + 1
+
+
+def _split(line: str) -> tuple[str, str, bool]:
+    """The key and the value of an entry, and whether the key is a regular expression.
+
+    Raises ValueError, saying what is wrong.
+    """
+    if line[0] in " \t":
+        raise ValueError("begins with a blank, so it would continue the line before it")
+    if line.startswith("/^") and (found := _REGEX_ENTRY.fullmatch(line.rstrip(" "))):
+        key, value = found.groups()
+    else:
+        found = None
+        key, *rest = _BLANKS.split(line.rstrip(" "), maxsplit=1)
+        value = rest[0] if rest else ""
+    if not value:
+        raise ValueError(f"{quote(line)} is not a key, blanks and a value")
+    return key, value, found is not None
+
+
+def _decode(content: bytes, start: int, end: int) -> str:
+    """One line as text; raises ValueError for what Mailman, writing UTF-8 text, never writes."""
+    if end - start > MAX_LINE:
+        raise ValueError(f"the line has {end - start} bytes, {MAX_LINE} at most are allowed")
+    raw = content[start:end]
+    if b"\r" in raw:
+        raise ValueError("has a carriage return (CRLF line ends?)")
+    if b"\0" in raw:
+        raise ValueError("has a NUL byte")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise ValueError("begins with a byte order mark")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start + 1} is not valid UTF-8") from None
+
+
+def _parse(
+    file: SourceFile,
+    fold: Fold,
+    check_key: Callable[[str], str],
+    read_value: Callable[[str, str], str],
+    at_most: int = MAX_LISTS * ADDRESSES_PER_LIST,
+) -> dict[str, str]:
+    """A file's table: one format throughout, keys checked and folded, values read.
+
+    `read_value` gets the folded key, too, and raises ValueError, saying what is wrong.
+    """
+    table: dict[str, str] = {}
+    regex: bool | None = None
+    for line in _entries(file, at_most):
+        if regex is None:
+            regex = line.regex
+        try:
+            if line.regex != regex:
+                raise ValueError("plain keys and regular expressions in one file")
+            key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
+            value = read_value(key, line.value)
+            # A key may stand twice: the lists ants and ants-owner share ants-owner@.
+            if table.setdefault(key, value) != value:
+                raise ValueError(f"{quote(key)} stands here a second time, with another value")
+        except ValueError as error:
+            raise _refuse(file, line.number, error) from None
+    return table
+
+
+def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_lmtp: address -> next hop. Raises `Refused`."""
+    check = _confined(check_address, fold, policy)
+    if policy.destination:
+        next_hop = policy.destination.next_hop
+        return _parse(file, fold, check, lambda _key, _text: next_hop)
+    read = parse_unjudged if policy.is_placed else parse_destination
+    known: dict[str, str] = {}
+
+    def read_next_hop(_key: str, text: str) -> str:
+        if text not in known:
+            known[text] = read(text).next_hop
+            if len(known) > MAX_DESTINATIONS:
+                # Each of them is probed, so no source may have any number of them.
+                raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
+        return known[text]
+
+    return _parse(file, fold, check, read_next_hop)
+
+
+def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_domains: domain -> the mail host of its lists. Raises `Refused`.
+
+    A domain that is not its own mail host is the alias_domain of that.
+    """
+    allowed = _allowed(fold, policy)
+    hosts: dict[str, str] = {}
+
+    def read_host(domain: str, text: str) -> str:
+        host = fold(check_domain(text))
+        if allowed and domain not in allowed:
+            is_alias = f"is the alias_domain of {quote(host)}, and " if host != domain else ""
+            raise _not_allowed(domain, f"{is_alias}is not")
+        if hosts.setdefault(domain, host) != host:
+            raise _ambiguous(domain, *sorted({hosts[domain], host} - {domain}))
+        return host
+
+    return _parse(file, fold, check_domain, read_host, MAX_LISTS)
+
+
+def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
+    """A domain that is the alias_domain of two mail hosts, or of one and has lists of its own.
+
+    Mailman's runners/lmtp.py takes mail to an alias_domain as mail to the first mail host that has
+    it, whose lists alone are found.
+    """
+    if other:
+        problem = (
+            f"{quote(domain)} is the alias_domain of both {quote(host)} and {quote(other)}, but"
+            " Mailman takes mail to it as mail to the first, and refuses that of the other's lists"
+        )
+    else:
+        problem = (
+            f"{quote(domain)} has lists of its own and is the alias_domain of {quote(host)}, but"
+            f" Mailman takes all mail to it as mail to {host}, and refuses that of its own lists"
+        )
+    changed = other or host
+    return _UnfitError(
+        problem,
+        f"in Mailman, give {changed} an alias_domain of its own, or none (in Postorius, or by PATCH"
+        f" on domains/{changed} of its REST API); it writes its files when a list is created or"
+        f" removed, or on: {MAILMAN_ALIASES}",
+    )
+
+
+def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+    """postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
+    check = _confined(check_address, fold, policy)
+    return _parse(file, fold, check, lambda _key, text: fold(check(text)))
+
+
+def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
+    """`check`, and the domain is one that the source may name."""
+    allowed = _allowed(fold, policy)
+    if not allowed:
+        return check
+
+    def check_confined(text: str) -> str:
+        domain = domain_of(check(text))
+        if fold(domain) not in allowed:
+            raise _not_allowed(domain)
+        return text
+
+    return check_confined
+
+
+def _allowed(fold: Fold, policy: Policy) -> frozenset[str]:
+    """The only domains that the source may name; empty: any."""
+    return frozenset(fold(domain) for domain in policy.domains)
+
+
+def _not_allowed(domain: str, verb: str = "is not") -> _UnfitError:
+    return _UnfitError(
+        f"{quote(domain)} {verb} among the domains that this source may name",
+        f"if this Mailman may route its mail, add it to the source's domains: - {domain}",
+    )
+
+
+def _check_whole(file: SourceFile, table: Table) -> None:
+    """Raises `Refused` where an address belongs to no list that has all nine of its own."""
+    lists = lists_of(table)
+    for address in table:
+        local, _, domain = address.rpartition("@")
+        name, _, subaddress = local.rpartition("-")
+        is_subaddress = subaddress in SUBADDRESSES and f"{name}@{domain}" in lists
+        if not is_subaddress and address not in lists:
+            raise Refused(
+                f"{file.place}: {quote(address)} belongs to no list that has all its"
+                f" {ADDRESSES_PER_LIST} addresses: the file is cut short or was edited;"
+                " it is refused, Postfix keeps the last good maps",
+                f"let Mailman write it again: {MAILMAN_ALIASES}",
+            )
+
+
+def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables:
+    """What the snapshot says.
+
+    Raises:
+        Refused: a file is invalid.
+        HalfWritten: the files are valid, but do not belong together.
+    """
+    domains = parse_domains(snapshot.domains, fold, policy)  # first: it knows alias domains
+    routes = parse_routes(snapshot.lmtp, fold, policy)
+    aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
+    _check_whole(snapshot.lmtp, routes)
+    if snapshot.vmap:
+        if not snapshot.vmap.content:
+            # Mailman removes a postfix_vmap without entries. One that lost its bytes in a crash
+            # must not take every alias with it; lost lists are what the guards are for.
+            raise _refuse(snapshot.vmap, 1, "the file is empty, not even Mailman's header is there")
+        _check_whole(snapshot.vmap, aliases)
+        _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
+    _check_domains(snapshot, routes, domains)
+    return MailmanTables(routes, domains, aliases)
+
+
+def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:
+    """Mailman names exactly the domains that have lists."""
+    used = {domain_of(address) for address in routes}
+    for domain in sorted(used ^ domains.keys()):
+        has, lacks = snapshot.lmtp, snapshot.domains
+        if domain in domains:
+            has, lacks = lacks, has
+        raise _half_written(f"{has.place} has the domain {quote(domain)}, {lacks.place} has not")
+
+
+def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: Table) -> None:
+    """Mailman maps a list's addresses to the same local part in the alias_domain, routed there."""
+    for key, value in aliases.items():
+        if key.rpartition("@")[0] != value.rpartition("@")[0]:
+            raise Refused(
+                f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is no address of the"
+                " same list; the file is refused, Postfix keeps the last good maps",
+                f"let Mailman write it again: {MAILMAN_ALIASES}",
+            )
+        if value not in routes:
+            raise _half_written(
+                f"{vmap.place} leads to {quote(value)}, which is not in {lmtp.place}"
+            )
+
+
+def _half_written(problem: str) -> HalfWritten:
+    return HalfWritten(
+        f"{problem}: the set is half-updated; it is refused, Postfix keeps the last good maps",
+        f"if this stays, let Mailman write all of them again: {MAILMAN_ALIASES}",
+    )

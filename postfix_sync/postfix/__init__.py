@@ -1,0 +1,1 @@
+"""One Postfix instance: its parameters, tables, maps, queue and processes."""

@@ -1,0 +1,601 @@
+"""All that is asked of Postfix, through its own commands: postconf, postmap, postfix, postqueue.
+
+Every command names the instance with `-c`, so that a second instance on the same host is served as
+well as the first. Only `edit` changes a main.cf, and setup has it edit a copy.
+"""
+
+import asyncio
+import fcntl
+import json
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, TimedOut, why
+from postfix_sync.model import BOTH_FAMILIES, INDEX_SUFFIX, Destination, Families, Table
+from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
+from postfix_sync.postfix.index_type import _TEXT, SUCCESSORS, IndexType
+from postfix_sync.postfix.master_cf import LMTP, Service, lmtp_is_chrooted, service
+from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.postconf import postconf, settings_of
+from postfix_sync.postfix.queue import Queued, unquoted, without_extensions
+from postfix_sync.system.commands import Completed, find_command, run
+from postfix_sync.system.connections import connections_to
+from postfix_sync.system.files import denied_hint, open_file, read_file, replace_file, unwritable
+from postfix_sync.system.interfaces import has_ipv6
+
+PARAMETERS = (
+    "alias_database",
+    "alias_maps",
+    "canonical_maps",
+    "compatibility_level",
+    "default_database_type",
+    "default_transport",
+    "inet_protocols",
+    "lmtp_connect_timeout",
+    "lmtp_host_lookup",
+    "local_recipient_maps",
+    "local_transport",
+    "message_size_limit",
+    "mydestination",
+    "owner_request_special",
+    "parent_domain_matches_subdomains",
+    "queue_directory",
+    "queue_minfree",
+    "recipient_canonical_maps",
+    "recipient_delimiter",
+    "relay_domains",
+    "relay_recipient_maps",
+    "relay_transport",
+    "relocated_maps",
+    "sender_canonical_maps",
+    "smtpd_recipient_restrictions",
+    "smtpd_reject_unlisted_recipient",
+    "smtpd_relay_restrictions",
+    "smtputf8_enable",
+    "soft_bounce",
+    "transport_maps",
+    "unknown_local_recipient_reject_code",
+    "unknown_relay_recipient_reject_code",
+    "unknown_virtual_mailbox_reject_code",
+    "virtual_alias_domains",
+    "virtual_alias_maps",
+    "virtual_mailbox_domains",
+    "virtual_mailbox_maps",
+    "virtual_transport",
+)
+
+TRANSPORTS = ("default_transport", "local_transport", "relay_transport", "virtual_transport")
+"""The parameters that say how mail is delivered to which no route leads."""
+
+REMEMBERING = ("qmgr", "trivial-rewrite")
+"""The programs whose processes have to be others before a reload can be said to have worked."""
+
+STARTED_WITH = 2.0
+"""Seconds after master(8) in which it starts qmgr(8)."""
+
+TURNOVER_TIMEOUT = 30.0
+"""Seconds; trivial-rewrite(8) looks every 10 s whether a table changed, and ends if so."""
+
+TURNOVER_POLL = 0.05
+
+SLOWEST = 100_000
+"""Bytes that postmap(1) gets through in a second at least, on a slow disk and a busy host: 68 MB
+take it 5 s on two idle cores."""
+
+AT_ONCE = 4
+"""Processes of postqueue(1) at the same time: more of them don't get through more messages."""
+
+
+@dataclass(frozen=True)
+class Postfix:
+    """One Postfix instance: its configuration directory, and what postconf(1) says of it."""
+
+    config_directory: Path
+    parameters: Mapping[str, str]
+    """main.cf's values as they take effect, $names expanded."""
+    unexpanded: Mapping[str, str]
+    """The same as they are written."""
+    map_types: frozenset[str]
+    lmtp_chrooted: bool
+    master_cf: str = ""
+    """The lines of master.cf(5) as postconf(1) prints them; none where there is no such file."""
+    version: str = ""
+    families: Families = BOTH_FAMILIES
+    """The versions of IP that lmtp(8) may use: main.cf's inet_protocols, or that of master.cf."""
+    habitual: frozenset[str] = frozenset()
+    """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
+    _index_types: dict[str, IndexType] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def queue_directory(self) -> Path:
+        """Where the queue is, and the root of what runs chrooted."""
+        return Path(self.parameters["queue_directory"])
+
+    @property
+    def several_next_hops(self) -> bool:
+        """Whether a transport(5) entry may name several, tried in order: Postfix 3.5 and later."""
+        return self.at_least(3, 5)
+
+    def at_least(self, major: int, minor: int) -> bool:
+        """Whether this is that version of Postfix, or a later one."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        return found is not None and (int(found[1]), int(found[2])) >= (major, minor)
+
+    async def values(self, *names: str) -> dict[str, str]:
+        """Parameters of main.cf as they take effect, $names expanded. Raises ConfigError."""
+        return settings_of(await postconf(self.config_directory, "-x", *names))
+
+    async def written_as(self, name: str) -> str:
+        """A parameter as it is written, $names and all. Raises ConfigError."""
+        return settings_of(await postconf(self.config_directory, name))[name]
+
+    async def services(self) -> tuple["Service", ...]:
+        """The services of master.cf, none where there is no such file. Raises ConfigError."""
+        if not self.master_cf:
+            return ()
+        overrides = settings_of(await postconf(self.config_directory, "-P", "-x"))
+        level = self.parameters["compatibility_level"]
+        return tuple(
+            service(line, overrides, level) for line in self.master_cf.splitlines() if line
+        )
+
+    async def warnings(self) -> list[str]:
+        """What postconf(1) finds odd about main.cf and master.cf."""
+        return await self._warnings("-n")
+
+    async def type_warnings(self) -> list[str]:
+        """What postconf(1) says of map types that it can't load."""
+        return await self._warnings("-m")
+
+    async def _warnings(self, option: str) -> list[str]:
+        done = await run(self._command("postconf", option))
+        told = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
+        return [line for line in told if line]
+
+    async def expanded(self, values: Mapping[str, str]) -> dict[str, str]:
+        """What these parameters would come to with these values. Raises ConfigError."""
+        given = [one for name, value in values.items() for one in ("-o", f"{name}={value}")]
+        return settings_of(await postconf(self.config_directory, "-x", *given, *values))
+
+    async def written(self) -> dict[str, str]:
+        """The parameters that main.cf has, $names expanded. Raises ConfigError.
+
+        Of the operator's own, those are left out that are only parts of others' values: `hash:/etc`
+        in what is used as `${indexed}transport` is no table. A restriction class is none of them.
+        """
+        found = settings_of(await postconf(self.config_directory, "-x", "-n", "-C", "builtin"))
+        if classes := items(found.get("smtpd_restriction_classes", "")):
+            found |= settings_of(await postconf(self.config_directory, "-x", *classes))
+        return found
+
+    def _command(self, name: str, *arguments: str) -> list[str]:
+        return [find_command(name), "-c", str(self.config_directory), *arguments]
+
+    async def index_type(self, name: str) -> IndexType:
+        """Find out what this Postfix makes of a map type: have it build and query a tiny map.
+
+        The map is in a private directory, and gone afterwards. If it can't be built there, as in a
+        file system that is full, the type counts as what its name says: building a real map then
+        shows what is wrong.
+        """
+        if not self.at_least(3, 11):
+            return IndexType(name, name)  # which is when redirection and its warnings came
+        if name not in self._index_types:
+            self._index_types[name] = await self._try_out(name)
+        return self._index_types[name]
+
+    async def _try_out(self, name: str) -> IndexType:
+        as_named = IndexType(name, name)
+        try:
+            with tempfile.TemporaryDirectory(prefix="postfix-sync-") as directory:
+                text = Path(directory) / "map"
+                text.write_text("key value\n")
+                table = f"{name}:{text}"
+                built = await run(self._command("postmap", table))
+                queried = await run(self._command("postmap", "-q", "key", table))
+                opened = [
+                    one for one in (name, *INDEX_SUFFIX) if IndexType(one, one).index(text).exists()
+                ]
+        except (OSError, SyncError):
+            return as_named
+        if built.status or queried.status or not opened:
+            return as_named
+        said = {*self._complaints(built), *self._complaints(queried)}
+        standing = frozenset(line.replace(str(text), _TEXT) for line in said)
+        return IndexType(name, opened[0], standing)
+
+    async def successor(self, kind: IndexType) -> str | None:
+        """Return the map type to use instead of one that Postfix warns of, if it has one."""
+        for name in SUCCESSORS if kind.warnings else ():
+            if name in self.map_types and not (await self.index_type(name)).warnings:
+                return name
+        return None
+
+    async def build(self, kind: IndexType, text: Path, size: int, lock: int) -> None:
+        """Compiles a text of `size` bytes into the index beside it.
+
+        The running postmap keeps `lock` held.
+
+        Raises ApplyError on any word of postmap(1) about the map: it exits 0 on lines it leaves
+        out.
+        """
+        table = f"{kind.name}:{text}"
+        done = await run(
+            self._command("postmap", table), keep_open=[lock], timeout=_long_enough(size)
+        )
+        said = self._about(kind, text, done)
+        if done.status or said:
+            raise _failed(f"postmap {table}", done, said)
+
+    async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> Table:
+        """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
+        table = f"{kind.name}:{text}"
+        done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
+        said = self._about(kind, text, done)
+        # That an index is older than its text is no reason not to look into it.
+        older = f"is older than source file {text}"
+        if any(not line.endswith(older) for line in said):
+            raise _failed(f"postmap -q - {table}", done, said)
+        return _pairs(done)
+
+    async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
+        """What any table that main.cf may name holds for `keys`.
+
+        Raises ApplyError where that can't be told, or takes longer than `timeout` seconds.
+        """
+        done = await self._query(table, keys, timeout=timeout)
+        said = self._complaints(done)
+        if any(": fatal: " in line or ": error: " in line for line in said):
+            raise _failed(f"postmap -q - {table}", done, said)
+        return _pairs(done)
+
+    async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
+        asked = "".join(f"{key}\n" for key in keys).encode()
+        # Postfix's daemons live in the queue directory: the path of a socket may begin there.
+        done = await run(
+            self._command("postmap", "-q", "-", table),
+            stdin=asked,
+            timeout=timeout,
+            directory=self.queue_directory if self.queue_directory.is_dir() else None,
+        )
+        # Status 1 without a word means that none of the keys was found.
+        if done.status not in (0, 1):
+            raise _failed(f"postmap -q - {table}", done, self._complaints(done))
+        return done
+
+    def _complaints(self, done: Completed) -> list[str]:
+        return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
+
+    def _about(self, kind: IndexType, text: Path, done: Completed) -> list[str]:
+        """Return what postmap(1) said of one map, without what it says of main.cf and the type."""
+        return [line for line in self._complaints(done) if not kind.is_standing(line, text)]
+
+    @property
+    def master(self) -> int | None:
+        """The process id of this instance's master(8), None where Postfix is stopped.
+
+        Raises NotPermitted where that can't be known: it decides whether a reload is due.
+        `postfix status` would know it too, but takes a second to say no, and logs a line each time.
+        """
+        path = self.queue_directory / "pid/master.pid"
+        try:
+            pid = int(read_file(path))
+            # Nothing, where it has ended, and nobody has asked yet how.
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            running = words[0].rpartition(b"/")[2] == b"master"
+        except PermissionError as error:
+            raise NotPermitted(
+                f"{path}: {why(error)}: it can't be told whether Postfix runs",
+                denied_hint(path, error),
+            ) from None
+        except (OSError, ValueError):
+            return None
+        return pid if running else None
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether this instance runs, but where its processes can't be seen or signalled from here.
+
+        That is so in another PID namespace. master(8) holds a lock on its pid file as long as it
+        runs (flock(2)); it is asked for as `postfix status` does it, for a moment.
+        """
+        if self.master is not None:
+            return False
+        try:
+            with open_file(self.queue_directory / "pid/master.pid") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # it has never run
+        return False
+
+    @property
+    def other_domains(self) -> frozenset[str]:
+        """The domains that main.cf names itself, not in a table, and gives a class but relay's."""
+        parameters = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
+        named = (one for name in parameters for one in items(self.parameters[name]))
+        return frozenset(one.lower() for one in named if not re.search("[:/!]", one))
+
+    @property
+    def default_refuses(self) -> bool:
+        """Whether some mail to which no route leads is refused, by the transport error(8)."""
+        return any(self.parameters[one].partition(":")[0] == "error" for one in TRANSPORTS)
+
+    @property
+    def reload_age(self) -> float:
+        """Seconds since Postfix was last reloaded; infinite if it was not since its start.
+
+        A reload gives it another qmgr(8), and leaves master(8) as it is.
+        """
+        master = self.master
+        age = min((_age(pid) for pid in self.processes("qmgr")), default=math.inf)
+        return age if master is not None and _age(master) - age > STARTED_WITH else math.inf
+
+    async def reload(self) -> None:
+        """Have every process start again with the present tables, and wait until they have.
+
+        `postfix reload` only sends signals.
+
+        Raises:
+            ApplyError: it failed, or a process is still there after TURNOVER_TIMEOUT seconds.
+        """
+        before = self.processes(*REMEMBERING)
+        try:
+            done = await run(self._command("postfix", "reload"))
+        except TimedOut as error:
+            raise TimedOut(
+                error.message,
+                "run it by hand, and see in another terminal what it waits for:"
+                f" postfix -c {self.config_directory} reload",
+            ) from None
+        if done.status:
+            raise ApplyError(
+                f"postfix reload: {done.complaint}",
+                f"see what it says: postfix -c {self.config_directory} check",
+            )
+        await self._ended(before)
+
+    async def start(self) -> None:
+        """Starts a Postfix that is stopped. Raises ApplyError where it does not come up."""
+        done = await run(self._command("postfix", "start"))
+        if done.status:
+            raise ApplyError(f"postfix start: {done.complaint}")
+
+    async def check(self) -> str:
+        """What postfix(1) has against this configuration, empty if Postfix could start with it.
+
+        Without a terminal, most of it goes to Postfix's log, and the exit status is all there is.
+        Debian 13 has it copy /etc/hosts into the chroot (configure-instance.sh), which may lack the
+        names of the hosts file that is kept there: what was there is put back.
+        """
+        copy = self.queue_directory / "etc/hosts"
+        before = read_file(copy) if copy.is_file() else None
+        done = await run(self._command("postfix", "check"))
+        try:
+            if before is not None and read_file(copy) != before:
+                replace_file(copy, before)
+        except OSError as error:
+            raise unwritable(copy, error) from None
+        return done.complaint if done.status else ""
+
+    def processes(self, *names: str) -> frozenset[int]:
+        """Find the process ids of this instance's programs; none where Postfix is stopped."""
+        master = str(self.master)
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, _, rest = stat.read_text("utf-8", "replace").partition(" (")
+            except OSError:
+                continue  # it ended meanwhile
+            name, _, fields = rest.rpartition(") ")
+            if name in names and fields.split()[1] == master:
+                found.add(int(pid))
+        return frozenset(found)
+
+    def connections(self, destinations: Collection[Destination]) -> frozenset[str]:
+        """Find the open connections to some addresses; none where Postfix is stopped."""
+        master = self.master if destinations else None
+        return connections_to(master, destinations) if master else frozenset()
+
+    def oldest(self, *names: str) -> float:
+        """Seconds for which the oldest process of its programs has been running; 0 without any."""
+        ages = (_age(pid) for pid in self.processes(*names))
+        return max((age for age in ages if age < math.inf), default=0.0)
+
+    async def _ended(self, before: frozenset[int]) -> None:
+        give_up = time.monotonic() + TURNOVER_TIMEOUT
+        while left := before & self.processes(*REMEMBERING):
+            if time.monotonic() > give_up:
+                raise ApplyError(
+                    f"process {min(left)} of Postfix still works with what it knew before"
+                    f" {TURNOVER_TIMEOUT:g} s after the reload; nothing more is changed until then",
+                    f"postfix -c {self.config_directory} reload",
+                )
+            await asyncio.sleep(TURNOVER_POLL)
+
+    async def queue(self) -> list[Queued]:
+        """The messages in the queue. Raises ApplyError where postqueue(1) can't say."""
+        if not (self.queue_directory / "active").is_dir():
+            return []  # this Postfix was never started
+        done = await run(self._command("postqueue", "-j"))
+        if done.status:
+            raise ApplyError(f"postqueue -j: {done.complaint}")
+        try:
+            return await asyncio.to_thread(_messages, done.stdout)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ApplyError(f"postqueue -j: can't be read: {error}") from None
+
+    async def deliver_now(self, queue_ids: Sequence[str]) -> None:
+        """Has deferred messages tried now; those that are on hold, or gone, are passed over.
+
+        One process each: postqueue(1) takes no more than one. With the first, qmgr(8) also forgets
+        which destinations are dead, so that new mail for them is tried again as well.
+
+        Raises ApplyError where postqueue(1) can't have it done.
+        """
+        for start in range(0, len(queue_ids), AT_ONCE):
+            done = await asyncio.gather(
+                *(
+                    run(self._command("postqueue", "-i", one))
+                    for one in queue_ids[start : start + AT_ONCE]
+                )
+            )
+            for one in done:
+                if one.status:
+                    raise ApplyError(f"postqueue -i: {one.complaint}")
+
+    async def queued_recipients(self, before: float) -> frozenset[str]:
+        """The folded addresses that queued mail waits for, extensions cut off as well.
+
+        Mail that has arrived by `before` counts, in seconds since the epoch.
+
+        Raises ApplyError where postqueue(1) can't say.
+        """
+        queue = await self.queue()
+        return self.recipients_of(one for one in queue if one.arrival_time <= before)
+
+    def recipients_of(self, messages: Iterable[Queued]) -> frozenset[str]:
+        """The folded addresses that messages have to reach, extensions cut off as well."""
+        delimiters = self.parameters["recipient_delimiter"]
+        fold = self.fold
+        return frozenset(
+            key
+            for message in messages
+            for address, _ in message.recipients
+            for key in without_extensions(fold(address), delimiters)
+        )
+
+    @property
+    def fold(self) -> Fold:
+        """How this Postfix folds keys and addresses."""
+        return _fold(self.parameters)
+
+
+def _age(pid: int) -> float:
+    """Seconds since a process was started (proc(5), starttime); infinite if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2]
+    except OSError:
+        return math.inf
+    ticks = int(fields.split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _messages(printed: str) -> list[Queued]:
+    # Addresses may hold U+2028 and its like, at which splitlines() would split.
+    return [_queued(json.loads(line)) for line in printed.split("\n") if line]
+
+
+def _failed(command: str, done: Completed, said: Sequence[str]) -> ApplyError:
+    """Make the error of a postmap(1) command that `said` something of its map, or failed."""
+    return ApplyError(f"{command}: {'; '.join(said) or done.complaint}")
+
+
+def _long_enough(size: int) -> float:
+    """Seconds after which a postmap(1) that is given so many bytes hangs."""
+    return 60 + size / SLOWEST
+
+
+def _pairs(done: Completed) -> Table:
+    """What postmap -q - prints."""
+    pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
+    return {key: value for key, _, value in pairs}
+
+
+def _queued(found: dict[str, Any]) -> Queued:
+    """One line of postqueue(1), version 3.1 and later."""
+    return Queued(
+        queue_id=found["queue_id"],
+        queue_name=found["queue_name"],
+        arrival_time=float(found["arrival_time"]),
+        recipients=tuple(
+            (unquoted(one["address"]), one.get("delay_reason", "")) for one in found["recipients"]
+        ),
+    )
+
+
+def list_file(path: str) -> str:
+    """A file that a list in main.cf names; what can't be read names nothing, as for Postfix."""
+    try:
+        return read_file(Path(path)).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+async def inspect(config_directory: Path) -> Postfix:
+    """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
+    parameters = settings_of(await postconf(config_directory, "-x", *PARAMETERS))
+    unexpanded = settings_of(await postconf(config_directory, *PARAMETERS))
+    # What it is, not what main.cf makes it say of itself.
+    version = await postconf(config_directory, "-d", "-h", "mail_version")
+    services = ""  # an instance that is not set up yet may have no master.cf
+    if (config_directory / "master.cf").exists():
+        services = await postconf(config_directory, "-M")
+    types = await postconf(config_directory, "-m")
+    nothing = await run(
+        [find_command("postmap"), "-c", str(config_directory), "-q", "x", "static:x"]
+    )
+    if nothing.status:
+        raise ConfigError(
+            f"{config_directory}: postmap can't be used with this configuration, so no map can be"
+            f" built: {nothing.complaint}",
+            f"fix that; then this prints x: postmap -c {config_directory} -q x static:x",
+        )
+    if missing := [name for name in PARAMETERS if name not in parameters]:
+        raise ConfigError(
+            f"{config_directory}: this Postfix does not know {', '.join(missing)}",
+            "postfix-sync needs Postfix 3.0 or later",
+        )
+    return Postfix(
+        config_directory=config_directory,
+        parameters=parameters,
+        unexpanded=unexpanded,
+        map_types=frozenset(types.split()),
+        lmtp_chrooted=lmtp_is_chrooted(services, parameters["compatibility_level"]),
+        master_cf=services,
+        version=version.strip(),
+        families=await _families(config_directory, parameters["inet_protocols"], services),
+        habitual=frozenset(nothing.stderr.splitlines()),
+    )
+
+
+async def families_of(config_directory: Path) -> Families:
+    """The versions of IP that lmtp(8) may use. Raises ConfigError where there is no Postfix."""
+    value = settings_of(await postconf(config_directory, "-x", "inet_protocols"))["inet_protocols"]
+    services = ""
+    if (config_directory / "master.cf").exists():
+        services = await postconf(config_directory, "-M", "/".join(LMTP))
+    return await _families(config_directory, value, services)
+
+
+async def _families(config_directory: Path, value: str, services: str) -> Families:
+    """The versions of IP that `value` stands for, or what the lmtp service has in its place."""
+    name = "inet_protocols"
+    if any(name in line and tuple(line.split()[:2]) == LMTP for line in services.splitlines()):
+        overrides = settings_of(await postconf(config_directory, "-P", "-x"))
+        value = overrides.get("/".join((*LMTP, name)), value)
+    named = set(items(value.lower()))
+    found = {version for version in (4, 6) if named & {"all", f"ipv{version}"}}
+    if 4 in found and not has_ipv6():
+        found.discard(6)
+    return frozenset(found)
+
+
+async def fold_of(config_directory: Path) -> Fold:
+    """How keys are folded there. Raises ConfigError where there is no Postfix."""
+    return _fold(settings_of(await postconf(config_directory, "-x", "smtputf8_enable")))
+
+
+def _fold(parameters: Mapping[str, str]) -> Fold:
+    """How postmap(1) and the lookups of a Postfix fold keys (SMTPUTF8_README)."""
+    if parameters.get("smtputf8_enable") == "yes":
+        return fold_unicode
+    return fold_ascii

@@ -1,0 +1,110 @@
+"""Which address class Postfix gives to each domain that the maps are for (ADDRESS_CLASS_README)."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
+from postfix_sync.errors import SyncError
+from postfix_sync.model import ALIASES, RECIPIENTS, domain_of
+from postfix_sync.postfix.instance import Postfix
+from postfix_sync.postfix.main_cf.classes import CLASSES, Classes
+from postfix_sync.postfix.main_cf.lookup import Tables
+from postfix_sync.postfix.match_list import (
+    Pattern,
+    Style,
+    below,
+    decision,
+    items,
+    keys,
+    patterns,
+    unproxied,
+)
+
+
+async def classify(tables: Tables) -> Classes:
+    """Finds the classes of the mail domains of all lists, and of those that postfix_vmap has."""
+    domains = frozenset(map(domain_of, tables.own[RECIPIENTS]))
+    mail_hosts = frozenset(map(domain_of, tables.own[ALIASES]))
+    postfix = tables.postfix
+    listed = {one: list(patterns(postfix.parameters[one], tables.read)) for one in CLASSES}
+    # There the maps can only be by mistake, and are taken out.
+    listed["virtual_alias_domains"] = [
+        one for one in listed["virtual_alias_domains"] if not tables.name(one.text)
+    ]
+    every = domains | mail_hosts
+    decided = {name: await _decide(tables, name, found, every) for name, found in listed.items()}
+    others = [one for one in listed["relay_domains"] if not tables.name(one.text)]
+    anyway = await _decide(tables, "relay_domains", others, every)
+    named = {parameter: _those(found, True) for parameter, found in decided.items()}
+    self_aliased = await _self_aliased(tables, domains & named["virtual_alias_domains"])
+
+    def unknown(domain: str) -> SyncError | None:
+        """Why its class can't be told, if it can't: the first parameter that names it counts."""
+        for parameter, found in {**decided, "relay_domains": anyway}.items():
+            said = found[domain]
+            if isinstance(said, SyncError):
+                return said
+            if said and parameter == "virtual_alias_domains" and domain not in self_aliased:
+                return tables.error(postfix.parameters["virtual_alias_maps"])
+            if said:
+                return None
+        return None
+
+    return Classes(
+        domains=domains,
+        mail_hosts=mail_hosts,
+        named=named,
+        relayed_anyway=_those(anyway, True),
+        kept_out=_those(decided["relay_domains"], False),
+        self_aliased=self_aliased,
+        unknown={domain: error for domain in every if (error := unknown(domain))},
+    )
+
+
+def _those(decided: Mapping[str, bool | SyncError | None], said: bool) -> AbstractSet[str]:
+    return {domain for domain, found in decided.items() if found is said}
+
+
+async def _decide(
+    tables: Tables, parameter: str, listed: list[Pattern], domains: AbstractSet[str]
+) -> Mapping[str, bool | SyncError | None]:
+    """What a parameter says of each domain (`match_list.decision`), or why that can't be told."""
+    style = _style(tables.postfix, parameter)
+    held = {
+        one.text: await tables.ask(
+            one.text, {key for domain in domains for key in keys(one.text, domain, style)}
+        )
+        for one in listed
+        if one.is_table
+    }
+
+    def holds(table: str, key: str) -> bool:
+        if error := tables.unreadable.get(unproxied(table)):
+            raise error
+        return key in held[table]
+
+    def decide(domain: str) -> bool | SyncError | None:
+        try:
+            return decision(domain, listed, style, holds)
+        except SyncError as error:
+            return error
+
+    return {domain: decide(domain) for domain in domains}
+
+
+async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSet[str]:
+    """The domains whose lists virtual_alias_maps leads to themselves, after one list of each."""
+    maps = tables.postfix.parameters["virtual_alias_maps"]
+    found = set()
+    samples = {domain_of(address): address for address in tables.own[RECIPIENTS]}
+    for domain in domains & samples.keys():
+        address = samples[domain]
+        alias = await tables.find(maps, [address])
+        if alias and address in items(alias.value.lower()):
+            found.add(domain)
+    return found
+
+
+def _style(postfix: Postfix, parameter: str) -> Style:
+    if parameter != "relay_domains":
+        return Style.EXACT
+    return below(parameter, postfix.parameters["parent_domain_matches_subdomains"])

@@ -1,0 +1,360 @@
+"""What main.cf must say for the maps to work: from what postconf(1) says to what is missing. Pure.
+
+The maps do nothing until main.cf names each of them in the parameter for its role, and which roles
+there are depends on the address class of each list domain (ADDRESS_CLASS_README): local, virtual
+alias, virtual mailbox, relay, or none. `settings` is the one place that knows; the daemon's
+notices, doctor and setup tell, or make, what it returns.
+
+A setting adds to what a parameter has, and what Postfix accepts today it accepts afterwards:
+defaults and `$names` stay, and where a parameter was empty, which accepts everything, unknown
+addresses are refused only in domains that main.cf names by the maps alone. Only the maps themselves
+in a wrong place, and Mailman's own files, go.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES, Notice, Verdict
+from postfix_sync.postfix.main_cf.classes import NO_ROLE, ROLES, Classes
+from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
+from postfix_sync.postfix.main_cf.map_type import at_home
+from postfix_sync.postfix.main_cf.parameter import Edit, Installation, type_of
+from postfix_sync.postfix.match_list import items, unproxied
+
+if TYPE_CHECKING:
+    from postfix_sync.postfix.instance import Postfix
+
+
+def notices(
+    postfix: "Postfix", ours: Installation, classes: Classes, first: str = ""
+) -> list[Notice]:
+    """What main.cf lacks, each with its remedy; see `settings`. `first` is as in `only_built`."""
+    return [
+        Notice(f"main.cf: {one.problem}", only_built(first, one, remedy(postfix, one)))
+        for one in settings(postfix, ours, classes)
+    ]
+
+
+def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Setting]:
+    """What main.cf lacks for the maps to work: one setting for a parameter at most.
+
+    What depends on a domain's class is left out where that of any domain can't be told: Postfix has
+    no answer for its mail either, and a guess would be wrong once it has one again.
+    """
+    edits = {one: Edit(postfix, one) for one in (*ROLES, "virtual_alias_domains", *NO_ROLE)}
+    needed = _needed(postfix, ours, classes)
+    for parameter, edit in edits.items():
+        _put_map(edit, ours, classes, needed.get(parameter))
+    _put_relayed(edits["relay_domains"], ours, classes)
+    _put_others(edits["relay_recipient_maps"], ours, classes)
+    _put_users(edits["local_recipient_maps"], ours)
+    relayed = "relay_domains" in needed or any(
+        ours.named(item) == DOMAINS for item in edits["relay_domains"].items
+    )
+    _put_virtual(edits["virtual_alias_domains"], classes, accepts_hosts=relayed)
+    _put_local(edits, classes)
+    found = [
+        Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
+        for parameter, edit in edits.items()
+        if edit.problem and not classes.is_undecided(parameter)
+    ]
+    return [*found, *delimiter(postfix), *host_lookup(postfix, ours)]
+
+
+def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[str, Verdict]:
+    """The parameters that have to name a map, and what it means where they don't."""
+    parameters = postfix.parameters
+    in_local = any(
+        ours.named(item) == RECIPIENTS for item in items(parameters["local_recipient_maps"])
+    )
+    # As long as there is no list, it can't be told whether its domain will be a local one.
+    relaying = bool(classes.relayed) or not (classes.domains or in_local)
+    needed = {
+        "transport_maps": Verdict.FAILURE,
+        "virtual_alias_maps": Verdict.FAILURE if classes.mail_hosts else Verdict.WARNING,
+    }
+    if relaying and (classes.needs_domains or not classes.relayed):
+        needed["relay_domains"] = Verdict.FAILURE
+    if relaying and others_can_be_kept(postfix, ours, classes):
+        present = parameters["relay_recipient_maps"]
+        needed["relay_recipient_maps"] = Verdict.FAILURE if present else Verdict.WARNING
+    # An empty local_recipient_maps or virtual_mailbox_maps accepts every address, by Postfix's
+    # definition; to name the map there would refuse all others.
+    if classes.local and parameters["local_recipient_maps"]:
+        needed["local_recipient_maps"] = Verdict.FAILURE
+    if classes.mailbox and parameters["virtual_mailbox_maps"]:
+        needed["virtual_mailbox_maps"] = Verdict.FAILURE
+    return needed
+
+
+def _put_map(edit: Edit, ours: Installation, classes: Classes, needed: Verdict | None) -> None:
+    """Makes a parameter name the map for it, as the type that is built, and no wrong one.
+
+    `needed` is what it means where the map is not named, None where that is no fault.
+    """
+    name = ROLES.get(edit.parameter, "")
+    wanted = ours.reference(name) if name else ""
+    named = False
+    for item in dict.fromkeys(edit.items):
+        own = ours.named(item)
+        called = own or ours.of_mailman(item)
+        if not called:
+            continue
+        if _comes_from_elsewhere(edit, item):
+            named |= own == name
+        elif called in at_home(edit.parameter):
+            named |= called == name
+            if not own:
+                edit.replace(item, ours.reference(called))
+                edit.because(_mailmans(item))
+            elif type_of(item) != ours.map_type:
+                edit.replace(item, ours.reference(called))
+                edit.because(f"names {item}, but the map is built as {ours.map_type}")
+        else:
+            edit.replace(item, wanted if needed else "")
+            edit.because(*_misplaced(edit.parameter, own, item))
+            named |= bool(needed)
+    if needed and not named:
+        edit.append(wanted)
+        edit.because(f"does not name {wanted}{_so(edit, classes)}", needed)
+
+
+def _mailmans(item: str) -> str:
+    return f"names {item}: that is Mailman's own file, which changes without Postfix being told"
+
+
+def _misplaced(parameter: str, own: str, item: str) -> tuple[str, Verdict]:
+    """Why an item should not be there: a map (`own`) in a wrong role, or a file of Mailman's."""
+    if not own:
+        return _mailmans(item), Verdict.FAILURE
+    if own == ROUTES and ROLES.get(parameter) == RECIPIENTS:
+        why = "which has a new list's addresses before Postfix knows their route"
+        return f"names {item}, {why}", Verdict.WARNING
+    role = " or ".join(one for one, map_name in ROLES.items() if map_name == own)
+    return f"names {item}, which is for {role}", Verdict.FAILURE
+
+
+def _comes_from_elsewhere(edit: Edit, item: str) -> bool:
+    """Whether another parameter, to which the value refers, has the item, and will lose it."""
+    names = re.findall(r"\$[{(]?(\w+)", edit.text)
+    parameters = edit.postfix.parameters
+    return any(item in items(parameters.get(name, "")) for name in names)
+
+
+def _so(edit: Edit, classes: Classes) -> str:
+    if edit.parameter == "relay_recipient_maps" and not edit.items:
+        return f": {every_address(classes.only_lists)}"
+    return ", so Postfix does not use that map"
+
+
+def every_address(domains: AbstractSet[str]) -> str:
+    """What it means that every address of list domains is accepted."""
+    named = ", ".join(sorted(domains)) or "a list domain"
+    return (
+        f"mail to any address in {named} is accepted, and returned to the apparent sender where"
+        " there is no such list"
+    )
+
+
+def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
+    """Makes relay_domains name the relayed list domains, and none that is a virtual one.
+
+    postfix_domains has all list domains. trivial-rewrite(8) says nothing of one that is in
+    mydestination as well; of one that is a virtual one, it warns with each message.
+    """
+    ours_is_named = ours.reference(DOMAINS) in map(unproxied, items(edit.text))
+    virtual = (classes.mailbox | classes.kept_as_alias) - classes.relayed_anyway
+    double = virtual - classes.kept_out if ours_is_named else frozenset()
+    lost = classes.relayed & classes.kept_out if ours_is_named else frozenset()
+    for domain in sorted(lost):
+        edit.because(f'keeps {domain} out with a "!": mail to its lists is refused')
+        if f"!{domain}" in items(edit.text):
+            edit.replace(f"!{domain}")
+        else:
+            edit.prepend(domain)
+    # Right before the map: what others name is matched first, subdomains of these among it.
+    below = [one for one in classes.relayed if any(one.endswith(f".{two}") for two in double)]
+    for item in [*sorted(below), *(f"!{one}" for one in sorted(double))]:
+        edit.insert(item, ours.reference(DOMAINS))
+    for domain in sorted(double):
+        edit.because(
+            f"names {domain}, which is a virtual domain, too: Postfix warns of that with each"
+            " message",
+            Verdict.WARNING,
+        )
+
+
+def others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) -> list[str]:
+    """What relay_domains names besides domains that it names for lists only."""
+    return [
+        item
+        for item in items(postfix.parameters["relay_domains"])
+        if not (ours.named(item) or ours.of_mailman(item))
+        if item.lower() not in classes.domains - classes.shared
+        if not item.startswith("!")
+    ]
+
+
+def others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
+    """Whether relay_recipient_maps can get the map without refusing the mail of other domains.
+
+    A table within main.cf needs Postfix 3.7, and says which domains have nothing but lists.
+    """
+    return (
+        bool(postfix.parameters["relay_recipient_maps"])
+        or not others_relayed(postfix, ours, classes)
+        or (bool(classes.only_lists) and postfix.at_least(3, 7))
+    )
+
+
+def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
+    """Keeps accepted what an empty relay_recipient_maps accepted in other relay domains.
+
+    Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
+    """
+    present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
+    # What an earlier setup has closed is not opened again because main.cf names it since.
+    closed = classes.only_lists | (_closed_by(present) & (classes.relayed | classes.mail_hosts))
+    wanted = others(closed)
+    if not edit.items and edit.text and others_relayed(edit.postfix, ours, classes):
+        edit.append(wanted)
+    elif present and present != wanted and closed:
+        edit.replace(present, wanted)
+        edit.because(
+            f"names {present}, which has every address of other domains; the domains that have"
+            f" nothing but lists are {', '.join(sorted(closed))} now",
+            Verdict.WARNING,
+        )
+
+
+def others(closed: AbstractSet[str]) -> str:
+    """A table that has every address which is not in one of these domains."""
+    domains = "|".join(one.replace(".", r"\.") for one in sorted(closed))
+    return f"{_OTHERS}({domains})$$/ OK}}}}"
+
+
+def _closed_by(table: str) -> AbstractSet[str]:
+    """The domains of which such a table has no address."""
+    domains = table.removeprefix(f"{_OTHERS}(").partition(")")[0].replace("\\", "")
+    return frozenset(filter(None, domains.split("|")))
+
+
+_OTHERS = "regexp:{{!/@"
+"""How an item begins that names everything which is not in certain list domains."""
+
+
+def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
+    """The list domains in which every address is accepted, and stays so; each with the reason.
+
+    Only the operator can tell whether others than lists have addresses there.
+    """
+    present = items(postfix.parameters["relay_recipient_maps"])
+    tables = [one for one in present if one.startswith(_OTHERS)]
+    if present and not tables:
+        return {}
+    return {
+        domain: f"relay_domains names {domain} without postfix_domains, too, so it may have other"
+        " addresses than those of lists. Every address of it stays accepted, also one that does not"
+        " exist; to refuse those, relay_recipient_maps has to list all that exist"
+        for domain in sorted(classes.shared)
+        if all(domain not in _closed_by(one) for one in tables)
+    }
+
+
+def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
+    """Makes virtual_alias_domains name no list domain, and the hosts of aliases if nothing else
+    does: where relay_domains names postfix_domains, that has them (`accepts_hosts`).
+
+    Virtual aliases are looked up for every class of domain: those of a domain that is kept out
+    work as before.
+    """
+    for domain in sorted(classes.aliased):
+        edit.prepend(f"!{domain}")
+        edit.because(
+            f"names {domain}: its lists are refused, because Postfix looks for addresses of such a"
+            " domain in virtual_alias_maps only"
+        )
+    hosts = classes.mail_hosts if not accepts_hosts else frozenset[str]()
+    for domain in sorted(one for one in hosts if not classes.parameters(one)):
+        edit.append(domain)
+        edit.because(
+            f"does not name {domain}, the domain of lists that have an alias_domain: mail to them"
+            " is refused"
+        )
+
+
+def _put_local(edits: Mapping[str, Edit], classes: Classes) -> None:
+    """Keeps local list domains out of the virtual ones, where they are by mistake.
+
+    Postfix takes them for local, but warns with each message.
+    """
+    for parameter in ("virtual_alias_domains", "virtual_mailbox_domains"):
+        for domain in sorted(classes.local & classes.named.get(parameter, frozenset())):
+            edits[parameter].prepend(f"!{domain}")
+            edits[parameter].because(
+                f"names {domain}, as mydestination does: Postfix warns of that with each message",
+                Verdict.WARNING,
+            )
+
+
+def _put_users(edit: Edit, ours: Installation) -> None:
+    """Lets local_recipient_maps name local users where it has nothing but lists.
+
+    Recipes that replace its value are as old as Mailman 3.
+    """
+    if edit.items and all(ours.named(item) or ours.of_mailman(item) for item in edit.items):
+        edit.prepend(LOCAL_USERS)
+        edit.because(
+            "names no local users: mail to all of them, and to root and postmaster, is refused"
+            " wherever the domain is in mydestination",
+            Verdict.WARNING,
+        )
+
+
+LOCAL_USERS = "proxy:unix:passwd.byname, $alias_maps"
+"""The default of local_recipient_maps."""
+
+
+def delimiter(postfix: "Postfix") -> Iterator[Setting]:
+    present = postfix.parameters["recipient_delimiter"]
+    if "+" not in present:
+        yield Setting(
+            "recipient_delimiter",
+            postfix.unexpanded["recipient_delimiter"],
+            f"{present}+",
+            f"recipient_delimiter = {present}: Postfix refuses answers to Mailman's confirmations,"
+            " and bounces, which come to addresses such as ants-confirm+1a2b3c",
+        )
+
+
+def host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:
+    present = postfix.parameters["lmtp_host_lookup"]
+    if ours.hosts_used and "native" not in items(present):
+        yield Setting(
+            "lmtp_host_lookup",
+            postfix.unexpanded["lmtp_host_lookup"],
+            "native",
+            f"lmtp_host_lookup = {present}: lmtp(8) does not read the hosts file, so it will not"
+            " find the destination that was entered there",
+        )
+
+
+def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
+    """What main.cf lacks for a route with several next hops to be worth something."""
+    for setting in cluster_settings(postfix):
+        yield Notice(f"main.cf: {setting.problem}", remedy(postfix, setting))
+
+
+def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
+    """The same as settings."""
+    timeout = postfix.parameters["lmtp_connect_timeout"]
+    if re.fullmatch("0+[smhdw]?", timeout):
+        yield Setting(
+            "lmtp_connect_timeout",
+            postfix.unexpanded["lmtp_connect_timeout"],
+            "5s",
+            f"lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets, mail"
+            " waits minutes before the next member is tried",
+        )

@@ -1,0 +1,26 @@
+"""The text of an installed map: render and parse it. Pure."""
+
+from postfix_sync.model import Table
+
+HEADER = "# Written by postfix-sync, which keeps it in step with Mailman. Edits will be lost.\n"
+
+
+def render(table: Table) -> bytes:
+    """A table as the text that is installed beside its index: sorted, one entry a line."""
+    return (HEADER + "".join(f"{key}\t{table[key]}\n" for key in sorted(table))).encode()
+
+
+def parse_installed(text: bytes) -> Table | None:
+    """The inverse of `render`; None where the text isn't one that `render` could have made."""
+    try:
+        lines = text.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        return None
+    entries = [line.split("\t") for line in lines[:-1] if not line.startswith("#")]
+    if (
+        not text.startswith(b"#")
+        or lines[-1]
+        or not all(len(entry) == 2 and all(entry) for entry in entries)
+    ):
+        return None
+    return dict(entries)

@@ -1,0 +1,323 @@
+"""The probe: is Mailman's LMTP server there, and does it know its lists?
+
+A session goes through the phases of RFC 2033 up to RCPT for one list's address, then RSET and QUIT:
+never DATA. The code of every reply is checked and every phase has its own timeout. That a TCP
+connection opens says little: Docker's proxy accepts for a container that isn't there. The 220 does.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from postfix_sync.errors import quote, why
+from postfix_sync.model import PHASES, Notice, ProbeResult
+from postfix_sync.probe.targets import Target
+from postfix_sync.system.tcp import dial, resolve
+
+if TYPE_CHECKING:
+    from aiosmtplib import SMTP
+
+LEVELS = {"connect": "greeting", "lhlo": "lhlo", "rcpt": "rcpt"}
+"""The last phase of each level."""
+
+REPLY_LENGTH = 80
+
+AT_ONCE = 50
+"""Probes under way at the same time, of three open files each."""
+
+SESSION_BYTES = 64 * 2**10
+"""All that a server may say in one session. An honest one needs less than 2 KiB."""
+
+_VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
+
+MAILMAN = "GNU Mailman"
+"""What every Mailman 3 says in its greeting: `220 HOST GNU Mailman LMTP runner 2.0`."""
+
+NOBODY = "postfix-sync/no-such-list"
+"""The local part of no list: Mailman allows no slash in a list's name (app/lifecycle.py)."""
+
+REFUSED_FOR_GOOD = ("lhlo", "mail", "rcpt")
+"""Phases in which Postfix returns mail for a 5xx; one in the greeting it takes for a 4xx."""
+
+
+async def probe_all(
+    wanted: Iterable[Target],
+    level: str,
+    timeout: float,
+    hosts: Mapping[str, str],
+    *,
+    within: float | None = None,
+) -> list[ProbeResult]:
+    """Probes all targets, AT_ONCE of them at the same time; see `probe`.
+
+    All of them together are done `within` so many seconds, if given.
+    """
+    turn = asyncio.Semaphore(AT_ONCE)
+    deadline = None if within is None else asyncio.get_running_loop().time() + within
+
+    async def in_turn(one: Target) -> ProbeResult:
+        async with turn:
+            return await probe(one, level, timeout, hosts, deadline)
+
+    return list(await asyncio.gather(*map(in_turn, wanted)))
+
+
+async def probe(
+    target: Target,
+    level: str,
+    timeout: float,
+    hosts: Mapping[str, str],
+    deadline: float | None = None,
+) -> ProbeResult:
+    """Goes through an LMTP session up to `level`; never raises for what a server does.
+
+    `timeout` is in seconds, for each phase; at `deadline`, by the event loop's clock, it ends in
+    any. `hosts` are names with known addresses, which are not looked up.
+    """
+    from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
+
+    session = _Session(target, timeout)
+    error, barred = "", False
+    try:
+        async with asyncio.timeout_at(deadline) as whole:
+            await session.run(LEVELS[level], hosts)
+    except TimeoutError:
+        error = "time was up" if whole.expired() else f"no answer within {timeout:g} s"
+    except SMTPServerDisconnected:
+        error = session.why_lost()
+    except SMTPException as failure:
+        error = _one_line(str(failure.args[-1] if failure.args else failure))
+    except OSError as failure:
+        error = str(failure.strerror) if isinstance(failure, socket.gaierror) else why(failure)
+    except (_UnexpectedReplyError, _BarredError) as failure:
+        error = str(failure)
+        barred = isinstance(failure, _BarredError)
+    finally:
+        await session.close()
+    return ProbeResult(
+        destination=target.destination,
+        up=not error,
+        phase=session.phase,
+        reply=session.reply,
+        seconds=round(time.monotonic() - session.began, 4),
+        error=error,
+        warning="" if error else session.warning,
+        barred=barred,
+    )
+
+
+_HINTS = {
+    "resolve": "see what the name resolves to: getent hosts {host}; or set sources.address",
+    "connect": "does Mailman run, and does it listen on this address? ss -ltn; mailman status",
+    "greeting": "something else than Mailman may answer there, such as a container's proxy",
+    "lhlo": "compare {host} and its port with lmtp_host and lmtp_port in mailman.cfg",
+    "mail": "see Mailman's log: var/logs/lmtp.log and var/logs/mailman.log",
+    "rcpt": "does the list exist in this Mailman? mailman lists; is its database up?",
+}
+
+
+def describe(result: ProbeResult) -> Notice:
+    """A result in words, with what helps where the destination is down, or is not quite right."""
+    endpoint = result.destination.endpoint
+    about = f"destination {endpoint}"
+    if result.up:
+        up = f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s"
+        if not result.warning:
+            return Notice(up)
+        hint = _UPDATE if NOBODY in result.warning else _HINTS["greeting"]
+        return Notice(f"{up}; but {result.warning}", hint)
+    said = f" ({result.reply})" if result.reply else ""
+    return Notice(
+        f"{about}: down: {result.phase}: {result.error}{said}; {consequence(result)}",
+        _BARRED if result.barred else _HINTS[result.phase].format(host=result.destination.host),
+    )
+
+
+def consequence(result: ProbeResult) -> str:
+    """What Postfix does with mail for a destination that is down for this reason."""
+    if result.barred:
+        return "Postfix returns mail for it to its sender"
+    if result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5"):
+        whose = "this list" if result.phase == "rcpt" else "it"
+        return f"Postfix returns mail for {whose} to its sender"
+    return "mail for it waits in the queue"
+
+
+_BARRED = (
+    "doctor has the command that lets lmtp(8) use that family; or give the source an address:"
+    " or a destination: that Postfix may use"
+)
+
+_UPDATE = "Mailman 3.3.6 and later say which lists they have: update Mailman"
+
+
+class _UnexpectedReplyError(Exception):
+    """A reply with another code than the phase needs."""
+
+
+class _BarredError(Exception):
+    """The destination has only addresses of a family that Postfix must not use."""
+
+
+class _Session:
+    """One LMTP session, and how far it came."""
+
+    def __init__(self, target: Target, timeout: float) -> None:
+        self.target = target
+        self.timeout = timeout
+        self.phase = PHASES[0]
+        self.reply = ""
+        self.warning = ""
+        """What is odd about a server that takes mail."""
+        self.began = time.monotonic()
+        self._client: SMTP | None = None
+        self._relay: asyncio.Task[bool] | None = None
+
+    async def run(self, last: str, hosts: Mapping[str, str]) -> None:
+        from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
+
+        connection = await self._connected(hosts)
+        self._client = client = await self._greeted(connection)
+        for phase, command, expected in _dialogue(last, self.target.recipient):
+            self._enter(phase)
+            self.reply = await self._ask(client, command, expected)
+        if self.phase == "rcpt" and self.target.doubting and not self.warning:
+            await self._doubt(client)
+        if self.phase in {"mail", "rcpt"}:
+            await self._ask(client, b"RSET", 250)
+        with contextlib.suppress(SMTPServerDisconnected):  # all that was to be known is known
+            await self._ask(client, b"QUIT", 221)
+
+    async def _ask(self, client: "SMTP", command: bytes, expected: int) -> str:
+        """The reply to a command, which must have the code that is expected."""
+        code, text = await client.execute_command(command, timeout=self.timeout)
+        reply = _one_line(f"{code} {text}")
+        if code != expected:
+            self.reply = reply
+            verb = command.split()[0].decode()
+            problem = f"{verb} was answered with {code}, not {expected}"
+            if verb == "LHLO" and code >= 500:
+                problem += ": this is no LMTP server"
+            raise _UnexpectedReplyError(problem)
+        return reply
+
+    async def _doubt(self, client: "SMTP") -> None:
+        """Asks whether mail for an address is taken as well that no list can have."""
+        domain = (self.target.recipient or "").rpartition("@")[2]
+        command = _rcpt(f"{NOBODY}@{domain}")
+        code, text = await client.execute_command(command, timeout=self.timeout)
+        if code == 250:
+            self.warning = (
+                f"it also says {_one_line(f'{code} {text}')} to {NOBODY}@{domain}, which can be no"
+                " list: its answers do not show which lists it has"
+            )
+
+    def _enter(self, phase: str) -> None:
+        """A new phase begins, in which nothing was said yet."""
+        self.phase, self.reply = phase, ""
+
+    async def _connected(self, hosts: Mapping[str, str]) -> socket.socket:
+        """A connection to the first address of the destination that accepts one."""
+        host, port = self.target.destination.host, self.target.destination.port
+        async with asyncio.timeout(self.timeout):
+            found = await resolve(hosts.get(host, host), port)
+        families = self.target.families
+        usable = [one for one in found if _VERSIONS.get(one[0]) in families]
+        if found and not usable:
+            addresses = ", ".join(str(one[4][0]) for one in found)
+            raise _BarredError(
+                f"it has only {addresses}, which inet_protocols keeps Postfix from using"
+            )
+        self._enter("connect")
+        return await dial(usable, self.timeout)
+
+    async def _greeted(self, connection: socket.socket) -> "SMTP":
+        from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415
+
+        self._enter("greeting")
+        ours, relayed = socket.socketpair()
+        self._relay = asyncio.create_task(_relay(connection, relayed))
+        client = SMTP(sock=ours, use_tls=False, start_tls=False, timeout=self.timeout)
+        try:
+            code, text = await client.connect()
+        except SMTPConnectResponseError as error:
+            self.reply = _one_line(f"{error.code} {error.message}")
+            raise _UnexpectedReplyError(f"the greeting was {error.code}, not 220") from None
+        except SMTPConnectError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _UnexpectedReplyError(self.why_lost()) from None
+        finally:
+            if not client.is_connected:
+                ours.close()
+        self.reply = _one_line(f"{code} {text}")
+        if MAILMAN not in text:
+            self.warning = f"it greets with {self.reply}: this is not Mailman"
+        return client
+
+    def why_lost(self) -> str:
+        """Why there is no connection any more."""
+        if self._relay and self._relay.done() and self._relay.result():
+            return f"more than {SESSION_BYTES // 1024} KiB were said: this is no LMTP server"
+        if self.phase == "greeting":
+            return "the connection was closed without a greeting: nothing is behind that port"
+        return "the connection was closed"
+
+    async def close(self) -> None:
+        if self._client:
+            self._client.close()
+        if self._relay:
+            self._relay.cancel()
+            await asyncio.wait([self._relay])
+
+
+async def _relay(server: socket.socket, client: socket.socket) -> bool:
+    """Passes on what both say until one closes; whether the server said more than SESSION_BYTES.
+
+    aiosmtplib before 5.1.1 reads without a bound; through this no server can make it.
+    """
+    loop = asyncio.get_running_loop()
+    client.setblocking(False)
+
+    async def pass_on(source: socket.socket, sink: socket.socket, limit: int) -> bool:
+        with contextlib.suppress(OSError):
+            while limit and (said := await loop.sock_recv(source, min(limit, 4096))):
+                limit -= len(said)
+                await loop.sock_sendall(sink, said)
+        return not limit
+
+    with server, client:
+        ways = [
+            asyncio.create_task(pass_on(server, client, SESSION_BYTES)),
+            asyncio.create_task(pass_on(client, server, SESSION_BYTES)),
+        ]
+        try:
+            done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.wait(ways)
+        return any(way.result() for way in done)
+
+
+def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, int]]:
+    """Phase, command, and the code of the reply that it must have."""
+    reached = PHASES.index(last)
+    if reached >= PHASES.index("lhlo"):
+        yield "lhlo", f"LHLO {socket.gethostname() or 'localhost'}".encode(), 250
+    if reached >= PHASES.index("rcpt"):
+        yield "mail", b"MAIL FROM:<>", 250
+        if recipient:
+            yield "rcpt", _rcpt(recipient), 250
+
+
+def _rcpt(recipient: str) -> bytes:
+    return f"RCPT TO:<{recipient}>".encode()
+
+
+def _one_line(text: str) -> str:
+    """What a server said, for people: one line, escaped and cut."""
+    return quote(" ".join(text.split()), REPLY_LENGTH)[1:-1]

@@ -1,0 +1,1 @@
+"""One sync, stage by stage: fetch, merge, decide, plan, apply, report."""

@@ -1,0 +1,123 @@
+"""What changes, in words: log lines for people, and the listing of a dry run. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from postfix_sync.mailman.addresses import lists_of
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    MAP_NAMES,
+    RECIPIENTS,
+    ROUTES,
+    Change,
+    Condition,
+    Diff,
+    Installed,
+    Maps,
+    Table,
+)
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Plan, Publish
+from postfix_sync.text import counted
+
+NAMED_AT_MOST = 5
+
+_WHY_BUILT = {
+    Condition.BROKEN: "it had no index that could be read",
+    Condition.STALE: "its index was older than its text, or a pass was interrupted",
+}
+
+
+def log_lines(
+    plan: Plan, installed: Installed, done: AbstractSet[str], whose: Callable[[str], str]
+) -> Iterator[tuple[str, str]]:
+    """What a plan changed: whose entries, and a line for each kind of change.
+
+    `done` are the maps that it has published, `whose` names the source of a key. Nothing is said of
+    routes that only stay a while.
+    """
+    changed = {name: _divided(diff, whose) for name, diff in plan.changes.items() if name in done}
+    for party in sorted({party for parts in changed.values() for party in parts}):
+        own = {name: parts[party] for name, parts in changed.items() if party in parts}
+        for line in _lines_of(own):
+            yield party, f"{party}: {line}"
+    for name in MAP_NAMES:
+        one = installed.maps[name]
+        if name in done and not plan.changes[name] and one.table and one.condition in _WHY_BUILT:
+            yield "", f"{name}: built again: {_WHY_BUILT[one.condition]}"
+
+
+def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
+    """A difference by the source whose entries they are."""
+    parts: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Change]]] = {}
+
+    def part(key: str) -> tuple[dict[str, str], dict[str, str], dict[str, Change]]:
+        return parts.setdefault(whose(key), ({}, {}, {}))
+
+    for key, value in diff.added.items():
+        part(key)[0][key] = value
+    for key, value in diff.removed.items():
+        part(key)[1][key] = value
+    for key, change in diff.changed.items():
+        part(key)[2][key] = change
+    return {party: Diff(*tables) for party, tables in parts.items()}
+
+
+def difference(old: Maps, new: Maps) -> list[str]:
+    """What turns one state of the maps into another: `+1 list: NAME`, `-2 domains: NAME, NAME`."""
+    return list(_lines_of({name: Diff.between(old[name], new[name]) for name in MAP_NAMES}))
+
+
+def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
+    for name, what in ((RECIPIENTS, "list"), (DOMAINS, "domain"), (ALIASES, "alias")):
+        if name in changed:
+            for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):
+                if table:
+                    yield f"{sign}{named(what, _lists(table))}"
+    moved = changed[ROUTES].changed if ROUTES in changed else {}
+    for next_hop in sorted({change.new for change in moved.values()}):
+        names = _lists({key: change.new for key, change in moved.items() if change.new == next_hop})
+        yield f"~{named('list', names)} -> {next_hop}"
+
+
+def _lists(table: Table) -> AbstractSet[str]:
+    """The lists of a table; its addresses, where it has only parts of lists."""
+    return lists_of(table) or table.keys()
+
+
+def named(what: str, names: AbstractSet[str]) -> str:
+    """`1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
+    named = ", ".join(sorted(names)[:NAMED_AT_MOST])
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return f"{counted(len(names), what)}: {named}{more}"
+
+
+def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[str]:
+    """What a plan changes: hosts entries, entries under the names of their maps, reloads."""
+    published = {step.name for step in plan.steps if isinstance(step, Publish)}
+    for step in plan.steps:
+        if isinstance(step, EnterHosts):
+            yield str(hosts_file)
+            entered = list(entries(Diff.between(installed.hosts, step.names)))
+            yield from entered or ["(its copy in the chroot is brought in step)"]
+    for name in MAP_NAMES:
+        if plan.changes[name]:
+            yield name
+            yield from entries(plan.changes[name])
+        elif name in published:
+            yield name
+            empty = not plan.result[name]
+            yield "(built; empty)" if empty else "(built anew; its entries stay as they are)"
+    if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
+        yield "postfix"
+        yield "reload"
+
+
+def entries(diff: Diff) -> Iterator[str]:
+    """A difference as `+ KEY VALUE`, `- KEY VALUE`, `~ KEY OLD -> NEW`."""
+    lines = [
+        *((key, f"+ {key} {value}") for key, value in diff.added.items()),
+        *((key, f"- {key} {value}") for key, value in diff.removed.items()),
+        *((key, f"~ {key} {old} -> {new}") for key, (old, new) in diff.changed.items()),
+    ]
+    yield from (line for _, line in sorted(lines))

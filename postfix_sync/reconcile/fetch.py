@@ -1,0 +1,159 @@
+"""One source, asked once: its files fetched, read, and given time where they contradict each other.
+
+What comes back is an answer or an error, never an exception: how one source fares is no matter of
+the others.
+"""
+
+import asyncio
+import contextlib
+import gc
+import time
+import traceback
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from postfix_sync.containers.engine import Engine
+from postfix_sync.errors import HalfWritten, SyncError, is_out_of_memory, out_of_memory
+from postfix_sync.mailman.files import read_tables
+from postfix_sync.model import Families, MailmanTables, Peer, Policy, Snapshot
+from postfix_sync.postfix.folding import Fold
+from postfix_sync.sources.container import Contained
+from postfix_sync.sources.local import Volume
+from postfix_sync.sources.mailman_files import SETTLE_AT_MOST
+from postfix_sync.sources.sftp import Ssh
+from postfix_sync.sources.ssh_login import Jump, Login
+from postfix_sync.store.records import Records, Stamp
+from postfix_sync.store.state_directory import records_of
+from postfix_sync.system.threads import run_in_daemon_thread
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config, SourceSection
+
+
+HALF_WRITTEN_POLL = 0.2
+"""Seconds between looks at files that do not belong together yet."""
+
+
+class Source(Protocol):
+    """Where one Mailman's files are."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """Where it was reached last, where that is found out."""
+
+    @property
+    def misplaced(self) -> SyncError | None:
+        """Why it could not be found out where it is reached, though its files may be read."""
+
+    async def fetch(self) -> Snapshot | None:
+        """The files, whole; None where none of them changed since they were last returned.
+
+        Raises SyncError where they can't be had.
+        """
+
+    def forget(self) -> None:
+        """Makes the next fetch return the files in any case."""
+
+    async def close(self) -> None:
+        """Ends what connection there is."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A source's answer: its tables, or None where they are as they were, or an error."""
+
+    seen: Stamp | None
+    """The source's record before it was asked: a newer one may know more than this answer."""
+    at: float
+    """When it was asked, in seconds since the epoch."""
+    tables: MailmanTables | None = None
+    peer: Peer | None = None
+    misplaced: SyncError | None = None
+    """Why it could not be found out where its Mailman is reached; its files are no part of it."""
+    error: SyncError | None = None
+
+
+def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetched]:
+    """The answers, with each Mailman reached by a family that Postfix may use, if by any."""
+    return {
+        name: replace(one, peer=one.peer.usable(families)) if one.peer else one
+        for name, one in answers.items()
+    }
+
+
+def open_source(settings: "SourceSection", max_size: int) -> Source:
+    """The source that a part of the configuration describes; nothing is connected yet."""
+    ssh = settings.ssh
+    if ssh is None:
+        volume = Volume(settings.path, max_size)
+        if found := settings.container:
+            return Contained(volume, Engine(found.engine), found.name)
+        return volume
+    jump = Jump(ssh.jump.host, ssh.jump.port, ssh.jump.user or ssh.user) if ssh.jump else None
+    login = Login(
+        host=ssh.host,
+        port=ssh.port,
+        user=ssh.user,
+        identity=ssh.identity,
+        known_hosts=ssh.known_hosts,
+        connect_timeout=ssh.connect_timeout,
+        jump=jump,
+    )
+    return Ssh(login, PurePosixPath(settings.path), max_size)
+
+
+def _release(error: BaseException) -> None:
+    """Give back the memory that the frames of an error hold: what comes next needs some."""
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    gc.collect()
+
+
+async def ask(source: Source, name: str, records: Records, fold: Fold, policy: Policy) -> Fetched:
+    """Asks a source once. `fold` and `policy`: how, and within which limits, its files are read."""
+    seen = records.stamp(name)
+    give_up = None
+    while True:
+        at = time.time()
+        try:
+            snapshot = await source.fetch()
+            if snapshot is None:
+                return Fetched(seen, at, None, source.peer, source.misplaced)
+            tables = await run_in_daemon_thread(read_tables, snapshot, fold, policy)
+            return Fetched(seen, at, tables, source.peer, source.misplaced)
+        except (SyncError, MemoryError, RuntimeError) as raised:
+            if not isinstance(raised, SyncError) and not is_out_of_memory(raised):
+                raise
+            error = raised if isinstance(raised, SyncError) else out_of_memory(name)
+            if error is not raised:
+                snapshot = None
+                _release(raised)
+            source.forget()  # what could not be used is not to count as known
+            give_up = give_up or time.monotonic() + SETTLE_AT_MOST
+            if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
+                return Fetched(seen, at, None, source.peer, source.misplaced, error)
+        await asyncio.sleep(HALF_WRITTEN_POLL)
+
+
+@contextlib.asynccontextmanager
+async def opened(config: "Config") -> AsyncIterator[dict[str, Source]]:
+    """All sources by name, to be asked once or a few times."""
+    sources = {one.name: open_source(one, config.guard.max_size) for one in config.sources}
+    try:
+        yield sources
+    finally:
+        await asyncio.gather(*(source.close() for source in sources.values()))
+
+
+async def ask_all(
+    config: "Config", sources: Mapping[str, Source], fold: Fold
+) -> dict[str, Fetched]:
+    """Every source's answer, all of them asked at the same time; `fold` is how keys are folded."""
+    records = records_of(config)
+    asking = (
+        ask(sources[one.name], one.name, records, fold, config.policy(one))
+        for one in config.sources
+    )
+    return dict(zip(sources, await asyncio.gather(*asking), strict=True))

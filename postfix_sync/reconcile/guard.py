@@ -1,0 +1,44 @@
+"""The guards: a change that takes too many lists away at once is refused. Pure."""
+
+from collections.abc import Set as AbstractSet
+
+from postfix_sync.errors import Refused
+from postfix_sync.mailman.addresses import lists_of
+from postfix_sync.model import MailmanTables, Policy
+
+FEW_LISTS = 10
+"""So few lists may go in one sync, whatever part of all lists they are."""
+
+
+def reached(old: MailmanTables, new: MailmanTables) -> AbstractSet[str]:
+    """Find the lists of `new`, and those of `old` that are still reached by another name.
+
+    A list whose domain gets an alias_domain, or loses it, keeps one of its names.
+    """
+    lists = lists_of(new.routes)
+    names = lists | lists_of(new.aliases)
+    return (
+        lists
+        | {old.aliases[alias] for alias in lists_of(old.aliases) & names}
+        | (lists_of(old.routes) & names)
+    )
+
+
+def guard(
+    source: str, installed: AbstractSet[str], wanted: AbstractSet[str], policy: Policy
+) -> None:
+    """Raises `Refused` where more lists would go than the configuration allows in one pass."""
+    gone = len(installed - wanted)
+    if installed and not wanted:
+        if not policy.allow_empty:
+            raise Refused(
+                f"{source}: names no list at all, {len(installed)} are installed;"
+                " refused, Postfix keeps the last good maps",
+                f"if all lists were really removed: {policy.override}, or set guard.allow_empty",
+            )
+    elif gone > FEW_LISTS and gone > policy.max_removed * len(installed):
+        raise Refused(
+            f"{source}: {gone} of {len(installed)} lists are gone, more than guard.max_removed"
+            f" ({policy.max_removed:.0%}) allows; refused, Postfix keeps the last good maps",
+            f"if they were really removed: {policy.override}",
+        )

@@ -1,0 +1,60 @@
+"""Hold the lock, and open what a sync changes under it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.main_cf.map_type import choose_map_type
+from postfix_sync.postfix.main_cf.parameter import Installation
+from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.store.state_directory import LOCK_NAME
+from postfix_sync.system.lock import lock
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+
+class Locked(NamedTuple):
+    """What a sync changes, while nobody else does."""
+
+    directory: MapDirectory
+    hosts: HostsFiles
+    lock: int
+    """The lock's descriptor, for commands to inherit."""
+
+
+@contextlib.asynccontextmanager
+async def locked(
+    config: "Config", instance: Postfix | None = None, *, create: bool = True
+) -> AsyncIterator[Locked]:
+    """Hold the lock; `create`: make its file if there is none.
+
+    Postfix is inspected under the lock, since whoever had it may have changed main.cf, and the type
+    of the maps with it; `instance` is for those who only look.
+
+    Raises:
+        ConfigError: no map can be built.
+        Busy: somebody else holds it for too long.
+    """
+    map_directory = config.postfix.map_directory
+    async with lock(config.state_directory / LOCK_NAME, create=create) as held:
+        instance = instance or await inspect(config.postfix.config_directory)
+        map_type = choose_map_type(instance, map_directory, config.postfix.map_type)
+        kind = await instance.index_type(map_type)
+        directory = MapDirectory(map_directory, kind, instance)
+        yield Locked(directory, _hosts_files(config, instance), held)
+
+
+def installation(config: "Config", map_type: str, hosts_used: bool) -> Installation:
+    """The maps, as main.cf should name them."""
+    volumes = tuple(one.path for one in config.sources if one.ssh is None)
+    return Installation(config.postfix.map_directory, map_type, volumes, hosts_used)
+
+
+def _hosts_files(config: "Config", instance: Postfix) -> HostsFiles:
+    chrooted = config.hosts.chroot == "auto" and instance.lmtp_chrooted
+    return HostsFiles(
+        config.hosts.file, instance.queue_directory / "etc/hosts" if chrooted else None
+    )

@@ -1,0 +1,76 @@
+"""`--once`: fetch all sources, and sync until nothing waits for a reload."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from postfix_sync.errors import Busy, SyncError
+from postfix_sync.postfix.instance import fold_of
+from postfix_sync.reconcile.fetch import ask_all, opened
+from postfix_sync.reconcile.merge import Ranking
+from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
+from postfix_sync.reconcile.sync import make_pass, no_turn
+from postfix_sync.store.state_directory import ONCE_LOCK_NAME
+from postfix_sync.system.lock import lock
+from postfix_sync.system.tasks import interrupted
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+TRIES = 3
+"""How often `--once` asks again where another pass recorded a newer answer meanwhile."""
+
+
+async def once(
+    config: "Config",
+    rankings: Mapping[str, Ranking],
+    request: Request = PLAIN,
+) -> Report:
+    """Ask every source, all at the same time, and make one sync; see `make_pass`.
+
+    Before that it waits for others that do the same, so that runs of cron's that take long do not
+    pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs. Where
+    Postfix was reloaded a moment ago, the sync is made in two, with a wait between them.
+    """
+    file = config.state_directory / ONCE_LOCK_NAME
+    turn = contextlib.nullcontext() if request.dry_run else lock(file)
+    try:
+        async with turn, opened(config) as sources:
+
+            async def ask_and_make() -> Report:
+                for source in sources.values():
+                    source.forget()
+                fold = await fold_of(config.postfix.config_directory)
+                answers = await ask_all(config, sources, fold)
+                return await make_pass(config, answers, rankings, request)
+
+            for _ in range(TRIES):
+                report = await completed(ask_and_make)
+                outdated = [name for name, one in report.sources.items() if one.outdated]
+                if not outdated:
+                    return report
+    except SyncError as error:
+        return Report(failed=(error,))
+    late = Busy(
+        f"{', '.join(outdated)}: other passes were faster each time; their answers count",
+        "see who else makes passes: pgrep -af postfix-sync",
+    )
+    return replace(report, failed=(*report.failed, late))
+
+
+async def completed(make: Callable[[], Awaitable[Report]]) -> Report:
+    """Make a sync, and go on with it until nothing of it waits for another reload of Postfix.
+
+    The report is that of the last one, with what all of them did.
+    """
+    report = await make()
+    for _ in range(TRIES):
+        if not report.waits or interrupted():
+            return report
+        await asyncio.sleep(report.waits)
+        report = combined(report, await make())
+    if not report.waits:
+        return report
+    return replace(report, failed=(*report.failed, no_turn()))

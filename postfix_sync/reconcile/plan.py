@@ -1,0 +1,281 @@
+"""From what is installed and what is desired to the ordered steps between them. Pure.
+
+The plan is all that a sync changes; the dry run prints it, and the apply carries it out. Its order
+is make before break. First it is noted if Postfix has to be reloaded; then
+
+1. host names enter the hosts file and the chroot's copy;
+2. routes are widened: what is installed or desired, what is desired winning; mail domains become
+   what is desired;
+3. where a process may remember an answer that is wrong now (visibility.py), Postfix is reloaded;
+4. acceptance is widened in all maps, then narrowed in all maps: an address counts as accepted if
+   recipients or aliases have it.
+
+Nothing that a process may remember is taken away: routes and host names that are not needed any
+more are kept, and retired later, by themselves (retirement.py).
+
+Every state between two steps is one that Postfix can live with for as long as it likes: each
+address that is accepted has a route that is seen, and each that is accepted before and after is
+accepted in between. So a sync may be killed anywhere; and if Postfix was reloaded a moment ago, it
+ends before the addresses that need another reload are accepted, which the next sync goes on with.
+"""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from postfix_sync.model import (
+    ALIASES,
+    DOMAINS,
+    EVERY_DOMAIN,
+    MAP_NAMES,
+    MOVED_LISTS,
+    RECIPIENTS,
+    ROUTES,
+    Condition,
+    Desired,
+    Destination,
+    Diff,
+    Installed,
+    Maps,
+    Table,
+    domain_of,
+)
+from postfix_sync.reconcile.visibility import (
+    REROUTING,
+    RULES,
+    URGENT,
+    Kind,
+    Need,
+    Reading,
+    addresses_left,
+    kinds_of,
+    returning,
+)
+
+ACCEPTING = (RECIPIENTS, ALIASES)
+"""The maps of which an address has to be in one to be accepted."""
+
+
+@dataclass(frozen=True)
+class EnterHosts:
+    """Make `names`, with their IP addresses, our block of the hosts file; the copy follows."""
+
+    names: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Owe:
+    """Note on the disk that Postfix has to be reloaded, and what waits for it."""
+
+    unseen: frozenset[str]
+    left: frozenset[Destination] = frozenset()
+    """Where nothing may be delivered any more, though the name leads elsewhere now."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Build, check and publish one map. `fresh`: no reader can have its index open."""
+
+    name: str
+    table: Table
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class MakeVisible:
+    """Have every process of Postfix that may remember a wrong answer start again."""
+
+    reload: bool
+    """By a reload; else by waiting."""
+    remembered: bool
+    """Whether waiting is not enough: processes remember more than their tables."""
+    left: frozenset[Destination] = frozenset()
+    """The addresses to which no connection from before may be used any more."""
+
+
+Step: TypeAlias = EnterHosts | Owe | Publish | MakeVisible
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one apply, what they change, by map, and what the maps hold after them."""
+
+    steps: tuple[Step, ...]
+    kinds: frozenset[Kind]
+    changes: Mapping[str, Diff]
+    result: Maps
+    may_reload: bool = True
+    """Whether Postfix may be reloaded at all."""
+    waits: bool = False
+    """Whether the next sync has to go on with it, because Postfix was reloaded a moment ago."""
+
+
+def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
+    """Order the steps from `installed` to `desired`; none where nothing needs to be done."""
+    wanted = _with_followed(desired.maps, installed.table(ROUTES))
+    diffs = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
+    kinds = frozenset(kinds_of(installed, diffs, desired, default_refuses=reading.default_refuses))
+    need = max((reading.need(kind) for kind in kinds), default=Need.NOTHING)
+    owed = installed.reload_owed
+    left = addresses_left(installed, desired) | installed.left
+    visible = _visible(kinds, reading, left, owed=owed) if need or owed else None
+    unseen = _unseen(kinds, diffs, reading) | installed.unseen
+    if not REROUTING.isdisjoint(kinds):
+        unseen |= {MOVED_LISTS}
+    waits = bool(need or owed) and not visible
+    result = _result(installed, wanted, unseen if waits else frozenset())
+    publishing = [
+        *_repaired(installed),
+        *_routed(installed, result),
+        *([visible] if visible else ()),
+    ]
+    if any(_is_lost(installed, name) for name in ACCEPTING):
+        # A process that is started without a map answers for it with an error as long as it runs.
+        again = MakeVisible(reload=reading.reload != "never", remembered=True)
+        publishing += [Owe(frozenset()), *_accepting(installed, result), again]
+    else:
+        publishing += _accepting(installed, result)
+    if publishing and not (need or visible) and reading.reload == "always":
+        need = Need.BEFORE_DONE
+        waits = not reading.reload_now
+        publishing += [] if waits else [MakeVisible(reload=True, remembered=False)]
+    steps = (
+        *([Owe(unseen, left)] if need else ()),
+        *_entered(installed, desired),
+        *publishing,
+    )
+    changes = {
+        name: diffs[name]
+        if result[name] is wanted[name]
+        else Diff.between(installed.table(name), result[name])
+        for name in MAP_NAMES
+    }
+    return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
+
+
+def _with_followed(wanted: Maps, present: Table) -> Maps:
+    """Have the kept routes of addresses that are aliases now lead where the aliases do.
+
+    Mail that cleanup(8) took before is delivered to the address itself, and the host that had its
+    list may not know it any more.
+    """
+    routes = wanted[ROUTES]
+    followed = {
+        address: routes[target]
+        for address, target in wanted[ALIASES].items()
+        if address in present and address not in routes and target in routes
+    }
+    return Maps({**wanted.tables, ROUTES: {**followed, **routes}}) if followed else wanted
+
+
+def _visible(
+    kinds: AbstractSet[Kind], reading: Reading, left: frozenset[Destination], *, owed: bool
+) -> MakeVisible | None:
+    """Choose how Postfix is made to see a change; None where it has to wait for its turn."""
+    remembered = owed or any(RULES[kind].at_once for kind in kinds)
+    if reading.reload == "never":
+        return MakeVisible(reload=False, remembered=remembered)
+    now = reading.reload_now or not URGENT.isdisjoint(kinds)
+    return MakeVisible(reload=True, remembered=remembered, left=left) if now else None
+
+
+def _unseen(
+    kinds: AbstractSet[Kind], diffs: Mapping[str, Diff], reading: Reading
+) -> frozenset[str]:
+    """Find the domains in which new addresses can't be accepted before a reload."""
+    waiting = {kind for kind in kinds if reading.need(kind) is Need.BEFORE_ACCEPTANCE}
+    if not waiting <= {Kind.DOMAIN_ADDED, Kind.LIST_RETURNED}:
+        return frozenset({EVERY_DOMAIN})
+    added = diffs[DOMAINS].added.keys() if Kind.DOMAIN_ADDED in waiting else frozenset[str]()
+    back = returning(diffs) if Kind.LIST_RETURNED in waiting else frozenset[str]()
+    return frozenset({*added, *map(domain_of, back)})
+
+
+def _entered(installed: Installed, desired: Desired) -> Iterator[EnterHosts]:
+    kept = {name: ip for name, ip in installed.hosts.items() if name not in desired.dropped}
+    block = {**kept, **desired.hosts}
+    if block != installed.hosts or (block and not installed.hosts_copied):
+        yield EnterHosts(block)
+
+
+def _repaired(installed: Installed) -> Iterator[Publish]:
+    """Give each index that can't be read a new file, with what its text says.
+
+    A map that is gone altogether is published once, in its turn: Postfix puts mail off for as long
+    as it has no map, and would refuse it by an empty one.
+    """
+    for name in MAP_NAMES:
+        one = installed.maps[name]
+        if one.condition is Condition.BROKEN and one.table:
+            yield Publish(name, one.table, fresh=True)
+
+
+def _routed(installed: Installed, result: Maps) -> Iterator[Publish]:
+    for name in (ROUTES, DOMAINS):
+        if result[name] != installed.table(name) or _is_in_doubt(installed, name):
+            yield Publish(name, result[name], fresh=_is_lost(installed, name))
+
+
+def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
+    """What the maps hold in the end; new addresses in domains of `held`, and those, come later.
+
+    An address that goes from one map to the other stays in the one until it is in the other.
+    """
+    routes = {**installed.table(ROUTES), **wanted[ROUTES]}
+    if not held:
+        return Maps({**wanted.tables, ROUTES: routes})
+
+    def is_held(address: str) -> bool:
+        return EVERY_DOMAIN in held or domain_of(address) in held
+
+    def entering(name: str) -> Table:
+        known = installed.table(name)
+        # An alias does not lead to another address, either, before that one's route is seen.
+        return {
+            key: known[key] if key in known and is_held(key) else value
+            for key, value in wanted[name].items()
+            if key in known or not is_held(key)
+        }
+
+    tables = {name: entering(name) for name in (DOMAINS, *ACCEPTING)}
+    late = {key for name in ACCEPTING for key in wanted[name].keys() - tables[name].keys()}
+    for name in ACCEPTING:
+        present = installed.table(name)
+        tables[name] = {**{key: present[key] for key in late & present.keys()}, **tables[name]}
+    return Maps({**tables, ROUTES: routes})
+
+
+def _accepting(installed: Installed, result: Maps) -> Iterator[Publish]:
+    """Widen acceptance in both maps, then narrow it in both.
+
+    A map is published twice only if an address leaves it that the other map is to accept.
+    """
+    everywhere = {key for name in ACCEPTING for key in result[name]}
+    narrowed = []
+    for name in ACCEPTING:
+        present, table = installed.table(name), result[name]
+        if table == present and not _is_in_doubt(installed, name):
+            continue
+        lost = _is_lost(installed, name)
+        leaving = present.keys() - table.keys()
+        grows = any(present.get(key) != value for key, value in table.items())
+        if not grows and not lost:
+            narrowed.append(Publish(name, table))
+        elif leaving.isdisjoint(everywhere):
+            yield Publish(name, table, fresh=lost)
+        else:
+            yield Publish(name, {**present, **table}, fresh=lost)
+            narrowed.append(Publish(name, table))
+    yield from narrowed
+
+
+def _is_in_doubt(installed: Installed, name: str) -> bool:
+    """Whether the index may hold something else than the text says, or nothing at all."""
+    return installed.maps[name].condition is Condition.STALE or _is_lost(installed, name)
+
+
+def _is_lost(installed: Installed, name: str) -> bool:
+    """Whether there is neither an index that can be read, nor entries to make one of."""
+    one = installed.maps[name]
+    return one.condition is Condition.BROKEN and not one.table

@@ -1,0 +1,125 @@
+"""Takes out what is not needed any more, and nobody can remember (retirement.py).
+
+This is no part of a sync: it asks Postfix for its queue, which takes seconds where much mail is
+queued, and no new list waits for that. The lock is held only while something is taken out.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
+
+from postfix_sync.errors import ApplyError, why
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.mailman.addresses import addresses_of
+from postfix_sync.model import ROUTES, Condition, Installed, Table
+from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.next_hop import host_names
+from postfix_sync.postfix.queue import Queued
+from postfix_sync.reconcile.locked import Locked, locked
+from postfix_sync.reconcile.retirement import deferred_for, narrowed
+from postfix_sync.store.retirement_record import NAME_KEPT, Retiring
+from postfix_sync.store.state_directory import generations_of, retirement_record_of
+from postfix_sync.system.threads import run_in_daemon_thread
+from postfix_sync.text import counted
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import Config
+
+
+async def retire(config: "Config") -> list[str]:
+    """Take out what is due, and have mail for lists that moved tried again; what to log.
+
+    Raises:
+        SyncError: Postfix can't be asked, something can't be written, or a sync has the lock.
+    """
+    now = time.time()
+    retiring = retirement_record_of(config).read()
+    names = retiring.due_names(now)
+    if not (retiring.due_routes(now, 0) or names or retiring.moved):
+        return []
+    instance = await inspect(config.postfix.config_directory)
+    oldest = NAME_KEPT if instance.runs_elsewhere else instance.oldest("smtpd")
+    routes = retiring.due_routes(now, oldest)
+    queue = await instance.queue() if routes or retiring.moved else []
+    due = {name: retiring.routes[name] for name in routes}
+    try:
+        async with locked(config) as place:
+            installed = await place.directory.read()
+            if not _is_settled(installed):
+                return []  # a sync is not at its end, and another one follows
+            lines = await _take_out(config, place, installed, due, instance.recipients_of(queue))
+    except OSError as error:
+        # What no step foresaw, such as a file that somebody removes while it is looked at.
+        raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None
+    return [*lines, *await _hurry(instance, queue, retiring)]
+
+
+def _is_settled(installed: Installed) -> bool:
+    """Whether Postfix works with the maps as they are on the disk."""
+    sound = all(one.condition is Condition.SOUND for one in installed.maps.values())
+    return sound and not (installed.interrupted or installed.reload_owed)
+
+
+async def _take_out(
+    config: "Config",
+    place: Locked,
+    installed: Installed,
+    due: Mapping[str, float],
+    queued: AbstractSet[str],
+) -> list[str]:
+    """Take out the routes that are due and not needed by queued mail, and names that are due.
+
+    `due` has the lists with the time that was noted; one that has come back meanwhile and is gone
+    again has another.
+    """
+    maps = installed.readable
+    if maps is None:
+        return []
+    now = time.time()
+    record = retirement_record_of(config)
+    retiring = record.read()
+    routes = {name for name, at in due.items() if retiring.routes.get(name) == at}
+    names = retiring.due_names(now)
+    table = await run_in_daemon_thread(narrowed, maps, routes, queued)
+    lines = await _narrow_routes(config, place, maps[ROUTES], table)
+    lines += _narrow_hosts(place.hosts, names - host_names(table))
+    left = {name for name in routes if not table.keys().isdisjoint(addresses_of(name))}
+    record.write(retiring.without(routes - left, names, now))
+    return lines
+
+
+async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring) -> list[str]:
+    """Have deferred mail for lists that moved tried again now."""
+    delimiters = instance.parameters["recipient_delimiter"]
+    ids = deferred_for(queue, retiring.moved, instance.fold, delimiters)
+    if not ids:
+        return []
+    await instance.deliver_now(ids)
+    return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
+
+
+async def _narrow_routes(
+    config: "Config", place: Locked, present: Table, table: Table
+) -> list[str]:
+    """Publish the routes without those that are due."""
+    if table == present:
+        return []
+    generations = generations_of(config)
+    generation = generations.installed(place.directory.texts())
+    with place.directory.staging():
+        await place.directory.publish(ROUTES, table, place.lock, fresh=False)
+    if generation is not None:
+        generations.note(generation, place.directory.texts())
+    gone = counted(len(present) - len(table), "route")
+    return [f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"]
+
+
+def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:
+    """Take names out of our block of the hosts file."""
+    block = hosts.read().block
+    gone = sorted(block.keys() & names)
+    if not gone:
+        return []
+    hosts.write({name: ip for name, ip in block.items() if name not in names})
+    return [f"{hosts.path}: -{', '.join(gone)}: no route leads there any more"]

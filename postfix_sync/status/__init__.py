@@ -1,0 +1,1 @@
+"""status.json: its schema, how it changes, and the file."""

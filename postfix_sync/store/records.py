@@ -1,0 +1,137 @@
+"""What was last known of each source, one file a source: its lists survive while it is away.
+
+A record is written before the maps are changed. So whoever interrupts a pass, the lists that
+Postfix was to learn of are known to the next one, though their source be out of reach by then.
+"""
+
+import asyncio
+import ipaddress
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+from postfix_sync.errors import ApplyError, NotPermitted, why
+from postfix_sync.mailman.names import check_entries
+from postfix_sync.model import MailmanTables, Peer, Record
+from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
+from postfix_sync.store.json_reader import Damaged, parse
+from postfix_sync.system.files import denied_hint, discard, read_file, replace_file, unwritable
+
+SUFFIX = ".json"
+
+Stamp: TypeAlias = tuple[int, int]
+"""What tells one version of a record from another: inode and time of change (ns)."""
+
+
+class _Peer(TypedDict):
+    addresses: list[str]
+    published: dict[str, str]
+    is_here: bool
+
+
+class _Record(TypedDict):
+    """The file, as `write` writes it."""
+
+    peer: _Peer | None
+    left_out: list[str]
+    domains: dict[str, str]
+    aliases: dict[str, str]
+    routes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records in one directory."""
+
+    directory: Path
+
+    def _path(self, source: str) -> Path:
+        return self.directory / (source + SUFFIX)
+
+    def sources(self) -> set[str]:
+        """The names of the sources that there are records of."""
+        return {path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"[!.]*{SUFFIX}")}
+
+    def stamp(self, source: str) -> Stamp | None:
+        """The version of a source's record, None where there is none."""
+        try:
+            found = self._path(source).stat()
+        except OSError:
+            return None  # reading it says what is wrong with it
+        return found.st_ino, found.st_mtime_ns
+
+    async def read(self, source: str) -> Record | None:
+        """A source's record, None where there is none.
+
+        Raises NotPermitted, or ApplyError where it is damaged.
+        """
+        return await asyncio.to_thread(self._read, source)
+
+    def _read(self, source: str) -> Record | None:
+        path = self._path(source)
+        try:
+            return _record(read_file(path))
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
+        except (OSError, ValueError) as error:
+            raise ApplyError(
+                f"{path}: is no record of a source's lists: {why(error)}; it is written anew when"
+                " the source has been read, and no list is removed until then"
+            ) from None
+
+    async def write(self, source: str, record: Record) -> None:
+        """Replaces a source's record. Raises ApplyError or NotPermitted; the old one then stays."""
+        await asyncio.to_thread(self._write, source, record)
+
+    def _write(self, source: str, record: Record) -> None:
+        path = self._path(source)
+        content = {
+            "peer": _peer_as_json(record.peer) if record.peer else None,
+            "left_out": sorted(record.left_out),
+            "domains": record.tables.domains,
+            "aliases": record.tables.aliases,
+            "routes": record.tables.routes,
+        }
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            replace_file(path, json.dumps(content, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+    def discard_staged(self) -> None:
+        """Removes what a pass left that was killed while it wrote; for who holds the lock."""
+        for path in self.directory.glob(f".*{SUFFIX}.*"):
+            discard(path)
+
+    def remove(self, source: str) -> None:
+        """Forgets a source; what can't be removed is forgotten later."""
+        discard(self._path(source))
+
+
+def _record(content: bytes) -> Record:
+    """Raises ValueError where it is not one that `write` has written."""
+    found = parse(content, _Record)
+    routes, aliases = check_entries(found["routes"]), check_entries(found["aliases"])
+    for next_hop in set(routes.values()):
+        parse_unjudged(next_hop)
+    if not set(aliases.values()) <= routes.keys():
+        raise Damaged("an alias leads nowhere")
+    return Record(
+        tables=MailmanTables(routes, check_entries(found["domains"]), aliases),
+        peer=_peer(found["peer"]) if found["peer"] else None,
+        left_out=frozenset(found["left_out"]),
+    )
+
+
+def _peer_as_json(peer: Peer) -> dict[str, object]:
+    published = {str(port): place.next_hop for port, place in peer.published.items()}
+    return {"addresses": peer.addresses, "published": published, "is_here": peer.is_here}
+
+
+def _peer(found: _Peer) -> Peer:
+    published = {int(port): parse_destination(hop) for port, hop in found["published"].items()}
+    addresses = tuple(str(ipaddress.ip_address(one)) for one in found["addresses"])
+    return Peer(addresses, published, is_here=found["is_here"])

@@ -1,0 +1,1 @@
+"""Commands, files, locks, TCP and threads: what this host's kernel is asked for."""

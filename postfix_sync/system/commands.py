@@ -1,0 +1,194 @@
+"""Find and run commands, with a limit on time, output and number."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from postfix_sync.errors import ApplyError, ConfigError, OutOfReach, TimedOut, why
+
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+"""cron's PATH lacks the sbin directories, where Postfix lives."""
+
+ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
+
+COMMAND_TIMEOUT = 120.0
+
+AT_A_TIME = 65536
+"""Bytes of what a command prints that are taken from it at once."""
+
+READ_AT_MOST = 2**30
+"""Bytes that a file may have to be read: the map of 1.5 million lists, and what memory can take."""
+
+
+def program() -> list[str]:
+    """The command that runs this program, whatever PATH is: where it was installed is known here.
+
+    `/usr/bin/postfix-sync` from the Debian package, `/usr/local/sbin` from make install, and from
+    pipx a directory of the user's own; without any of them, this Python with its module.
+    """
+    path = Path(sys.argv[0]).absolute()
+    if path.name == "postfix-sync" and os.access(path, os.X_OK):
+        return [str(path)]
+    return [sys.executable, "-m", "postfix_sync"]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended, and what it printed."""
+
+    command: str
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """What it said of its failure, on one line."""
+        said = "; ".join(line.strip() for line in self.stderr.splitlines() if line.strip())
+        return said or f"exit status {self.status}"
+
+
+@functools.cache
+def find_command(
+    name: str,
+    hint: str = "install Postfix on this host: postfix-sync runs beside it, not in the container",
+) -> str:
+    """The absolute path of a command; raises ConfigError, with `hint`, where there is none."""
+    path = shutil.which(name, path=SEARCH_PATH)
+    if not path:
+        raise ConfigError(f"{name}: no such command in {SEARCH_PATH}", hint)
+    return path
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    timeout: float = COMMAND_TIMEOUT,
+    keep_open: Sequence[int] = (),
+    directory: Path | None = None,
+) -> Completed:
+    """Runs a command to its end; `keep_open` are file descriptors that it inherits.
+
+    `directory` is where it runs, if not here.
+
+    Raises ApplyError where it can't be started, TimedOut where it takes longer than `timeout`
+    seconds; it is killed then.
+    """
+    command = _short(argv)
+    with _memory_file(stdin) as given, _memory_file() as printed, _memory_file() as complained:
+        process = await _start(
+            argv,
+            stdin=given,
+            stdout=printed,
+            stderr=complained,
+            cwd=directory,
+            pass_fds=keep_open,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                status = await process.wait()
+        except TimeoutError:
+            raise TimedOut(f"{command}: not done after {timeout:g} s; killed") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return Completed(command, status, _text(printed), _text(complained))
+
+
+async def _start(argv: Sequence[str], **how: Any) -> asyncio.subprocess.Process:
+    """Starts a command. Raises ApplyError where it can't be."""
+    try:
+        return await asyncio.create_subprocess_exec(*argv, env=ENVIRONMENT, **how)
+    except OSError as error:
+        raise ApplyError(f"{_short(argv)}: can't be started: {why(error)}") from None
+
+
+def _short(argv: Sequence[str]) -> str:
+    """Name a command for messages: program and verb, `postfix reload`.
+
+    Postfix's commands have the instance before the verb, `-c DIRECTORY`.
+    """
+    program, *rest = argv
+    verb = rest[2:3] if rest[:1] == ["-c"] else rest[:1]
+    return " ".join([Path(program).name, *(word for word in verb if not word.startswith("-"))])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that goes on, and what it prints while it does."""
+
+    command: str
+    process: asyncio.subprocess.Process
+    printed: asyncio.StreamReader
+    complained: int
+
+    async def prints(self, timeout: float | None) -> bool:
+        """Whether it printed something, within `timeout` seconds if given.
+
+        Raises OutOfReach when it has ended, with what it said of that.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                if await self.printed.read(AT_A_TIME):
+                    return True
+                status = await self.process.wait()
+        except TimeoutError:
+            return False
+        ended = Completed(self.command, status, "", _text(self.complained))
+        raise OutOfReach(f"{self.command}: has ended: {ended.complaint}")
+
+
+@contextlib.asynccontextmanager
+async def running(argv: Sequence[str]) -> AsyncIterator[Running]:
+    """Runs a command for as long as the block does. Raises ApplyError where it can't be started."""
+    # A pipe of our own: asyncio's would be waited for together with the process, and a child that
+    # the command leaves behind may hold it.
+    ours, theirs = os.pipe()
+    printed = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(printed), os.fdopen(ours, "rb", 0)
+    )
+    with contextlib.closing(transport), _memory_file() as complained:
+        try:
+            process = await _start(
+                argv, stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=complained
+            )
+        finally:
+            os.close(theirs)
+        try:
+            yield Running(_short(argv), process, printed, complained)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@contextlib.contextmanager
+def _memory_file(content: bytes = b"") -> Iterator[int]:
+    descriptor = os.memfd_create("postfix-sync", os.MFD_CLOEXEC)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _text(descriptor: int) -> str:
+    size = os.fstat(descriptor).st_size
+    parts, offset = [], 0
+    while offset < size and (part := os.pread(descriptor, size - offset, offset)):
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts).decode("utf-8", "backslashreplace")
