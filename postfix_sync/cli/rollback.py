@@ -20,7 +20,7 @@ from postfix_sync.postfix.map_directory import installed_maps
 from postfix_sync.reconcile.changes import difference
 from postfix_sync.reconcile.once import completed
 from postfix_sync.reconcile.report import Request
-from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.reconcile.sync import sync
 from postfix_sync.status import transitions
 from postfix_sync.status.file import StatusFile
 from postfix_sync.store.state_directory import generations_of
@@ -45,7 +45,7 @@ async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exi
     status = StatusFile.of(configuration).read_or_new()
     request = Request(roll_back=number)
     rankings = transitions.rankings(status)
-    report = await completed(lambda: make_pass(configuration, {}, rankings, request))
+    report = await completed(lambda: sync(configuration, {}, rankings, request))
     tell_problems(report)
     if report.held and report.failed:
         LOG.warning("generation %s is held, and the next pass goes on putting it back", number)

@@ -34,7 +34,7 @@ from postfix_sync.postfix.map_directory import files_of_maps
 from postfix_sync.reconcile.reload_spacing import reload_age
 from postfix_sync.reconcile.report import Report, Request
 from postfix_sync.reconcile.retire import retire
-from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.schema import touched
 from postfix_sync.status.transitions import after_count, after_pass, rankings
@@ -208,7 +208,7 @@ class Daemon:
         self.destinations.rankings = rankings(status)
         request = Request(reload_age=reload_age(self.reloads, time.monotonic()))
         try:
-            report = await make_pass(self.config, answers, self.destinations.rankings, request)
+            report = await sync(self.config, answers, self.destinations.rankings, request)
         except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a pass meets
             LOG.exception("a pass ended in an error that it should have named; please report it")
             report = Report(failed=(SyncError(f"unexpected: {bug!r}"),))

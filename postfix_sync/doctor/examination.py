@@ -41,7 +41,7 @@ from postfix_sync.probe.targets import targets
 from postfix_sync.reconcile.fetch import ask_all, opened, usable
 from postfix_sync.reconcile.locked import installation
 from postfix_sync.reconcile.report import Request
-from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.reconcile.sync import sync
 from postfix_sync.status import transitions
 from postfix_sync.status.file import StatusFile
 
@@ -141,7 +141,7 @@ async def look(config: "Config", found: Postfix) -> Host:
     async with opened(config) as sources:
         answers = usable(await ask_all(config, sources, found.fold), found.families)
     rankings = transitions.rankings(status) if status else {}
-    upcoming = await make_pass(config, answers, rankings, Request(dry_run=True), found)
+    upcoming = await sync(config, answers, rankings, Request(dry_run=True), found)
     kind = await found.index_type(map_type)
     installed = MapDirectory(map_directory, kind, found).tables()
     hosts = HostsFiles(config.hosts.file, None)

@@ -10,8 +10,9 @@ from postfix_sync.errors import Busy, SyncError
 from postfix_sync.postfix.instance import fold_of
 from postfix_sync.reconcile.fetch import ask_all, opened
 from postfix_sync.reconcile.merge import Ranking
+from postfix_sync.reconcile.reload_spacing import no_turn
 from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
-from postfix_sync.reconcile.sync import make_pass, no_turn
+from postfix_sync.reconcile.sync import sync
 from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from postfix_sync.system.lock import lock
 from postfix_sync.system.tasks import interrupted
@@ -28,7 +29,7 @@ async def once(
     rankings: Mapping[str, Ranking],
     request: Request = PLAIN,
 ) -> Report:
-    """Ask every source, all at the same time, and make one sync; see `make_pass`.
+    """Ask every source, all at the same time, and make one sync; see `sync`.
 
     Before that it waits for others that do the same, so that runs of cron's that take long do not
     pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs. Where
@@ -44,7 +45,7 @@ async def once(
                     source.forget()
                 fold = await fold_of(config.postfix.config_directory)
                 answers = await ask_all(config, sources, fold)
-                return await make_pass(config, answers, rankings, request)
+                return await sync(config, answers, rankings, request)
 
             for _ in range(TRIES):
                 report = await completed(ask_and_make)

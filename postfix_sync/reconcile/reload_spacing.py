@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from postfix_sync.errors import Busy
+
 RELOAD_AGE = 10.0
 """Seconds between two reloads of Postfix at least: each costs everybody's mail a moment."""
 
@@ -23,3 +25,11 @@ def reload_age(made: Iterable[float], now: float) -> float:
     """
     recent = sum(now - RELOADS_COUNT < at for at in made)
     return min(RELOAD_AGE * 2.0 ** max(recent - 1, 0), SLOWEST_RELOADS)
+
+
+def no_turn() -> Busy:
+    """Return the error of a change that can't be made visible to Postfix for want of a reload."""
+    return Busy(
+        "Postfix is reloaded again and again by others, and some lists wait for a reload",
+        "see who does: grep 'reload -- ' in Postfix's log, and the times",
+    )

@@ -2,23 +2,25 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits `work` to its end, also when this task is cancelled meanwhile.
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end, even if this task is cancelled meanwhile; return its result.
 
-    The task goes on then, to tell what was done; `interrupted` says that it should end.
+    This task then continues, so that it can report what was done; `interrupted` returns True.
     """
     task = asyncio.create_task(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
-        task.result()
+        return task.result()
 
 
 def interrupted() -> bool:
-    """Whether this task was to end while it was applying a plan, and did not for that reason."""
+    """Return whether this task was cancelled while it awaited work to its end."""
     task = asyncio.current_task()
     return bool(task and task.cancelling())

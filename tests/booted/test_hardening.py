@@ -142,7 +142,7 @@ class Restricted:
         uid, gid = HOSTS_OWNER
         self.host.run("chown", f"{uid}:{gid}", HOSTS)
 
-    def make_pass(self) -> Pass:
+    def sync(self) -> Pass:
         """Have the unit make one; what came of it."""
         before = len(self.host.journal(ONCE))
         self.host.ask("systemctl", "start", ONCE)
@@ -177,7 +177,7 @@ def restricted() -> Iterator[Restricted]:
 def test_everything_works(restricted: Restricted) -> None:
     restricted.restrict()
     restricted.forget()
-    made = restricted.make_pass()
+    made = restricted.sync()
     refused = [one for one in made.problems if "connect: Connection refused" in one]
     assert made.problems == refused, "nothing but that no Mailman listens"
     assert len(refused) == 2
@@ -194,7 +194,7 @@ def test_everything_works(restricted: Restricted) -> None:
 def test_no_exception_is_for_nothing(restricted: Restricted, exception: str) -> None:
     restricted.restrict(*without(exception))
     restricted.forget()
-    made = restricted.make_pass()
+    made = restricted.sync()
     assert any(BROKEN[exception] in one for one in made.lines), "\n".join(made.lines)
 
 

@@ -21,7 +21,7 @@ from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.postfix.instance import fold_of
 from postfix_sync.reconcile.fetch import Fetched, ask, open_source
 from postfix_sync.reconcile.report import Report
-from postfix_sync.reconcile.sync import make_pass
+from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.transitions import after_pass
 from postfix_sync.store.state_directory import records_of
@@ -353,7 +353,7 @@ def answered(site: Site, name: str) -> Fetched:
 
 def passed(site: Site, **answers: Fetched) -> Report:
     """A pass with these answers."""
-    return asyncio.run(make_pass(load(site.config), answers, {}))
+    return asyncio.run(sync(load(site.config), answers, {}))
 
 
 def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -> None:

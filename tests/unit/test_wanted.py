@@ -21,7 +21,7 @@ from postfix_sync.model import (
     Policy,
     Record,
 )
-from postfix_sync.reconcile.desired import FOUND_OUT, Allowed, Asked, Wanted, decide
+from postfix_sync.reconcile.decide import DISCOVERED, Allowed, Decision, SourceInput, decide
 from postfix_sync.reconcile.merge import Ranking
 from tests.parts.mailman_files import nine
 
@@ -44,12 +44,12 @@ def installed(now: MailmanTables | None = None) -> Installed:
 
 
 def ask(
-    *asked: Asked,
+    *asked: SourceInput,
     present: MailmanTables | None = None,
     rankings: dict[str, Ranking] | None = None,
     by_name: Callable[[str], bool] = lambda _: True,
     **forgotten: Record,
-) -> Wanted:
+) -> Decision:
     """Those that name tables, or nothing at all, have answered."""
     answered = [replace(one, has_answered=one.error is None) for one in asked]
     return decide(
@@ -61,19 +61,19 @@ def ask(
     )
 
 
-def lists(wanted: Wanted) -> set[str]:
+def lists(wanted: Decision) -> set[str]:
     assert wanted.maps
     return {key for key in wanted.maps["postfix_recipients"] if "-" not in key}
 
 
-def messages(wanted: Wanted) -> dict[str, list[str]]:
+def messages(wanted: Decision) -> dict[str, list[str]]:
     return {name: [one.message for one in errors] for name, errors in wanted.errors.items()}
 
 
 def test_what_was_known_counts_while_a_source_is_out_of_reach() -> None:
     found = ask(
-        Asked("one", tables=tables(ANTS), recorded=Record(tables(ANTS))),
-        Asked("two", error=AWAY, recorded=Record(tables(BEES))),
+        SourceInput("one", tables=tables(ANTS), recorded=Record(tables(ANTS))),
+        SourceInput("two", error=AWAY, recorded=Record(tables(BEES))),
         present=tables(ANTS, BEES),
     )
     assert lists(found) == {ANTS, BEES}
@@ -84,25 +84,27 @@ def test_what_was_known_counts_while_a_source_is_out_of_reach() -> None:
 
 def test_what_nobody_is_known_to_have_stays_while_a_source_does_not_answer() -> None:
     """It may be that one's: its record may be older than its lists, or not be there."""
-    one = Asked("one", tables=tables(ANTS), recorded=Record(tables(ANTS, BEES)))
-    away = Asked("two", error=AWAY)
+    one = SourceInput("one", tables=tables(ANTS), recorded=Record(tables(ANTS, BEES)))
+    away = SourceInput("two", error=AWAY)
     for two in (away, replace(away, recorded=Record(tables(CATS)))):
         found = ask(one, two, present=tables(ANTS, BEES, CATS, DOGS))
         assert lists(found) == {ANTS, CATS, DOGS}
-    found = ask(one, Asked("two", tables=tables(CATS)), present=tables(ANTS, BEES, CATS, DOGS))
+    found = ask(
+        one, SourceInput("two", tables=tables(CATS)), present=tables(ANTS, BEES, CATS, DOGS)
+    )
     assert lists(found) == {ANTS, CATS}
 
 
 def test_what_stays_keeps_its_domain() -> None:
-    one = Asked("one", tables=tables(ANTS), recorded=Record(tables(ANTS, CATS)))
-    found = ask(one, Asked("two", error=AWAY), present=tables(ANTS, CATS, DOGS))
+    one = SourceInput("one", tables=tables(ANTS), recorded=Record(tables(ANTS, CATS)))
+    found = ask(one, SourceInput("two", error=AWAY), present=tables(ANTS, CATS, DOGS))
     assert found.maps
     assert lists(found) == {ANTS, DOGS}
     assert set(found.maps["postfix_domains"]) == {"b.c", "d.e"}
 
 
 def test_a_source_that_was_taken_out_takes_its_lists_along() -> None:
-    one = Asked("one", error=AWAY, recorded=Record(tables(ANTS)))
+    one = SourceInput("one", error=AWAY, recorded=Record(tables(ANTS)))
     old = Record(tables(BEES))
     assert lists(ask(one, present=tables(ANTS, BEES, CATS), old=old)) == {ANTS, CATS}
     renamed = replace(one, recorded=None)
@@ -112,23 +114,23 @@ def test_a_source_that_was_taken_out_takes_its_lists_along() -> None:
 def test_nothing_can_be_told_where_what_is_installed_is_not_known_either() -> None:
     maps = {**installed().maps, "postfix_vmap": InstalledMap(None, Condition.BROKEN)}
 
-    def is_told(one: Asked) -> bool:
+    def is_told(one: SourceInput) -> bool:
         found = decide([one], Installed(maps), {}, forgotten={})
         return found.maps is not None
 
-    assert is_told(Asked("one", tables=many(1), has_answered=True))
-    assert is_told(Asked("one", error=AWAY, recorded=Record(many(1))))
-    assert not is_told(Asked("one", error=AWAY))
+    assert is_told(SourceInput("one", tables=many(1), has_answered=True))
+    assert is_told(SourceInput("one", error=AWAY, recorded=Record(many(1))))
+    assert not is_told(SourceInput("one", error=AWAY))
 
 
 def test_a_guard_stops_one_source_only() -> None:
     before = many(30)
     found = ask(
-        Asked("one", tables=tables(), recorded=Record(before)),
-        Asked("two", tables=tables(ANTS)),
+        SourceInput("one", tables=tables(), recorded=Record(before)),
+        SourceInput("two", tables=tables(ANTS)),
         present=before,
     )
-    assert lists(found) == {*lists(ask(Asked("one", tables=before))), ANTS}
+    assert lists(found) == {*lists(ask(SourceInput("one", tables=before))), ANTS}
     assert messages(found)["one"][0].startswith("one: names no list at all, 30 are installed")
     assert messages(found)["two"] == []
     assert found.let_through == {"two"}
@@ -137,11 +139,11 @@ def test_a_guard_stops_one_source_only() -> None:
 def test_a_guard_measures_a_source_by_its_own_lists() -> None:
     """Half of all lists go, and all that this source had."""
     found = ask(
-        Asked("one", tables=many(1), recorded=Record(many(20))),
-        Asked("two", recorded=Record(tables(ANTS, BEES, CATS))),
+        SourceInput("one", tables=many(1), recorded=Record(many(20))),
+        SourceInput("two", recorded=Record(tables(ANTS, BEES, CATS))),
     )
     assert "19 of 20 lists are gone" in messages(found)["one"][0]
-    forced = Asked("one", Policy().unguarded(), tables=tables(), recorded=Record(many(20)))
+    forced = SourceInput("one", Policy().unguarded(), tables=tables(), recorded=Record(many(20)))
     assert not ask(forced).errors["one"]
 
 
@@ -151,16 +153,18 @@ def test_lists_of_unknown_origin_are_guarded_as_well() -> None:
     halves = [
         tables(*(f"l{number}@b.c" for number in numbers)) for numbers in (range(15), range(15, 30))
     ]
-    together = ask(*(Asked(str(n), tables=one) for n, one in enumerate(halves)), present=present)
+    together = ask(
+        *(SourceInput(str(n), tables=one) for n, one in enumerate(halves)), present=present
+    )
     assert messages(together) == {"0": [], "1": []}
-    found = ask(Asked("one", tables=many(2)), present=present)
+    found = ask(SourceInput("one", tables=many(2)), present=present)
     assert "28 of 30 lists are gone" in messages(found)["one"][0]
     assert len(lists(found)) == 30
 
 
 def test_a_conflict_is_an_error_of_the_source_that_came_second() -> None:
     one, two = tables(ANTS, hop="lmtp:[a]:24"), tables(ANTS, BEES, hop="lmtp:[b]:24")
-    found = ask(Asked("one", tables=one), Asked("two", tables=two))
+    found = ask(SourceInput("one", tables=one), SourceInput("two", tables=two))
     left_out = (
         "two: 1 list: ants@b.c is left out: one had an address of it first;"
         " everything else of two goes in"
@@ -175,8 +179,8 @@ def test_a_conflict_is_an_error_of_the_source_that_came_second() -> None:
     assert found.records["two"].left_out == {ANTS}
     assert found.served("two") == set(nine(BEES))
     again = ask(
-        Asked("one", recorded=found.records["one"]),
-        Asked("two", recorded=found.records["two"]),
+        SourceInput("one", recorded=found.records["one"]),
+        SourceInput("two", recorded=found.records["two"]),
     )
     assert again.records == found.records
     assert messages(again) == messages(found)
@@ -186,18 +190,18 @@ def test_a_source_out_of_reach_gets_what_it_was_left_without() -> None:
     """The other Mailman has removed the list."""
     two = Record(tables(ANTS, BEES, hop="lmtp:[b]:24"), left_out=frozenset([ANTS]))
     found = ask(
-        Asked("one", tables=tables(CATS), recorded=Record(tables(ANTS))),
-        Asked("two", error=AWAY, recorded=two),
+        SourceInput("one", tables=tables(CATS), recorded=Record(tables(ANTS))),
+        SourceInput("two", error=AWAY, recorded=two),
     )
     assert lists(found) == {ANTS, BEES, CATS}
     assert found.records["two"].left_out == set()
 
 
-def clashing(**before: Record) -> Wanted:
+def clashing(**before: Record) -> Decision:
     one, two = tables(ANTS, hop="lmtp:[m]:24"), tables(BEES, hop="lmtp:[m]:24")
     return ask(
-        Asked("one", address="192.0.2.1", tables=one, recorded=before.get("one")),
-        Asked("two", address="192.0.2.2", tables=two, recorded=before.get("two")),
+        SourceInput("one", address="192.0.2.1", tables=one, recorded=before.get("one")),
+        SourceInput("two", address="192.0.2.2", tables=two, recorded=before.get("two")),
     )
 
 
@@ -221,8 +225,8 @@ def test_who_had_a_host_name_keeps_it() -> None:
 
 def test_a_name_that_another_source_has_an_address_for_leads_elsewhere() -> None:
     found = ask(
-        Asked("one", address="192.0.2.1", tables=tables(ANTS)),
-        Asked("two", tables=tables(BEES)),
+        SourceInput("one", address="192.0.2.1", tables=tables(ANTS)),
+        SourceInput("two", tables=tables(BEES)),
     )
     assert lists(found) == {ANTS}
     [said] = messages(found)["two"]
@@ -233,8 +237,8 @@ def test_an_address_takes_no_name_away_that_another_source_uses() -> None:
     """Whoever runs the one Mailman would get the other's mail."""
     two = Record(tables(BEES, hop="lmtp:[mm2]:24"))
     found = ask(
-        Asked("one", address="10.6.6.6", tables=tables(ANTS, hop="lmtp:[mm2]:24")),
-        Asked("two", tables=two.tables, recorded=two),
+        SourceInput("one", address="10.6.6.6", tables=tables(ANTS, hop="lmtp:[mm2]:24")),
+        SourceInput("two", tables=two.tables, recorded=two),
     )
     assert found.addresses == {}
     assert lists(found) == {BEES}
@@ -244,37 +248,39 @@ def test_an_address_takes_no_name_away_that_another_source_uses() -> None:
 def test_what_is_known_is_confined_to_what_is_configured_today() -> None:
     old = Record(tables(ANTS, CATS, hop="lmtp:[old]:24"))
     domains = Policy(domains=frozenset(["B.C"]))
-    found = ask(Asked("one", domains, error=AWAY, recorded=old), present=old.tables)
+    found = ask(SourceInput("one", domains, error=AWAY, recorded=old), present=old.tables)
     assert lists(found) == {ANTS}
     hop = Policy(destination=Destination("new", 24))
-    found = ask(Asked("one", hop, error=AWAY, recorded=old), present=old.tables)
+    found = ask(SourceInput("one", hop, error=AWAY, recorded=old), present=old.tables)
     assert found.maps
     assert set(found.maps["postfix_lmtp"].values()) == {"lmtp:[new]:24"}
 
 
 def test_the_peers_address_is_remembered() -> None:
-    one = Asked("one", address=FOUND_OUT, tables=tables(ANTS), peer=Peer(("192.0.2.7",)))
+    one = SourceInput("one", address=DISCOVERED, tables=tables(ANTS), peer=Peer(("192.0.2.7",)))
     found = ask(one)
     assert found.addresses == {"m": "192.0.2.7"}
-    away = ask(Asked("one", address=FOUND_OUT, error=AWAY, recorded=found.records["one"]))
+    away = ask(SourceInput("one", address=DISCOVERED, error=AWAY, recorded=found.records["one"]))
     assert away.addresses == {"m": "192.0.2.7"}
     assert away.records == found.records
     elsewhere = Peer(("192.0.2.8",))
-    moved = ask(Asked("one", address=FOUND_OUT, peer=elsewhere, recorded=found.records["one"]))
+    moved = ask(
+        SourceInput("one", address=DISCOVERED, peer=elsewhere, recorded=found.records["one"])
+    )
     assert moved.addresses == {"m": "192.0.2.8"}
-    assert ask(Asked("one", address=FOUND_OUT, tables=tables(ANTS))).addresses == {}
+    assert ask(SourceInput("one", address=DISCOVERED, tables=tables(ANTS))).addresses == {}
 
 
 PLACED = Policy(is_placed=True)
 GONE = NotPlaced("container mm (docker): does not run", fix="docker start mm")
 
 
-def contained(answer: MailmanTables | None = None, **others: Any) -> Asked:
+def contained(answer: MailmanTables | None = None, **others: Any) -> SourceInput:
     """A source whose Mailman is in a container."""
-    return Asked("one", PLACED, address=FOUND_OUT, tables=answer, **others)
+    return SourceInput("one", PLACED, address=DISCOVERED, tables=answer, **others)
 
 
-def hops(wanted: Wanted) -> set[str]:
+def hops(wanted: Decision) -> set[str]:
     assert wanted.maps
     return set(wanted.maps["postfix_lmtp"].values())
 
@@ -306,9 +312,9 @@ def no_name(_: str) -> bool:
 @pytest.mark.parametrize(
     ("one", "hop"),
     [
-        (Asked("one", address="127.0.0.1", tables=tables(ANTS)), "lmtp:[127.0.0.1]:24"),
+        (SourceInput("one", address="127.0.0.1", tables=tables(ANTS)), "lmtp:[127.0.0.1]:24"),
         (
-            Asked("one", address=FOUND_OUT, tables=tables(ANTS), peer=Peer(("fd00::2",))),
+            SourceInput("one", address=DISCOVERED, tables=tables(ANTS), peer=Peer(("fd00::2",))),
             "lmtp:[fd00::2]:24",
         ),
         (contained(tables(ANTS), peer=Peer(("172.17.0.2",))), "lmtp:[172.17.0.2]:24"),
@@ -318,7 +324,7 @@ def no_name(_: str) -> bool:
         ),
     ],
 )
-def test_routes_have_the_address_of_a_name_that_must_not_enter(one: Asked, hop: str) -> None:
+def test_routes_have_the_address_of_a_name_that_must_not_enter(one: SourceInput, hop: str) -> None:
     found = ask(one, by_name=no_name)
     assert hops(found) == {hop}
     assert found.addresses == {}
@@ -335,15 +341,19 @@ def test_routes_have_the_address_of_a_name_that_must_not_enter(one: Asked, hop: 
 
 
 def test_a_name_without_a_known_address_is_left_to_the_resolver() -> None:
-    found = ask(Asked("one", tables=tables(ANTS)), by_name=no_name)
+    found = ask(SourceInput("one", tables=tables(ANTS)), by_name=no_name)
     assert hops(found) == {"lmtp:[m]:24"}
     assert found.kept_out == found.addresses == {}
 
 
 def test_replicas_have_their_addresses_in_place_of_names() -> None:
     found = ask(
-        Asked("one", cluster="c", address="192.0.2.1", tables=tables(ANTS, hop="lmtp:[m]:24")),
-        Asked("two", cluster="c", address="192.0.2.2", tables=tables(ANTS, hop="lmtp:[n]:24")),
+        SourceInput(
+            "one", cluster="c", address="192.0.2.1", tables=tables(ANTS, hop="lmtp:[m]:24")
+        ),
+        SourceInput(
+            "two", cluster="c", address="192.0.2.2", tables=tables(ANTS, hop="lmtp:[n]:24")
+        ),
         by_name=no_name,
     )
     [party] = found.merged.parties
@@ -353,7 +363,7 @@ def test_replicas_have_their_addresses_in_place_of_names() -> None:
 
 
 def test_a_name_that_must_not_enter_is_reported_once() -> None:
-    new = Asked("one", address="127.0.0.1", tables=tables(ANTS))
+    new = SourceInput("one", address="127.0.0.1", tables=tables(ANTS))
     assert ask(new, by_name=no_name).newly_kept_out == {"m"}
     known = replace(new, recorded=Record(tables(ANTS)))
     assert ask(known, present=tables(ANTS), by_name=no_name).newly_kept_out == {"m"}, "an upgrade"
@@ -393,7 +403,7 @@ def test_without_any_known_address_nothing_is_taken_in_and_nothing_goes(hop: str
     present = tables(ANTS, hop="lmtp:[m]:24")
     for recorded in (None, Record(tables(ANTS, hop=hop))):
         one = contained(tables(ANTS, BEES, hop=hop), misplaced=GONE, recorded=recorded)
-        found = ask(one, Asked("two", tables=tables(CATS)), present=present)
+        found = ask(one, SourceInput("two", tables=tables(CATS)), present=present)
         assert lists(found) == {ANTS, CATS}
         assert hops(found) == {"lmtp:[m]:24"}
         assert found.let_through == {"two"}
@@ -428,7 +438,7 @@ def test_what_mailman_could_not_mean_never_gets_into_a_map(peer: Peer | None, kn
 
 def test_replicas_are_one_party() -> None:
     shares = {
-        name: Asked(name, cluster="mm", tables=tables(ANTS, hop=f"lmtp:[{name}]:24"))
+        name: SourceInput(name, cluster="mm", tables=tables(ANTS, hop=f"lmtp:[{name}]:24"))
         for name in ("one", "two")
     }
     found = ask(*shares.values())
@@ -444,21 +454,21 @@ def test_replicas_are_one_party() -> None:
 @pytest.mark.parametrize("limit", [0.5, 1.0])
 def test_the_configured_limit_counts(limit: float) -> None:
     policy = Policy(max_removed=limit)
-    found = ask(Asked("one", policy, tables=many(1), recorded=Record(many(20))))
+    found = ask(SourceInput("one", policy, tables=many(1), recorded=Record(many(20))))
     assert bool(found.errors["one"]) == (limit < 0.9)
 
 
 NAMES = ["a@b.c", "a-owner@b.c", "b@b.c", "c@d.e", "d@d.e", "e@f.g"]
 
 
-def answering(order: list[int], wants: list[frozenset[str]], cluster: str | None) -> list[Wanted]:
+def answering(order: list[int], wants: list[frozenset[str]], cluster: str | None) -> list[Decision]:
     """Sources answer one after the other, a pass after each; what each pass wants."""
-    passes: list[Wanted] = []
+    passes: list[Decision] = []
     records: dict[str, Record] = {}
     present = Maps.of(tables())
     for turn in order:
         asked = [
-            Asked(
+            SourceInput(
                 str(number),
                 Policy().unguarded(),
                 cluster=cluster,

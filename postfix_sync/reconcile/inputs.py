@@ -1,0 +1,149 @@
+"""Stage 1: what a sync starts from, all of it read under the lock.
+
+That is what is installed, what each source said, and what was known of it before.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from postfix_sync.containers.routable_names import routable_names
+from postfix_sync.errors import NotPermitted, SyncError
+from postfix_sync.model import Families, Installed, Notice, Peer, Record
+from postfix_sync.reconcile.decide import DISCOVERED, SourceInput
+from postfix_sync.reconcile.fetch import Fetched, usable
+from postfix_sync.store.records import Records, Stamp
+
+if TYPE_CHECKING:
+    from postfix_sync.config.schema import SourceSection
+    from postfix_sync.reconcile.locked import Locked
+    from postfix_sync.reconcile.merge import Ranking
+    from postfix_sync.reconcile.report import Request
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides what a sync does."""
+
+    request: "Request"
+    rankings: Mapping[str, "Ranking"]
+    """By cluster, in which order its members are tried."""
+    installed: Installed
+    sources: tuple[SourceInput, ...]
+    """In the order of the configuration."""
+    answers: Mapping[str, Fetched]
+    """By source, the answers that count."""
+    outdated: frozenset[str]
+    """The sources whose record is newer than their answer, which therefore does not count."""
+    forgotten: Mapping[str, Record]
+    """The last good lists of sources that are no longer configured."""
+    routable: Callable[[str], bool]
+    """Which host names routes may have; the others are replaced by their addresses."""
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def recorded(self) -> dict[str, Record | None]:
+        """The last good lists of each configured source, as they are on the disk."""
+        return {source.name: source.recorded for source in self.sources}
+
+
+async def gather(
+    place: "Locked",
+    answers: Mapping[str, Fetched],
+    rankings: Mapping[str, "Ranking"],
+    request: "Request",
+) -> Inputs:
+    """Read what is installed and what is known of each source.
+
+    Raises SyncError if that is not possible.
+    """
+    installed = await place.directory.read()
+    families = place.directory.postfix.families
+    answers = usable(answers, families)
+    damage = place.generations.damage()
+    notices = [damage] if damage else []
+    sources = []
+    outdated = set()
+    for section in place.config.sources:
+        record, notice = await _last_good(place.records, section.name, families)
+        notices += [notice] if notice else []
+        answer = answers.get(section.name)
+        if answer and _is_outdated(answer, place.records.stamp(section.name), record):
+            outdated.add(section.name)
+            answer = None
+        policy = place.config.policy(section)
+        source = SourceInput(
+            section.name,
+            policy.unguarded() if request.force else policy,
+            section.cluster,
+            _address(section),
+            record,
+        )
+        sources.append(_with_answer(source, section, answer))
+    return Inputs(
+        request=request,
+        rankings=rankings,
+        installed=installed,
+        sources=tuple(sources),
+        answers={name: one for name, one in answers.items() if name not in outdated},
+        outdated=frozenset(outdated),
+        forgotten=await _forgotten(place),
+        routable=routable_names(place.hosts),
+        notices=tuple(notices),
+    )
+
+
+async def _last_good(
+    records: Records, name: str, families: Families
+) -> tuple[Record | None, Notice | None]:
+    """Read a source's last good lists; a damaged record is reported and counts as none."""
+    try:
+        record = await records.read(name)
+    except NotPermitted:
+        raise
+    except SyncError as error:
+        return None, Notice(error.message, error.hint)
+    if record and record.peer:
+        record = replace(record, peer=record.peer.usable(families))
+    return record, None
+
+
+def _is_outdated(answer: Fetched, current: Stamp | None, record: Record | None) -> bool:
+    """Check whether another process recorded a newer answer after this source was polled."""
+    if answer.error:
+        return False
+    return answer.seen != current or (answer.tables is None and record is None)
+
+
+def _address(section: "SourceSection") -> str | None:
+    return section.fixed_address or (DISCOVERED if section.address else None)
+
+
+def _with_answer(
+    source: SourceInput, section: "SourceSection", answer: Fetched | None
+) -> SourceInput:
+    """Add a source's answer to what is known of it."""
+    if section.fixed_address:
+        # Recorded too: it is the last known address if it is discovered some day.
+        source = replace(source, peer=Peer((section.fixed_address,)))
+    if answer is None:
+        return source
+    return replace(
+        source,
+        tables=answer.tables,
+        peer=answer.peer or source.peer,
+        misplaced=answer.misplaced,
+        error=answer.error,
+        has_answered=answer.error is None,
+    )
+
+
+async def _forgotten(place: "Locked") -> dict[str, Record]:
+    """Read the records of sources that are no longer configured."""
+    found = {}
+    for name in place.unconfigured():
+        with suppress(SyncError):  # then no source is known to have its lists
+            if record := await place.records.read(name):
+                found[name] = record
+    return found

@@ -1,0 +1,67 @@
+"""Keep what is installed as a generation, to go back to."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from postfix_sync.containers.relocate import moved
+from postfix_sync.errors import SyncError
+from postfix_sync.model import Condition, Destination, Installed, Maps, Notice
+from postfix_sync.postfix.next_hop import host_names
+
+if TYPE_CHECKING:
+    from postfix_sync.reconcile.locked import Locked
+
+
+async def keep_present(
+    place: "Locked",
+    installed: Installed,
+    replaced: Mapping[Destination, Destination] | None = None,
+    spare: int | None = None,
+) -> tuple[Notice, ...]:
+    """Keep what is about to change, if no sync has: an older version's state, or a killed sync's.
+
+    `spare` is the generation that is installed next, and must not be removed for this one. For
+    `replaced` and the notices see `keep`.
+    """
+    present = installed.readable
+    in_doubt = installed.interrupted or any(
+        one.condition is Condition.STALE for one in installed.maps.values()
+    )
+    if not present or in_doubt or not place.directory.texts():
+        return ()
+    return await keep(place, present, replaced or {}, spare=spare)
+
+
+async def keep(
+    place: "Locked",
+    maps: Maps,
+    replaced: Mapping[Destination, Destination],
+    *,
+    held: int | None = None,
+    spare: int | None = None,
+) -> tuple[Notice, ...]:
+    """Keep what is installed as a generation; if it is the held one, only note that it is.
+
+    A generation has host names where routes have their addresses instead (`replaced`), so that it
+    is the same one after a container has moved, and leads to its current address when it is put
+    back. Returns notices about what could not be written: no list waits for that.
+    """
+    texts = place.directory.texts()
+    generations = place.generations
+    noted = generations.installed(texts)
+    try:
+        if held:
+            if noted != held:
+                generations.note(held, texts)
+        elif not noted:
+            tables = maps.served()
+            tables = replace(tables, routes=moved(tables.routes, replaced))
+            names = host_names(tables.routes)
+            kept_out = {hop.host: there.host for there, hop in replaced.items()}
+            known = {**place.hosts.read().block, **kept_out}
+            hosts = {name: known[name] for name in sorted(names & known.keys())}
+            await generations.keep(tables, hosts, texts, spare=spare)
+    except SyncError as error:
+        return (Notice(error.message, error.hint),)
+    return ()
