@@ -22,7 +22,7 @@ from postfix_sync.errors import Missing, Refused, SyncError, out_of_memory
 from postfix_sync.log import LOG, tell
 from postfix_sync.model import Notice, Peer
 from postfix_sync.postfix.instance import fold_of
-from postfix_sync.reconcile.fetch import Fetched, ask, open_source
+from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.sources.container import Contained
 from postfix_sync.sources.local import Volume
 from postfix_sync.status.file import StatusFile
@@ -128,7 +128,7 @@ class Follower:
         policy = self.configuration.policy(self.settings)
         try:
             fold = await fold_of(self.configuration.postfix.config_directory)
-            return await ask(self.source, name, self.records, fold, policy)
+            return await fetch_once(self.source, name, self.records, fold, policy)
         except SyncError as error:
             failed = error
         except MemoryError:

@@ -38,7 +38,7 @@ from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.probe.lmtp import probe_all
 from postfix_sync.probe.targets import targets
-from postfix_sync.reconcile.fetch import ask_all, opened, usable
+from postfix_sync.reconcile.fetch import fetch_all, open_sources, usable
 from postfix_sync.reconcile.locked import installation
 from postfix_sync.reconcile.report import Request
 from postfix_sync.reconcile.sync import sync
@@ -138,8 +138,8 @@ async def look(config: "Config", found: Postfix) -> Host:
         status = StatusFile.of(config).read()
     except SyncError as error:
         without_status = error.message
-    async with opened(config) as sources:
-        answers = usable(await ask_all(config, sources, found.fold), found.families)
+    async with open_sources(config) as sources:
+        answers = usable(await fetch_all(config, sources, found.fold), found.families)
     rankings = transitions.rankings(status) if status else {}
     upcoming = await sync(config, answers, rankings, Request(dry_run=True), found)
     kind = await found.index_type(map_type)

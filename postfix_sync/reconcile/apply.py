@@ -1,18 +1,20 @@
-"""Carries out a plan, step by step. Whatever fails, or kills it, leaves a state to live with."""
+"""Carry out a plan, step by step. A failure or a kill leaves a state that Postfix can work with."""
 
 import asyncio
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.model import Destination, Installed, Table
+from postfix_sync.model import Destination, Installed
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
-from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step
+
+if TYPE_CHECKING:
+    from postfix_sync.reconcile.locked import Locked
 
 FORGOTTEN = 30.0
 """Seconds in which processes forget all but what smtpd(8) and the active queue hold: their tables
@@ -37,78 +39,37 @@ class Outcome:
     reloads: int = 0
     """How often Postfix was reloaded."""
     lines: tuple[str, ...] = ()
-    """What was done, for the log, but for the entries of maps."""
+    """What was done, for the log, except the entries of maps."""
     error: SyncError | None = None
-    """Why it came to an end before its last step, or what it could not bring about."""
+    """Why it ended before its last step, or what it could not achieve."""
     without_hosts: SyncError | None = None
     """Why the hosts file could not be written; then no map was published."""
 
 
-async def carry_out(
-    plan: Plan, installed: Installed, directory: MapDirectory, hosts: HostsFiles, lock: int
-) -> Outcome:
-    """Make all steps in order, up to the first that fails. `lock` is the lock's descriptor."""
-    tables: dict[str, Table] = {}
-    entered: list[str] = []
-    made: list[_Visible] = []
-    owing = Owe(installed.unseen, installed.left) if installed.reload_owed else None
+async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcome:
+    """Make all steps in order, up to the first that fails."""
+    owed = Owe(installed.unseen, installed.left) if installed.reload_owed else None
+    taken = [_Taken(owed)]
     error: SyncError | None = None
     try:
-        with directory.staging():
+        with place.directory.staging():
             for step in plan.steps:
-                match step:
-                    case EnterHosts(names):
-                        try:
-                            hosts.write(names)
-                        except SyncError as failure:
-                            _owe_as_before(directory, hosts, installed)
-                            return Outcome(without_hosts=failure)
-                        entered.append(f"{hosts.path}: {_entered(names, installed)}")
-                        _owe_from_now(directory, owing)
-                    case Owe(unseen, left):
-                        directory.owe_reload(unseen, left)
-                        owing = step
-                    case Publish(name, table, fresh):
-                        if not await directory.publish(name, table, lock, fresh=fresh):
-                            again = MakeVisible(reload=plan.may_reload, remembered=True)
-                            made.append(await _make_visible(again, directory))
-                        _owe_from_now(directory, owing)
-                        tables[name] = table
-                    case MakeVisible():
-                        made.append(await _make_visible(step, directory))
-                        owing = None
+                taken.append(await _take(step, taken[-1].owed, plan, installed, place))
+                if taken[-1].without_hosts:
+                    return Outcome(without_hosts=taken[-1].without_hosts)
     except SyncError as failure:
         error = failure
+    published = {one.published.name: one.published.table for one in taken if one.published}
     return Outcome(
-        frozenset(name for name, table in tables.items() if table == plan.result[name]),
-        sum(one.reloads for one in made),
-        (*entered, *(one.line for one in made if one.line)),
-        error or next((one.error for one in made if one.error), None),
+        frozenset(name for name, table in published.items() if table == plan.result[name]),
+        sum(one.seen.reloads for one in taken),
+        tuple(line for one in taken for line in (one.line, one.seen.line) if line),
+        error or next((one.seen.error for one in taken if one.seen.error), None),
     )
 
 
-def _owe_from_now(directory: MapDirectory, owing: Owe | None) -> None:
-    """Date the note of an owed reload anew, after a step that the reload is for.
-
-    A reload by somebody else counts for what was published before it, and for nothing that came
-    after; and one that was made for another step has removed the note.
-    """
-    if owing:
-        directory.owe_reload(owing.unseen, owing.left)
-
-
-def _owe_as_before(directory: MapDirectory, hosts: HostsFiles, installed: Installed) -> None:
-    """Take back the note that a reload is owed, if nothing has changed that it would be for."""
-    if hosts.read().block != installed.hosts:
-        return  # the file has changed, and only its copy could not be written
-    if installed.reload_owed:
-        directory.owe_reload(installed.unseen, installed.left)
-    else:
-        directory.reloaded()
-
-
 class _Visible(NamedTuple):
-    """What came of having Postfix see a change."""
+    """What came of making Postfix see a change."""
 
     reloads: int = 0
     line: str = ""
@@ -117,8 +78,68 @@ class _Visible(NamedTuple):
     """Why some processes may not see it."""
 
 
+class _Taken(NamedTuple):
+    """What came of one step."""
+
+    owed: Owe | None
+    """The note of an owed reload, if one is on the disk now."""
+    published: Publish | None = None
+    seen: _Visible = _Visible()
+    line: str = ""
+    """For the log."""
+    without_hosts: SyncError | None = None
+
+
+async def _take(
+    step: Step, owed: Owe | None, plan: Plan, installed: Installed, place: "Locked"
+) -> _Taken:
+    """Make one step. Raises SyncError if that fails, but for a hosts file."""
+    directory = place.directory
+    match step:
+        case EnterHosts(names):
+            try:
+                place.hosts.write(names)
+            except SyncError as failure:
+                _owe_as_before(place, installed)
+                return _Taken(owed, without_hosts=failure)
+            _owe_from_now(directory, owed)
+            return _Taken(owed, line=f"{place.hosts.path}: {_entered(names, installed)}")
+        case Owe(unseen, left):
+            directory.owe_reload(unseen, left)
+            return _Taken(step)
+        case Publish(name, table, fresh):
+            seen = _Visible()
+            if not await directory.publish(name, table, place.lock, fresh=fresh):
+                again = MakeVisible(reload=plan.may_reload, remembered=True)
+                seen = await _make_visible(again, directory)
+            _owe_from_now(directory, owed)
+            return _Taken(owed, published=step, seen=seen)
+        case MakeVisible():
+            return _Taken(None, seen=await _make_visible(step, directory))
+
+
+def _owe_from_now(directory: MapDirectory, owed: Owe | None) -> None:
+    """Date the note of an owed reload anew, after a step that the reload is for.
+
+    A reload by another process counts for what was published before it, and for nothing that came
+    after; and one that was made for another step has removed the note.
+    """
+    if owed:
+        directory.owe_reload(owed.unseen, owed.left)
+
+
+def _owe_as_before(place: "Locked", installed: Installed) -> None:
+    """Take back the note of an owed reload, if nothing has changed that it would be for."""
+    if place.hosts.read().block != installed.hosts:
+        return  # the file has changed, and only its copy could not be written
+    if installed.reload_owed:
+        place.directory.owe_reload(installed.unseen, installed.left)
+    else:
+        place.directory.reloaded()
+
+
 async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
-    """See to it that no process works with what was there before."""
+    """Make sure that no process works with the maps from before."""
     postfix = directory.postfix
     elsewhere = postfix.runs_elsewhere
     if not elsewhere and postfix.master is None:
@@ -180,7 +201,7 @@ async def _still_open(
 
 
 def _entered(names: Mapping[str, str], installed: Installed) -> str:
-    """What has changed in our block, in words."""
+    """Describe what has changed in our block."""
     new = {name: ip for name, ip in names.items() if installed.hosts.get(name) != ip}
     known = ", ".join(f"{name} is {address}" for name, address in new.items())
     return known or "the copy in the chroot was renewed"

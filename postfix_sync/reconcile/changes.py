@@ -1,4 +1,4 @@
-"""What changes, in words: log lines for people, and the listing of a dry run. Pure."""
+"""A plan in words: log lines, and the listing of a dry run. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -24,17 +24,17 @@ NAMED_AT_MOST = 5
 
 _WHY_BUILT = {
     Condition.BROKEN: "it had no index that could be read",
-    Condition.STALE: "its index was older than its text, or a pass was interrupted",
+    Condition.STALE: "its index was older than its text, or a sync was interrupted",
 }
 
 
 def log_lines(
     plan: Plan, installed: Installed, done: AbstractSet[str], whose: Callable[[str], str]
 ) -> Iterator[tuple[str, str]]:
-    """What a plan changed: whose entries, and a line for each kind of change.
+    """Yield what a plan changed: the source or cluster, and a log line for each kind of change.
 
-    `done` are the maps that it has published, `whose` names the source of a key. Nothing is said of
-    routes that only stay a while.
+    `done` are the maps that were published; `whose` names the source of a key. Routes that are only
+    kept for a while are not mentioned.
     """
     changed = {name: _divided(diff, whose) for name, diff in plan.changes.items() if name in done}
     for party in sorted({party for parts in changed.values() for party in parts}):
@@ -48,7 +48,7 @@ def log_lines(
 
 
 def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
-    """A difference by the source whose entries they are."""
+    """Divide a difference by source."""
     parts: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Change]]] = {}
 
     def part(key: str) -> tuple[dict[str, str], dict[str, str], dict[str, Change]]:
@@ -64,7 +64,7 @@ def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
 
 
 def difference(old: Maps, new: Maps) -> list[str]:
-    """What turns one state of the maps into another: `+1 list: NAME`, `-2 domains: NAME, NAME`."""
+    """Describe the difference of two states: `+1 list: NAME`, `-2 domains: NAME, NAME`."""
     return list(_lines_of({name: Diff.between(old[name], new[name]) for name in MAP_NAMES}))
 
 
@@ -81,19 +81,19 @@ def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
 
 
 def _lists(table: Table) -> AbstractSet[str]:
-    """The lists of a table; its addresses, where it has only parts of lists."""
+    """Return the lists of a table; its addresses, if it has only parts of lists."""
     return lists_of(table) or table.keys()
 
 
 def named(what: str, names: AbstractSet[str]) -> str:
-    """`1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
+    """Format names: `1 list: NAME`, `7 lists: NAME, NAME, NAME, NAME, NAME and 2 more`."""
     named = ", ".join(sorted(names)[:NAMED_AT_MOST])
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
     return f"{counted(len(names), what)}: {named}{more}"
 
 
 def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[str]:
-    """What a plan changes: hosts entries, entries under the names of their maps, reloads."""
+    """Yield the listing of a dry run: hosts entries, entries under their maps, reloads."""
     published = {step.name for step in plan.steps if isinstance(step, Publish)}
     for step in plan.steps:
         if isinstance(step, EnterHosts):
@@ -114,7 +114,7 @@ def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[st
 
 
 def entries(diff: Diff) -> Iterator[str]:
-    """A difference as `+ KEY VALUE`, `- KEY VALUE`, `~ KEY OLD -> NEW`."""
+    """Yield a difference as `+ KEY VALUE`, `- KEY VALUE`, `~ KEY OLD -> NEW`."""
     lines = [
         *((key, f"+ {key} {value}") for key, value in diff.added.items()),
         *((key, f"- {key} {value}") for key, value in diff.removed.items()),

@@ -1,8 +1,8 @@
-"""From what every source answered to what is wanted of Postfix. Pure.
+"""Stage 3: compute the desired maps from the sources' answers. Pure.
 
-Each source is judged by itself. What is wrong with one, out of reach, invalid or refused by a
-guard, leaves it with its last good lists and stops nobody else. As long as there is one that does
-not answer, no list goes but those that are known to be another's: it might be that one's.
+Each source is judged by itself. A source that is out of reach, invalid or refused by a guard keeps
+its last good lists, and does not affect the others. As long as a source has not answered, a list is
+removed only if it is known to be another source's: it might be that source's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +39,12 @@ from postfix_sync.reconcile.merge import (
 )
 
 DISCOVERED = "found out"
-"""A source's address where it is not configured, but that of its peer."""
+"""Stands for the address of a source that is not configured, but discovered: its peer's."""
 
 
 @dataclass(frozen=True)
 class SourceInput:
-    """One source in a pass: what is configured, what was known, and what it answered, if asked."""
+    """One source in a sync: its configuration, its last good lists, and its answer, if any."""
 
     name: str
     policy: Policy = field(default_factory=Policy)
@@ -53,29 +53,29 @@ class SourceInput:
     """The IP address that is configured, or DISCOVERED."""
     recorded: Record | None = None
     tables: MailmanTables | None = None
-    """What it asks for now; None where that is not known to differ from what is recorded."""
+    """What it has now; None if that is not known to differ from what is recorded."""
     peer: Peer | None = None
     misplaced: SyncError | None = None
-    """Why it could not be found out where it is."""
+    """Why its address could not be discovered."""
     error: SyncError | None = None
     has_answered: bool = False
-    """Whether what it asks for now is known."""
+    """Whether its present lists are known."""
 
     @property
     def party(self) -> str:
-        """What it is called together with its replicas."""
+        """The name that it shares with its replicas."""
         return self.cluster or self.name
 
     def address_with(self, record: Record) -> str | None:
-        """The IP address that its host names get."""
+        """Return the IP address that its host names get, if it is known."""
         if self.address != DISCOVERED:
             return self.address
         return host_address(record.tables.routes, record.peer) if record.peer else None
 
     def before(self) -> Record | None:
-        """What was known, as far as the configuration of today allows it.
+        """Return the last good lists, as far as the current configuration permits them.
 
-        None also where it is not known how its lists could be reached.
+        None also if no address is known at which they could be reached.
         """
         if not self.recorded:
             return None
@@ -87,14 +87,14 @@ class SourceInput:
         return None
 
     def now(self, before: Record | None) -> Record | None:
-        """What it asks for; None where it did not say, or not all of it can be reached."""
+        """Return what it has now; None if it did not answer, or a next hop can't be reached."""
         if not self.tables:
             return None
         record = Record(self.tables, self.peer or (before.peer if before else None))
         return record if self.routed(record) else None
 
     def routed(self, record: Record) -> MailmanTables | None:
-        """A record's tables with its next hops as this host reaches them; None: it does not."""
+        """Return a record's tables with next hops as this host reaches them; None if it can't."""
         if not self.policy.is_placed:
             return record.tables
         routes = relocated(record.tables.routes, record.peer or Peer())
@@ -102,7 +102,7 @@ class SourceInput:
 
 
 def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
-    """Tables from another day, within the domains, and with the destination, that hold now."""
+    """Restrict recorded tables to the configured domains, and give them the configured next hop."""
     if policy.domains:
         allowed = {domain.casefold() for domain in policy.domains}
         if any(domain_of(key) not in allowed for key in (*tables.aliases, *tables.domains)):
@@ -115,22 +115,22 @@ def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What routes may look like on this host."""
+    """Which routes are possible on this host."""
 
     several_hops: bool = True
     """See `merge`."""
     by_name: Callable[[str], bool] = lambda _: True
-    """Which host names they may lead to; the others are replaced by their addresses, if known."""
+    """Which host names routes may have; others are replaced by their addresses, if known."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What one pass is to bring about."""
+    """What the sources' answers come to."""
 
     maps: Maps | None
-    """None where it can't be told what of the installed maps has to stay."""
+    """None if we cannot determine which installed entries must be kept."""
     addresses: Mapping[str, str]
-    """Host names, and the addresses that the hosts file is to give them."""
+    """Host names with the addresses that the hosts file is to give them."""
     kept_out: Mapping[str, str]
     """Host names that must not enter the hosts file, and the addresses that routes have instead."""
     newly_kept_out: AbstractSet[str]
@@ -138,15 +138,15 @@ class Decision:
     replaced: Mapping[Destination, Destination]
     """Next hops with such an address, each with the next hop that has the name."""
     records: Mapping[str, Record]
-    """What is to be remembered of the sources that anything is known of."""
+    """By source, the lists to record as its last good ones."""
     let_through: AbstractSet[str]
-    """The sources whose answer is in their record now."""
+    """The sources whose answer was accepted, so that their record has it."""
     merged: Merged
     errors: Mapping[str, Sequence[SyncError]]
     """By source, what is wrong with it."""
 
     def served(self, source: str) -> AbstractSet[str]:
-        """The addresses that are routed for a source; for an unknown one, all that are nobody's."""
+        """Return the addresses that are routed for a source; for an unknown one, the unclaimed."""
         if source in self.merged.shares:
             return self.merged.shares[source].routes.keys()
         routed = self.maps[ROUTES].keys() if self.maps else frozenset[str]()
@@ -154,52 +154,49 @@ class Decision:
 
 
 def decide(
-    asked: Sequence[SourceInput],
+    sources: Sequence[SourceInput],
     installed: Installed,
     rankings: Mapping[str, Ranking],
     *,
     forgotten: Mapping[str, Record],
     allowed: Allowed = Allowed(),
 ) -> Decision:
-    """What is wanted, by all that is known; `asked` are all sources in the configuration's order.
+    """Compute the desired maps; `sources` are all of them, in the configuration's order.
 
-    `forgotten` is what is known of sources that are not configured any more. For `rankings` see
+    `forgotten` are the last good lists of sources that are no longer configured. For `rankings` see
     `merge`.
     """
-    errors: dict[str, list[SyncError]] = {one.name: [] for one in asked}
-    before = {one.name: one.before() for one in asked}
-    known = _let_through(asked, before, installed, errors)
-    claims, addresses = _without_clashes(asked, before, known, errors)
-    kept_out = {host: address for host, address in addresses.items() if not allowed.by_name(host)}
-    replaced = _replaced(claims, kept_out)
-    claims = [_by_address(claim, kept_out) for claim in claims]
+    before = {source.name: source.before() for source in sources}
+    claimed = _without_clashes(sources, before, _judged(sources, before, installed))
+    kept_out = {
+        host: address for host, address in claimed.addresses.items() if not allowed.by_name(host)
+    }
+    claims = [_by_address(claim, kept_out) for claim in claimed.claims]
     merged = merge(claims, rankings, several_hops=allowed.several_hops)
-    for name, lost in merged.left_out.items():
-        if lost:
-            errors[name].append(_conflict(name, lost))
     records = {
-        name: replace(record, left_out=frozenset(merged.left_out[name]))
-        for name, record in known.items()
-        if record
+        name: replace(judgement.record, left_out=frozenset(merged.left_out[name]))
+        for name, judgement in claimed.judgements.items()
+        if judgement.record
     }
-    let_through = {
-        one.name
-        for one in asked
-        if not one.error
-        and one.name in records
-        and (one.tables is None or records[one.name].tables is one.tables)
-    }
-    maps = _with_what_stays(asked, records, merged, installed, forgotten)
     return Decision(
-        maps,
-        {host: address for host, address in addresses.items() if host not in kept_out},
-        kept_out,
-        _newly_kept_out(kept_out, asked, installed),
-        replaced,
-        records,
-        let_through,
-        merged,
-        errors,
+        maps=_with_what_is_kept(sources, records, merged, installed, forgotten),
+        addresses={h: address for h, address in claimed.addresses.items() if h not in kept_out},
+        kept_out=kept_out,
+        newly_kept_out=_newly_kept_out(kept_out, sources, installed),
+        replaced=_replaced(claimed.claims, kept_out),
+        records=records,
+        let_through={
+            source.name
+            for source in sources
+            if not source.error
+            and source.name in records
+            and (source.tables is None or records[source.name].tables is source.tables)
+        },
+        merged=merged,
+        errors={
+            name: (*judgement.errors, *_conflicts(name, merged.left_out.get(name, {})))
+            for name, judgement in claimed.judgements.items()
+        },
     )
 
 
@@ -216,42 +213,44 @@ def _replaced(
 
 
 def _by_address(claim: Claim, addresses: Mapping[str, str]) -> Claim:
-    """Replace host names by their addresses in what a source asks for."""
+    """Replace host names by their addresses in what a source claims."""
     tables = claim.record.tables
     routes = by_address(tables.routes, addresses)
     return replace(claim, record=replace(claim.record, tables=replace(tables, routes=routes)))
 
 
 def _newly_kept_out(
-    kept_out: Mapping[str, str], asked: Sequence[SourceInput], installed: Installed
+    kept_out: Mapping[str, str], sources: Sequence[SourceInput], installed: Installed
 ) -> AbstractSet[str]:
     """Select the names that an operator has not been warned of.
 
-    Routes of removed lists may go on naming a host, and are not counted.
+    Routes of removed lists may still name a host, and do not count.
     """
     if not kept_out:
         return frozenset()
     recipients = installed.table(RECIPIENTS)
     routes = installed.table(ROUTES)
     present = host_names({key: value for key, value in routes.items() if key in recipients})
-    before = [host_names(one.recorded.tables.routes) for one in asked if one.recorded]
+    before = [host_names(one.recorded.tables.routes) for one in sources if one.recorded]
     return kept_out.keys() - (frozenset[str]().union(*before) - present)
 
 
-def _with_what_stays(
-    asked: Sequence[SourceInput],
+def _with_what_is_kept(
+    sources: Sequence[SourceInput],
     records: Mapping[str, Record],
     merged: Merged,
     installed: Installed,
     forgotten: Mapping[str, Record],
 ) -> Maps | None:
-    """What is served, and what may be a source's that does not answer."""
+    """Return what is served, and what may belong to a source that has not answered."""
     maps = Maps.of(merged.tables)
-    all_known = len(records) == len(asked)
-    if all_known and all(one.has_answered for one in asked):
+    all_known = len(records) == len(sources)
+    if all_known and all(source.has_answered for source in sources):
         return maps
-    known = [one.recorded.tables for one in asked if one.recorded and one.name in records]
-    if all_known:  # else one of these may have got another name
+    known = [
+        source.recorded.tables for source in sources if source.recorded and source.name in records
+    ]
+    if all_known:  # else one of these sources may have been renamed
         known += [record.tables for record in forgotten.values()]
     present = installed.readable
     if present:
@@ -259,93 +258,115 @@ def _with_what_stays(
     return maps if all_known else None
 
 
-def _let_through(
-    asked: Sequence[SourceInput],
-    before: Mapping[str, Record | None],
-    installed: Installed,
-    errors: Mapping[str, list[SyncError]],
-) -> dict[str, Record | None]:
-    """By source, what counts of it: its answer if the guards let it pass, else what was known."""
-    first = _first_answers(asked)  # together: which of them has which installed list is not known
-    known = dict(before)
-    for one in asked:
-        old = before[one.name]
-        if one.error:
-            errors[one.name].append(one.error)
-        if one.misplaced:
-            errors[one.name].append(_misplaced(one, one.misplaced, old))
-        if one.tables is None or one.error:
-            continue
-        new = one.now(old)
-        if not new:
-            if one.peer and not one.misplaced:
-                ports = unpublished(one.tables.routes, one.peer)
-                errors[one.name].append(_unpublished(one.name, ports))
-            continue
-        try:
-            if not old:
-                guard(one.name, _unclaimed(asked, installed), first, one.policy)
-            elif old.tables != one.tables:
-                present = lists_of(old.tables.routes)
-                guard(one.name, present, reached(old.tables, one.tables), one.policy)
-        except Refused as error:
-            errors[one.name].append(error)
-        else:
-            known[one.name] = new
-    return known
+@dataclass(frozen=True)
+class _Judgement:
+    """What counts of one source, and what is wrong with it."""
+
+    record: Record | None
+    errors: tuple[SyncError, ...] = ()
+
+
+def _judged(
+    sources: Sequence[SourceInput], before: Mapping[str, Record | None], installed: Installed
+) -> dict[str, _Judgement]:
+    """Judge each source by itself."""
+    first = _first_answers(sources)  # together: which of them has which installed list is unknown
+    unclaimed = _unclaimed(sources, installed) if None in before.values() else frozenset[str]()
+    return {
+        source.name: _judge(source, before[source.name], unclaimed, first) for source in sources
+    }
+
+
+def _judge(
+    source: SourceInput,
+    before: Record | None,
+    unclaimed: AbstractSet[str],
+    first: AbstractSet[str],
+) -> _Judgement:
+    """Accept a source's answer if the guards permit it; else its last good lists count."""
+    errors = [source.error] if source.error else []
+    if source.misplaced:
+        errors.append(_misplaced(source, source.misplaced, before))
+    if source.tables is None or source.error:
+        return _Judgement(before, tuple(errors))
+    new = source.now(before)
+    if not new:
+        if source.peer and not source.misplaced:
+            errors.append(_unpublished(source.name, unpublished(source.tables.routes, source.peer)))
+        return _Judgement(before, tuple(errors))
+    try:
+        if not before:
+            guard(source.name, unclaimed, first, source.policy)
+        elif before.tables != source.tables:
+            present = lists_of(before.tables.routes)
+            guard(source.name, present, reached(before.tables, source.tables), source.policy)
+    except Refused as error:
+        return _Judgement(before, (*errors, error))
+    return _Judgement(new, tuple(errors))
+
+
+@dataclass(frozen=True)
+class _Claimed:
+    """What the sources claim, without clashes of host names."""
+
+    claims: Sequence[Claim]
+    addresses: Mapping[str, str]
+    """Host names with their addresses."""
+    judgements: Mapping[str, _Judgement]
 
 
 def _without_clashes(
-    asked: Sequence[SourceInput],
+    sources: Sequence[SourceInput],
     before: Mapping[str, Record | None],
-    known: dict[str, Record | None],
-    errors: Mapping[str, list[SyncError]],
-) -> tuple[list[Claim], Mapping[str, str]]:
-    """What is asked for, and the hosts' addresses; who would turn a name away is refused."""
-    claims, own = _claims(asked, before, known)
+    judgements: Mapping[str, _Judgement],
+) -> _Claimed:
+    """Refuse the answers that give a host name another address than an earlier source does."""
+    claims, own = _claims(sources, before, judgements)
     addresses, clashes = host_addresses(claims, own)
     if not clashes:
-        return claims, addresses
-    for name, clash in clashes.items():
-        errors[name].append(_clash(name, own.get(name), clash))
-        known[name] = before[name]
-    claims, own = _claims(asked, before, known)
-    return claims, host_addresses(claims, own)[0]
+        return _Claimed(claims, addresses, judgements)
+    refused = {
+        name: _Judgement(before[name], (*judgements[name].errors, _clash(name, own.get(name), one)))
+        for name, one in clashes.items()
+    }
+    judgements = {**judgements, **refused}
+    claims, own = _claims(sources, before, judgements)
+    return _Claimed(claims, host_addresses(claims, own)[0], judgements)
 
 
 def _claims(
-    asked: Sequence[SourceInput],
+    sources: Sequence[SourceInput],
     before: Mapping[str, Record | None],
-    known: Mapping[str, Record | None],
+    judgements: Mapping[str, _Judgement],
 ) -> tuple[list[Claim], dict[str, str]]:
-    """What is asked for, and the addresses that sources have."""
+    """Return what each source claims, and the addresses that sources have."""
     claims = []
     addresses = {}
-    for one in asked:
-        record = known[one.name]
-        if record and (tables := one.routed(record)):
+    for source in sources:
+        record = judgements[source.name].record
+        if record and (tables := source.routed(record)):
             served = replace(record, tables=tables)
-            claims.append(Claim(one.name, one.cluster, served, before[one.name]))
-            if address := one.address_with(record):
-                addresses[one.name] = address
+            claims.append(Claim(source.name, source.cluster, served, before[source.name]))
+            if address := source.address_with(record):
+                addresses[source.name] = address
     return claims, addresses
 
 
-def _first_answers(asked: Sequence[SourceInput]) -> AbstractSet[str]:
-    """The lists of the sources that nothing was known of before."""
-    answers = (one.tables.routes for one in asked if one.tables and not one.recorded)
+def _first_answers(sources: Sequence[SourceInput]) -> AbstractSet[str]:
+    """Return the lists of the sources that answer for the first time."""
+    answers = (one.tables.routes for one in sources if one.tables and not one.recorded)
     return frozenset[str]().union(*map(lists_of, answers))
 
 
-def _unclaimed(asked: Sequence[SourceInput], installed: Installed) -> AbstractSet[str]:
-    """The installed lists that no source is known to have."""
-    claimed = (lists_of(one.recorded.tables.routes) for one in asked if one.recorded)
+def _unclaimed(sources: Sequence[SourceInput], installed: Installed) -> AbstractSet[str]:
+    """Return the installed lists that no source is known to have."""
+    claimed = (lists_of(one.recorded.tables.routes) for one in sources if one.recorded)
     present = lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES))
     return present.difference(*claimed)
 
 
-def _misplaced(one: SourceInput, error: SyncError, before: Record | None) -> SyncError:
-    """It is not known where a source is; what was known of that stays."""
+def _misplaced(source: SourceInput, error: SyncError, before: Record | None) -> SyncError:
+    """Report that a source's address is unknown; its last known address stays in use."""
     peer = before.peer if before else None
     last = peer.addresses[:1] if peer else ()
     if last:
@@ -354,11 +375,11 @@ def _misplaced(one: SourceInput, error: SyncError, before: Record | None) -> Syn
         stays = "; its last known ports stay in use, and mail waits for them"
     else:
         stays = "; no address of it is known from before, so its lists can't be taken in yet"
-    return type(error)(f"{one.name}: {error.message}{stays}", error.hint)
+    return type(error)(f"{source.name}: {error.message}{stays}", error.hint)
 
 
 def _unpublished(name: str, ports: AbstractSet[int]) -> Refused:
-    """A source's container is reached at published ports only, and these are not all it needs."""
+    """Report that a container publishes other ports than its next hops need."""
     first = min(ports)
     return Refused(
         f"{name}: leads to port {', '.join(map(str, sorted(ports)))} of its container, which is not"
@@ -367,15 +388,19 @@ def _unpublished(name: str, ports: AbstractSet[int]) -> Refused:
     )
 
 
-def _conflict(name: str, lost: Mapping[str, str]) -> Refused:
+def _conflicts(name: str, lost: Mapping[str, str]) -> tuple[Refused, ...]:
+    """Report the lists of a source that another source had first."""
+    if not lost:
+        return ()
     owners = ", ".join(sorted(set(lost.values())))
     verb = "is" if len(lost) == 1 else "are"
-    return Refused(
+    error = Refused(
         f"{name}: {named('list', lost.keys())} {verb} left out: {owners} had an address of"
         f" {'it' if len(lost) == 1 else 'them'} first; everything else of {name} goes in",
         "remove the list from one of the Mailmans; or, if they are replicas on one database,"
         " give their sources the same cluster:",
     )
+    return (error,)
 
 
 def _clash(name: str, own: str | None, clash: Clash) -> Refused:

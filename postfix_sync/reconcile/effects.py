@@ -209,14 +209,14 @@ class _Done:
 async def _carry_out(place: "Locked", inputs: "Inputs", planned: Planned) -> _Done:
     """Carry the plan out; if the hosts file can't be written, all of it that needs no new name."""
     target, steps = planned.target, planned.steps
-    outcome = await carry_out(steps, target.installed, place.directory, place.hosts, place.lock)
+    outcome = await carry_out(steps, target.installed, place)
     if not outcome.without_hosts:
         return _Done(steps, target.desired, outcome)
     desired, error = _without_names(place, outcome.without_hosts, target)
     installed = replace(target.installed, hosts_copied=True)  # it can't be, and is no reason
     reading = reading_of(place, inputs.request)
     steps = await run_in_daemon_thread(plan, installed, desired, reading)
-    outcome = await carry_out(steps, installed, place.directory, place.hosts, place.lock)
+    outcome = await carry_out(steps, installed, place)
     return _Done(steps, desired, outcome, error)
 
 

@@ -1,7 +1,7 @@
-"""One source, asked once: its files fetched, read, and given time where they contradict each other.
+"""Poll one source: fetch its files and read them, again for a while if they contradict each other.
 
-What comes back is an answer or an error, never an exception: how one source fares is no matter of
-the others.
+The result is an answer or an error, never an exception: one source's failure does not affect the
+others.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 HALF_WRITTEN_POLL = 0.2
-"""Seconds between looks at files that do not belong together yet."""
+"""Seconds between two fetches of files that contradict each other."""
 
 
 class Source(Protocol):
@@ -41,42 +41,42 @@ class Source(Protocol):
 
     @property
     def peer(self) -> Peer | None:
-        """Where it was reached last, where that is found out."""
+        """Where its Mailman was reached last, if that is discovered."""
 
     @property
     def misplaced(self) -> SyncError | None:
-        """Why it could not be found out where it is reached, though its files may be read."""
+        """Why its address could not be discovered, though its files may be readable."""
 
     async def fetch(self) -> Snapshot | None:
-        """The files, whole; None where none of them changed since they were last returned.
+        """Return the files, whole; None if none of them changed since they were last returned.
 
-        Raises SyncError where they can't be had.
+        Raises SyncError if they can't be read.
         """
 
     def forget(self) -> None:
-        """Makes the next fetch return the files in any case."""
+        """Make the next fetch return the files in any case."""
 
     async def close(self) -> None:
-        """Ends what connection there is."""
+        """Close the connection, if there is one."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A source's answer: its tables, or None where they are as they were, or an error."""
+    """A source's answer: its tables, or None if they have not changed, or an error."""
 
     seen: Stamp | None
-    """The source's record before it was asked: a newer one may know more than this answer."""
+    """The version of the source's record before the fetch: a newer one may have a newer answer."""
     at: float
-    """When it was asked, in seconds since the epoch."""
+    """When the fetch began, in seconds since the epoch."""
     tables: MailmanTables | None = None
     peer: Peer | None = None
     misplaced: SyncError | None = None
-    """Why it could not be found out where its Mailman is reached; its files are no part of it."""
+    """Why its Mailman's address could not be discovered; the files are not affected."""
     error: SyncError | None = None
 
 
 def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetched]:
-    """The answers, with each Mailman reached by a family that Postfix may use, if by any."""
+    """Restrict the answers' addresses to the IP versions that Postfix may use, if any are left."""
     return {
         name: replace(one, peer=one.peer.usable(families)) if one.peer else one
         for name, one in answers.items()
@@ -84,7 +84,7 @@ def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetc
 
 
 def open_source(settings: "SourceSection", max_size: int) -> Source:
-    """The source that a part of the configuration describes; nothing is connected yet."""
+    """Return the source that a section of the configuration describes; nothing is connected yet."""
     ssh = settings.ssh
     if ssh is None:
         volume = Volume(settings.path, max_size)
@@ -105,14 +105,16 @@ def open_source(settings: "SourceSection", max_size: int) -> Source:
 
 
 def _release(error: BaseException) -> None:
-    """Give back the memory that the frames of an error hold: what comes next needs some."""
+    """Free the memory that the frames of an error hold: what comes next needs some."""
     traceback.clear_frames(error.__traceback__)
     error.__traceback__ = None
     gc.collect()
 
 
-async def ask(source: Source, name: str, records: Records, fold: Fold, policy: Policy) -> Fetched:
-    """Asks a source once. `fold` and `policy`: how, and within which limits, its files are read."""
+async def fetch_once(
+    source: Source, name: str, records: Records, fold: Fold, policy: Policy
+) -> Fetched:
+    """Poll a source once; `fold` and `policy` say how, and within which limits, files are read."""
     seen = records.stamp(name)
     give_up = None
     while True:
@@ -130,7 +132,7 @@ async def ask(source: Source, name: str, records: Records, fold: Fold, policy: P
             if error is not raised:
                 snapshot = None
                 _release(raised)
-            source.forget()  # what could not be used is not to count as known
+            source.forget()  # so that the next fetch returns it again
             give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
                 return Fetched(seen, at, None, source.peer, source.misplaced, error)
@@ -138,8 +140,8 @@ async def ask(source: Source, name: str, records: Records, fold: Fold, policy: P
 
 
 @contextlib.asynccontextmanager
-async def opened(config: "Config") -> AsyncIterator[dict[str, Source]]:
-    """All sources by name, to be asked once or a few times."""
+async def open_sources(config: "Config") -> AsyncIterator[dict[str, Source]]:
+    """Yield all sources by name, and close them in the end."""
     sources = {one.name: open_source(one, config.guard.max_size) for one in config.sources}
     try:
         yield sources
@@ -147,13 +149,13 @@ async def opened(config: "Config") -> AsyncIterator[dict[str, Source]]:
         await asyncio.gather(*(source.close() for source in sources.values()))
 
 
-async def ask_all(
+async def fetch_all(
     config: "Config", sources: Mapping[str, Source], fold: Fold
 ) -> dict[str, Fetched]:
-    """Every source's answer, all of them asked at the same time; `fold` is how keys are folded."""
+    """Poll all sources at the same time; `fold` is how keys are folded. Returns answers by name."""
     records = records_of(config)
-    asking = (
-        ask(sources[one.name], one.name, records, fold, config.policy(one))
+    fetches = (
+        fetch_once(sources[one.name], one.name, records, fold, config.policy(one))
         for one in config.sources
     )
-    return dict(zip(sources, await asyncio.gather(*asking), strict=True))
+    return dict(zip(sources, await asyncio.gather(*fetches), strict=True))

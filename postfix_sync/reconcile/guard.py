@@ -1,4 +1,4 @@
-"""The guards: a change that takes too many lists away at once is refused. Pure."""
+"""The guards: refuse a change that removes too many lists at once. Pure."""
 
 from collections.abc import Set as AbstractSet
 
@@ -7,7 +7,7 @@ from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.model import MailmanTables, Policy
 
 FEW_LISTS = 10
-"""So few lists may go in one sync, whatever part of all lists they are."""
+"""So few lists may be removed in one sync, whatever part of all lists they are."""
 
 
 def reached(old: MailmanTables, new: MailmanTables) -> AbstractSet[str]:
@@ -27,7 +27,7 @@ def reached(old: MailmanTables, new: MailmanTables) -> AbstractSet[str]:
 def guard(
     source: str, installed: AbstractSet[str], wanted: AbstractSet[str], policy: Policy
 ) -> None:
-    """Raises `Refused` where more lists would go than the configuration allows in one pass."""
+    """Raise Refused if more lists would be removed than the configuration permits in one sync."""
     gone = len(installed - wanted)
     if installed and not wanted:
         if not policy.allow_empty:

@@ -1,11 +1,11 @@
-"""Several Mailmans, one set of maps: who has which list, and the routes to replicas. Pure.
+"""Merge several Mailmans into one set of maps: who has which list, routes to replicas. Pure.
 
 Sources that name the same cluster are one party: replicas on one database, any of which can take a
-message. Every other source is a party of its own. An address belongs to one party. Where two want
-it, the one that had it keeps it; the other's list is left out, whole, and named.
+message. Every other source is a party of its own. An address belongs to one party. If two claim it,
+the one that had it keeps it; the other's list is left out, whole, and reported.
 
-What comes out depends on what is known of the sources and on their order in the configuration, not
-on which of them answered first, and routes an address to nobody but sources that name it.
+The result depends on the sources' lists and on their order in the configuration, not on which of
+them answered first, and routes an address only to sources that claim it.
 """
 
 import hashlib
@@ -35,18 +35,19 @@ NOTHING = MailmanTables({}, {}, {})
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is known to be wrong with destinations of a cluster: their endpoints."""
+    """Which destinations of a cluster have a failure, by their endpoints."""
 
     last: AbstractSet[str] = frozenset()
-    """To be tried last: they are down."""
+    """Those that are down: to be tried last."""
     nameless: AbstractSet[str] = frozenset()
-    """Their names have no address. As the last of several next hops, such a name bounces mail that
-    waits for the others; in any other place Postfix passes it over, so they come first."""
+    """Those whose names have no address. As the last of several next hops, such a name bounces
+    mail that is deferred for the others; in any other place Postfix passes it over, so they are
+    first."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one source asks for, and what was known of it before."""
+    """The lists that one source claims, and its last good ones."""
 
     source: str
     cluster: str | None
@@ -55,12 +56,12 @@ class Claim:
 
     @property
     def party(self) -> tuple[str, str]:
-        """Whom it shares its lists with: nobody, or its cluster."""
+        """The cluster that it shares its lists with, or itself."""
         return ("cluster", self.cluster) if self.cluster else ("source", self.source)
 
     @property
     def served_before(self) -> MailmanTables:
-        """What was served for it until now."""
+        """The tables that were served for it until now."""
         if not self.before:
             return NOTHING
         return without(self.before.tables, self.before.left_out)
@@ -68,7 +69,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Party:
-    """One Mailman, or several replicas of one, and what is served for it."""
+    """One Mailman, or several replicas of one, and the tables that are served for it."""
 
     name: str
     tables: MailmanTables
@@ -78,15 +79,15 @@ class Party:
 
 @dataclass(frozen=True)
 class Merged:
-    """What is served for all of them."""
+    """The tables that are served for all parties."""
 
     parties: tuple[Party, ...]
     tables: MailmanTables
-    """All parties' tables in one; where two name a domain, the first one's value counts."""
+    """All parties' tables in one; if two have a domain, the first party's value counts."""
     shares: Mapping[str, MailmanTables]
     """By source, what is served of its own tables."""
     left_out: Mapping[str, Mapping[str, str]]
-    """By source, its lists and aliases that are not, each with the name of who has it."""
+    """By source, its lists and aliases that are not served, each with the party that has it."""
 
 
 def merge(
@@ -95,10 +96,10 @@ def merge(
     *,
     several_hops: bool,
 ) -> Merged:
-    """What is served for all sources; `claims` are in the configuration's order.
+    """Merge the claims of all sources, which are in the configuration's order.
 
-    `rankings` are the clusters'. Without `several_hops` a route leads to the first destination
-    only: Postfix before 3.5 would take several for one.
+    `rankings` are by cluster. Without `several_hops` a route leads to the first destination only:
+    Postfix before 3.5 reads several next hops as one.
     """
     parties: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
@@ -123,7 +124,7 @@ def merge(
 
 
 def _united(tables: Sequence[MailmanTables]) -> MailmanTables:
-    """All entries, those of an earlier table winning."""
+    """Return all entries; those of an earlier table win."""
     if len(tables) == 1:
         return tables[0]
     united = MailmanTables({}, {}, {})
@@ -139,7 +140,7 @@ def _united(tables: Sequence[MailmanTables]) -> MailmanTables:
 def _conflicts(
     parties: Mapping[tuple[str, str], Sequence[Claim]],
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """By party, its lists and aliases that another party has, each with that one's name."""
+    """Return by party its lists and aliases that another party has, each with that party's name."""
     contested = _contested(parties)
     if not contested:
         return {}
@@ -154,7 +155,7 @@ def _conflicts(
     for _, _, unit, party in sorted(wanted):
         out = lost.setdefault(party, {})
         if unit.leads_to and out.keys() >= {*unit.leads_to}:
-            continue  # aliases go with the list that they lead to
+            continue  # aliases are left out with the list that they lead to
         addresses = list(addresses_of(unit.name))
         others = sorted({owners[one][1] for one in addresses if owners.get(one, party) != party})
         if others:
@@ -165,7 +166,7 @@ def _conflicts(
 
 
 def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> set[str]:
-    """The addresses that more than one party names."""
+    """Return the addresses that more than one party claims."""
     seen: set[str] = set()
     twice: set[str] = set()
     for members in parties.values() if len(parties) > 1 else ():
@@ -181,28 +182,28 @@ def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> set[str]:
 
 
 class _Unit(NamedTuple):
-    """Nine addresses that stand or fall together: a list, or the aliases of one."""
+    """Nine addresses that are served together or not at all: a list, or the aliases of one."""
 
     leads_to: tuple[str, ...]
     """The lists that they are aliases of; none for a list: lists are sorted before aliases."""
     name: str
 
     def is_in(self, tables: MailmanTables) -> bool:
-        """Whether it is all there, and where it leads to as well."""
+        """Check whether all its addresses are in `tables`, and those that they lead to."""
         table = tables.aliases if self.leads_to else tables.routes
         lists = [one for name in self.leads_to for one in addresses_of(name)]
         return table.keys() >= {*addresses_of(self.name)} and tables.routes.keys() >= {*lists}
 
 
 def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_Unit]:
-    """A party's lists, and its lists' aliases, that touch contested addresses."""
+    """Yield a party's lists and aliases that have a contested address."""
     lists: set[str] = set()
     aliases: dict[str, set[str]] = {}
     for member in members:
         tables = member.record.tables
         lists |= lists_of(tables.routes)
         for name in lists_of(tables.aliases):
-            # read_tables() lets no alias pass that leads to another part of a list.
+            # read_tables() refuses an alias that leads to another part of a list.
             aliases.setdefault(name, set()).add(tables.aliases[name])
     for name in lists:
         if not contested.isdisjoint(addresses_of(name)):
@@ -213,14 +214,14 @@ def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_U
 
 
 def _by_list(routes: Mapping[str, object]) -> dict[str, str]:
-    """The list of each address; of two lists that share one, that whose name it is."""
+    """Map each address to its list; if two lists share one, to the list that has it as its name."""
     lists = lists_of(routes)
     found = {address: name for name in sorted(lists) for address in addresses_of(name)}
     return {**found, **{name: name for name in lists}}
 
 
 def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
-    """A source's tables without some of its lists, and without the aliases of some."""
+    """Remove some lists, and their aliases, from a source's tables."""
     if not names:
         return tables
     kept = {one for name in lists_of(tables.routes) - names for one in addresses_of(name)}
@@ -239,7 +240,7 @@ def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
 def _cluster(
     name: str, shares: Sequence[MailmanTables], ranking: Ranking, several_hops: bool
 ) -> Party:
-    """Replicas in one: each address is routed to all that know it."""
+    """Make one party of replicas: each address is routed to all that have it."""
     routes: dict[str, str] = {}
     hops: dict[str, set[Destination]] = {}
     for share in shares:
@@ -264,7 +265,7 @@ def _cluster(
 def _ordered(
     name: str, destinations: AbstractSet[Destination], ranking: Ranking
 ) -> list[Destination]:
-    """The order in which a list's destinations are tried: its own, always the same."""
+    """Order a list's destinations as they are tried: the same at every sync and on every host."""
 
     def rank(one: Destination) -> tuple[int, bytes]:
         group = 0 if one.endpoint in ranking.nameless else 2 if one.endpoint in ranking.last else 1
@@ -278,9 +279,9 @@ def reordered(
     clusters: Mapping[str, AbstractSet[Destination]],
     rankings: Mapping[str, Ranking],
 ) -> Table:
-    """Routes of an earlier time, their next hops in the order in which they are tried today.
+    """Order the next hops of a generation's routes as they are tried now.
 
-    `clusters` are today's, with their members; what was a cluster of others keeps its order.
+    `clusters` are the current ones with their members; a route to others keeps its order.
     """
     if not clusters:
         return routes
@@ -302,21 +303,21 @@ def reordered(
 
 @dataclass(frozen=True)
 class Clash:
-    """A host name that leads elsewhere by one source than by another."""
+    """A host name to which two sources give different addresses."""
 
     host: str
     address: str | None
-    """What it has by the source that named it first; None: what the resolver says."""
+    """Its address by the source that named it first; None: the resolver's."""
     source: str
 
 
 def host_addresses(
     claims: Sequence[Claim], addresses: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, Clash]]:
-    """The host names of the sources that have an address, and by source, what it clashes with.
+    """Return the sources' host names with their addresses, and the clashes by source.
 
-    A name leads to one place only: as the source says that named it first, be it with an address
-    or without. Another one's mail would go to the wrong Mailman.
+    A name has one address only, or none, as the source says that named it first. Mail of another
+    source would go to the wrong Mailman.
     """
     had = [host_names(claim.served_before.routes) for claim in claims]
     wanted = [
@@ -336,7 +337,7 @@ def host_addresses(
 
 
 def held_back(maps: Maps, installed: Maps, keys: AbstractSet[str]) -> Maps:
-    """`maps` without any change for some addresses: they are as installed, or not there. Pure.
+    """Leave some addresses as they are installed, or uninstalled, and all others as in `maps`.
 
     Aliases of these addresses and domains that nothing else needs are held back with them.
     """
@@ -365,7 +366,7 @@ def held_back(maps: Maps, installed: Maps, keys: AbstractSet[str]) -> Maps:
 
 
 def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) -> Maps:
-    """`maps`, and what is installed that is in none of `known`: nobody can be said to drop it."""
+    """Add to `maps` what is installed and in none of `known`: no source has dropped it."""
     claimed = [*known]
     kept = {
         name: {
@@ -375,7 +376,7 @@ def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) 
         }
         for name in MAP_NAMES
     }
-    # Routes of removed lists are kept without this, and are nobody's to want.
+    # Routes of removed lists are kept without this, and no source claims them.
     needed = kept[RECIPIENTS].keys() | set(kept[ALIASES].values())
     kept[ROUTES] = {key: value for key, value in kept[ROUTES].items() if key in needed}
     used = {domain_of(address) for name in (RECIPIENTS, ALIASES) for address in kept[name]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import Busy, SyncError
 from postfix_sync.postfix.instance import fold_of
-from postfix_sync.reconcile.fetch import ask_all, opened
+from postfix_sync.reconcile.fetch import fetch_all, open_sources
 from postfix_sync.reconcile.merge import Ranking
 from postfix_sync.reconcile.reload_spacing import no_turn
 from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 TRIES = 3
-"""How often `--once` asks again where another pass recorded a newer answer meanwhile."""
+"""How often `--once` polls again if another sync recorded a newer answer meanwhile."""
 
 
 async def once(
@@ -29,42 +29,42 @@ async def once(
     rankings: Mapping[str, Ranking],
     request: Request = PLAIN,
 ) -> Report:
-    """Ask every source, all at the same time, and make one sync; see `sync`.
+    """Poll every source, all at the same time, and make one sync; see `sync`.
 
-    Before that it waits for others that do the same, so that runs of cron's that take long do not
-    pile up. A dry run does not wait: it changes nothing, and finds out why another one hangs. Where
-    Postfix was reloaded a moment ago, the sync is made in two, with a wait between them.
+    It first waits for any other `--once`, so that slow runs from cron do not pile up. A dry run
+    does not wait: it changes nothing, and can show why another one hangs. If Postfix was reloaded a
+    moment ago, the sync is made in two, with a wait between them.
     """
     file = config.state_directory / ONCE_LOCK_NAME
     turn = contextlib.nullcontext() if request.dry_run else lock(file)
     try:
-        async with turn, opened(config) as sources:
+        async with turn, open_sources(config) as sources:
 
-            async def ask_and_make() -> Report:
+            async def fetch_and_sync() -> Report:
                 for source in sources.values():
                     source.forget()
                 fold = await fold_of(config.postfix.config_directory)
-                answers = await ask_all(config, sources, fold)
+                answers = await fetch_all(config, sources, fold)
                 return await sync(config, answers, rankings, request)
 
             for _ in range(TRIES):
-                report = await completed(ask_and_make)
+                report = await completed(fetch_and_sync)
                 outdated = [name for name, one in report.sources.items() if one.outdated]
                 if not outdated:
                     return report
     except SyncError as error:
         return Report(failed=(error,))
     late = Busy(
-        f"{', '.join(outdated)}: other passes were faster each time; their answers count",
-        "see who else makes passes: pgrep -af postfix-sync",
+        f"{', '.join(outdated)}: other syncs were faster each time; their answers count",
+        "see which other processes sync: pgrep -af postfix-sync",
     )
     return replace(report, failed=(*report.failed, late))
 
 
 async def completed(make: Callable[[], Awaitable[Report]]) -> Report:
-    """Make a sync, and go on with it until nothing of it waits for another reload of Postfix.
+    """Make a sync, and continue it until nothing of it waits for another reload of Postfix.
 
-    The report is that of the last one, with what all of them did.
+    The report is the last one's, with what all of them did.
     """
     report = await make()
     for _ in range(TRIES):

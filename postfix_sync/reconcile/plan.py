@@ -1,4 +1,4 @@
-"""From what is installed and what is desired to the ordered steps between them. Pure.
+"""Order the steps from what is installed to what is desired. Pure.
 
 The plan is all that a sync changes; the dry run prints it, and the apply carries it out. Its order
 is make before break. First it is noted if Postfix has to be reloaded; then
@@ -10,8 +10,8 @@ is make before break. First it is noted if Postfix has to be reloaded; then
 4. acceptance is widened in all maps, then narrowed in all maps: an address counts as accepted if
    recipients or aliases have it.
 
-Nothing that a process may remember is taken away: routes and host names that are not needed any
-more are kept, and retired later, by themselves (retirement.py).
+Nothing that a process may remember is removed: routes and host names that are no longer needed are
+kept, and removed later (retirement.py).
 
 Every state between two steps is one that Postfix can live with for as long as it likes: each
 address that is accepted has a route that is seen, and each that is accepted before and after is
@@ -84,14 +84,14 @@ class Publish:
 
 @dataclass(frozen=True)
 class MakeVisible:
-    """Have every process of Postfix that may remember a wrong answer start again."""
+    """Make every process of Postfix that may remember a wrong answer start again."""
 
     reload: bool
     """By a reload; else by waiting."""
     remembered: bool
     """Whether waiting is not enough: processes remember more than their tables."""
     left: frozenset[Destination] = frozenset()
-    """The addresses to which no connection from before may be used any more."""
+    """The addresses to which no open connection may be used any more."""
 
 
 Step: TypeAlias = EnterHosts | Owe | Publish | MakeVisible
@@ -172,7 +172,7 @@ def _with_followed(wanted: Maps, present: Table) -> Maps:
 def _visible(
     kinds: AbstractSet[Kind], reading: Reading, left: frozenset[Destination], *, owed: bool
 ) -> MakeVisible | None:
-    """Choose how Postfix is made to see a change; None where it has to wait for its turn."""
+    """Choose how Postfix is made to see a change; None if the change has to wait for its turn."""
     remembered = owed or any(RULES[kind].at_once for kind in kinds)
     if reading.reload == "never":
         return MakeVisible(reload=False, remembered=remembered)

@@ -24,27 +24,27 @@ from postfix_sync.store.records import Stamp
 
 @dataclass(frozen=True)
 class Request:
-    """What an operator asks of one pass."""
+    """What an operator requests of one sync."""
 
     force: bool = False
-    """The guards let everything through."""
+    """Skip the guards."""
     dry_run: bool = False
-    """Nothing at all is written."""
+    """Write nothing at all."""
     roll_back: int | None = None
-    """This generation is put in place, and held."""
+    """Install this generation, and hold it."""
     resume: bool = False
-    """Nothing is held any more."""
+    """Release the hold."""
     reload_age: float = RELOAD_AGE
     """Seconds that Postfix must have run since its last reload before it is reloaded again."""
 
 
 PLAIN = Request()
-"""A sync that nobody requested anything of."""
+"""A sync without a request of an operator."""
 
 
 @dataclass(frozen=True)
 class SourceReport:
-    """How one source fared."""
+    """What became of one source."""
 
     errors: tuple[SyncError, ...] = ()
     lists: int = 0
@@ -54,32 +54,32 @@ class SourceReport:
     stamp: Stamp | None = None
     """The version of its record, where that has its answer."""
     answered_at: float | None = None
-    """When it gave the answer that counts here, in seconds since the epoch; None: it gave none."""
+    """When it gave the answer that counts, in seconds since the epoch; None if it gave none."""
     failed_at: float | None = None
-    """When it was asked, where it gave an error instead."""
+    """When it was polled, if that ended in an error."""
     outdated: bool = False
-    """Its record is newer than its answer, which was passed over: it has to be asked again."""
+    """Its record is newer than its answer, which was ignored: it has to be polled again."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a pass found and did."""
+    """What a sync found and did."""
 
     failed: tuple[SyncError, ...] = ()
-    """What went wrong with the pass itself, for all sources."""
+    """What went wrong with the sync itself, for all sources."""
     sources: Mapping[str, SourceReport] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     lines: tuple[str, ...] = ()
     """What changed, for the log."""
     preview: tuple[str, ...] = ()
-    """What a pass that is no dry run would change."""
+    """What a sync would change that is not a dry run."""
     pending: tuple[str, ...] = ()
-    """The entries among that, in the words of the log: how far the maps are behind."""
+    """The entries among that, as log lines: how far the maps are behind."""
     found: Installed | None = None
-    """What the pass found installed, before it changed anything."""
+    """What was installed before the sync."""
     map_type: str = ""
     installed: Maps | None = None
-    """What Postfix works with after the pass; None where that can't be known."""
+    """What is installed after the sync; None if that is unknown."""
     updated: Mapping[str, float] = field(default_factory=dict)
     """When each map was last published, in seconds since the epoch."""
     known_hosts: Mapping[str, str] = field(default_factory=dict)
@@ -89,18 +89,18 @@ class Report:
     entries: Mapping[str, int] = field(default_factory=dict)
     """How many entries of the maps it has added, removed and changed, under these names."""
     reloads: int = 0
-    """How often it had Postfix reload."""
+    """How often it reloaded Postfix."""
     rerouted: bool = False
     """Whether mail of lists that were installed before goes elsewhere now."""
     waits: float = 0.0
-    """Seconds after which another sync has to go on with it, if Postfix was reloaded just now."""
+    """Seconds after which another sync has to continue it, if Postfix was reloaded a moment ago."""
     seconds: float = 0.0
-    """How long it took, waiting for the lock included."""
+    """How long it took, including the wait for the lock."""
     generation: int | None = None
-    """Which generation is installed, where that is known."""
+    """Which generation is installed, if that is known."""
     held: Hold | None = None
     waiting: str = ""
-    """What would change if nothing were held."""
+    """What would change without the hold."""
     families: Families = BOTH_FAMILIES
     """The versions of IP that Postfix may use."""
 
@@ -111,32 +111,32 @@ class Report:
 
     @property
     def status(self) -> Exit:
-        """The exit status of the pass, without that of the probes after it."""
+        """The exit status of the sync, without that of the probes after it."""
         return worst(error.status for error in self.errors)
 
     @property
     def replicas(self) -> dict[Destination, str]:
-        """The destinations of all clusters, those that no route leads to just now included."""
+        """The destinations of all clusters, including those that no route leads to now."""
         return {hop: name for hops in self.clusters.values() for hop, name in hops.items()}
 
     @property
     def routes(self) -> Table:
-        """The routes that are installed, none where they can't be known."""
+        """The installed routes; empty if they are unknown."""
         return self.installed[ROUTES] if self.installed else {}
 
     @property
     def routes_in_use(self) -> Table:
-        """Those of them that lists have which are accepted, none where they can't be known."""
+        """The installed routes of accepted lists; empty if they are unknown."""
         return self.installed.routes_in_use if self.installed else {}
 
     @property
     def destinations(self) -> AbstractSet[Destination]:
-        """All that mail for accepted lists may go to."""
+        """The destinations of mail for accepted lists."""
         return next_hops_of(self.routes_in_use) | self.replicas.keys()
 
 
 def combined(first: Report, second: Report) -> Report:
-    """The report on a sync that was made in two."""
+    """Combine the reports on a sync that was made in two."""
     return replace(
         second,
         notices=tuple(dict.fromkeys((*first.notices, *second.notices))),

@@ -1,7 +1,7 @@
-"""Takes out what is not needed any more, and nobody can remember (retirement.py).
+"""Remove the routes and host names that are no longer needed (retirement.py).
 
-This is no part of a sync: it asks Postfix for its queue, which takes seconds where much mail is
-queued, and no new list waits for that. The lock is held only while something is taken out.
+This is not part of a sync: it lists Postfix's queue, which takes seconds if much mail is queued,
+and no new list waits for that. The lock is held only while something is removed.
 """
 
 import time
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 async def retire(config: "Config") -> list[str]:
-    """Take out what is due, and have mail for lists that moved tried again; what to log.
+    """Remove what is due, and flush deferred mail for lists that moved; return the lines to log.
 
     Raises:
-        SyncError: Postfix can't be asked, something can't be written, or a sync has the lock.
+        SyncError: the queue can't be listed, a file can't be written, or a sync has the lock.
     """
     now = time.time()
     retiring = retirement_record_of(config).read()
@@ -47,10 +47,10 @@ async def retire(config: "Config") -> list[str]:
         async with locked(config) as place:
             installed = await place.directory.read()
             if not _is_settled(installed):
-                return []  # a sync is not at its end, and another one follows
+                return []  # a sync is not complete, and another one follows
             lines = await _take_out(config, place, installed, due, instance.recipients_of(queue))
     except OSError as error:
-        # What no step foresaw, such as a file that somebody removes while it is looked at.
+        # What no step foresaw, such as a file that another process removes while it is read.
         raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None
     return [*lines, *await _hurry(instance, queue, retiring)]
 
@@ -68,10 +68,10 @@ async def _take_out(
     due: Mapping[str, float],
     queued: AbstractSet[str],
 ) -> list[str]:
-    """Take out the routes that are due and not needed by queued mail, and names that are due.
+    """Remove the routes that are due and that no queued mail needs, and names that are due.
 
-    `due` has the lists with the time that was noted; one that has come back meanwhile and is gone
-    again has another.
+    `due` has the lists with the time that was noted; a list that was added and removed again
+    meanwhile has another.
     """
     maps = installed.readable
     if maps is None:
@@ -90,7 +90,7 @@ async def _take_out(
 
 
 async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring) -> list[str]:
-    """Have deferred mail for lists that moved tried again now."""
+    """Flush deferred mail for lists that moved."""
     delimiters = instance.parameters["recipient_delimiter"]
     ids = deferred_for(queue, retiring.moved, instance.fold, delimiters)
     if not ids:
@@ -116,7 +116,7 @@ async def _narrow_routes(
 
 
 def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:
-    """Take names out of our block of the hosts file."""
+    """Remove names from our block of the hosts file."""
     block = hosts.read().block
     gone = sorted(block.keys() & names)
     if not gone:

@@ -1,9 +1,9 @@
-"""What is not needed any more, and stays until nobody can remember it. Pure.
+"""Decide when routes and host names that are no longer needed may be removed. Pure.
 
-A sync takes no route and no host name away: mail that was accepted before may still need them. It
-notes since when they are not needed. They go later, by themselves: a route when its list has not
-been accepted for ROUTE_KEPT, no smtpd(8) from before is left, and no recipient of it is in the
-queue; a host name when no route has led to it for NAME_KEPT. Mail that was deferred for the old
+A sync removes no route and no host name: mail that was accepted before may still need them. It
+notes since when they are not needed. They are removed later: a route when its list has not been
+accepted for ROUTE_KEPT, every smtpd(8) process that saw it has ended, and no recipient of it is in
+the queue; a host name when no route has led to it for NAME_KEPT. Mail that was deferred for the old
 destination of a list that has moved is handed to Postfix for another try.
 """
 
@@ -23,7 +23,7 @@ from postfix_sync.store.retirement_record import Retiring
 def noted(
     old: Retiring, plan: Plan, installed: Installed, desired: Desired, now: float
 ) -> Retiring:
-    """Note what a plan leaves beyond what is desired, and since when that is not needed.
+    """Note what a plan keeps beyond what is desired, and since when that is not needed.
 
     Of a list that is still accepted when the sync begins, that is now. `now` is in seconds since
     the epoch.
@@ -43,14 +43,14 @@ def noted(
 
 
 def units_of(addresses: Iterable[str]) -> AbstractSet[str]:
-    """Name addresses by their lists, and those that are no whole list by themselves."""
+    """Name addresses by their lists; an address that is part of no whole list, by itself."""
     known = frozenset(addresses)
     lists = lists_of(known)
     return lists | known.difference(*map(addresses_of, lists)) if known else known
 
 
 def narrowed(maps: Maps, due: AbstractSet[str], queued: AbstractSet[str]) -> Table:
-    """Take the routes of the lists in `due` out, but for what is accepted or queued.
+    """Remove the routes of the lists in `due`, except those that are accepted or queued for.
 
     `queued` are the addresses of queued mail, without their extensions.
     """
@@ -88,5 +88,5 @@ def deferred_for(
 
 
 def _since(old: Mapping[str, float], present: AbstractSet[str], now: float) -> dict[str, float]:
-    """When each was noted first; on a clock that was set back, now."""
+    """Return when each name was noted first, but no time after `now`: the clock may be set back."""
     return {name: min(old.get(name, now), now) for name in sorted(present)}

@@ -19,7 +19,7 @@ import pytest
 from postfix_sync.config.reading import load
 from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.postfix.instance import fold_of
-from postfix_sync.reconcile.fetch import Fetched, ask, open_source
+from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.reconcile.report import Report
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
@@ -346,7 +346,7 @@ def answered(site: Site, name: str) -> Fetched:
     async def asked() -> Fetched:
         fold = await fold_of(loaded.postfix.config_directory)
         source = open_source(settings, 2**20)
-        return await ask(source, name, records_of(loaded), fold, loaded.policy(settings))
+        return await fetch_once(source, name, records_of(loaded), fold, loaded.policy(settings))
 
     return asyncio.run(asked())
 

@@ -101,7 +101,7 @@ def test_why_a_map_is_built_again() -> None:
     before = installed(same, Condition.STALE)
     made = planned(before, same)
     assert told(made, before, frozenset(MAP_NAMES)) == [
-        f"{name}: built again: its index was older than its text, or a pass was interrupted"
+        f"{name}: built again: its index was older than its text, or a sync was interrupted"
         for name in MAP_NAMES
         if name != "postfix_vmap"  # has nothing in it
     ]

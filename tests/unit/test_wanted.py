@@ -77,7 +77,7 @@ def test_what_was_known_counts_while_a_source_is_out_of_reach() -> None:
         present=tables(ANTS, BEES),
     )
     assert lists(found) == {ANTS, BEES}
-    assert found.errors == {"one": [], "two": [AWAY]}
+    assert found.errors == {"one": (), "two": (AWAY,)}
     assert found.records == {"one": Record(tables(ANTS)), "two": Record(tables(BEES))}
     assert found.let_through == {"one"}
 
