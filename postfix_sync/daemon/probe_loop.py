@@ -25,7 +25,7 @@ from postfix_sync.reconcile.report import Report
 from postfix_sync.status.transitions import after_flush, after_probes, asked_soon, doubted, rankings
 
 if TYPE_CHECKING:
-    from postfix_sync.reconcile.merge import Ranking
+    from postfix_sync.reconcile.clusters import Ranking
 
 DOUBTED = 5.0
 """Seconds after which a destination that did not answer is asked again: whether it really is down,

@@ -26,7 +26,7 @@ from postfix_sync.model import (
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.next_hop import host_names, parse_next_hops
 from postfix_sync.reconcile.changes import named
-from postfix_sync.reconcile.merge import held_back
+from postfix_sync.reconcile.partial_maps import held_back
 
 if TYPE_CHECKING:
     from postfix_sync.postfix.instance import Postfix

@@ -22,7 +22,7 @@ from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.reconcile.apply import Outcome, carry_out
 from postfix_sync.reconcile.changes import log_lines, named, preview
 from postfix_sync.reconcile.keep import keep, keep_present
-from postfix_sync.reconcile.merge import held_back
+from postfix_sync.reconcile.partial_maps import held_back
 from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.reload_spacing import TURN_TAKES, no_turn
 from postfix_sync.reconcile.retirement import noted

@@ -8,8 +8,8 @@ from postfix_sync.containers.relocate import by_address
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model import Desired, Installed, Maps
 from postfix_sync.postfix.next_hop import host_names
+from postfix_sync.reconcile.clusters import reordered
 from postfix_sync.reconcile.keep import keep_present
-from postfix_sync.reconcile.merge import reordered
 from postfix_sync.store.generations import Hold
 from postfix_sync.system.threads import run_in_daemon_thread
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import NotPermitted, SyncError
 from postfix_sync.model import Families, Installed, Notice, Peer, Record
-from postfix_sync.reconcile.decide import DISCOVERED, SourceInput
 from postfix_sync.reconcile.fetch import Fetched, usable
+from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
 from postfix_sync.store.records import Records, Stamp
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import SourceSection
+    from postfix_sync.reconcile.clusters import Ranking
     from postfix_sync.reconcile.locked import Locked
-    from postfix_sync.reconcile.merge import Ranking
     from postfix_sync.reconcile.report import Request
 
 

@@ -8,41 +8,17 @@ The result depends on the sources' lists and on their order in the configuration
 them answered first, and routes an address only to sources that claim it.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from postfix_sync.mailman.addresses import addresses_of, destinations_of, lists_of
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    MAP_NAMES,
-    RECIPIENTS,
-    ROUTES,
-    Destination,
-    MailmanTables,
-    Maps,
-    Record,
-    Table,
-    domain_of,
-)
-from postfix_sync.postfix.next_hop import host_names, parse_next_hops, render_next_hops
+from postfix_sync.mailman.addresses import addresses_of, lists_of
+from postfix_sync.model import MailmanTables, Record, domain_of
+from postfix_sync.postfix.next_hop import host_names
+from postfix_sync.reconcile.clusters import Party, Ranking, by_list, cluster_party, united_tables
 
 NOTHING = MailmanTables({}, {}, {})
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Which destinations of a cluster have a failure, by their endpoints."""
-
-    last: AbstractSet[str] = frozenset()
-    """Those that are down: to be tried last."""
-    nameless: AbstractSet[str] = frozenset()
-    """Those whose names have no address. As the last of several next hops, such a name bounces
-    mail that is deferred for the others; in any other place Postfix passes it over, so they are
-    first."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +41,6 @@ class Claim:
         if not self.before:
             return NOTHING
         return without(self.before.tables, self.before.left_out)
-
-
-@dataclass(frozen=True)
-class Party:
-    """One Mailman, or several replicas of one, and the tables that are served for it."""
-
-    name: str
-    tables: MailmanTables
-    replicas: Mapping[Destination, str] = field(default_factory=dict)
-    """Of a cluster, each destination with a list that it must know."""
 
 
 @dataclass(frozen=True)
@@ -117,24 +83,12 @@ def merge(
             shares[member.source] = without(tables, names)
         own = [shares[member.source] for member in members]
         if party[0] == "cluster":
-            found.append(_cluster(party[1], own, rankings.get(party[1], Ranking()), several_hops))
+            found.append(
+                cluster_party(party[1], own, rankings.get(party[1], Ranking()), several_hops)
+            )
         else:
             found.append(Party(party[1], own[0]))
-    return Merged(tuple(found), _united([party.tables for party in found]), shares, left_out)
-
-
-def _united(tables: Sequence[MailmanTables]) -> MailmanTables:
-    """Return all entries; those of an earlier table win."""
-    if len(tables) == 1:
-        return tables[0]
-    united = MailmanTables({}, {}, {})
-    for one in reversed(tables):
-        united = MailmanTables(
-            {**united.routes, **one.routes},
-            {**united.domains, **one.domains},
-            {**united.aliases, **one.aliases},
-        )
-    return united
+    return Merged(tuple(found), united_tables([party.tables for party in found]), shares, left_out)
 
 
 def _conflicts(
@@ -146,7 +100,7 @@ def _conflicts(
         return {}
     wanted: list[tuple[bool, int, _Unit, tuple[str, str]]] = []
     for number, (party, members) in enumerate(parties.items()):
-        before = _united([member.served_before for member in members])
+        before = united_tables([member.served_before for member in members])
         wanted += [
             (not unit.is_in(before), number, unit, party) for unit in _units(members, contested)
         ]
@@ -213,20 +167,13 @@ def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_U
             yield _Unit(tuple(sorted(leads_to)), name)
 
 
-def _by_list(routes: Mapping[str, object]) -> dict[str, str]:
-    """Map each address to its list; if two lists share one, to the list that has it as its name."""
-    lists = lists_of(routes)
-    found = {address: name for name in sorted(lists) for address in addresses_of(name)}
-    return {**found, **{name: name for name in lists}}
-
-
 def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
     """Remove some lists, and their aliases, from a source's tables."""
     if not names:
         return tables
     kept = {one for name in lists_of(tables.routes) - names for one in addresses_of(name)}
     routes = {key: value for key, value in tables.routes.items() if key in kept}
-    list_of, alias_of = _by_list(tables.routes), _by_list(tables.aliases)
+    list_of, alias_of = by_list(tables.routes), by_list(tables.aliases)
     aliases = {
         key: value
         for key, value in tables.aliases.items()
@@ -235,70 +182,6 @@ def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
     used = {domain_of(address) for address in routes}
     domains = {key: value for key, value in tables.domains.items() if key in used}
     return MailmanTables(routes, domains, aliases)
-
-
-def _cluster(
-    name: str, shares: Sequence[MailmanTables], ranking: Ranking, several_hops: bool
-) -> Party:
-    """Make one party of replicas: each address is routed to all that have it."""
-    routes: dict[str, str] = {}
-    hops: dict[str, set[Destination]] = {}
-    for share in shares:
-        for address, value in share.routes.items():
-            hops.setdefault(address, set()).update(parse_next_hops(value))
-    orders: dict[tuple[str, frozenset[Destination]], str] = {}
-    for address, list_name in _by_list(hops).items():
-        order = (list_name, frozenset(hops[address]))
-        if order not in orders:
-            tried = _ordered(*order, ranking)
-            orders[order] = render_next_hops(tried if several_hops else tried[:1])
-        routes[address] = orders[order]
-    united = _united(shares)
-    replicas = {
-        destination: lists[0]
-        for share in reversed(shares)
-        for destination, lists in destinations_of(share.routes).items()
-    }
-    return Party(name, MailmanTables(routes, united.domains, united.aliases), replicas)
-
-
-def _ordered(
-    name: str, destinations: AbstractSet[Destination], ranking: Ranking
-) -> list[Destination]:
-    """Order a list's destinations as they are tried: the same at every sync and on every host."""
-
-    def rank(one: Destination) -> tuple[int, bytes]:
-        group = 0 if one.endpoint in ranking.nameless else 2 if one.endpoint in ranking.last else 1
-        return group, hashlib.sha256(f"{name} {one.endpoint}".encode()).digest()
-
-    return sorted(destinations, key=rank)
-
-
-def reordered(
-    routes: Table,
-    clusters: Mapping[str, AbstractSet[Destination]],
-    rankings: Mapping[str, Ranking],
-) -> Table:
-    """Order the next hops of a generation's routes as they are tried now.
-
-    `clusters` are the current ones with their members; a route to others keeps its order.
-    """
-    if not clusters:
-        return routes
-    hops = {value: frozenset(parse_next_hops(value)) for value in set(routes.values())}
-    several = {address: hops[value] for address, value in routes.items() if len(hops[value]) > 1}
-    found = dict(routes)
-    orders: dict[tuple[str, frozenset[Destination]], str] = {}
-    for address, list_name in _by_list(several).items():
-        order = (list_name, several[address])
-        if order not in orders:
-            known = (one for one, members in clusters.items() if not members.isdisjoint(order[1]))
-            cluster = next(known, None)
-            ranking = rankings.get(cluster, Ranking()) if cluster else None
-            tried = _ordered(*order, ranking) if ranking else parse_next_hops(routes[address])
-            orders[order] = render_next_hops(tried)
-        found[address] = orders[order]
-    return found
 
 
 @dataclass(frozen=True)
@@ -334,56 +217,3 @@ def host_addresses(
             clashes.setdefault(source, Clash(host, addresses.get(owner), owner))
     names = {host: addresses[owner] for host, owner in owners.items() if owner in addresses}
     return names, clashes
-
-
-def held_back(maps: Maps, installed: Maps, keys: AbstractSet[str]) -> Maps:
-    """Leave some addresses as they are installed, or uninstalled, and all others as in `maps`.
-
-    Aliases of these addresses and domains that nothing else needs are held back with them.
-    """
-    kept = {
-        name: {
-            **{key: value for key, value in maps[name].items() if key not in keys},
-            **{key: value for key, value in installed[name].items() if key in keys},
-        }
-        for name in (ROUTES, RECIPIENTS)
-    }
-    kept[ALIASES] = {
-        **{key: value for key, value in maps[ALIASES].items() if value not in keys},
-        **{
-            key: value
-            for key, value in installed[ALIASES].items()
-            if value in keys & kept[ROUTES].keys() and key not in kept[ROUTES]
-        },
-    }
-    used = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in kept[name]}
-    gone = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in maps[name]} - used
-    kept[DOMAINS] = {
-        **{key: value for key, value in installed[DOMAINS].items() if key in used},
-        **{key: value for key, value in maps[DOMAINS].items() if key not in gone},
-    }
-    return Maps({name: kept[name] for name in MAP_NAMES})
-
-
-def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) -> Maps:
-    """Add to `maps` what is installed and in none of `known`: no source has dropped it."""
-    claimed = [*known]
-    kept = {
-        name: {
-            key: value
-            for key, value in installed[name].items()
-            if not any(tables.names(key) for tables in claimed)
-        }
-        for name in MAP_NAMES
-    }
-    # Routes of removed lists are kept without this, and no source claims them.
-    needed = kept[RECIPIENTS].keys() | set(kept[ALIASES].values())
-    kept[ROUTES] = {key: value for key, value in kept[ROUTES].items() if key in needed}
-    used = {domain_of(address) for name in (RECIPIENTS, ALIASES) for address in kept[name]}
-    kept[DOMAINS] = {
-        key: value
-        for key, value in installed[DOMAINS].items()
-        if key in used or key in kept[DOMAINS]
-    }
-    kept[ALIASES] = {k: v for k, v in kept[ALIASES].items() if k not in maps[ROUTES]}
-    return Maps({name: {**kept[name], **maps[name]} for name in MAP_NAMES})

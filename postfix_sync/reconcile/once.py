@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import Busy, SyncError
 from postfix_sync.postfix.instance import fold_of
+from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.fetch import fetch_all, open_sources
-from postfix_sync.reconcile.merge import Ranking
 from postfix_sync.reconcile.reload_spacing import no_turn
 from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
 from postfix_sync.reconcile.sync import sync

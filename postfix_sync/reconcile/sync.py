@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, SyncError, is_out_of_memory, out_of_memory, why
+from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.decide import Allowed, Decision, decide
 from postfix_sync.reconcile.desired import DesiredState, desired_state
 from postfix_sync.reconcile.effects import Effects, Planned, bring_about, previewed, reading_of
@@ -29,7 +30,6 @@ from postfix_sync.reconcile.hold import obey
 from postfix_sync.reconcile.hosts_entries import with_hosts_entries
 from postfix_sync.reconcile.inputs import Inputs, gather
 from postfix_sync.reconcile.locked import Locked, locked
-from postfix_sync.reconcile.merge import Ranking
 from postfix_sync.reconcile.plan import plan
 from postfix_sync.reconcile.report import PLAIN, Report, Request
 from postfix_sync.reconcile.reporting import report, wiring_notices

@@ -8,7 +8,7 @@ from postfix_sync import __version__
 from postfix_sync.errors import SyncError, worst
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.postfix.queue import Waiting
-from postfix_sync.reconcile.merge import Ranking
+from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import (
     NOBODY_THERE,

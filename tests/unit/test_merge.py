@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from postfix_sync.mailman.addresses import addresses_of, lists_of
 from postfix_sync.model import Destination, MailmanTables, Maps, Record
 from postfix_sync.postfix.next_hop import parse_next_hops, render_next_hops
-from postfix_sync.reconcile.merge import (
-    Claim,
-    Clash,
-    Ranking,
-    held_back,
-    host_addresses,
-    merge,
-    with_unclaimed,
-    without,
-)
+from postfix_sync.reconcile.clusters import Ranking
+from postfix_sync.reconcile.merge import Claim, Clash, host_addresses, merge, without
+from postfix_sync.reconcile.partial_maps import held_back, with_unclaimed
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS = "ants@b.c", "bees@b.c", "cats@d.e"

@@ -21,8 +21,9 @@ from postfix_sync.model import (
     Policy,
     Record,
 )
-from postfix_sync.reconcile.decide import DISCOVERED, Allowed, Decision, SourceInput, decide
-from postfix_sync.reconcile.merge import Ranking
+from postfix_sync.reconcile.clusters import Ranking
+from postfix_sync.reconcile.decide import Allowed, Decision, decide
+from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
 from tests.parts.mailman_files import nine
 
 ANTS, BEES, CATS, DOGS = "ants@b.c", "bees@b.c", "cats@d.e", "dogs@d.e"
