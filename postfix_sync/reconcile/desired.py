@@ -105,7 +105,7 @@ def _undecided(place: "Locked", inputs: "Inputs", decision: "Decision") -> SyncE
         source.name for source in inputs.sources if source.name not in decision.records
     )
     return ApplyError(
-        f"{broken}: can't be read, and {unknown} has never answered, so it is unknown which lists"
-        " to keep; the maps are unchanged",
+        f"{broken}: can't be read, and there are no last good lists of {unknown}, so it is unknown"
+        " which lists to keep; the maps are unchanged",
         f"fix what keeps {unknown} from answering; or remove {broken}, and its lists with it",
     )

@@ -299,7 +299,7 @@ def test_what_breaks_while_held_is_mended_as_it_was(make: MakeSite) -> None:
     assert site.status()["held"] is True
     run(site, "rollback", "1")
     (site.state / "generations/1.json.gz").unlink()
-    assert "there is no generation 1; the maps stay as they are" in site.once(expect=1)
+    assert "there is no generation 1; the maps are unchanged" in site.once(expect=1)
     assert is_as_held()
     run(site, "resume")
     assert lists(site) == {ANTS, BEES}

@@ -508,14 +508,14 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
 
 
 def test_what_can_not_be_told_is_told(several: Several) -> None:
-    """A map's text is lost, and of a source nothing is known: neither can say what has to stay."""
+    """A map's text is lost, and a source's record: neither says which lists to keep."""
     several.write([ANTS], [BEES])
     several.site.once()
     (several.site.maps / ROUTES).write_bytes(b"")
     (several.site.state / "sources/two.json").unlink()
     several.two.directory.rename(several.site.directory / "away")
     said = several.site.once(expect=1)
-    assert f"{several.site.maps / ROUTES}: can't be read, and nothing is known of two" in said
+    assert f"{several.site.maps / ROUTES}: can't be read, and there are no last good lists of two" in said
     (several.site.directory / "away").rename(several.two.directory)
     several.site.once()
     assert several.lists == {ANTS: ONE, BEES: TWO}
