@@ -146,7 +146,7 @@ async def look(config: "Config", found: Postfix) -> Host:
     installed = MapDirectory(map_directory, kind, found).tables()
     hosts = HostsFiles(config.hosts.file, None)
     copied = copied_into_containers(hosts.path)
-    hosts_used = any(one.address for one in config.sources) and not copied
+    hosts_used = any(source.address for source in config.sources) and not copied
     ours = installation(config, map_type, hosts_used)
     tables = Tables(found, ours, served(installed, answers))
     host = Host(
@@ -191,22 +191,22 @@ async def _probes(host: Host) -> list[ProbeResult]:
     except SyncError:
         hosts = {}  # the resolver knows its names as well
     found = targets(routes, host.upcoming.replicas, host.postfix.families)
-    asked = [replace(one, doubting=True) for one in found]
+    asked = [replace(target, doubting=True) for target in found]
     return await probe_all(asked, section.level, section.timeout, hosts)
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:
     """The findings as one JSON document."""
     return {
-        "ok": all(one.verdict is not Verdict.FAILURE for one in findings),
+        "ok": all(finding.verdict is not Verdict.FAILURE for finding in findings),
         "checks": [
             {
-                "name": one.name,
-                "status": one.verdict.value,
-                "seen": one.seen,
-                "why": one.why,
-                "fix": one.fix,
+                "name": finding.name,
+                "status": finding.verdict.value,
+                "seen": finding.seen,
+                "why": finding.why,
+                "fix": finding.fix,
             }
-            for one in findings
+            for finding in findings
         ],
     }

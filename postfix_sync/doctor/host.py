@@ -101,8 +101,8 @@ class Host:
         """The destinations that each source named just now, by its name, as they are reached."""
         return {
             name: next_hops_of(self.reached(name) or {})
-            for name, one in self.answers.items()
-            if one.tables
+            for name, answer in self.answers.items()
+            if answer.tables
         }
 
     def reached(self, source: str) -> Table | None:
@@ -114,7 +114,7 @@ class Host:
         if not answer.tables:
             return None
         routes: Table | None = answer.tables.routes
-        configured = next(one for one in self.config.sources if one.name == source)
+        configured = next(section for section in self.config.sources if section.name == source)
         if configured.container:
             routes = relocated(answer.tables.routes, answer.peer or Peer())
         address = self._address_of(source)
@@ -126,8 +126,8 @@ class Host:
     @property
     def host_names(self) -> AbstractSet[str]:
         """What has to be looked up for mail to be delivered, now or after the next pass."""
-        everything = {*self.destinations, *(one for hops in self.named.values() for one in hops)}
-        return {one.host for one in everything if one.is_name}
+        everything = {*self.destinations, *(hop for hops in self.named.values() for hop in hops)}
+        return {hop.host for hop in everything if hop.is_name}
 
     @property
     def addresses(self) -> Mapping[str, str]:
@@ -135,14 +135,14 @@ class Host:
         known = {}
         for source in self.config.sources:
             address = self._address_of(source.name)
-            for one in self.named.get(source.name, ()) if address else ():
-                if one.is_name and address:
-                    known[one.host] = address
+            for hop in self.named.get(source.name, ()) if address else ():
+                if hop.is_name and address:
+                    known[hop.host] = address
         return known
 
     def _address_of(self, source: str) -> str | None:
         """The IP address that is configured for a source, or that of its peer or container."""
-        configured = next(one for one in self.config.sources if one.name == source)
+        configured = next(section for section in self.config.sources if section.name == source)
         if configured.fixed_address or not configured.address:
             return configured.fixed_address
         answer = self.answers.get(source)
@@ -153,7 +153,9 @@ class Host:
     @property
     def lmtp(self) -> Service | None:
         """The transport that all routes name."""
-        return next((one for one in self.services if (one.name, one.kind) == LMTP), None)
+        return next(
+            (service for service in self.services if (service.name, service.kind) == LMTP), None
+        )
 
     def set_lmtp(self, parameter: str, value: str) -> str:
         """The command that gives lmtp(8) another value, where it has the present one from."""
@@ -174,7 +176,7 @@ class Host:
         if SYSTEMD.is_dir() and str(self.postfix.config_directory) == "/etc/postfix":
             return f"systemctl {verb} postfix"
         verbs = ["stop", "start"] if verb == "restart" else [verb]
-        return " && ".join(fixes.command(self.postfix, "postfix", one) for one in verbs)
+        return " && ".join(fixes.command(self.postfix, "postfix", verb) for verb in verbs)
 
     def command(self, *arguments: str) -> str:
         """postfix-sync itself with this configuration, as an operator types it."""
@@ -189,10 +191,10 @@ def served(
     installed: Mapping[str, Table | None], answers: Mapping[str, Fetched]
 ) -> Mapping[str, Table]:
     """The entries that the maps have, or will have: installed ones, and those that sources name."""
-    wanted = [Maps.of(one.tables) for one in answers.values() if one.tables]
+    wanted = [Maps.of(answer.tables) for answer in answers.values() if answer.tables]
     return {
         name: {
-            **{key: value for one in wanted for key, value in one[name].items()},
+            **{key: value for maps in wanted for key, value in maps[name].items()},
             **(installed.get(name) or {}),
         }
         for name in MAP_NAMES

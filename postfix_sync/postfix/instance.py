@@ -161,7 +161,7 @@ class Postfix:
 
     async def expanded(self, values: Mapping[str, str]) -> dict[str, str]:
         """What these parameters would come to with these values. Raises ConfigError."""
-        given = [one for name, value in values.items() for one in ("-o", f"{name}={value}")]
+        given = [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
         return settings_of(await postconf(self.config_directory, "-x", *given, *values))
 
     async def written(self) -> dict[str, str]:
@@ -201,7 +201,9 @@ class Postfix:
                 built = await run(self._command("postmap", table))
                 queried = await run(self._command("postmap", "-q", "key", table))
                 opened = [
-                    one for one in (name, *INDEX_SUFFIX) if IndexType(one, one).index(text).exists()
+                    kind
+                    for kind in (name, *INDEX_SUFFIX)
+                    if IndexType(kind, kind).index(text).exists()
                 ]
         except (OSError, SyncError):
             return as_named
@@ -321,13 +323,15 @@ class Postfix:
     def other_domains(self) -> frozenset[str]:
         """The domains that main.cf names itself, not in a table, and gives a class but relay's."""
         parameters = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
-        named = (one for name in parameters for one in items(self.parameters[name]))
-        return frozenset(one.lower() for one in named if not re.search("[:/!]", one))
+        named = (item for name in parameters for item in items(self.parameters[name]))
+        return frozenset(item.lower() for item in named if not re.search("[:/!]", item))
 
     @property
     def default_refuses(self) -> bool:
         """Whether some mail to which no route leads is refused, by the transport error(8)."""
-        return any(self.parameters[one].partition(":")[0] == "error" for one in TRANSPORTS)
+        return any(
+            self.parameters[parameter].partition(":")[0] == "error" for parameter in TRANSPORTS
+        )
 
     @property
     def reload_age(self) -> float:
@@ -444,13 +448,13 @@ class Postfix:
         for start in range(0, len(queue_ids), AT_ONCE):
             done = await asyncio.gather(
                 *(
-                    run(self._command("postqueue", "-i", one))
-                    for one in queue_ids[start : start + AT_ONCE]
+                    run(self._command("postqueue", "-i", queue_id))
+                    for queue_id in queue_ids[start : start + AT_ONCE]
                 )
             )
-            for one in done:
-                if one.status:
-                    raise ApplyError(f"postqueue -i: {one.complaint}")
+            for completed in done:
+                if completed.status:
+                    raise ApplyError(f"postqueue -i: {completed.complaint}")
 
     async def queued_recipients(self, before: float) -> frozenset[str]:
         """The folded addresses that queued mail waits for, extensions cut off as well.
@@ -460,7 +464,7 @@ class Postfix:
         Raises ApplyError where postqueue(1) can't say.
         """
         queue = await self.queue()
-        return self.recipients_of(one for one in queue if one.arrival_time <= before)
+        return self.recipients_of(message for message in queue if message.arrival_time <= before)
 
     def recipients_of(self, messages: Iterable[Queued]) -> frozenset[str]:
         """The folded addresses that messages have to reach, extensions cut off as well."""
@@ -517,7 +521,8 @@ def _queued(found: dict[str, Any]) -> Queued:
         queue_name=found["queue_name"],
         arrival_time=float(found["arrival_time"]),
         recipients=tuple(
-            (unquoted(one["address"]), one.get("delay_reason", "")) for one in found["recipients"]
+            (unquoted(recipient["address"]), recipient.get("delay_reason", ""))
+            for recipient in found["recipients"]
         ),
     )
 

@@ -110,7 +110,7 @@ def mechanisms(parameters: Mapping[str, str]) -> tuple[str, ...]:
     if (level or parameters["disable_dns_lookups"]) in {"disabled", "yes"}:
         return (NATIVE,)
     named = items(parameters["lmtp_host_lookup"])
-    return tuple(one for one in (DNS, NATIVE) if one in named)
+    return tuple(mechanism for mechanism in (DNS, NATIVE) if mechanism in named)
 
 
 async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
@@ -137,29 +137,31 @@ async def barred(
     Some `hosts` are addresses themselves, some names have one in `addresses`, others are looked up.
     """
     asked = set(hosts)
-    named = {one for one in asked if Destination(one, 0).is_name}
-    known = {one: addresses.get(one, "") if one in named else one for one in asked}
+    named = {host for host in asked if Destination(host, 0).is_name}
+    known = {host: addresses.get(host, "") if host in named else host for host in asked}
     found: dict[str, tuple[str, ...]] = {
-        one: (address,)
-        for one, address in known.items()
+        host: (address,)
+        for host, address in known.items()
         if address and family_of(address) not in postfix.families
     }
-    unknown = {one for one, address in known.items() if not address}
+    unknown = {host for host, address in known.items() if not address}
     if unknown:
         services = await postfix.services()
-        service = next((one for one in services if (one.name, one.kind) == LMTP), None)
+        service = next(
+            (service for service in services if (service.name, service.kind) == LMTP), None
+        )
         by = await resolver(postfix, service)
         answers = await look_up_all(by, unknown)
         nothing = Answer()
-        lacking = [name for name, one in answers.items() if replace(one, said="") == nothing]
+        lacking = [name for name, answer in answers.items() if replace(answer, said="") == nothing]
         others = await look_up_all(replace(by, family=0), lacking)
-        found |= {name: one.addresses for name, one in others.items() if one.addresses}
+        found |= {name: answer.addresses for name, answer in others.items() if answer.addresses}
     return found
 
 
 def barred_families(postfix: Postfix) -> str:
     """`IPv6`, where lmtp(8) may use only IPv4, and so on; for messages."""
-    return " and ".join(f"IPv{one}" for one in sorted(BOTH_FAMILIES - postfix.families))
+    return " and ".join(f"IPv{version}" for version in sorted(BOTH_FAMILIES - postfix.families))
 
 
 def let_use_both(postfix: Postfix) -> str | None:

@@ -222,7 +222,7 @@ class MapDirectory:
         """
         try:
             staged = self._staging / RELOAD_OWED
-            lines = sorted({*unseen, *(one.next_hop for one in left)})
+            lines = sorted({*unseen, *(destination.next_hop for destination in left)})
             content = "".join(f"{line}\n" for line in lines).encode()
             write_file(staged, content, MAP_MODE)
             publish_file(staged, self._owed)

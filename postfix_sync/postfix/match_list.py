@@ -58,7 +58,7 @@ def items(value: str) -> list[str]:
             continue
         depth += (character == "{") - (character == "}")
         item += character
-    return [one for one in (*found, item) if one]
+    return [text for text in (*found, item) if text]
 
 
 def patterns(
@@ -80,8 +80,8 @@ def patterns(
             yield Pattern(text, negated)
             continue
         lines = (line for line in content.splitlines() if not line.lstrip().startswith("#"))
-        for one in patterns(" ".join(lines), read, (*within, text)):
-            yield Pattern(one.text, one.negated != negated)
+        for inner in patterns(" ".join(lines), read, (*within, text)):
+            yield Pattern(inner.text, inner.negated != negated)
 
 
 def unproxied(table: str) -> str:

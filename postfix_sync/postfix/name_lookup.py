@@ -49,7 +49,7 @@ def look_up(asked: dict[str, Any]) -> dict[str, Any]:
     except socket.gaierror as error:
         unanswered = error.errno in _TRANSIENT
         return {"addresses": [], "unanswered": unanswered, "said": error.strerror}
-    addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     return {"addresses": addresses, "unanswered": False, "said": ""}
 
 

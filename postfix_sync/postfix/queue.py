@@ -97,16 +97,18 @@ def not_reached(messages: Iterable[Queued], since: float) -> list[Queued]:
     the recipients whose mail waits because their destination was not reached."""
     found = []
     for message in messages:
-        recipients = tuple(one for one in message.recipients if NOT_REACHED.match(one[1]))
+        recipients = tuple(
+            recipient for recipient in message.recipients if NOT_REACHED.match(recipient[1])
+        )
         if recipients and message.arrival_time > since:
             found.append(replace(message, recipients=recipients))
     return found
 
 
 def _waiting(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Waiting:
-    oldest_first = sorted(messages, key=lambda one: (one.arrival_time, one.queue_id))
+    oldest_first = sorted(messages, key=lambda message: (message.arrival_time, message.queue_id))
     return Waiting(
-        tuple(one.queue_id for one in oldest_first), oldest_first[0].arrival_time, reasons
+        tuple(message.queue_id for message in oldest_first), oldest_first[0].arrival_time, reasons
     )
 
 

@@ -63,14 +63,14 @@ class Due:
 def due(status: Status, now: float, *, unseen: bool = True) -> Due:
     """What is to be looked at, after status.json; those away unseen only with `unseen`. Pure."""
     failed, maybe = set(), {}
-    for endpoint, one in status["destinations"].items():
-        waited = _since_last(one, now)
-        if one["failures"] or waited < AGAIN:
+    for endpoint, destination in status["destinations"].items():
+        waited = _since_last(destination, now)
+        if destination["failures"] or waited < AGAIN:
             continue
-        if _failed_since(one):
+        if _failed_since(destination):
             failed.add(endpoint)
         elif unseen and waited >= UNSEEN_AGAIN:
-            maybe[endpoint] = _flushed(one)
+            maybe[endpoint] = _flushed(destination)
     return Due(failed, maybe)
 
 
@@ -78,25 +78,28 @@ def due_in(status: Status, now: float) -> float | None:
     """Seconds until AGAIN is over for a destination that failed in it, and is back; None: for no
     destination. Pure."""
     waits = [
-        AGAIN - _since_last(one, now)
-        for one in status["destinations"].values()
-        if not one["failures"] and _failed_since(one)
+        AGAIN - _since_last(destination, now)
+        for destination in status["destinations"].values()
+        if not destination["failures"] and _failed_since(destination)
     ]
-    return min((one for one in waits if one > 0), default=None)
+    return min((seconds for seconds in waits if seconds > 0), default=None)
 
 
-def _flushed(one: DestinationStatus) -> float:
-    return seconds_of(one["last_flush"]) if one["last_flush"] else 0.0
+def _flushed(destination: DestinationStatus) -> float:
+    return seconds_of(destination["last_flush"]) if destination["last_flush"] else 0.0
 
 
-def _since_last(one: DestinationStatus, now: float) -> float:
+def _since_last(destination: DestinationStatus, now: float) -> float:
     """Seconds since its last recovery."""
-    flushed = _flushed(one)
+    flushed = _flushed(destination)
     return now - flushed if now >= flushed else now  # a clock that was set back
 
 
-def _failed_since(one: DestinationStatus) -> bool:
-    return bool(one["last_failure"] and seconds_of(one["last_failure"]) >= _flushed(one))
+def _failed_since(destination: DestinationStatus) -> bool:
+    return bool(
+        destination["last_failure"]
+        and seconds_of(destination["last_failure"]) >= _flushed(destination)
+    )
 
 
 def chosen(
@@ -109,7 +112,9 @@ def chosen(
     found: dict[str, tuple[str, ...]] = {}
     # What failed counts from the beginning, and for whatever reason mail waits for it.
     looks: list[tuple[Sequence[Queued], AbstractSet[str]]] = [(messages, wanted.failed)]
-    looks += [(queue.not_reached(messages, at), {one}) for one, at in wanted.unseen.items()]
+    looks += [
+        (queue.not_reached(messages, at), {endpoint}) for endpoint, at in wanted.unseen.items()
+    ]
     for waiting, endpoints in looks:
         for hop, held in queue.waiting(waiting, routes, fold, delimiters).items():
             if hop.endpoint in endpoints:
@@ -138,7 +143,7 @@ async def recover(
     for _ in range(LOOKS):
         messages = await instance.queue()
         if tried:
-            messages = [one for one in messages if one.arrival_time <= alive_since]
+            messages = [message for message in messages if message.arrival_time <= alive_since]
         found = await asyncio.to_thread(chosen, messages, routes, instance.fold, delimiters, wanted)
         done |= found.keys()
         alive_since = alive_since or time.time()
@@ -166,7 +171,9 @@ async def _deliver_fresh(
     """Has those tried that were not yet, and notes them as tried; whether there were any."""
     before = len(tried)
     for endpoint, ids in found.items():
-        await _deliver(instance, endpoint, [one for one in ids if one not in tried], is_up)
+        await _deliver(
+            instance, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
+        )
         tried.update(ids)
     return len(tried) > before
 

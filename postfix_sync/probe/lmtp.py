@@ -58,9 +58,9 @@ async def probe_all(
     turn = asyncio.Semaphore(AT_ONCE)
     deadline = None if within is None else asyncio.get_running_loop().time() + within
 
-    async def in_turn(one: Target) -> ProbeResult:
+    async def in_turn(target: Target) -> ProbeResult:
         async with turn:
-            return await probe(one, level, timeout, hosts, deadline)
+            return await probe(target, level, timeout, hosts, deadline)
 
     return list(await asyncio.gather(*map(in_turn, wanted)))
 
@@ -225,9 +225,9 @@ class _Session:
         async with asyncio.timeout(self.timeout):
             found = await resolve(hosts.get(host, host), port)
         families = self.target.families
-        usable = [one for one in found if _VERSIONS.get(one[0]) in families]
+        usable = [address for address in found if _VERSIONS.get(address[0]) in families]
         if found and not usable:
-            addresses = ", ".join(str(one[4][0]) for one in found)
+            addresses = ", ".join(str(address[4][0]) for address in found)
             raise _BarredError(
                 f"it has only {addresses}, which inet_protocols keeps Postfix from using"
             )

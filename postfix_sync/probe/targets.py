@@ -32,14 +32,17 @@ def targets(
     Lists that several destinations share come before others: those are the ones that a replica,
     whatever its files say, must know. `replicas` come with one for those that no route leads to.
     """
-    found = {**{one: [name] for one, name in replicas.items()}, **destinations_of(routes)}
+    found = {
+        **{destination: [name] for destination, name in replicas.items()},
+        **destinations_of(routes),
+    }
     return [
         Target(
-            one,
+            destination,
             min(filter(str.isascii, lists), key=partial(_rank, routes), default=None),
             families=families,
         )
-        for one, lists in sorted(found.items())
+        for destination, lists in sorted(found.items())
     ]
 
 

@@ -81,7 +81,7 @@ async def _check_current(config: "Config", instance: "Postfix") -> None:
     if {*named_types(instance, directory.path)} <= {directory.map_type}:
         return
     found = await directory.read()
-    if any(one.condition is not Condition.SOUND for one in found.maps.values()):
+    if any(installed.condition is not Condition.SOUND for installed in found.maps.values()):
         raise Outdated(f"{directory.path}: the maps were changed meanwhile", "run setup again")
 
 
@@ -104,8 +104,8 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
         tell(error, logging.WARNING)
     directory = await _map_directory(config, instance)
     found = await directory.read()
-    for name, one in found.maps.items():
-        if one.condition is Condition.BROKEN:
+    for name, installed in found.maps.items():
+        if installed.condition is Condition.BROKEN:
             raise ApplyError(
                 f"{directory.path / name}: could not be built; main.cf must not name a map that is"
                 " not there, and is left as it was",
@@ -130,7 +130,7 @@ class _Work:
         try:
             if made or interrupted_setup(self.main_cf.steps()):
                 await self._tell_postfix()
-                confirmed += [replace(one, confirmed=True) for one in made]
+                confirmed += [replace(step, confirmed=True) for step in made]
                 self.main_cf.remember(confirmed)
             for part in in_order(changes):
                 text = self.main_cf.read()
@@ -168,7 +168,7 @@ class _Work:
     async def _take_out(self, step: Step, others: Sequence[Step]) -> None:
         text = self.main_cf.read()
         target = await self._without(step, text)
-        if target != text and any(one.parameter == "transport_maps" for one in step.changes):
+        if target != text and any(change.parameter == "transport_maps" for change in step.changes):
             await self._wait_for_queue(step)
         if target != text or not step.confirmed:
             self.main_cf.remember([*others, replace(step, confirmed=False)])
@@ -209,15 +209,19 @@ class _Work:
         """The addresses that mail from before this time waits for, and nothing else routes."""
         routes = installed_routes(self.config.postfix.map_directory)
         waiting = routes.keys() & await self.postfix.queued_recipients(before)
-        ours = {item for one in step.changes for item in items(one.after or "")}
+        ours = {item for change in step.changes for item in items(change.after or "")}
         others = [
-            one for one in items(self.postfix.parameters["transport_maps"]) if one not in ours
+            item for item in items(self.postfix.parameters["transport_maps"]) if item not in ours
         ]
         for table in others if waiting else []:
-            keys = sorted({*waiting, *(domain_of(one) for one in waiting)})
+            keys = sorted({*waiting, *(domain_of(address) for address in waiting)})
             with contextlib.suppress(SyncError):  # then it can't be told that it routes them
                 found = await self.postfix.look_up(unproxied(table), keys, timeout=TIMEOUT)
-                waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
+                waiting = {
+                    address
+                    for address in waiting
+                    if not {address, domain_of(address)} & found.keys()
+                }
         return set(waiting)
 
     async def _look(self) -> None:
@@ -258,4 +262,4 @@ class _Work:
 
 
 def _named(changes: Sequence[Change]) -> str:
-    return ", ".join(one.parameter for one in changes)
+    return ", ".join(change.parameter for change in changes)

@@ -105,7 +105,7 @@ class MainCf:
             before = await set_in(copy.config_directory)
             if text and not text.endswith("\n"):
                 _write(copy, f"{text}\n")
-            wanted = {one.parameter: one.after for one in changes}
+            wanted = {change.parameter: change.after for change in changes}
             await edit(copy.config_directory, wanted)
             made = (copy.config_directory / "main.cf").read_bytes().decode("latin-1")
             _age(copy)

@@ -76,14 +76,14 @@ async def propose(config: "Config") -> Proposal:
     host = await examination.look(config, found)
     main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
-    settings = {one.parameter: one for one in lacking(host)}
+    settings = {setting.parameter: setting for setting in lacking(host)}
     if first := await lookups.order(host):
         settings[first.parameter] = first
-    if any(one.cluster for one in config.sources):
-        settings |= {one.parameter: one for one in cluster_settings(found)}
+    if any(source.cluster for source in config.sources):
+        settings |= {setting.parameter: setting for setting in cluster_settings(found)}
     blocked = await _misrouted(await _as_set_up(host, settings.values()))
     if host.tables.unreadable:
-        table, error = min(host.tables.unreadable.items(), key=lambda one: one[0])
+        table, error = min(host.tables.unreadable.items(), key=lambda item: item[0])
         raise OutOfReach(
             f"{error.message}; what main.cf has to say depends on the content of {table}, so"
             " nothing was changed",
@@ -92,15 +92,15 @@ async def propose(config: "Config") -> Proposal:
         )
     changes = tuple(
         Change(
-            one.parameter,
-            present.get(one.parameter),
-            one.wanted,
-            default=one.present,
-            why=one.problem,
+            setting.parameter,
+            present.get(setting.parameter),
+            setting.wanted,
+            default=setting.present,
+            why=setting.problem,
         )
-        for one in settings.values()
+        for setting in settings.values()
     )
-    accepts = any(one.parameter in ACCEPTING for one in changes)
+    accepts = any(change.parameter in ACCEPTING for change in changes)
     return Proposal(
         config,
         main_cf,
@@ -114,7 +114,7 @@ async def propose(config: "Config") -> Proposal:
 
 async def _as_set_up(host: Host, settings: Iterable[Setting]) -> Host:
     """The host as it will be with these settings, for checks of what becomes of mail then."""
-    wanted = {one.parameter: one.wanted for one in settings}
+    wanted = {setting.parameter: setting.wanted for setting in settings}
     expanded = await host.postfix.expanded(wanted) if wanted else {}
     changed = replace(
         host.postfix,
@@ -204,7 +204,7 @@ async def _unbuilt(
     config: "Config", main_cf: MainCf, changes: Sequence[Change]
 ) -> Mapping[str, str]:
     """What is wrong with maps that main.cf would name, by the command that builds each."""
-    back = {one.parameter: one.after for one in changes if one.after}
+    back = {change.parameter: change.after for change in changes if change.after}
     values = await main_cf.postfix.expanded(back) if back else {}
     problems: dict[str, str] = {}
     for parameter, value in values.items():

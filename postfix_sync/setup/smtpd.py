@@ -60,15 +60,15 @@ def _addresses(service: Service, interfaces: str) -> Iterator[tuple[str, int]]:
     except OSError:
         return  # master(8) does not know it either
     interfaces = service.overrides.get("inet_interfaces", interfaces)
-    for one in [host.strip("[]")] if host else interfaces.replace(",", " ").split():
-        for address in EVERYWHERE.get(one, (one,)):
+    for interface in [host.strip("[]")] if host else interfaces.replace(",", " ").split():
+        for address in EVERYWHERE.get(interface, (interface,)):
             yield address, port
 
 
 async def replies(listeners: Iterable[Listener]) -> dict[Listener, int]:
     """The code of each listener's decisive reply; those that don't talk SMTP are left out."""
     asked = list(dict.fromkeys(listeners))
-    codes = await asyncio.gather(*(asyncio.to_thread(_ask, one) for one in asked))
+    codes = await asyncio.gather(*(asyncio.to_thread(_ask, listener) for listener in asked))
     return {listener: code for listener, code in zip(asked, codes, strict=True) if code}
 
 
@@ -78,10 +78,10 @@ async def worse_than(before: Mapping[Listener, int]) -> list[str]:
     while True:
         now = await replies(before)
         worse = [
-            f"{one.host}:{one.port} says {now.get(one) or 'nothing'} to RCPT TO:<{one.recipient}>,"
-            f" where it said {code}"
-            for one, code in before.items()
-            if now.get(one, 0) // 100 not in {2, code // 100}
+            f"{listener.host}:{listener.port} says {now.get(listener) or 'nothing'} to"
+            f" RCPT TO:<{listener.recipient}>, where it said {code}"
+            for listener, code in before.items()
+            if now.get(listener, 0) // 100 not in {2, code // 100}
         ]
         if not worse or time.monotonic() > give_up:
             return worse

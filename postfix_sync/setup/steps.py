@@ -57,7 +57,7 @@ class Change:
             return None
         rest = present
         for lost, added in self._edits:
-            missing = [one for one in lost if one not in items(present)]
+            missing = [item for item in lost if item not in items(present)]
             for number, item in enumerate(added):
                 rest = _exchanged(rest, item, [] if number else missing)
         if rest == present:
@@ -80,7 +80,7 @@ class Change:
         before = items(self.default if self.before is None else self.before)
         after = items(self.after or "")
         return [
-            ([one for one in before[i:j] if _is_table(one)], after[k:m])
+            ([item for item in before[i:j] if _is_table(item)], after[k:m])
             for tag, i, j, k, m in SequenceMatcher(
                 None, before, after, autojunk=False
             ).get_opcodes()
@@ -92,7 +92,7 @@ class Change:
         """Whether it can be taken out item by item: a list that was added to, or of tables."""
         before = items(self.default if self.before is None else self.before)
         lost = [item for item in before if item not in items(self.after or "")]
-        return not lost or all(_is_table(one) for _, added in self._edits for one in added)
+        return not lost or all(_is_table(item) for _, added in self._edits for item in added)
 
     def _back(self, present: str, target: str | None) -> "Change":
         return Change(self.parameter, present, target, self.default, "setup has changed it")
@@ -136,8 +136,8 @@ def in_order(changes: Sequence[Change]) -> list[tuple[Change, ...]]:
     Routes first, acceptance after it: main.cf is read by each process when it starts, and one that
     has read the new text must not take mail that another one can't route yet.
     """
-    routing = tuple(one for one in changes if one.parameter not in ACCEPTING)
-    accepting = tuple(one for one in changes if one.parameter in ACCEPTING)
+    routing = tuple(change for change in changes if change.parameter not in ACCEPTING)
+    accepting = tuple(change for change in changes if change.parameter in ACCEPTING)
     return [step for step in (routing, accepting) if step]
 
 
@@ -152,8 +152,8 @@ def undoing(steps: Iterable[Step], present: Mapping[str, str]) -> list[Change]:
                 values[name] = back.after
                 first.setdefault(name, back)
     return [
-        Change(name, present.get(name), values[name], one.default, one.why)
-        for name, one in first.items()
+        Change(name, present.get(name), values[name], change.default, change.why)
+        for name, change in first.items()
     ]
 
 
@@ -209,8 +209,8 @@ def from_json(content: bytes) -> tuple[Step, ...]:
     """The inverse of `to_json`. Raises Damaged on anything else."""
     return tuple(
         Step(
-            before=one["before"],
-            after=one["after"],
+            before=step["before"],
+            after=step["after"],
             changes=tuple(
                 Change(
                     change["parameter"],
@@ -219,9 +219,9 @@ def from_json(content: bytes) -> tuple[Step, ...]:
                     change.get("default", ""),
                     change.get("why", ""),
                 )
-                for change in one["changes"]
+                for change in step["changes"]
             ),
-            confirmed=one["confirmed"],
+            confirmed=step["confirmed"],
         )
-        for one in parse(content, _Steps)["steps"]
+        for step in parse(content, _Steps)["steps"]
     )

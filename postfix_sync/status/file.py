@@ -109,9 +109,9 @@ def _complete(found: object) -> None:
         if isinstance(source, dict):
             source.setdefault("failing_since", None)
     destinations = found.get("destinations")
-    for one in destinations.values() if isinstance(destinations, dict) else ():
-        if isinstance(one, dict):
-            down = one.get("up") is False
-            one.setdefault("failures", int(down))
-            one.setdefault("last_failure", one.get("since") if down else None)
-            one.setdefault("last_flush", None)
+    for destination in destinations.values() if isinstance(destinations, dict) else ():
+        if isinstance(destination, dict):
+            down = destination.get("up") is False
+            destination.setdefault("failures", int(down))
+            destination.setdefault("last_failure", destination.get("since") if down else None)
+            destination.setdefault("last_flush", None)

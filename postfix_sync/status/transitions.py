@@ -53,8 +53,8 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
         held_since=old["held_since"],
         waiting=old["waiting"],
         sources={
-            one.name: _source(old["sources"].get(one.name), one.name, report, now)
-            for one in config.sources
+            source.name: _source(old["sources"].get(source.name), source.name, report, now)
+            for source in config.sources
         },
         maps=old["maps"],
         destinations=old["destinations"] if probing else {},
@@ -72,9 +72,11 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
             for name, members in report.clusters.items()
         }
     if report.installed:
-        known = {one.endpoint for one in report.destinations}
+        known = {destination.endpoint for destination in report.destinations}
         status["destinations"] = {
-            endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
+            endpoint: destination
+            for endpoint, destination in status["destinations"].items()
+            if endpoint in known
         }
         status["maps"] = {
             name: MapStatus(type=report.map_type, entries=len(table), updated=iso(updated))
@@ -109,16 +111,19 @@ def _error(error: SyncError) -> ErrorStatus:
 
 def _source(before: SourceStatus | None, name: str, report: Report, now: float) -> SourceStatus:
     before = before or _unknown_source()
-    one = report.sources.get(name)
-    errors = [*(one.errors if one and not _is_outlived(one, before) else ()), *report.failed]
-    counted = one if one and report.installed else None
-    seen = iso(one.answered_at if one and one.answered_at else now)
+    source = report.sources.get(name)
+    errors = [
+        *(source.errors if source and not _is_outlived(source, before) else ()),
+        *report.failed,
+    ]
+    counted = source if source and report.installed else None
+    seen = iso(source.answered_at if source and source.answered_at else now)
     found = SourceStatus(
         **{
             **before,
             "lists": counted.lists if counted else before["lists"],
             "entries": counted.entries if counted else before["entries"],
-            "last_change": seen if one and one.changed else before["last_change"],
+            "last_change": seen if source and source.changed else before["last_change"],
         }
     )
     if errors:
@@ -127,24 +132,30 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
         found["state"] = state_of(error)
         found["error"] = _error(error)
         found["failing_since"] = before["failing_since"] or iso(now)
-    elif one and one.answered_at:  # else it was not asked in the meantime
+    elif source and source.answered_at:  # else it was not asked in the meantime
         found["state"], found["error"], found["failing_since"] = "ok", None, None
         found["last_success"] = seen
     return found
 
 
-def _is_outlived(one: SourceReport, before: SourceStatus) -> bool:
+def _is_outlived(source: SourceReport, before: SourceStatus) -> bool:
     """Whether an error is older than a success that another process has noted meanwhile."""
     success = before["last_success"]
-    return one.failed_at is not None and success is not None and seconds_of(success) > one.failed_at
+    return (
+        source.failed_at is not None
+        and success is not None
+        and seconds_of(success) > source.failed_at
+    )
 
 
 def _cluster(before: ClusterStatus | None, hops: Mapping[Destination, str]) -> ClusterStatus:
-    members = {one.endpoint for one in hops}
+    members = {hop.endpoint for hop in hops}
     return ClusterStatus(
         destinations=sorted(members),
-        last=[one for one in before["last"] if one in members] if before else [],
-        nameless=[one for one in before["nameless"] if one in members] if before else [],
+        last=[endpoint for endpoint in before["last"] if endpoint in members] if before else [],
+        nameless=[endpoint for endpoint in before["nameless"] if endpoint in members]
+        if before
+        else [],
         changed=before["changed"] if before else None,
     )
 
@@ -196,8 +207,8 @@ def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
     """The destinations that did not answer the last time; `still_up`: those that count as up."""
     return {
         endpoint
-        for endpoint, one in status["destinations"].items()
-        if one["failures"] and (one["up"] or not still_up)
+        for endpoint, destination in status["destinations"].items()
+        if destination["failures"] and (destination["up"] or not still_up)
     }
 
 
@@ -210,8 +221,8 @@ def asked_soon(status: Status) -> AbstractSet[str]:
     """
     return {
         endpoint
-        for endpoint, one in status["destinations"].items()
-        if one["failures"] and (one["up"] or one["phase"] in NOBODY_THERE)
+        for endpoint, destination in status["destinations"].items()
+        if destination["failures"] and (destination["up"] or destination["phase"] in NOBODY_THERE)
     }
 
 
@@ -222,10 +233,10 @@ def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
     """
     flushed = set(endpoints)
     destinations = {
-        endpoint: DestinationStatus(**{**one, "last_flush": iso(began)})
+        endpoint: DestinationStatus(**{**destination, "last_flush": iso(began)})
         if endpoint in flushed
-        else one
-        for endpoint, one in old["destinations"].items()
+        else destination
+        for endpoint, destination in old["destinations"].items()
     }
     return Status(**{**old, "destinations": destinations})
 
@@ -239,14 +250,20 @@ def _reordered(
     of the cluster's routes again. Where all are down, no order is better than another. A name that
     has no address is another matter (see `Ranking`), and does not wait.
     """
-    probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
+    probed = {
+        endpoint: destinations[endpoint]
+        for endpoint in cluster["destinations"]
+        if endpoint in destinations
+    }
     nameless = [
-        one for one, found in probed.items() if found["failures"] and found["phase"] == PHASES[0]
+        endpoint
+        for endpoint, found in probed.items()
+        if found["failures"] and found["phase"] == PHASES[0]
     ]
     last = [
         name
-        for name, one in probed.items()
-        if name in nameless or _is_tried_last(one, name in cluster["last"], now)
+        for name, found in probed.items()
+        if name in nameless or _is_tried_last(found, name in cluster["last"], now)
     ]
     if last == cluster["last"] and nameless == cluster["nameless"]:
         return cluster
@@ -258,10 +275,10 @@ def _reordered(
     )
 
 
-def _is_tried_last(one: DestinationStatus, was_last: bool, now: float) -> bool:
+def _is_tried_last(destination: DestinationStatus, was_last: bool, now: float) -> bool:
     """Whether a member of a cluster goes last: down for OUTAGE, until it is up for RECOVERED."""
-    lasted = now - seconds_of(one["since"])
-    if one["up"]:
+    lasted = now - seconds_of(destination["since"])
+    if destination["up"]:
         return was_last and lasted < RECOVERED
     return was_last or lasted >= OUTAGE
 

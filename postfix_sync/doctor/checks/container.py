@@ -16,7 +16,7 @@ async def reached(host: Host) -> AsyncIterator[Finding]:
 
     That names of theirs have these addresses is looked at with all other names.
     """
-    places = {one.container: one for one in host.config.sources if one.container}
+    places = {source.container: source for source in host.config.sources if source.container}
     names = Counter(place.name for place in places)
     for place, source in places.items():
         both = names[place.name] > 1  # docker and podman each have one of that name

@@ -96,7 +96,7 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
         yield ok("interrupted_pass", "no pass left anything unfinished")
 
 
-async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap) -> Finding:
+async def _map(host: Host, directory: MapDirectory, name: str, installed: InstalledMap) -> Finding:
     called, text, index = f"map:{name}", directory.path / name, directory.index(name)
     again = host.command("--once")
     if missing := next((path for path in (index, text) if not path.exists()), None):
@@ -108,22 +108,22 @@ async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap
             " Temporary lookup failure; a pass makes the map, an empty one if there is no list",
             again,
         )
-    if one.condition is Condition.BROKEN:
+    if installed.condition is Condition.BROKEN:
         said = await _why_unreadable(host, text, index)
         return failure(
             called, f"{index}: {said}", "lookups fail; a pass builds the map again", again
         )
-    if one.condition is Condition.STALE:
-        return _stale(called, text, index, one, again)
+    if installed.condition is Condition.STALE:
+        return _stale(called, text, index, installed, again)
     return _ownership(called, text, index) or ok(
         called,
-        f"{host.map_type}:{text}, {counted(len(one.table or {}), 'entry')},"
+        f"{host.map_type}:{text}, {counted(len(installed.table or {}), 'entry')},"
         f" built {iso(index.stat().st_mtime)}",
     )
 
 
 def _is_named(host: Host, text: Path) -> bool:
-    return any(f":{text}" in host.postfix.parameters[one] for one in ROLES)
+    return any(f":{text}" in host.postfix.parameters[parameter] for parameter in ROLES)
 
 
 async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
@@ -140,14 +140,14 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
     return "can't be read"
 
 
-def _stale(called: str, text: Path, index: Path, one: InstalledMap, again: str) -> Finding:
+def _stale(called: str, text: Path, index: Path, installed: InstalledMap, again: str) -> Finding:
     """Text and index don't go together, as far as can be told without a build."""
     older = text.stat().st_mtime - index.stat().st_mtime
     if older > 0:
         seen = f"{index} is older than its text by {older:.0f} s"
     else:
         seen = f"{index} does not hold what {text} says"
-    if one.table is None:
+    if installed.table is None:
         seen += "; and the text is not as postfix-sync writes it"
     return failure(
         called,
@@ -202,7 +202,7 @@ async def in_step(host: Host) -> AsyncIterator[Finding]:
             host.command("--once"),
         )
         return
-    silent = [name for name, one in report.sources.items() if one.errors]
+    silent = [name for name, source in report.sources.items() if source.errors]
     about = f", as far as {', '.join(silent)} can be read" if silent else ""
     yield ok("in_step", f"the maps hold what the sources say{about}")
 
@@ -240,13 +240,13 @@ async def other_maps(host: Host) -> AsyncIterator[Finding]:
         place = f"{service.name}/{service.kind}"
         settings |= {f"{place}/{name}": value for name, value in service.overrides.items()}
     named: dict[tuple[str, Path], Named] = {}
-    for one in named_maps(settings):
+    for other in named_maps(settings):
         # A type that this Postfix lacks, another type of ours, and what should not be named, are
         # told elsewhere.
-        mailmans = host.tables.ours.of_mailman(f"{one.map_type}:{one.path}")
-        if one.map_type in host.postfix.map_types and one.path not in own and not mailmans:
-            named.setdefault((one.map_type, one.path), one)
-    found = [finding for one in named.values() if (finding := _other(host, one))]
+        mailmans = host.tables.ours.of_mailman(f"{other.map_type}:{other.path}")
+        if other.map_type in host.postfix.map_types and other.path not in own and not mailmans:
+            named.setdefault((other.map_type, other.path), other)
+    found = [finding for other in named.values() if (finding := _other(host, other))]
     for finding in found:
         yield finding
     if not found:
@@ -254,37 +254,37 @@ async def other_maps(host: Host) -> AsyncIterator[Finding]:
         yield ok("other_maps", f"Postfix uses {number} in files, and none is missing")
 
 
-def _other(host: Host, one: Named) -> Finding | None:
+def _other(host: Host, other: Named) -> Finding | None:
     """What is wrong with a map that isn't ours."""
-    called = f"other_maps:{one.map_type}:{one.path}"
-    build = builder(one.parameter)
+    called = f"other_maps:{other.map_type}:{other.path}"
+    build = builder(other.parameter)
     # A process that found no table when it was started does not look again.
-    rebuild = host.reloaded(command(host.postfix, build, f"{one.map_type}:{one.path}"))
-    file = opened_file(host, one.map_type, one.path)
-    compiled = file != one.path
+    rebuild = host.reloaded(command(host.postfix, build, f"{other.map_type}:{other.path}"))
+    file = opened_file(host, other.map_type, other.path)
+    compiled = file != other.path
     try:
         index = file.stat()
     except FileNotFoundError:
-        can_build = compiled and one.path.exists()
+        can_build = compiled and other.path.exists()
         return failure(
             called,
-            f"{one.parameter} names {one.map_type}:{one.path}, but there is no {file}",
+            f"{other.parameter} names {other.map_type}:{other.path}, but there is no {file}",
             "whatever is looked up there is put off with 451 Temporary lookup failure, mail for the"
             " lists too"
             + (
                 ""
                 if can_build
-                else f"; make that file, or take it out of main.cf's {one.parameter}"
+                else f"; make that file, or take it out of main.cf's {other.parameter}"
             ),
             rebuild if can_build else None,
         )
     except OSError:
         return None  # whether Postfix may read it is not known here
-    changed = one.path.stat().st_mtime if compiled and one.path.exists() else 0.0
+    changed = other.path.stat().st_mtime if compiled and other.path.exists() else 0.0
     if index.st_mtime < changed < host.now - SETTLED:
         return warning(
             called,
-            f"{file} is older than {one.path}",
+            f"{file} is older than {other.path}",
             "Postfix works with the index, so what was changed in the text is not in force",
             rebuild,
         )

@@ -44,7 +44,7 @@ _UNCOMMENTED = re.compile(r"undefined parameter: mua_(client|helo|sender)_restri
 async def found(host: Host) -> AsyncIterator[Finding]:
     """There is a Postfix, and it is new enough."""
     seen = f"Postfix {host.postfix.version}, {host.postfix.config_directory}"
-    clusters = sorted({one.cluster for one in host.config.sources if one.cluster})
+    clusters = sorted({source.cluster for source in host.config.sources if source.cluster})
     if clusters and not host.postfix.several_next_hops:
         yield warning(
             "postfix",
@@ -116,7 +116,7 @@ async def _works(host: Host) -> Finding:
             " a daemon has to read that (SIGHUP)"
         )
     commands = [install, edit, host.command("setup", "--yes")]
-    fix = None if edit is None else " && ".join(one for one in commands if one)
+    fix = None if edit is None else " && ".join(step for step in commands if step)
     return warning("map_type", f"{seen}. Postfix warns: {'; '.join(kind.warnings)}", why, fix)
 
 
@@ -183,7 +183,7 @@ def _absent(kind: str, told: list[str]) -> tuple[str, str | None]:
 
 async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
     """Postfix takes main.cf and master.cf as they are meant."""
-    told = [one for one in host.warnings if not _UNCOMMENTED.search(one)]
+    told = [line for line in host.warnings if not _UNCOMMENTED.search(line)]
     if told:
         more = len(told) - WARNINGS_TOLD
         seen = "; ".join(told[:WARNINGS_TOLD]) + (f"; and {more} more" if more > 0 else "")
@@ -201,8 +201,8 @@ async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
 
 def _commented_out(host: Host, told: Iterable[str]) -> str | None:
     """The command that makes comments of lines of main.cf that have no effect, as they are."""
-    found = (re.match(r"\S*/main\.cf: unused parameter: (\w+)=", one) for one in told)
-    names = sorted({one[1] for one in found if one})
+    found = (re.match(r"\S*/main\.cf: unused parameter: (\w+)=", line) for line in told)
+    names = sorted({match[1] for match in found if match})
     return command(host.postfix, "postconf", "-#", *names) if names else None
 
 
@@ -213,7 +213,10 @@ async def transport(host: Host) -> AsyncIterator[Finding]:
         chrooted = "chrooted" if service.chrooted else "not chrooted"
         yield ok("transport", f"lmtp in master.cf, {chrooted}{_told(service.overrides)}")
         return
-    beside = next((one for one in host.services if (one.name, one.kind) == ("smtp", "unix")), None)
+    beside = next(
+        (service for service in host.services if (service.name, service.kind) == ("smtp", "unix")),
+        None,
+    )
     chroot = "y" if beside and beside.chrooted else "n"
     line = f"lmtp unix - - {chroot} - - lmtp"
     fix = host.edit(f"lmtp/unix={line}", "-M")
@@ -250,7 +253,7 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     )
     held = items(values["defer_transports"])
     if "lmtp" in held:
-        rest = " ".join(one for one in held if one != "lmtp")
+        rest = " ".join(name for name in held if name != "lmtp")
         yield failure(
             "defer_transports",
             f"defer_transports = {values['defer_transports']}",
@@ -280,6 +283,6 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
         )
     else:
         yield ok(level, f"{level} = {present or 'none'}")
-    if any(one.cluster for one in host.config.sources):
+    if any(source.cluster for source in host.config.sources):
         for notice in cluster_notices(host.postfix):
             yield warning("lmtp_connect_timeout", notice.message, "", notice.hint)

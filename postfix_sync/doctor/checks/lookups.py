@@ -44,7 +44,7 @@ async def routes(host: Host) -> AsyncIterator[Finding]:
         return
     change = maps_first(host)
     left = await _taken_routes(host, await _expanded(host, change))
-    edits = [_leaving_out(host, table) for table in sorted({one.table for _, one in left})]
+    edits = [_leaving_out(host, table) for table in sorted({entry.table for _, entry in left})]
     address, found = taken[0]
     why = "that table answers before postfix_lmtp does, so mail to the list goes there"
     if left:
@@ -66,12 +66,14 @@ async def order(host: Host) -> Setting | None:
 def maps_first(host: Host) -> Setting:
     """transport_maps with the map in front of all other tables."""
     parameter, first = "transport_maps", host.tables.ours.reference(ROUTES)
-    lacks = next((one.wanted for one in lacking(host) if one.parameter == parameter), None)
+    lacks = next(
+        (setting.wanted for setting in lacking(host) if setting.parameter == parameter), None
+    )
     text = written(host.postfix, parameter) if lacks is None else lacks
     return Setting(
         parameter,
         host.postfix.unexpanded[parameter],
-        ", ".join([first, *(one for one in items(text) if one != first)]),
+        ", ".join([first, *(table for table in items(text) if table != first)]),
         f"{parameter} names other tables that route mail to lists elsewhere, and {first} not before"
         " them",
     )
@@ -95,7 +97,7 @@ def _leaving_out(host: Host, table: str) -> str | None:
     path = Path(path_of(table))
     if type_of(table) not in {"regexp", "pcre"} or not path.is_file():
         return None
-    domains = "|".join(re.escape(one) for one in sorted(host.domains))
+    domains = "|".join(re.escape(domain) for domain in sorted(host.domains))
     condition = rf"if !/-(bounces|confirm)\+[^@]*@({domains})$/"
     # sed(1) takes a backslash in a text for itself.
     text = condition.replace("\\", "\\\\")
@@ -104,16 +106,16 @@ def _leaving_out(host: Host, table: str) -> str | None:
 
 async def _value(host: Host, parameter: str) -> str:
     """A parameter as it will be, with what is lacking in it, $names expanded."""
-    for one in lacking(host):
-        if one.parameter == parameter:
-            return await _expanded(host, one)
+    for setting in lacking(host):
+        if setting.parameter == parameter:
+            return await _expanded(host, setting)
     return host.postfix.parameters[parameter]
 
 
 def _addresses(host: Host) -> list[str]:
     """The addresses of lists, and some to which bounces come."""
     lists = sorted(lists_of(host.tables.own[RECIPIENTS]))[:MOST]
-    return [one for name in lists for one in (name, name.replace("@", "-bounces+1a2b3c@"))]
+    return [address for name in lists for address in (name, name.replace("@", "-bounces+1a2b3c@"))]
 
 
 async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
@@ -122,15 +124,15 @@ async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
     style = below("transport_maps", host.postfix.parameters["parent_domain_matches_subdomains"])
     own = host.tables.own[ROUTES]
     asked = {
-        one: [one, bare, *keys("", one.rpartition("@")[2], style), "*"]
-        for one in _addresses(host)
-        if (bare := without_extension(one, delimiters)) in own
+        address: [address, bare, *keys("", address.rpartition("@")[2], style), "*"]
+        for address in _addresses(host)
+        if (bare := without_extension(address, delimiters)) in own
     }
     found = await _find_all(host.tables, value, asked)
     return [
-        (one, entry)
-        for one, entry in found
-        if entry.value != own[without_extension(one, delimiters)]
+        (address, entry)
+        for address, entry in found
+        if entry.value != own[without_extension(address, delimiters)]
     ]
 
 
@@ -140,8 +142,8 @@ async def _find_all(
     for table in items(value):
         if ":" in table:
             await tables.ask(table, {key for forms in asked.values() for key in forms})
-    every = [(one, await tables.find(value, forms)) for one, forms in asked.items()]
-    return [(one, entry) for one, entry in every if entry]
+    every = [(address, await tables.find(value, forms)) for address, forms in asked.items()]
+    return [(address, entry) for address, entry in every if entry]
 
 
 async def aliases(host: Host) -> AsyncIterator[Finding]:
@@ -208,7 +210,7 @@ async def tables(host: Host) -> AsyncIterator[Finding]:
             table = item.lstrip("!")
             if _is_table(table) and type_of(table) in host.postfix.map_types:
                 await host.tables.ask(table, ["postfix-sync.invalid"])
-    mute = {one: said for one, said in host.tables.unreadable.items() if _is_there(host, one)}
+    mute = {table: said for table, said in host.tables.unreadable.items() if _is_there(host, table)}
     for table, error in sorted(mute.items()):
         yield failure(
             f"table:{table}",

@@ -50,12 +50,12 @@ async def deferred(host: Host) -> AsyncIterator[Finding]:
 
 def _deferred(host: Host, destination: Destination, held: Waiting) -> Finding:
     age = host.now - held.oldest
-    reason = max(held.reasons, key=lambda one: held.reasons[one])
+    reason = max(held.reasons, key=lambda text: held.reasons[text])
     number = len(held.queue_ids)
     fix = None
     if not host.postfix.master:
         meaning = "Postfix is stopped: nothing is delivered before it is started"
-    elif any(one.destination == destination and not one.up for one in host.probes):
+    elif any(result.destination == destination and not result.up for result in host.probes):
         meaning = f"the destination does not take mail: see probe:{destination.endpoint}"
     else:
         meaning = (

@@ -47,18 +47,18 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
 async def parameters(host: Host) -> AsyncIterator[Finding]:
     """Each parameter says what the maps need, and none says what does harm."""
     found = _by_parameter(host)
-    for parameter in [*TOLD, *(one for one in found if one not in TOLD)]:
+    for parameter in [*TOLD, *(parameter for parameter in found if parameter not in TOLD)]:
         if host.classes.is_undecided(parameter):
-            domain, error = min(host.classes.unknown.items(), key=lambda one: one[0])
+            domain, error = min(host.classes.unknown.items(), key=lambda item: item[0])
             yield warning(
                 parameter,
                 f"{parameter} = {host.postfix.unexpanded[parameter]}",
                 f"can't tell whether that is right, because the address class of {domain} is not"
                 f" known: {error.message}",
             )
-        elif one := found.get(parameter):
-            seen = f"{parameter} = {one.present}"
-            yield Finding(parameter, one.verdict, seen, one.problem, _remedy(host, one))
+        elif setting := found.get(parameter):
+            seen = f"{parameter} = {setting.present}"
+            yield Finding(parameter, setting.verdict, seen, setting.problem, _remedy(host, setting))
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
 
@@ -71,7 +71,7 @@ def lacking(host: Host) -> list[Setting]:
 def _by_parameter(host: Host) -> dict[str, Setting]:
     recipients = host.tables.own[RECIPIENTS].keys()
     advised = advice(host.postfix, host.tables.ours, host.classes, recipients)
-    found = {one.parameter: one for one in (*advised, *lacking(host))}
+    found = {setting.parameter: setting for setting in (*advised, *lacking(host))}
     found.pop("lmtp_host_lookup", None)  # names.py knows what it comes to
     return found
 
@@ -100,13 +100,15 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
         elif not named:
             yield _classless(host, domain, found.get("relay_domains"))
         elif both := double(named):
-            mending = [found[one] for one in both if domain in _excluded(found.get(one))]
+            mending = [
+                found[parameter] for parameter in both if domain in _excluded(found.get(parameter))
+            ]
             yield warning(
                 f"list_domains:{domain}",
                 f"{domain} is in {' and in '.join(both)}",
                 "it counts as what it is in the first of them, and Postfix warns of it with each"
                 " message",
-                " && ".join(filter(None, (_remedy(host, one) for one in mending))) or None,
+                " && ".join(filter(None, (_remedy(host, setting) for setting in mending))) or None,
             )
         elif domain in left_open:
             yield warning(f"list_domains:{domain}", f"{domain} is in {named[0]}", left_open[domain])
@@ -119,12 +121,18 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
 
 def double(named: list[str]) -> list[str]:
     """The parameters of which Postfix warns together: all, but mydestination and relay_domains."""
-    counted = [one for one in named if one != "relay_domains" or "mydestination" not in named]
+    counted = [
+        parameter
+        for parameter in named
+        if parameter != "relay_domains" or "mydestination" not in named
+    ]
     return counted if len(counted) > 1 else []
 
 
 def _excluded(setting: Setting | None) -> set[str]:
-    return {one[1:] for one in items(setting.wanted) if one.startswith("!")} if setting else set()
+    return (
+        {item[1:] for item in items(setting.wanted) if item.startswith("!")} if setting else set()
+    )
 
 
 def _classless(host: Host, domain: str, setting: Setting | None) -> Finding:
@@ -152,7 +160,7 @@ async def rerouted(host: Host) -> AsyncIterator[Finding]:
 
 
 def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    lacks = {one.parameter for one in lacking(host)}
+    lacks = {setting.parameter for setting in lacking(host)}
     for service in host.services:
         for parameter in overrides.get(service.command, ()):
             present = service.overrides.get(parameter)
@@ -191,10 +199,10 @@ async def repeated(host: Host) -> AsyncIterator[Finding]:
         parameter, _, value = entry.partition("=")
         if marked and parameter in host.postfix.unexpanded:
             lost.setdefault(parameter, []).append(value)
-    wanted = {one.parameter: one.wanted for one in lacking(host)}
+    wanted = {setting.parameter: setting.wanted for setting in lacking(host)}
     for parameter, earlier in lost.items():
         merged = wanted.get(parameter, host.postfix.unexpanded[parameter])
-        for item in (one for value in earlier for one in items(value)):
+        for item in (table for value in earlier for table in items(value)):
             merged = merged if item in items(merged) else f"{merged}, {item}"
         if parameter in ROLES or parameter in CLASSES:
             yield warning(

@@ -48,7 +48,7 @@ class Cause(NamedTuple):
 async def hosts_file(host: Host) -> AsyncIterator[Finding]:
     """The hosts file gives our names the addresses that are configured."""
     path, wanted = host.config.hosts.file, host.addresses
-    configured = any(one.address for one in host.config.sources)
+    configured = any(source.address for source in host.config.sources)
     once = host.command("--once")
     try:
         read = HostsFiles(path, None).read()
@@ -59,7 +59,7 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
             return
         entries = [rf"/^[0-9a-fA-F.:]*\t{re.escape(name)}$/d" for name in sorted(wanted)]
         marks = [f"/^{mark.decode()}$/d" for mark in (BEGIN, END)]
-        edits = " ".join(f"-e {shlex.quote(one)}" for one in [*marks, *entries])
+        edits = " ".join(f"-e {shlex.quote(script)}" for script in [*marks, *entries])
         yield tell(
             "hosts",
             error.message,
@@ -172,8 +172,8 @@ async def resolved(host: Host) -> AsyncIterator[Finding]:
 def _judged(name: str, answer: Answer) -> Finding:
     """What to say of addresses that nothing contradicts."""
     finding, seen = f"name:{name}", f"is {_listed(answer)} for lmtp(8)"
-    addresses = [ipaddress.ip_address(one.partition("%")[0]) for one in answer.addresses]
-    if any(one.is_unspecified for one in addresses):
+    addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in answer.addresses]
+    if any(address.is_unspecified for address in addresses):
         return failure(
             finding,
             seen,
@@ -181,7 +181,7 @@ def _judged(name: str, answer: Answer) -> Finding:
             " Mailman was told to listen there, not to be found there: give the source an address:"
             " or a destination:",
         )
-    own = [one for one in addresses if one.is_global and is_own(str(one))]
+    own = [address for address in addresses if address.is_global and is_own(str(address))]
     if own:
         return warning(
             finding,
@@ -196,14 +196,14 @@ def _judged(name: str, answer: Answer) -> Finding:
 async def families(host: Host) -> AsyncIterator[Finding]:
     """lmtp(8) may use the family of each next hop that is an IP address."""
     name, postfix = "family", host.postfix
-    hops = {*host.destinations, *(one for named in host.named.values() for one in named)}
-    found = await barred(postfix, {one.host for one in hops if not one.is_name}, {})
+    hops = {*host.destinations, *(hop for named in host.named.values() for hop in named)}
+    found = await barred(postfix, {hop.host for hop in hops if not hop.is_name}, {})
     family = barred_families(postfix)
-    for one in sorted(hops):
-        if one.host in found:
+    for hop in sorted(hops):
+        if hop.host in found:
             yield failure(
-                f"{name}:{one.endpoint}",
-                f"{one.endpoint}: inet_protocols keeps lmtp(8) from using {family}",
+                f"{name}:{hop.endpoint}",
+                f"{hop.endpoint}: inet_protocols keeps lmtp(8) from using {family}",
                 "Postfix accepts mail for its lists and returns it (Address family for hostname not"
                 " supported). The command lets lmtp(8) use both; or give the source an address: or"
                 " a destination: that Postfix may use",
@@ -285,7 +285,7 @@ async def chroot(host: Host) -> AsyncIterator[Finding]:
         yield ok("chroot", "lmtp(8) is not chrooted")
         return
     used = bool(host.host_names)
-    stale = [one for one in _stale(host, root) if used]
+    stale = [finding for finding in _stale(host, root) if used]
     for finding in stale:
         yield finding
     if not stale:
@@ -336,9 +336,9 @@ async def next_hops(host: Host) -> AsyncIterator[Finding]:
     """No two Mailmans are reached at the same address and port."""
     parties = defaultdict(set)
     for source in host.config.sources:
-        for one in host.named.get(source.name, ()):
-            for address in _addresses_of(host, one.host):
-                parties[address, one.port].add(source.cluster or source.name)
+        for hop in host.named.get(source.name, ()):
+            for address in _addresses_of(host, hop.host):
+                parties[address, hop.port].add(source.cluster or source.name)
     for (address, port), names in sorted(parties.items()):
         if len(names) > 1:
             yield warning(

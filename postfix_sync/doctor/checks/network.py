@@ -74,13 +74,13 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
         if not await _trusted(host, peer.address, present):
             yield await _refused(host, peer)
             return
-    told = ", ".join(f"{one.address} ({one.source})" for one in peers)
+    told = ", ".join(f"{peer.address} ({peer.source})" for peer in peers)
     about = f"Mailman is in it: {told}" if told else "no address of a Mailman has to be in it"
     yield ok("mynetworks", f"{present or 'empty'}; {about}")
 
 
 async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
-    rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
+    rest = [other for other in items(present) if other != item] or ["127.0.0.0/8", "[::1]/128"]
     for peer in peers:
         if not await matches(host.postfix, peer.address, " ".join(rest)):
             rest.append(peer.item)
@@ -125,16 +125,20 @@ async def _refused(host: Host, peer: Peer) -> Finding:
 async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
     """Postfix listens where Mailman can reach it."""
     present = (await host.postfix.values("inet_interfaces"))["inet_interfaces"]
-    listening = [one for one in host.services if one.kind == "inet" and one.command in SERVERS]
-    outside = [one for one in _peers(host) if toward(one.address)]
-    beyond = any(_beyond_loopback(one, present) for one in listening)
+    listening = [
+        service
+        for service in host.services
+        if service.kind == "inet" and service.command in SERVERS
+    ]
+    outside = [peer for peer in _peers(host) if toward(peer.address)]
+    beyond = any(_beyond_loopback(service, present) for service in listening)
     if not outside or beyond or not listening:
         yield ok("inet_interfaces", f"inet_interfaces = {present}")
         return
     peer = outside[0]
     here = str(toward(peer.address))
     item = f"[{here}]" if ":" in here else here
-    loopback = [one for one in ("127.0.0.1", "[::1]") if is_own(one.strip("[]"))]
+    loopback = [address for address in ("127.0.0.1", "[::1]") if is_own(address.strip("[]"))]
     kept = loopback if present == LOOPBACK_ONLY else items(present)
     change = f"inet_interfaces = {', '.join([*kept, item])}"
     fix = command(host.postfix, "postconf", "-e", change)
@@ -147,7 +151,7 @@ async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
         f"Postfix does not listen on {here}, where Mailman reaches this host: what it sends is not"
         ' taken ("Connection refused"). Postfix needs that address to be there when it starts: let'
         " it start after the container engine",
-        fix if any(_by_interfaces(one) for one in listening) else None,
+        fix if any(_by_interfaces(service) for service in listening) else None,
     )
 
 
@@ -155,9 +159,9 @@ def _peers(host: Host) -> Iterator[Peer]:
     """Where the Mailmans are, as far as that is known to be their own address."""
     told = set()
     for source in host.config.sources:
-        for one in sorted(host.named.get(source.name, host.destinations)):
-            answer = host.lookups.get(one.host)
-            for text in answer.addresses if answer else (one.host,):
+        for hop in sorted(host.named.get(source.name, host.destinations)):
+            answer = host.lookups.get(hop.host)
+            for text in answer.addresses if answer else (hop.host,):
                 address = ipaddress.ip_address(text.partition("%")[0])
                 own = address.is_loopback or address.is_unspecified or is_own(str(address))
                 if not own and address not in told:
@@ -176,9 +180,9 @@ def _network_of(host: Host, source: str, address: Address) -> Net | None:
 
 async def _trusted(host: Host, address: Address, everywhere: str) -> bool:
     """Whether an smtpd(8) of this instance has an address in its mynetworks."""
-    servers = [one for one in host.services if one.command == "smtpd"]
-    lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
-    return any([await matches(host.postfix, address, one) for one in lists])
+    servers = [service for service in host.services if service.command == "smtpd"]
+    lists = {service.overrides.get("mynetworks", everywhere) for service in servers} or {everywhere}
+    return any([await matches(host.postfix, address, listed) for listed in lists])
 
 
 async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
@@ -228,7 +232,7 @@ def _beyond_loopback(service: Service, interfaces: str) -> bool:
         interfaces = service.name.rpartition(":")[0]
     else:
         interfaces = service.overrides.get("inet_interfaces", interfaces)
-    return any(not _is_loopback(one) for one in items(interfaces))
+    return any(not _is_loopback(name) for name in items(interfaces))
 
 
 def _is_loopback(name: str) -> bool:

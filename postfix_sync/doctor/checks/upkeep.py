@@ -70,7 +70,7 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
             " 30 s; the next pass puts a file in its place that only root can open",
             host.command("--once"),
         )
-    elif any(path.is_relative_to(one) for one in GONE_AT_BOOT):
+    elif any(path.is_relative_to(mount) for mount in GONE_AT_BOOT):
         yield warning(
             "state_directory",
             f"{path}: gone at the next boot",
@@ -108,13 +108,13 @@ def _for_mail(host: Host) -> tuple[int, int]:
     parameters = host.postfix.parameters
     numbers = [parameters["queue_minfree"], parameters["message_size_limit"]]
     # smtpd(8) ends where one is no number, and postconf(1) does not mind all of them.
-    minfree, limit = (int(one) if one.isdecimal() else 0 for one in numbers)
+    minfree, limit = (int(number) if number.isdecimal() else 0 for number in numbers)
     least = max(minfree, int(1.5 * limit))
     return least, 2 * least
 
 
 def _room(called: str, path: Path, least: int, enough: int) -> Finding:
-    there = next(one for one in (path, *path.parents) if one.exists())
+    there = next(place for place in (path, *path.parents) if place.exists())
     found = os.statvfs(there)
     free = found.f_bavail * found.f_frsize
     told = f"{path}: {_bytes(free)} free"
@@ -199,7 +199,7 @@ async def passes(host: Host) -> AsyncIterator[Finding]:
         yield warning("passes", host.without_status, f"of no pass anything is known; {keep}", once)
         return
     updated = seconds_of(host.status["updated"])
-    overdue = max(OVERDUE, *(3 * one.interval for one in host.config.sources))
+    overdue = max(OVERDUE, *(3 * source.interval for source in host.config.sources))
     seen = f"the last pass or probe was at {iso(updated)}"
     if host.now - updated > overdue:
         yield warning(

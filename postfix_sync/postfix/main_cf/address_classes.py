@@ -25,14 +25,17 @@ async def classify(tables: Tables) -> Classes:
     domains = frozenset(map(domain_of, tables.own[RECIPIENTS]))
     mail_hosts = frozenset(map(domain_of, tables.own[ALIASES]))
     postfix = tables.postfix
-    listed = {one: list(patterns(postfix.parameters[one], tables.read)) for one in CLASSES}
+    listed = {
+        parameter: list(patterns(postfix.parameters[parameter], tables.read))
+        for parameter in CLASSES
+    }
     # There the maps can only be by mistake, and are taken out.
     listed["virtual_alias_domains"] = [
-        one for one in listed["virtual_alias_domains"] if not tables.name(one.text)
+        pattern for pattern in listed["virtual_alias_domains"] if not tables.name(pattern.text)
     ]
     every = domains | mail_hosts
     decided = {name: await _decide(tables, name, found, every) for name, found in listed.items()}
-    others = [one for one in listed["relay_domains"] if not tables.name(one.text)]
+    others = [pattern for pattern in listed["relay_domains"] if not tables.name(pattern.text)]
     anyway = await _decide(tables, "relay_domains", others, every)
     named = {parameter: _those(found, True) for parameter, found in decided.items()}
     self_aliased = await _self_aliased(tables, domains & named["virtual_alias_domains"])
@@ -70,11 +73,11 @@ async def _decide(
     """What a parameter says of each domain (`match_list.decision`), or why that can't be told."""
     style = _style(tables.postfix, parameter)
     held = {
-        one.text: await tables.ask(
-            one.text, {key for domain in domains for key in keys(one.text, domain, style)}
+        pattern.text: await tables.ask(
+            pattern.text, {key for domain in domains for key in keys(pattern.text, domain, style)}
         )
-        for one in listed
-        if one.is_table
+        for pattern in listed
+        if pattern.is_table
     }
 
     def holds(table: str, key: str) -> bool:

@@ -38,9 +38,9 @@ def advice(
         problem = f"soft_bounce = yes: {why}"
         found.append(Setting("soft_bounce", "yes", "no", problem, Verdict.WARNING))
     restrictions = [
-        one
+        restriction
         for name in ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-        for one in items(parameters[name])
+        for restriction in items(parameters[name])
     ]
     checked = {"reject_unlisted_recipient", "reject_unverified_recipient"} & {*restrictions}
     if parameters["smtpd_reject_unlisted_recipient"] == "no" and not checked:
@@ -64,7 +64,7 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     # Those that are local as well, as in relay_domains = $mydestination, are not relayed.
     local = items(postfix.parameters["mydestination"])
     named = {*local, *classes.domains}
-    others = [one for one in others_relayed(postfix, ours, classes) if one.lower() not in named]
+    others = [item for item in others_relayed(postfix, ours, classes) if item.lower() not in named]
     if only_ours and others and classes.relayed:
         first, table = _others_anywhere(postfix, classes.relayed)
         yield Setting(
@@ -130,12 +130,16 @@ def _refused_extensions(postfix: "Postfix", recipients: AbstractSet[str]) -> Ite
         return  # see `delimiter`
     special = postfix.parameters["owner_request_special"] == "yes" and "-" in delimiters
     answered = {
-        one for one in recipients if one.partition("@")[0].endswith(("-bounces", "-confirm"))
+        address
+        for address in recipients
+        if address.partition("@")[0].endswith(("-bounces", "-confirm"))
     }
     refused = {
-        one for one in answered if without_extension(_extended(one), delimiters) not in recipients
+        address
+        for address in answered
+        if without_extension(_extended(address), delimiters) not in recipients
     }
-    kept_whole = {one for one in answered if special and one.startswith("owner-")}
+    kept_whole = {address for address in answered if special and address.startswith("owner-")}
     if refused:
         yield Setting(
             "recipient_delimiter",

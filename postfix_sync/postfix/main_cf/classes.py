@@ -72,7 +72,7 @@ class Classes:
 
     def parameters(self, domain: str) -> list[str]:
         """The parameters that name a domain; the first is the one that counts."""
-        return [one for one in CLASSES if domain in self.named.get(one, ())]
+        return [parameter for parameter in CLASSES if domain in self.named.get(parameter, ())]
 
     @property
     def local(self) -> AbstractSet[str]:
@@ -128,8 +128,8 @@ class Classes:
         Also those that are not there yet, as relay_domains does not name postfix_domains so far.
         """
         by_maps = [["relay_domains"], *([[]] if self.needs_domains else [])]
-        hosts = {one for one in self.mail_hosts if self.parameters(one) in by_maps}
+        hosts = {host for host in self.mail_hosts if self.parameters(host) in by_maps}
         return (self.relayed - self.shared) | (hosts - self.relayed_anyway - self.domains)
 
     def _of(self, parameter: str) -> AbstractSet[str]:
-        return {one for one in self.domains if self.parameters(one)[:1] == [parameter]}
+        return {domain for domain in self.domains if self.parameters(domain)[:1] == [parameter]}

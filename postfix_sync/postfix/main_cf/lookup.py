@@ -53,8 +53,8 @@ class Tables:
 
     def error(self, value: str) -> SyncError | None:
         """Why one of the tables in a parameter's value can't be asked, as far as it was tried."""
-        tables = (unproxied(one.lstrip("!")) for one in items(value))
-        return next((self.unreadable[one] for one in tables if one in self.unreadable), None)
+        tables = (unproxied(item.lstrip("!")) for item in items(value))
+        return next((self.unreadable[table] for table in tables if table in self.unreadable), None)
 
     def name(self, table: str) -> str:
         """The map of ours, or Mailman's file, that a table is; else nothing."""
@@ -84,7 +84,7 @@ class Tables:
         through all tables before the next does (maps_find(3), mail_addr_find(3)), and tables of
         patterns see the whole address only.
         """
-        tables = [one for one in items(value) if ":" in one]
+        tables = [item for item in items(value) if ":" in item]
         for table in tables:
             await self.ask(table, keys)
         for key in keys:

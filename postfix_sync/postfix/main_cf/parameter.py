@@ -47,7 +47,7 @@ class Installation:
 
     def of_mailman(self, item: str) -> str:
         """The file of Mailman's own, in its data directory, that an item names; else nothing."""
-        return next((name for one in self.volumes if (name := _named(item, one))), "")
+        return next((name for volume in self.volumes if (name := _named(item, volume))), "")
 
 
 def _named(item: str, directory: Path) -> str:
@@ -98,7 +98,7 @@ class Edit:
             alone = rf"(?<![^\s,]){re.escape(item)}(?![^\s,])"
             self.text = re.sub(alone, lambda _: by, self.text)
         else:
-            self.text = ", ".join(one for one in items(self.text) if one != item)
+            self.text = ", ".join(kept for kept in items(self.text) if kept != item)
 
     @property
     def problem(self) -> str:

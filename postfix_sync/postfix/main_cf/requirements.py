@@ -32,8 +32,8 @@ def notices(
 ) -> list[Notice]:
     """What main.cf lacks, each with its remedy; see `settings`. `first` is as in `only_built`."""
     return [
-        Notice(f"main.cf: {one.problem}", only_built(first, one, remedy(postfix, one)))
-        for one in settings(postfix, ours, classes)
+        Notice(f"main.cf: {setting.problem}", only_built(first, setting, remedy(postfix, setting)))
+        for setting in settings(postfix, ours, classes)
     ]
 
 
@@ -43,7 +43,10 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
     What depends on a domain's class is left out where that of any domain can't be told: Postfix has
     no answer for its mail either, and a guess would be wrong once it has one again.
     """
-    edits = {one: Edit(postfix, one) for one in (*ROLES, "virtual_alias_domains", *NO_ROLE)}
+    edits = {
+        parameter: Edit(postfix, parameter)
+        for parameter in (*ROLES, "virtual_alias_domains", *NO_ROLE)
+    }
     needed = _needed(postfix, ours, classes)
     for parameter, edit in edits.items():
         _put_map(edit, ours, classes, needed.get(parameter))
@@ -132,7 +135,7 @@ def _misplaced(parameter: str, own: str, item: str) -> tuple[str, Verdict]:
     if own == ROUTES and ROLES.get(parameter) == RECIPIENTS:
         why = "which has a new list's addresses before Postfix knows their route"
         return f"names {item}, {why}", Verdict.WARNING
-    role = " or ".join(one for one, map_name in ROLES.items() if map_name == own)
+    role = " or ".join(parameter for parameter, map_name in ROLES.items() if map_name == own)
     return f"names {item}, which is for {role}", Verdict.FAILURE
 
 
@@ -175,8 +178,12 @@ def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
         else:
             edit.prepend(domain)
     # Right before the map: what others name is matched first, subdomains of these among it.
-    below = [one for one in classes.relayed if any(one.endswith(f".{two}") for two in double)]
-    for item in [*sorted(below), *(f"!{one}" for one in sorted(double))]:
+    below = [
+        domain
+        for domain in classes.relayed
+        if any(domain.endswith(f".{parent}") for parent in double)
+    ]
+    for item in [*sorted(below), *(f"!{domain}" for domain in sorted(double))]:
         edit.insert(item, ours.reference(DOMAINS))
     for domain in sorted(double):
         edit.because(
@@ -214,7 +221,7 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
 
     Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
     """
-    present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
+    present = next((item for item in items(edit.text) if item.startswith(_OTHERS)), "")
     # What an earlier setup has closed is not opened again because main.cf names it since.
     closed = classes.only_lists | (_closed_by(present) & (classes.relayed | classes.mail_hosts))
     wanted = others(closed)
@@ -231,7 +238,7 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
 
 def others(closed: AbstractSet[str]) -> str:
     """A table that has every address which is not in one of these domains."""
-    domains = "|".join(one.replace(".", r"\.") for one in sorted(closed))
+    domains = "|".join(domain.replace(".", r"\.") for domain in sorted(closed))
     return f"{_OTHERS}({domains})$$/ OK}}}}"
 
 
@@ -251,7 +258,7 @@ def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
     Only the operator can tell whether others than lists have addresses there.
     """
     present = items(postfix.parameters["relay_recipient_maps"])
-    tables = [one for one in present if one.startswith(_OTHERS)]
+    tables = [item for item in present if item.startswith(_OTHERS)]
     if present and not tables:
         return {}
     return {
@@ -259,7 +266,7 @@ def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
         " addresses than those of lists. Every address of it stays accepted, also one that does not"
         " exist; to refuse those, relay_recipient_maps has to list all that exist"
         for domain in sorted(classes.shared)
-        if all(domain not in _closed_by(one) for one in tables)
+        if all(domain not in _closed_by(table) for table in tables)
     }
 
 
@@ -277,7 +284,7 @@ def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
             " domain in virtual_alias_maps only"
         )
     hosts = classes.mail_hosts if not accepts_hosts else frozenset[str]()
-    for domain in sorted(one for one in hosts if not classes.parameters(one)):
+    for domain in sorted(host for host in hosts if not classes.parameters(host)):
         edit.append(domain)
         edit.because(
             f"does not name {domain}, the domain of lists that have an alias_domain: mail to them"
