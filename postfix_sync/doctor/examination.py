@@ -82,7 +82,7 @@ CHECKS: Mapping[str, Check] = {
     "state_directory": upkeep.state_directory,
     "room": upkeep.room,
     "clock": upkeep.clock,
-    "passes": upkeep.passes,
+    "passes": upkeep.syncs,
     "probe": mail.probe,
     "deferred": mail.deferred,
     "metrics_textfile": monitoring.textfile,
@@ -100,7 +100,7 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
         yield failure("postfix", error.message, error.hint)
         return
     try:
-        host = await look(config, found)
+        host = await gather(config, found)
     except ConfigError as error:
         yield await instance.no_map_type(found, config.postfix.map_type, error)
         return
@@ -124,7 +124,7 @@ _NOTHING_INSTALLED = (
 )
 
 
-async def look(config: "Config", found: Postfix) -> Host:
+async def gather(config: "Config", found: Postfix) -> Host:
     """Asks what the checks have in common.
 
     Raises:

@@ -164,7 +164,7 @@ def barred_families(postfix: Postfix) -> str:
     return " and ".join(f"IPv{version}" for version in sorted(BOTH_FAMILIES - postfix.families))
 
 
-def let_use_both(postfix: Postfix) -> str | None:
+def permit_both_families(postfix: Postfix) -> str | None:
     """The command that lets lmtp(8), and no other service, use both families; None: it can't be.
 
     The parameter of main.cf takes a stop and a start, and is smtp(8)'s and smtpd(8)'s as well.

@@ -61,7 +61,7 @@ class Queued:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class DeferredMail:
     """What waits for one destination."""
 
     queue_ids: tuple[str, ...] = ()
@@ -72,9 +72,9 @@ class Waiting:
     """What Postfix says of the delay, each with the number of recipients it says it of."""
 
 
-def waiting(
+def deferred_by_destination(
     messages: Iterable[Queued], routes: Table, fold: Fold, delimiters: str
-) -> dict[Destination, Waiting]:
+) -> dict[Destination, DeferredMail]:
     """The deferred messages with a recipient that a route leads to, by destination.
 
     `fold` and `delimiters` are how this Postfix folds addresses, and its recipient_delimiter.
@@ -89,7 +89,7 @@ def waiting(
                 found.setdefault(hop, {})[message.queue_id] = message
                 said = reasons.setdefault(hop, {})
                 said[reason] = said.get(reason, 0) + 1
-    return {hop: _waiting(held.values(), reasons[hop]) for hop, held in found.items()}
+    return {hop: _deferred(held.values(), reasons[hop]) for hop, held in found.items()}
 
 
 def not_reached(messages: Iterable[Queued], since: float) -> list[Queued]:
@@ -105,9 +105,9 @@ def not_reached(messages: Iterable[Queued], since: float) -> list[Queued]:
     return found
 
 
-def _waiting(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Waiting:
+def _deferred(messages: Iterable[Queued], reasons: Mapping[str, int]) -> DeferredMail:
     oldest_first = sorted(messages, key=lambda message: (message.arrival_time, message.queue_id))
-    return Waiting(
+    return DeferredMail(
         tuple(message.queue_id for message in oldest_first), oldest_first[0].arrival_time, reasons
     )
 

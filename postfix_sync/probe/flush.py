@@ -107,7 +107,7 @@ def chosen(
 ) -> dict[str, tuple[str, ...]]:
     """The queue ids of what is to be tried now, by destination, the oldest first. Pure.
 
-    `fold` and `delimiters` are this Postfix's, as for `queue.waiting`.
+    `fold` and `delimiters` are this Postfix's, as for `queue.deferred_by_destination`.
     """
     found: dict[str, tuple[str, ...]] = {}
     # What failed counts from the beginning, and for whatever reason mail waits for it.
@@ -116,7 +116,7 @@ def chosen(
         (queue.not_reached(messages, at), {endpoint}) for endpoint, at in wanted.unseen.items()
     ]
     for waiting, endpoints in looks:
-        for hop, held in queue.waiting(waiting, routes, fold, delimiters).items():
+        for hop, held in queue.deferred_by_destination(waiting, routes, fold, delimiters).items():
             if hop.endpoint in endpoints:
                 found[hop.endpoint] = held.queue_ids
     return found

@@ -345,7 +345,7 @@ class _Pass:
             for host in hosts
         ]
         family = lmtp_resolver.barred_families(postfix)
-        fix = lmtp_resolver.let_use_both(postfix)
+        fix = lmtp_resolver.permit_both_families(postfix)
         hint = "give the source an address: or a destination: that Postfix may use"
         return Refused(
             f"{source}: {' and '.join(told)} is {family}, which inet_protocols keeps Postfix from"
@@ -619,7 +619,7 @@ class _Pass:
     async def _check_wiring(self, wanted: Wanted, goal: Desired) -> None:
         postfix = self.directory.postfix
         ours = installation(self.config, self.directory.map_type, bool(goal.hosts))
-        classes = await classify(Tables(postfix, ours, goal.maps.tables, asks_others=False))
+        classes = await classify(Tables(postfix, ours, goal.maps.tables, queries_others=False))
         built = self.directory.is_built  # always, but in a dry run before the first pass
         first = "" if built else self.config.command("--once")
         self.notices += requirements.notices(postfix, ours, classes, first)

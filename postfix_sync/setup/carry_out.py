@@ -23,7 +23,7 @@ from postfix_sync.setup.main_cf_file import MainCf, Outdated
 from postfix_sync.setup.proposal import Proposal, interrupted_setup
 from postfix_sync.setup.steps import Change, Step, in_order, undoing
 from postfix_sync.status.file import StatusFile
-from postfix_sync.status.transitions import after_pass, rankings
+from postfix_sync.status.transitions import after_sync, rankings
 from postfix_sync.store.state_directory import LOCK_NAME
 from postfix_sync.system.lock import lock
 from postfix_sync.system.tasks import to_its_end
@@ -96,7 +96,7 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
     status_file = StatusFile.of(config)
     report = await once(config, rankings(status_file.read_or_new()))
     if report.installed:
-        note = partial(after_pass, config=config, report=report, now=time.time())
+        note = partial(after_sync, config=config, report=report, now=time.time())
         await status_file.update(note)
     for line in report.lines:
         LOG.info("%s", line)

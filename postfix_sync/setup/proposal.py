@@ -73,7 +73,7 @@ async def propose(config: "Config") -> Proposal:
     """
     found = await inspect(config.postfix.config_directory)
     config = await _changing_over(config, found)
-    host = await examination.look(config, found)
+    host = await examination.gather(config, found)
     main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
     settings = {setting.parameter: setting for setting in lacking(host)}

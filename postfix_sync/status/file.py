@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.log import LOG
-from postfix_sync.status.schema import Status, new_status, no_passes
+from postfix_sync.status.schema import Status, new_status, no_syncs
 from postfix_sync.store.json_reader import loads, shaped
 from postfix_sync.store.state_directory import LOCK_NAME
 from postfix_sync.system.files import denied_hint, read_file, replace_file, unwritable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STATUS_NAME = "status.json"
 
 
-class NoStatus(OutOfReach):
+class DamagedStatus(OutOfReach):
     """status.json is there, and holds something else."""
 
 
@@ -59,7 +59,7 @@ class StatusFile:
         """As `read_or_new`; a damaged file is named, once, as it is about to go."""
         try:
             return self.read()
-        except NoStatus as error:
+        except DamagedStatus as error:
             LOG.warning("%s; it is started anew, its counters at zero", error.message)
         except SyncError:
             pass  # there is none
@@ -88,7 +88,7 @@ class StatusFile:
                 f"make one: {self.once}",
             ) from None
         except (OSError, ValueError) as error:
-            raise NoStatus(
+            raise DamagedStatus(
                 f"{self.path}: is no status file: {why(error)}", f"make a pass: {self.once}"
             ) from None
 
@@ -102,7 +102,7 @@ def _complete(found: object) -> None:
     found.setdefault("held_since", None)
     found.setdefault("waiting", "")
     found.setdefault("clusters", {})
-    found.setdefault("passes", no_passes())
+    found.setdefault("passes", no_syncs())
     found.setdefault("queue", None)
     sources = found.get("sources")
     for source in sources.values() if isinstance(sources, dict) else ():

@@ -80,7 +80,7 @@ class ClusterStatus(TypedDict):
     changed: Moment | None
 
 
-class PassesStatus(TypedDict):
+class SyncsStatus(TypedDict):
     """The passes of a daemon and of `--once` alike: the last one, and all of them counted."""
 
     last_attempt: Moment | None
@@ -116,7 +116,7 @@ class Status(TypedDict):
     maps: dict[str, MapStatus]
     destinations: dict[str, DestinationStatus]
     clusters: dict[str, ClusterStatus]
-    passes: PassesStatus
+    passes: SyncsStatus
     queue: dict[str, QueueStatus] | None
     """The deferred mail by destination; None where nobody counts it, or it could not be read."""
 
@@ -151,14 +151,14 @@ def new_status() -> Status:
         maps={},
         destinations={},
         clusters={},
-        passes=no_passes(),
+        passes=no_syncs(),
         queue=None,
     )
 
 
-def no_passes() -> PassesStatus:
+def no_syncs() -> SyncsStatus:
     """What is known of them before the first one."""
-    return PassesStatus(
+    return SyncsStatus(
         last_attempt=None,
         last_success=None,
         failing_since=None,

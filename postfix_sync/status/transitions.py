@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from postfix_sync import __version__
 from postfix_sync.errors import SyncError, worst
 from postfix_sync.model import PHASES, Destination, ProbeResult
-from postfix_sync.postfix.queue import Waiting
+from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.merge import Ranking
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import (
@@ -16,10 +16,10 @@ from postfix_sync.status.schema import (
     DestinationStatus,
     ErrorStatus,
     MapStatus,
-    PassesStatus,
     QueueStatus,
     SourceStatus,
     Status,
+    SyncsStatus,
     _unknown_source,
     state_of,
     touched,
@@ -39,7 +39,7 @@ DOWN_AFTER = 2
 """Probes in a row that have to fail until a destination that was up counts as down."""
 
 
-def after_pass(old: Status, config: "Config", report: Report, now: float) -> Status:
+def after_sync(old: Status, config: "Config", report: Report, now: float) -> Status:
     """The status after a pass. Pure.
 
     What is not probed has no state, and a queue that is not counted has no numbers.
@@ -86,10 +86,10 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
     return status
 
 
-def _passes(before: PassesStatus, report: Report, now: float) -> PassesStatus:
+def _passes(before: SyncsStatus, report: Report, now: float) -> SyncsStatus:
     failed = bool(report.failed)
     since = before["failing_since"] or iso(now)
-    return PassesStatus(
+    return SyncsStatus(
         last_attempt=iso(now),
         last_success=before["last_success"] if failed else iso(now),
         failing_since=since if failed else None,
@@ -172,7 +172,9 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
     return touched(Status(**{**old, "destinations": destinations, "clusters": clusters}), now)
 
 
-def after_count(old: Status, deferred: Mapping[Destination, Waiting] | None, now: float) -> Status:
+def after_count(
+    old: Status, deferred: Mapping[Destination, DeferredMail] | None, now: float
+) -> Status:
     """The status after the deferred queue was counted; None: it could not be. Pure."""
     queue = None
     if deferred is not None:
@@ -212,7 +214,7 @@ def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
     }
 
 
-def asked_soon(status: Status) -> AbstractSet[str]:
+def due_early(status: Status) -> AbstractSet[str]:
     """The destinations to be asked again before the next round of probes.
 
     Those are the ones in doubt, and those where nobody is, to see when somebody is back. One that

@@ -23,7 +23,7 @@ from postfix_sync.reconcile.fetch import Fetched, ask, open_source
 from postfix_sync.reconcile.report import Report
 from postfix_sync.reconcile.sync import make_pass
 from postfix_sync.status.file import StatusFile
-from postfix_sync.status.transitions import after_pass
+from postfix_sync.status.transitions import after_sync
 from postfix_sync.store.state_directory import records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -499,7 +499,7 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
     assert report.sources["one"].answered_at is None
     configuration = load(several.site.config)
     old = StatusFile.of(configuration).read()
-    found = after_pass(old, configuration, report, now=2e9)["sources"]
+    found = after_sync(old, configuration, report, now=2e9)["sources"]
     assert found["one"] == before
     assert found["two"]["state"] == "ok"
     assert (found["two"]["last_success"] or "") < "2033", (

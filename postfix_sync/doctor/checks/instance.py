@@ -35,7 +35,7 @@ ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"
 
 APT = Path("/usr/bin/apt-get")
 
-WARNINGS_TOLD = 3
+WARNINGS_SHOWN = 3
 
 _UNCOMMENTED = re.compile(r"undefined parameter: mua_(client|helo|sender)_restrictions$")
 """Who takes the comment signs off the submission service in Postfix's own master.cf, has these."""
@@ -185,8 +185,8 @@ async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
     """Postfix takes main.cf and master.cf as they are meant."""
     told = [line for line in host.warnings if not _UNCOMMENTED.search(line)]
     if told:
-        more = len(told) - WARNINGS_TOLD
-        seen = "; ".join(told[:WARNINGS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+        more = len(told) - WARNINGS_SHOWN
+        seen = "; ".join(told[:WARNINGS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         yield warning(
             "main_cf_warnings",
             seen,

@@ -141,7 +141,7 @@ async def _find_all(
 ) -> list[tuple[str, Found]]:
     for table in items(value):
         if ":" in table:
-            await tables.ask(table, {key for forms in asked.values() for key in forms})
+            await tables.query(table, {key for forms in asked.values() for key in forms})
     every = [(address, await tables.find(value, forms)) for address, forms in asked.items()]
     return [(address, entry) for address, entry in every if entry]
 
@@ -209,7 +209,7 @@ async def tables(host: Host) -> AsyncIterator[Finding]:
         for item in dict.fromkeys(items(host.postfix.parameters[parameter])):
             table = item.lstrip("!")
             if _is_table(table) and type_of(table) in host.postfix.map_types:
-                await host.tables.ask(table, ["postfix-sync.invalid"])
+                await host.tables.query(table, ["postfix-sync.invalid"])
     mute = {table: said for table, said in host.tables.unreadable.items() if _is_there(host, table)}
     for table, error in sorted(mute.items()):
         yield failure(

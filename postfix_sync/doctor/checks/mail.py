@@ -7,7 +7,7 @@ from postfix_sync.doctor.host import Host
 from postfix_sync.errors import quote
 from postfix_sync.model import ROUTES, Destination, Finding
 from postfix_sync.postfix.main_cf.fixes import command
-from postfix_sync.postfix.queue import Waiting, waiting
+from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
 from postfix_sync.probe.lmtp import describe
 from postfix_sync.text import counted
 
@@ -41,14 +41,16 @@ async def deferred(host: Host) -> AsyncIterator[Finding]:
     """No mail waits for a destination of ours; or how much, how long, and why by Postfix."""
     postfix = host.postfix
     delimiters = postfix.parameters["recipient_delimiter"]
-    found = waiting(await postfix.queue(), host.table(ROUTES), postfix.fold, delimiters)
+    found = deferred_by_destination(
+        await postfix.queue(), host.table(ROUTES), postfix.fold, delimiters
+    )
     for destination, held in sorted(found.items()):
         yield _deferred(host, destination, held)
     if not found:
         yield ok("deferred", "no mail for the lists is deferred")
 
 
-def _deferred(host: Host, destination: Destination, held: Waiting) -> Finding:
+def _deferred(host: Host, destination: Destination, held: DeferredMail) -> Finding:
     age = host.now - held.oldest
     reason = max(held.reasons, key=lambda text: held.reasons[text])
     number = len(held.queue_ids)
@@ -72,7 +74,7 @@ def _deferred(host: Host, destination: Destination, held: Waiting) -> Finding:
     )
 
 
-def _retry(host: Host, held: Waiting) -> str:
+def _retry(host: Host, held: DeferredMail) -> str:
     """Has Postfix try these messages now; all that waits, where they are too many to be named.
 
     Not `postqueue -s`: it knows only domains in fast_flush_domains.

@@ -17,7 +17,7 @@ from postfix_sync.postfix.main_cf.requirements import settings
 from postfix_sync.postfix.match_list import items
 from postfix_sync.system.files import read_file
 
-TOLD = (
+REPORTED = (
     *ROLES,
     "virtual_alias_domains",
     "recipient_delimiter",
@@ -47,7 +47,7 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
 async def parameters(host: Host) -> AsyncIterator[Finding]:
     """Each parameter says what the maps need, and none says what does harm."""
     found = _by_parameter(host)
-    for parameter in [*TOLD, *(parameter for parameter in found if parameter not in TOLD)]:
+    for parameter in [*REPORTED, *(parameter for parameter in found if parameter not in REPORTED)]:
         if host.classes.is_undecided(parameter):
             domain, error = min(host.classes.unknown.items(), key=lambda item: item[0])
             yield warning(

@@ -29,7 +29,7 @@ from postfix_sync.postfix.lmtp_resolver import (
     Resolver,
     barred,
     barred_families,
-    let_use_both,
+    permit_both_families,
 )
 from postfix_sync.system.files import read_file
 from postfix_sync.system.interfaces import is_own
@@ -207,7 +207,7 @@ async def families(host: Host) -> AsyncIterator[Finding]:
                 "Postfix accepts mail for its lists and returns it (Address family for hostname not"
                 " supported). The command lets lmtp(8) use both; or give the source an address: or"
                 " a destination: that Postfix may use",
-                let_use_both(postfix),
+                permit_both_families(postfix),
             )
     if not found:
         yield ok(name, f"lmtp(8) may use IPv{' and IPv'.join(map(str, sorted(postfix.families)))}")
@@ -254,7 +254,7 @@ async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[
 def _barred(host: Host, addresses: str) -> Cause:
     return Cause(
         f"It has only {addresses}, which inet_protocols keeps Postfix from using.",
-        let_use_both(host.postfix),
+        permit_both_families(host.postfix),
     )
 
 

@@ -21,7 +21,7 @@ from postfix_sync.text import counted, iso
 if TYPE_CHECKING:
     from postfix_sync.config.schema import SourceSection
 
-AT_A_LOOK = 60.0
+SHORT_INTERVAL = 60.0
 """Seconds of an interval that is short enough to do without events."""
 
 REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "glusterfs", "fuse")
@@ -122,7 +122,7 @@ def without_events(source: "SourceSection", where: Mount | None) -> Finding:
     if not where or not _is_remote(where):
         return ok(called, f"{source.path}: {where.kind if where else 'a file system'}, with events")
     every = f"{source.interval:g} s"
-    if source.interval <= AT_A_LOOK:
+    if source.interval <= SHORT_INTERVAL:
         return ok(called, f"{source.path}: {where.kind}, without events: looked at every {every}")
     return warning(
         called,

@@ -185,7 +185,7 @@ def _times(host: Host) -> Iterator[tuple[str, float]]:
                 yield str(path), path.stat().st_mtime
 
 
-async def passes(host: Host) -> AsyncIterator[Finding]:
+async def syncs(host: Host) -> AsyncIterator[Finding]:
     """Somebody makes passes: the daemon, or a timer."""
     once = host.command("--once")
     # cron looks for commands in /usr/bin and /bin only.

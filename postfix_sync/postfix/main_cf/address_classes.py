@@ -73,7 +73,7 @@ async def _decide(
     """What a parameter says of each domain (`match_list.decision`), or why that can't be told."""
     style = _style(tables.postfix, parameter)
     held = {
-        pattern.text: await tables.ask(
+        pattern.text: await tables.query(
             pattern.text, {key for domain in domains for key in keys(pattern.text, domain, style)}
         )
         for pattern in listed

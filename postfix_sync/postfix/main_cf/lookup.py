@@ -36,12 +36,12 @@ class Tables:
     ours: Installation
     own: Mapping[str, Table]
     """The entries of the maps, by name."""
-    asks_others: bool = True
+    queries_others: bool = True
     """Whether tables that are not ours are asked: one may be on another host, and hang."""
     unreadable: dict[str, SyncError] = field(default_factory=dict)
     """The tables, and the files with lists of domains, that can't be read, and why."""
     _held: dict[str, dict[str, str]] = field(default_factory=dict)
-    _asked: dict[str, set[str]] = field(default_factory=dict)
+    _queried: dict[str, set[str]] = field(default_factory=dict)
 
     def read(self, path: str) -> str | None:
         """The content of a file that a list in main.cf names; None where it can't be read."""
@@ -60,17 +60,17 @@ class Tables:
         """The map of ours, or Mailman's file, that a table is; else nothing."""
         return self.ours.named(table) or self.ours.of_mailman(table)
 
-    async def ask(self, table: str, keys: Iterable[str]) -> Table:
+    async def query(self, table: str, keys: Iterable[str]) -> Table:
         """What a table holds, for `keys` at least; nothing where it can't be asked."""
         if name := self.name(table):
             return self.own.get(name, {})
         table = unproxied(table)
-        if not self.asks_others:
+        if not self.queries_others:
             self.unreadable[table] = ApplyError(f"{table}: is not asked by a sync")
         held = self._held.setdefault(table, {})
-        asked = self._asked.setdefault(table, set())
-        if table not in self.unreadable and (new := set(keys) - asked):
-            asked |= new
+        queried = self._queried.setdefault(table, set())
+        if table not in self.unreadable and (new := set(keys) - queried):
+            queried |= new
             try:
                 held.update(await self.postfix.look_up(table, sorted(new), timeout=TIMEOUT))
             except SyncError as error:
@@ -86,11 +86,11 @@ class Tables:
         """
         tables = [item for item in items(value) if ":" in item]
         for table in tables:
-            await self.ask(table, keys)
+            await self.query(table, keys)
         for key in keys:
             for table in tables:
                 if key != keys[0] and type_of(table) in PATTERN_TYPES:
                     continue
-                if (found := (await self.ask(table, [key])).get(key)) is not None:
+                if (found := (await self.query(table, [key])).get(key)) is not None:
                     return Found(table, key, found)
         return None
