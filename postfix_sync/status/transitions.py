@@ -1,4 +1,4 @@
-"""How a sync, a probe or a flush changes the status. Pure."""
+"""Compute the status after a sync, a probe or a flush. Pure."""
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 OUTAGE = 300.0
-"""Seconds after which a member of a cluster that is down is tried last."""
+"""Seconds of downtime after which a member of a cluster is tried last."""
 
 RECOVERED = 1800.0
-"""Seconds after which one that is up again takes its place in the order again."""
+"""Seconds of uptime after which that member has its place in the order again."""
 
 DOWN_AFTER = 2
-"""Probes in a row that have to fail until a destination that was up counts as down."""
+"""Failed probes in a row after which a destination that was up counts as down."""
 
 
 def after_sync(old: Status, config: "Config", report: Report, now: float) -> Status:
-    """The status after a pass. Pure.
+    """Return the status after a sync; `now` is in seconds since the epoch. Pure.
 
-    What is not probed has no state, and a queue that is not counted has no numbers.
+    Without probes, there is no state of destinations; without metrics, the queue is not counted.
     """
     probing = config.probe.level != "off"
     status = Status(
@@ -132,14 +132,14 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
         found["state"] = state_of(error)
         found["error"] = _error(error)
         found["failing_since"] = before["failing_since"] or iso(now)
-    elif source and source.answered_at:  # else it was not asked in the meantime
+    elif source and source.answered_at:  # else it was not polled meanwhile
         found["state"], found["error"], found["failing_since"] = "ok", None, None
         found["last_success"] = seen
     return found
 
 
 def _is_outlived(source: SourceReport, before: SourceStatus) -> bool:
-    """Whether an error is older than a success that another process has noted meanwhile."""
+    """Return whether an error is older than a success that another process has recorded since."""
     success = before["last_success"]
     return (
         source.failed_at is not None
@@ -161,7 +161,7 @@ def _cluster(before: ClusterStatus | None, hops: Mapping[Destination, str]) -> C
 
 
 def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Status:
-    """The status after probes. Pure."""
+    """Return the status after probes; `now` is in seconds since the epoch. Pure."""
     destinations = dict(old["destinations"])
     for result in results:
         endpoint = result.destination.endpoint
@@ -175,7 +175,7 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
 def after_count(
     old: Status, deferred: Mapping[Destination, DeferredMail] | None, now: float
 ) -> Status:
-    """The status after the deferred queue was counted; None: it could not be. Pure."""
+    """Return the status after a count of the deferred queue; None if that failed. Pure."""
     queue = None
     if deferred is not None:
         queue = {
@@ -188,8 +188,11 @@ def after_count(
 
 
 def _probed(before: DestinationStatus | None, result: ProbeResult, now: float) -> DestinationStatus:
-    """A destination after one more probe: one success and it is up, DOWN_AFTER failures and it is
-    down. One that was never seen up is down at the first."""
+    """Return a destination's status after one more probe.
+
+    One success makes it up. DOWN_AFTER failures in a row make it down, or the first failure if no
+    probe has found it up yet.
+    """
     failures = 0 if result.up else (before["failures"] if before else 0) + 1
     up = result.up or bool(before and before["up"] and failures < DOWN_AFTER)
     return DestinationStatus(
@@ -206,7 +209,10 @@ def _probed(before: DestinationStatus | None, result: ProbeResult, now: float) -
 
 
 def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
-    """The destinations that did not answer the last time; `still_up`: those that count as up."""
+    """Return the destinations whose last probe failed, as HOST:PORT.
+
+    With `still_up`, only those that still count as up.
+    """
     return {
         endpoint
         for endpoint, destination in status["destinations"].items()
@@ -215,11 +221,12 @@ def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
 
 
 def due_early(status: Status) -> AbstractSet[str]:
-    """The destinations to be asked again before the next round of probes.
+    """Return the destinations to probe again before the next round of probes, as HOST:PORT.
 
-    Those are the ones in doubt, and those where nobody is, to see when somebody is back. One that
-    answers, and does not take mail, has somebody at home: each question is work for that Mailman,
-    and lines in its log, for as long as its database is away.
+    Those are the destinations that still count as up after a failed probe, and those where no
+    Mailman runs, so that its return is noticed early. A Mailman that answers but does not accept
+    mail is not probed early: each probe costs it work and lines in its log, for as long as its
+    database is down.
     """
     return {
         endpoint
@@ -229,9 +236,10 @@ def due_early(status: Status) -> AbstractSet[str]:
 
 
 def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
-    """The status after what waited for these destinations was sent on its way. Pure.
+    """Return the status after the deferred mail of these destinations was retried. Pure.
 
-    `began` is when the queue was looked at: what failed after that is not covered.
+    `began` is when the queue was first listed, in seconds since the epoch: a probe that fails later
+    makes another recovery due.
     """
     flushed = set(endpoints)
     destinations = {
@@ -246,11 +254,11 @@ def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
 def _reordered(
     cluster: ClusterStatus, destinations: Mapping[str, DestinationStatus], now: float
 ) -> ClusterStatus:
-    """A cluster with those of its members tried last that have been down for long.
+    """Return a cluster whose members that have been down for OUTAGE are tried last.
 
-    Postfix goes on to the next member by itself, so an outage of minutes is no reason to build all
-    of the cluster's routes again. Where all are down, no order is better than another. A name that
-    has no address is another matter (see `Ranking`), and does not wait.
+    Postfix fails over to the next member automatically, so an outage of minutes does not justify a
+    rebuild of all the cluster's routes. If all members are down, the order does not matter. A
+    member whose name resolves to no address (see `Ranking`) is moved at once.
     """
     probed = {
         endpoint: destinations[endpoint]
@@ -278,7 +286,7 @@ def _reordered(
 
 
 def _is_tried_last(destination: DestinationStatus, was_last: bool, now: float) -> bool:
-    """Whether a member of a cluster goes last: down for OUTAGE, until it is up for RECOVERED."""
+    """Return whether a member of a cluster is tried last: after OUTAGE down, until RECOVERED up."""
     lasted = now - seconds_of(destination["since"])
     if destination["up"]:
         return was_last and lasted < RECOVERED
@@ -286,7 +294,7 @@ def _is_tried_last(destination: DestinationStatus, was_last: bool, now: float) -
 
 
 def rankings(status: Status) -> dict[str, Ranking]:
-    """What is known of the clusters' destinations."""
+    """Return, by name of a cluster, which of its destinations are tried last, or are nameless."""
     return {
         name: Ranking(frozenset(cluster["last"]), frozenset(cluster["nameless"]))
         for name, cluster in status["clusters"].items()
