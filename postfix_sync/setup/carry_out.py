@@ -203,8 +203,8 @@ class _Work:
             if time.time() > now + QUEUE_GRACE:
                 raise OutOfReach(
                     f"{counted(len(stranded), 'address')} of lists: mail in the queue would lose"
-                    " its way without these routes, so transport_maps still names them; no parameter"
-                    " names the other maps any more",
+                    " its way without these routes, so transport_maps still names them; no"
+                    " parameter names the other maps any more",
                     "see it: postqueue -p; when it is delivered, or deleted with postsuper -d:"
                     f" {self.config.command('setup', '--undo')}",
                 )

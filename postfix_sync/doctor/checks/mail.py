@@ -1,4 +1,4 @@
-"""What becomes of the lists' mail: whether Mailman takes it, and what waits for that."""
+"""Check the lists' mail: whether Mailman accepts it, and whether any is deferred."""
 
 from collections.abc import AsyncIterator
 
@@ -12,16 +12,17 @@ from postfix_sync.probe.lmtp import describe
 from postfix_sync.text import counted
 
 LATE = 3600.0
-"""Seconds that mail may wait before that is a failure of its own."""
+"""Seconds for which mail may be deferred before that counts as a failure."""
 
 NAMED_AT_MOST = 20
-"""Messages that a command names one by one."""
+"""Messages that a command names individually."""
 
 REASON_LENGTH = 300
+"""Characters of Postfix's reason that a finding quotes."""
 
 
 async def probe(host: Host) -> AsyncIterator[Finding]:
-    """Each destination was asked whether it takes mail for one of its lists."""
+    """Report for each destination whether it accepts mail for one of its lists."""
     for result in host.probes:
         called = f"probe:{result.destination.endpoint}"
         said = describe(result)
@@ -38,7 +39,7 @@ async def probe(host: Host) -> AsyncIterator[Finding]:
 
 
 async def deferred(host: Host) -> AsyncIterator[Finding]:
-    """No mail waits for a destination of ours; or how much, how long, and why by Postfix."""
+    """Check that no mail is deferred for a destination; else report how much, how long, and why."""
     postfix = host.postfix
     delimiters = postfix.parameters["recipient_delimiter"]
     found = deferred_by_destination(
@@ -75,9 +76,9 @@ def _deferred(host: Host, destination: Destination, held: DeferredMail) -> Findi
 
 
 def _retry(host: Host, held: DeferredMail) -> str:
-    """Has Postfix try these messages now; all that waits, where they are too many to be named.
+    """Return the command that retries these messages, or all mail if they are too many to name.
 
-    Not `postqueue -s`: it knows only domains in fast_flush_domains.
+    `postqueue -s` is no alternative: it works only for domains in fast_flush_domains.
     """
     if len(held.queue_ids) > NAMED_AT_MOST:
         return command(host.postfix, "postqueue", "-f")
