@@ -39,17 +39,17 @@ def become(user: str | None, root: str | None) -> None:
         os.setuid(account.pw_uid)
 
 
-def look_up(asked: dict[str, Any]) -> dict[str, Any]:
+def look_up(request: dict[str, Any]) -> dict[str, Any]:
     """Look up the name of a request; return the answer.
 
     Raises AttributeError if libc cannot be restricted to the DNS, as with musl.
     """
-    name = asked["name"].encode()  # as bytes: within the chroot, no codec can be loaded
-    if asked["dns"]:
+    name = request["name"].encode()  # as bytes: within the chroot, no codec can be loaded
+    if request["dns"]:
         ctypes.CDLL(None).__nss_configure_lookup(b"hosts", b"dns")
-        name += b"" if asked["search"] else b"."
+        name += b"" if request["search"] else b"."
     try:
-        found = socket.getaddrinfo(name, None, asked["family"], socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, None, request["family"], socket.SOCK_STREAM)
     except socket.gaierror as error:
         unanswered = error.errno in _TRANSIENT
         return {"addresses": [], "unanswered": unanswered, "said": error.strerror}
@@ -59,10 +59,10 @@ def look_up(asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the argument, look up the name, print the answer."""
-    asked = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     try:
-        become(asked["user"], asked["root"])
-        answer = look_up(asked)
+        become(request["user"], request["root"])
+        answer = look_up(request)
     except (OSError, KeyError, AttributeError) as error:
         answer = {"denied": getattr(error, "strerror", None) or str(error)}
     print(json.dumps(answer))  # noqa: T201 - the answer

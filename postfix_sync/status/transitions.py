@@ -59,7 +59,7 @@ def after_sync(old: Status, config: "Config", report: Report, now: float) -> Sta
         maps=old["maps"],
         destinations=old["destinations"] if probing else {},
         clusters=old["clusters"],
-        passes=_passes(old["passes"], report, now),
+        passes=_syncs(old["passes"], report, now),
         queue=old["queue"] if config.metrics.wanted else None,
     )
     if report.sources:
@@ -86,7 +86,7 @@ def after_sync(old: Status, config: "Config", report: Report, now: float) -> Sta
     return status
 
 
-def _passes(before: SyncsStatus, report: Report, now: float) -> SyncsStatus:
+def _syncs(before: SyncsStatus, report: Report, now: float) -> SyncsStatus:
     failed = bool(report.failed)
     since = before["failing_since"] or iso(now)
     return SyncsStatus(

@@ -399,8 +399,8 @@ def test_no_status_yet(site: Site) -> None:
         done = site.call(*arguments)
         assert (done.returncode, done.stdout) == (75, "")
         assert done.stderr == (
-            f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no pass"
-            " has been made yet\n"
+            f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no sync"
+            " has been run yet\n"
             f"postfix-sync: hint: run one: postfix-sync -c {site.config} --once\n"
         )
     assert not site.state.exists()

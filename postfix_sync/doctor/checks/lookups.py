@@ -27,7 +27,7 @@ from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
 
 MOST = 1000
-"""How many lists are looked up: a table may be in a database on another host."""
+"""Lists to look up at most, because a table may be in a database on another host."""
 
 LISTED = frozenset({*ROLES, *CLASSES})
 """The parameters on whose tables all mail depends."""
