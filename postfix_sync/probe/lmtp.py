@@ -181,6 +181,7 @@ class _Session:
         self._relay: asyncio.Task[bool] | None = None
 
     async def run(self, last: str, hosts: Mapping[str, str]) -> None:
+        """Run the session up to the phase `last`, then RSET and QUIT. Raises as a client does."""
         from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
 
         connection = await self._connected(hosts)
@@ -274,6 +275,7 @@ class _Session:
         return "the connection was closed"
 
     async def close(self) -> None:
+        """Close the connection."""
         if self._client:
             self._client.close()
         if self._relay:

@@ -107,7 +107,7 @@ def test_two_failures_down_one_success_up(
         (["connect", True], False),
     ],
 )
-def test_asked_soon_for_certainty_and_where_nobody_is(
+def test_due_early_in_doubt_and_where_no_mailman_runs(
     answers: list[bool | str], soon: bool
 ) -> None:
     """A Mailman that is there, and refuses, is not asked all the time."""
