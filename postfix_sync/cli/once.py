@@ -15,7 +15,7 @@ from postfix_sync.log import LOG, tell
 from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.textfile import write_textfile
-from postfix_sync.postfix.queue import Waiting
+from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.probe import flush
 from postfix_sync.probe.lmtp import describe, probe_all
 from postfix_sync.probe.targets import targets
@@ -25,7 +25,7 @@ from postfix_sync.reconcile.retire import retire
 from postfix_sync.status import transitions
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.schema import Status
-from postfix_sync.status.transitions import after_count, after_flush, after_pass, after_probes
+from postfix_sync.status.transitions import after_count, after_flush, after_probes, after_sync
 from postfix_sync.system.tasks import interrupted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
     if any(isinstance(error, Busy) for error in report.errors):
         return report.status  # whoever was at work notes it
     status_file = StatusFile.of(configuration)
-    changes = [partial(after_pass, config=configuration, report=report, now=time.time())]
+    changes = [partial(after_sync, config=configuration, report=report, now=time.time())]
     results: dict[Destination, ProbeResult] = {}
     probing = probing and configuration.probe.level != "off"
     if report.installed and probing and not interrupted():
@@ -134,7 +134,7 @@ async def _recover(configuration: "Config", report: Report, status: Status) -> N
             await StatusFile.of(configuration).update(change)
 
 
-async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting] | None:
+async def _count_deferred(configuration: "Config") -> dict[Destination, DeferredMail] | None:
     """What is deferred for which destination; None where Postfix can't say."""
     try:
         return await count_deferred(configuration)

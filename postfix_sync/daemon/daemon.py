@@ -37,7 +37,7 @@ from postfix_sync.reconcile.retire import retire
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.schema import touched
-from postfix_sync.status.transitions import after_count, after_pass, rankings
+from postfix_sync.status.transitions import after_count, after_sync, rankings
 from postfix_sync.store.state_directory import records_of
 from postfix_sync.system.tasks import interrupted
 from postfix_sync.text import counted
@@ -221,7 +221,7 @@ class Daemon:
         LOG.debug("a pass was made: %s", _summary(report))
         self._tell(report)
         await self.ledger.update(
-            partial(after_pass, config=self.config, report=report, now=time.time())
+            partial(after_sync, config=self.config, report=report, now=time.time())
         )
         return report
 

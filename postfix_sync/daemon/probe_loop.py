@@ -22,7 +22,7 @@ from postfix_sync.probe import flush
 from postfix_sync.probe.lmtp import describe, probe_all
 from postfix_sync.probe.targets import targets
 from postfix_sync.reconcile.report import Report
-from postfix_sync.status.transitions import after_flush, after_probes, asked_soon, doubted, rankings
+from postfix_sync.status.transitions import after_flush, after_probes, doubted, due_early, rankings
 
 if TYPE_CHECKING:
     from postfix_sync.reconcile.clusters import Ranking
@@ -86,7 +86,7 @@ class Destinations:
     @property
     def _asked_soon(self) -> AbstractSet[str]:
         """The destinations that are probed before the next round, as HOST:PORT."""
-        return asked_soon(self.ledger.status)
+        return due_early(self.ledger.status)
 
     async def _note(self, results: Iterable[ProbeResult]) -> None:
         """Keeps what probes found; a cluster may want its members in another order then."""

@@ -1,1 +1,1 @@
-"""Read-only checks of this host."""
+"""Check this host, read-only."""

@@ -1,7 +1,7 @@
-"""doctor: does this host's Postfix do what the maps need? Read-only, and told without a traceback.
+"""doctor: check whether this host's Postfix does what the maps need. Read-only.
 
-The checks are functions in checks/, in a table here. What stops one of them is a finding of its
-own; where there is no Postfix at all, that is the only one that counts.
+The checks are functions in checks/, in a table here. If a check fails with an error, the error is a
+finding, without a traceback. If there is no Postfix at all, that is the only finding.
 """
 
 import asyncio
@@ -82,25 +82,25 @@ CHECKS: Mapping[str, Check] = {
     "state_directory": upkeep.state_directory,
     "room": upkeep.room,
     "clock": upkeep.clock,
-    "passes": upkeep.passes,
+    "passes": upkeep.syncs,
     "probe": mail.probe,
     "deferred": mail.deferred,
     "metrics_textfile": monitoring.textfile,
     "held": generations.held,
     "generations": generations.whole,
 }
-"""All checks in the order in which they are told, by what to call one that could not be made."""
+"""All checks in the order of their report; the key names the finding if a check itself fails."""
 
 
 async def examine(config: "Config") -> AsyncIterator[Finding]:
-    """What every check found, as they find it."""
+    """Run every check, and yield each finding as soon as it is made."""
     try:
         found = await inspect(config.postfix.config_directory)
     except SyncError as error:
         yield failure("postfix", error.message, error.hint)
         return
     try:
-        host = await look(config, found)
+        host = await gather(config, found)
     except ConfigError as error:
         yield await instance.no_map_type(found, config.postfix.map_type, error)
         return
@@ -115,7 +115,7 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             yield failure(name, error.message, error.hint, error.fix)
         except OSError as error:
             yield failure(name, f"{error.filename or name}: {why(error)}", "it can't be checked")
-        except Exception as error:  # noqa: BLE001 - what the other checks find is still wanted
+        except Exception as error:  # noqa: BLE001 - the other checks still have to run
             yield failure(name, f"{error!r}", "this check is at fault, please report it")
 
 
@@ -124,8 +124,8 @@ _NOTHING_INSTALLED = (
 )
 
 
-async def look(config: "Config", found: Postfix) -> Host:
-    """Asks what the checks have in common.
+async def gather(config: "Config", found: Postfix) -> Host:
+    """Gather what the checks have in common: the sources' answers, the maps, Postfix, the probes.
 
     Raises:
         ConfigError: no map can be built.
@@ -146,7 +146,7 @@ async def look(config: "Config", found: Postfix) -> Host:
     installed = MapDirectory(map_directory, kind, found).tables()
     hosts = HostsFiles(config.hosts.file, None)
     copied = copied_into_containers(hosts.path)
-    hosts_used = any(one.address for one in config.sources) and not copied
+    hosts_used = any(source.address for source in config.sources) and not copied
     ours = installation(config, map_type, hosts_used)
     tables = Tables(found, ours, served(installed, answers))
     host = Host(
@@ -169,7 +169,7 @@ async def look(config: "Config", found: Postfix) -> Host:
         },
     )
     resolver = await lmtp_resolver.resolver(found, host.lmtp)
-    # Whoever does not answer takes long to: so both at the same time.
+    # A server that does not answer costs a whole timeout, so both run at the same time.
     probes, lookups = await asyncio.gather(
         _probes(host),
         lmtp_resolver.look_up_all(resolver, host.host_names),
@@ -181,7 +181,7 @@ async def look(config: "Config", found: Postfix) -> Host:
 
 
 async def _probes(host: Host) -> list[ProbeResult]:
-    """What each destination says now, none where they are not to be asked."""
+    """Probe each destination; return no result if probes are off."""
     config, routes = host.config, host.routes_in_use
     section = config.probe
     if section.level == "off":
@@ -189,24 +189,24 @@ async def _probes(host: Host) -> list[ProbeResult]:
     try:
         hosts = HostsFiles(config.hosts.file, None).read().lookup()
     except SyncError:
-        hosts = {}  # the resolver knows its names as well
+        hosts = {}  # the resolver reads the hosts file itself
     found = targets(routes, host.upcoming.replicas, host.postfix.families)
-    asked = [replace(one, doubting=True) for one in found]
-    return await probe_all(asked, section.level, section.timeout, hosts)
+    probed = [replace(target, doubting=True) for target in found]
+    return await probe_all(probed, section.level, section.timeout, hosts)
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:
-    """The findings as one JSON document."""
+    """Return the findings as one JSON document."""
     return {
-        "ok": all(one.verdict is not Verdict.FAILURE for one in findings),
+        "ok": all(finding.verdict is not Verdict.FAILURE for finding in findings),
         "checks": [
             {
-                "name": one.name,
-                "status": one.verdict.value,
-                "seen": one.seen,
-                "why": one.why,
-                "fix": one.fix,
+                "name": finding.name,
+                "status": finding.verdict.value,
+                "seen": finding.seen,
+                "why": finding.why,
+                "fix": finding.fix,
             }
-            for one in findings
+            for finding in findings
         ],
     }

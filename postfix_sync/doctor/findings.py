@@ -1,4 +1,4 @@
-"""What a check returns: a finding that is ok, a warning or a failure. Pure."""
+"""Make the findings of checks: ok, a warning or a failure. Pure."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
@@ -10,15 +10,15 @@ Check: TypeAlias = Callable[[Host], AsyncIterator[Finding]]
 
 
 def ok(name: str, seen: str) -> Finding:
-    """All is well."""
+    """Make a finding of a check that found no problem."""
     return Finding(name, Verdict.OK, seen)
 
 
 def warning(name: str, seen: str, why: str, fix: str | None = None) -> Finding:
-    """It works, but not in every case, or not for long."""
+    """Make a finding of a problem: mail flows, but not in every case, or not for long."""
     return Finding(name, Verdict.WARNING, seen, why, fix)
 
 
 def failure(name: str, seen: str, why: str, fix: str | None = None) -> Finding:
-    """Mail of the lists is lost, refused or held up by it."""
+    """Make a finding of a problem by which mail of the lists is lost, refused or delayed."""
     return Finding(name, Verdict.FAILURE, seen, why, fix)

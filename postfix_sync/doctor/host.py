@@ -1,4 +1,4 @@
-"""What the checks of doctor look at: one host, examined once."""
+"""The host as the checks of doctor see it, examined once."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,42 +28,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Host:
-    """What doctor looks at: the configuration, the sources' answers, the maps, and Postfix."""
+    """What doctor checks: the configuration, the sources' answers, the maps, and Postfix."""
 
     config: "Config"
     postfix: Postfix
     kind: IndexType
     """The type of the maps."""
     installed: Mapping[str, Table | None]
-    """The entries of each map after its text, None where they can't be known."""
+    """The entries of each map by its text, None if they cannot be known."""
     answers: Mapping[str, Fetched]
-    """What each source said just now, by name."""
+    """What was fetched from each source, by its name."""
     tables: Tables
-    """The tables that main.cf names; the maps in them are as `served` says."""
+    """The tables that main.cf names; the maps among them have the entries of `served`."""
     classes: Classes
-    """The address classes of the domains that are served."""
+    """The address classes of the list domains."""
     upcoming: Report
-    """What a pass would find and change now."""
+    """What a sync would find and change now."""
     by_name: Callable[[str], bool] = lambda _: True
-    """Which host names routes may lead to; see routable_names.py."""
+    """Whether routes may lead to a host name; see routable_names.py."""
     probes: Sequence[ProbeResult] = ()
-    """What each destination said just now."""
+    """The result of a probe of each destination."""
     services: tuple[Service, ...] = ()
-    """Those of master.cf."""
+    """The services of master.cf."""
     written: Mapping[str, str] = field(default_factory=dict)
     """The parameters that main.cf has; see `Postfix.written`."""
     warnings: Sequence[str] = ()
-    """What Postfix finds odd about main.cf and master.cf."""
+    """Postfix's warnings about main.cf and master.cf."""
     resolver: Resolver | None = None
     """How lmtp(8) looks names up."""
     lookups: Mapping[str, Answer] = field(default_factory=dict)
-    """What that comes to for the host names that mail goes to."""
+    """The results of these lookups for `host_names`."""
     status: "Status | None" = None
-    """status.json, if there is one that can be read."""
+    """The content of status.json, None if it cannot be read."""
     without_status: str = ""
-    """Why there is none."""
+    """Why status.json cannot be read."""
     index_types: Mapping[str, IndexType] = field(default_factory=dict)
-    """By name, the map types that can be built, and which index Postfix opens for each."""
+    """By name, the map types that Postfix can build, each with the index that it opens."""
     now: float = field(default_factory=time.time)
     """Seconds since the epoch."""
 
@@ -74,47 +74,47 @@ class Host:
 
     @property
     def directory(self) -> MapDirectory:
-        """Where the maps are."""
+        """The map directory."""
         return MapDirectory(self.config.postfix.map_directory, self.kind, self.postfix)
 
     def table(self, name: str) -> Table:
-        """The entries of an installed map, none where they can't be known."""
+        """Return the entries of an installed map; none if they cannot be known."""
         return self.installed.get(name) or {}
 
     @property
     def domains(self) -> AbstractSet[str]:
-        """The mail domains of all lists: those that are installed, and those that sources name."""
+        """The mail domains of all lists: those of installed lists, and those that sources name."""
         return self.classes.domains
 
     @property
     def destinations(self) -> AbstractSet[Destination]:
-        """All that mail is routed to at the moment."""
+        """All destinations of the installed routes."""
         return next_hops_of(self.routes_in_use)
 
     @property
     def routes_in_use(self) -> Table:
-        """The installed routes of what is accepted, none where they can't be known."""
+        """The installed routes of accepted addresses; none if they cannot be known."""
         return Maps({name: self.table(name) for name in MAP_NAMES}).routes_in_use
 
     @property
     def named(self) -> Mapping[str, AbstractSet[Destination]]:
-        """The destinations that each source named just now, by its name, as they are reached."""
+        """The destinations that each source names, by the source's name, as they are reached."""
         return {
             name: next_hops_of(self.reached(name) or {})
-            for name, one in self.answers.items()
-            if one.tables
+            for name, answer in self.answers.items()
+            if answer.tables
         }
 
     def reached(self, source: str) -> Table | None:
         """Compute the routes of a source that has answered, with its next hops as a sync would.
 
-        None if it has named no routes, or its container is not reached at one of them.
+        None if it has named no routes, or if its container cannot be reached at a port of theirs.
         """
         answer = self.answers[source]
         if not answer.tables:
             return None
         routes: Table | None = answer.tables.routes
-        configured = next(one for one in self.config.sources if one.name == source)
+        configured = next(section for section in self.config.sources if section.name == source)
         if configured.container:
             routes = relocated(answer.tables.routes, answer.peer or Peer())
         address = self._address_of(source)
@@ -125,24 +125,24 @@ class Host:
 
     @property
     def host_names(self) -> AbstractSet[str]:
-        """What has to be looked up for mail to be delivered, now or after the next pass."""
-        everything = {*self.destinations, *(one for hops in self.named.values() for one in hops)}
-        return {one.host for one in everything if one.is_name}
+        """The host names that lmtp(8) has to look up, now or after the next sync."""
+        everything = {*self.destinations, *(hop for hops in self.named.values() for hop in hops)}
+        return {hop.host for hop in everything if hop.is_name}
 
     @property
     def addresses(self) -> Mapping[str, str]:
-        """The host names that the configuration has an IP address for."""
+        """The host names whose IP address the configuration determines."""
         known = {}
         for source in self.config.sources:
             address = self._address_of(source.name)
-            for one in self.named.get(source.name, ()) if address else ():
-                if one.is_name and address:
-                    known[one.host] = address
+            for hop in self.named.get(source.name, ()) if address else ():
+                if hop.is_name and address:
+                    known[hop.host] = address
         return known
 
     def _address_of(self, source: str) -> str | None:
-        """The IP address that is configured for a source, or that of its peer or container."""
-        configured = next(one for one in self.config.sources if one.name == source)
+        """Return the IP address configured for a source, or that of its peer or container."""
+        configured = next(section for section in self.config.sources if section.name == source)
         if configured.fixed_address or not configured.address:
             return configured.fixed_address
         answer = self.answers.get(source)
@@ -152,47 +152,49 @@ class Host:
 
     @property
     def lmtp(self) -> Service | None:
-        """The transport that all routes name."""
-        return next((one for one in self.services if (one.name, one.kind) == LMTP), None)
+        """The service of master.cf for the transport that all routes name, None if missing."""
+        return next(
+            (service for service in self.services if (service.name, service.kind) == LMTP), None
+        )
 
     def set_lmtp(self, parameter: str, value: str) -> str:
-        """The command that gives lmtp(8) another value, where it has the present one from."""
+        """Return the command that gives lmtp(8) another value, where its current value is set."""
         if self.lmtp and parameter in self.lmtp.overrides:
             return self.edit(f"lmtp/unix/{parameter} = {value}", "-P")
         return self.edit(f"{parameter} = {value}")
 
     def edit(self, change: str, option: str = "-e") -> str:
-        """The command that makes a change with postconf(1), and has a Postfix that runs see it."""
+        """Return the command that makes a change with postconf(1); it reloads a running Postfix."""
         return self.reloaded(fixes.command(self.postfix, "postconf", option, change))
 
     def reloaded(self, command: str) -> str:
-        """A command, and one that has a Postfix that runs see what it did."""
+        """Return a command, followed by a reload if Postfix runs."""
         return fixes.reloaded(self.postfix, command)
 
     def service(self, verb: str) -> str:
-        """The command that starts or restarts Postfix."""
+        """Return the command that starts or restarts Postfix; `verb` is start or restart."""
         if SYSTEMD.is_dir() and str(self.postfix.config_directory) == "/etc/postfix":
             return f"systemctl {verb} postfix"
         verbs = ["stop", "start"] if verb == "restart" else [verb]
-        return " && ".join(fixes.command(self.postfix, "postfix", one) for one in verbs)
+        return " && ".join(fixes.command(self.postfix, "postfix", verb) for verb in verbs)
 
     def command(self, *arguments: str) -> str:
-        """postfix-sync itself with this configuration, as an operator types it."""
+        """Return a postfix-sync command with this configuration, as an operator types it."""
         return self.config.command(*arguments)
 
 
 SYSTEMD = Path("/run/systemd/system")
-"""It is there where systemd runs (sd_booted(3))."""
+"""A directory that exists if systemd runs (sd_booted(3))."""
 
 
 def served(
     installed: Mapping[str, Table | None], answers: Mapping[str, Fetched]
 ) -> Mapping[str, Table]:
-    """The entries that the maps have, or will have: installed ones, and those that sources name."""
-    wanted = [Maps.of(one.tables) for one in answers.values() if one.tables]
+    """Return the entries that the maps have or will have: installed, or named by a source."""
+    wanted = [Maps.of(answer.tables) for answer in answers.values() if answer.tables]
     return {
         name: {
-            **{key: value for one in wanted for key, value in one[name].items()},
+            **{key: value for maps in wanted for key, value in maps[name].items()},
             **(installed.get(name) or {}),
         }
         for name in MAP_NAMES

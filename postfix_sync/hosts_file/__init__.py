@@ -1,1 +1,1 @@
-"""Our block in hosts(5), and the chroot's copy of the file."""
+"""The block of postfix-sync in hosts(5), and the chroot's copy of that file."""

@@ -1,8 +1,8 @@
 """The hosts file on the disk, and the copy of it in Postfix's chroot.
 
 Debian runs lmtp(8) chrooted, where it reads $queue_directory/etc/hosts: a copy that is made when
-the service starts, and that is as old as that. It is kept in step here, whole, whenever names of
-ours are in the hosts file.
+the service starts, and that is not updated afterwards. This module writes that copy, whole,
+whenever it writes the hosts file.
 """
 
 from collections.abc import Mapping
@@ -16,19 +16,24 @@ from postfix_sync.system.mounts import without_links
 
 @dataclass(frozen=True)
 class HostsFiles:
-    """A hosts file and its copy, None where Postfix needs none."""
+    """A hosts file and its copy in the chroot; the copy is None if Postfix needs none."""
 
     path: Path
     copy: Path | None
 
     def read(self) -> Hosts:
-        """The hosts file, split around our block. Raises ApplyError."""
+        """Read the hosts file, split around our block.
+
+        Raises ApplyError or NotPermitted if it cannot be read, or ApplyError if its markers are
+        damaged. A file that does not exist is empty.
+        """
         return parse(_content(self.path), str(self.path))
 
     def write(self, names: Mapping[str, str]) -> bool:
-        """Makes `names` our block, and the copy follow; whether anything had to be written.
+        """Write `names` (host name -> IP address) as our block, and then the copy.
 
-        Raises ApplyError or NotPermitted; the file that failed is then as it was.
+        Return whether a file was written. Raises ApplyError or NotPermitted; the file that could
+        not be written is then unchanged.
         """
         content = self.read().with_block(names)
         written = _keep(self.path, content)
@@ -37,20 +42,23 @@ class HostsFiles:
         return written
 
     def copy_is_current(self) -> bool:
-        """Whether the copy, where there is to be one, is the same as the hosts file."""
+        """Return whether the copy equals the hosts file; True if Postfix needs no copy.
+
+        Raises ApplyError or NotPermitted if either cannot be read.
+        """
         return not self.copy or _content(self.copy) == _content(self.path)
 
     def lacking(self, names: Mapping[str, str]) -> set[str]:
-        """The host names that Postfix does not find in the file that it reads, or elsewhere.
+        """Return the host names of `names` that lack their address in the file that Postfix reads.
 
-        Raises ApplyError or NotPermitted where that file can't be read.
+        Raises ApplyError or NotPermitted if that file cannot be read.
         """
         path = self.copy or self.path
         known = parse(_content(path), str(path)).lookup()
         return {name for name, address in names.items() if known.get(name) != address}
 
     def discard_staged(self) -> None:
-        """Removes what a pass that was killed may have left beside the files."""
+        """Remove the staged files that a killed sync may have left beside both files."""
         for path in (self.path, self.copy):
             if path:
                 discard(staged_beside(without_links(path)))
@@ -66,7 +74,7 @@ def _content(path: Path) -> bytes:
 
 
 def _keep(path: Path, content: bytes) -> bool:
-    """Whether the file had to be written for it to hold `content`."""
+    """Make the file hold `content`; return whether that took a write."""
     if _content(path) == content:
         return False
     try:

@@ -8,7 +8,7 @@ from postfix_sync.model import Destination
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import installed_routes
 from postfix_sync.postfix.next_hop import next_hops_of
-from postfix_sync.postfix.queue import Waiting, waiting
+from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -17,7 +17,7 @@ COUNTING = 30.0
 """Seconds that counting the queue may take. Postfix opens each file of it for that."""
 
 
-async def count_deferred(config: "Config") -> dict[Destination, Waiting]:
+async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
     """What is deferred for each destination that a route leads to.
 
     Raises ConfigError where there is no Postfix, ApplyError where its queue can't be read in time.
@@ -33,9 +33,9 @@ async def count_deferred(config: "Config") -> dict[Destination, Waiting]:
             "see how large the queue is: qshape deferred",
         ) from None
 
-    def count() -> dict[Destination, Waiting]:
+    def count() -> dict[Destination, DeferredMail]:
         routes = installed_routes(config.postfix.map_directory)
-        none = {hop: Waiting() for hop in next_hops_of(routes)}
-        return {**none, **waiting(messages, routes, instance.fold, delimiters)}
+        none = {hop: DeferredMail() for hop in next_hops_of(routes)}
+        return {**none, **deferred_by_destination(messages, routes, instance.fold, delimiters)}
 
     return await asyncio.to_thread(count)

@@ -1,4 +1,4 @@
-"""How Postfix folds the case of keys and addresses (SMTPUTF8_README). Pure."""
+"""Fold the case of keys and addresses as Postfix does (SMTPUTF8_README). Pure."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -7,16 +7,16 @@ Fold: TypeAlias = Callable[[str], str]
 
 
 def fold_unicode(key: str) -> str:
-    """A key as postmap(1) stores it under smtputf8_enable = yes: full Unicode case folding."""
+    """Fold a key as postmap(1) does under smtputf8_enable = yes: full Unicode case folding."""
     return key.casefold()
 
 
 def fold_ascii(key: str) -> str:
-    """A key as postmap(1) stores it under smtputf8_enable = no: only ASCII letters are folded."""
+    """Fold a key as postmap(1) does under smtputf8_enable = no: ASCII letters only."""
     return key.encode().lower().decode()
 
 
-# RFC 5321's atoms, widened by RFC 6531 to all of UTF-8 but controls, blanks and invisible marks.
+# RFC 5321's atoms, widened by RFC 6531 to all of UTF-8 except controls, blanks, invisible marks.
 # Dots may be anywhere: Mailman creates lists named an..ts and ants., and Postfix delivers to them.
 _NON_ASCII = (
     "\u00a1-\u167f\u1681-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\u2fff"

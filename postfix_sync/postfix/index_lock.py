@@ -11,18 +11,18 @@ from postfix_sync.system.files import open_file
 from postfix_sync.system.lock import LOCK_POLL
 
 KEPT_LOCKED = 2.0
-"""Seconds for which Postfix locks no index, unless somebody runs postmap(1) on a very large one."""
+"""Seconds for which Postfix never locks an index, unless postmap(1) builds a very large one."""
 
 _FLOCK = "hhqqi4x"
 """struct flock of fcntl(2) with 64 bits: l_type, l_whence, l_start, l_len, l_pid."""
 
 
 async def is_kept_locked(index: Path, map_type: str) -> bool:
-    """Whether an index has been locked for KEPT_LOCKED seconds, as Postfix's programs lock it.
+    """Return whether an index has been locked for KEPT_LOCKED seconds, as Postfix locks it.
 
-    Any user may lock a file that he can read. postmap(1) would then wait for him: to change an lmdb
-    index, which it locks with fcntl(2), and already to look into one of hash or btree, which it
-    locks with flock(2). A new index in the place of the old one is not locked.
+    Any user may lock a file that the user can read. postmap(1) then blocks: when it changes an lmdb
+    index, which it locks with fcntl(2), and even when it queries a hash or btree index, which it
+    locks with flock(2). A new index that replaces the old one is not locked.
     """
     give_up = time.monotonic() + KEPT_LOCKED
     while _is_locked(index, map_type):
@@ -33,17 +33,17 @@ async def is_kept_locked(index: Path, map_type: str) -> bool:
 
 
 def _is_locked(index: Path, map_type: str) -> bool:
-    """Whether somebody has the lock right now; not, where there is no such index."""
+    """Return whether another process holds the lock now; False if there is no such index."""
     try:
         with open_file(index) as file:
             if map_type == "lmdb":
-                asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-                kind, *_ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+                request = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+                kind, *_ = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, request))
                 return bool(kind != fcntl.F_UNLCK)
             if map_type in {"hash", "btree"}:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
-        pass  # whoever looks into it says what is wrong with it
+        pass  # the query of the index reports what is wrong with it
     return False

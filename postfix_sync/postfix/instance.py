@@ -1,7 +1,7 @@
-"""All that is asked of Postfix, through its own commands: postconf, postmap, postfix, postqueue.
+"""Query and control one Postfix instance, by postconf(1), postmap(1), postfix(1), postqueue(1).
 
-Every command names the instance with `-c`, so that a second instance on the same host is served as
-well as the first. Only `edit` changes a main.cf, and setup has it edit a copy.
+Every command names the instance with `-c`, so that any instance on a host with several can be used.
+Nothing here changes main.cf.
 """
 
 import asyncio
@@ -72,72 +72,72 @@ PARAMETERS = (
 )
 
 TRANSPORTS = ("default_transport", "local_transport", "relay_transport", "virtual_transport")
-"""The parameters that say how mail is delivered to which no route leads."""
+"""The parameters whose transport delivers mail that no route is for."""
 
 REMEMBERING = ("qmgr", "trivial-rewrite")
-"""The programs whose processes have to be others before a reload can be said to have worked."""
+"""The programs that remember tables: a reload is complete once all their processes are new."""
 
 STARTED_WITH = 2.0
-"""Seconds after master(8) in which it starts qmgr(8)."""
+"""Seconds within which master(8), once started, starts qmgr(8)."""
 
 TURNOVER_TIMEOUT = 30.0
-"""Seconds; trivial-rewrite(8) looks every 10 s whether a table changed, and ends if so."""
+"""Seconds; trivial-rewrite(8) checks every 10 s whether a table has changed, and ends if so."""
 
 TURNOVER_POLL = 0.05
 
 SLOWEST = 100_000
-"""Bytes that postmap(1) gets through in a second at least, on a slow disk and a busy host: 68 MB
-take it 5 s on two idle cores."""
+"""Bytes a second that postmap(1) processes at least, on a slow disk and a busy host: measured, it
+takes 5 s for 68 MB on two idle cores."""
 
 AT_ONCE = 4
-"""Processes of postqueue(1) at the same time: more of them don't get through more messages."""
+"""Processes of postqueue(1) at the same time: more of them are not faster."""
 
 
 @dataclass(frozen=True)
 class Postfix:
-    """One Postfix instance: its configuration directory, and what postconf(1) says of it."""
+    """One Postfix instance: its configuration directory, and its configuration by postconf(1)."""
 
     config_directory: Path
     parameters: Mapping[str, str]
-    """main.cf's values as they take effect, $names expanded."""
+    """The values of PARAMETERS as they take effect, $names expanded."""
     unexpanded: Mapping[str, str]
-    """The same as they are written."""
+    """The values of PARAMETERS as they are written."""
     map_types: frozenset[str]
     lmtp_chrooted: bool
     master_cf: str = ""
-    """The lines of master.cf(5) as postconf(1) prints them; none where there is no such file."""
+    """The lines of master(5) as `postconf -M` prints them; empty if there is no such file."""
     version: str = ""
     families: Families = BOTH_FAMILIES
-    """The versions of IP that lmtp(8) may use: main.cf's inet_protocols, or that of master.cf."""
+    """The versions of IP that lmtp(8) may use: inet_protocols of main.cf, or of master.cf."""
     habitual: frozenset[str] = frozenset()
-    """What postmap(1) says whatever it is asked: warnings about main.cf, not about a map."""
+    """The lines that postmap(1) prints for every query: warnings about main.cf, not about a map."""
     _index_types: dict[str, IndexType] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def queue_directory(self) -> Path:
-        """Where the queue is, and the root of what runs chrooted."""
+        """The directory of the queue, which is also the root of chrooted services."""
         return Path(self.parameters["queue_directory"])
 
     @property
     def several_next_hops(self) -> bool:
-        """Whether a transport(5) entry may name several, tried in order: Postfix 3.5 and later."""
+        """Whether a transport(5) entry may name several next hops: Postfix 3.5 and later."""
         return self.at_least(3, 5)
 
     def at_least(self, major: int, minor: int) -> bool:
-        """Whether this is that version of Postfix, or a later one."""
+        """Return whether this is version `major`.`minor` of Postfix, or a later one."""
         found = re.match(r"(\d+)\.(\d+)", self.version)
         return found is not None and (int(found[1]), int(found[2])) >= (major, minor)
 
     async def values(self, *names: str) -> dict[str, str]:
-        """Parameters of main.cf as they take effect, $names expanded. Raises ConfigError."""
+        """Read parameters of main.cf as they take effect, $names expanded. Raises ConfigError."""
         return settings_of(await postconf(self.config_directory, "-x", *names))
 
     async def written_as(self, name: str) -> str:
-        """A parameter as it is written, $names and all. Raises ConfigError."""
+        """Read a parameter as it is written, with its $names. Raises ConfigError."""
         return settings_of(await postconf(self.config_directory, name))[name]
 
     async def services(self) -> tuple["Service", ...]:
-        """The services of master.cf, none where there is no such file. Raises ConfigError."""
+        """Read the services of master.cf; none if there is no such file. Raises ConfigError."""
         if not self.master_cf:
             return ()
         overrides = settings_of(await postconf(self.config_directory, "-P", "-x"))
@@ -147,28 +147,28 @@ class Postfix:
         )
 
     async def warnings(self) -> list[str]:
-        """What postconf(1) finds odd about main.cf and master.cf."""
+        """Return the warnings of postconf(1) about main.cf and master.cf."""
         return await self._warnings("-n")
 
     async def type_warnings(self) -> list[str]:
-        """What postconf(1) says of map types that it can't load."""
+        """Return the warnings of postconf(1) about map types that it cannot load."""
         return await self._warnings("-m")
 
     async def _warnings(self, option: str) -> list[str]:
         done = await run(self._command("postconf", option))
-        told = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
-        return [line for line in told if line]
+        warnings = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
+        return [line for line in warnings if line]
 
     async def expanded(self, values: Mapping[str, str]) -> dict[str, str]:
-        """What these parameters would come to with these values. Raises ConfigError."""
-        given = [one for name, value in values.items() for one in ("-o", f"{name}={value}")]
+        """Expand the $names in `values`, as if main.cf had these values. Raises ConfigError."""
+        given = [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
         return settings_of(await postconf(self.config_directory, "-x", *given, *values))
 
     async def written(self) -> dict[str, str]:
-        """The parameters that main.cf has, $names expanded. Raises ConfigError.
+        """Read the parameters that main.cf sets, $names expanded. Raises ConfigError.
 
-        Of the operator's own, those are left out that are only parts of others' values: `hash:/etc`
-        in what is used as `${indexed}transport` is no table. A restriction class is none of them.
+        The operator's own parameters are left out, because they may be only parts of other values:
+        `hash:/etc/`, used as `${indexed}transport`, is not a table. Restriction classes are kept.
         """
         found = settings_of(await postconf(self.config_directory, "-x", "-n", "-C", "builtin"))
         if classes := items(found.get("smtpd_restriction_classes", "")):
@@ -179,14 +179,14 @@ class Postfix:
         return [find_command(name), "-c", str(self.config_directory), *arguments]
 
     async def index_type(self, name: str) -> IndexType:
-        """Find out what this Postfix makes of a map type: have it build and query a tiny map.
+        """Find out which type this Postfix opens for a name: have it build and query a tiny map.
 
-        The map is in a private directory, and gone afterwards. If it can't be built there, as in a
-        file system that is full, the type counts as what its name says: building a real map then
-        shows what is wrong.
+        The map is in a private directory, which is removed afterwards. If the map cannot be built
+        there, for instance because the file system is full, the type counts as what its name says:
+        the error then appears when a real map is built.
         """
         if not self.at_least(3, 11):
-            return IndexType(name, name)  # which is when redirection and its warnings came
+            return IndexType(name, name)  # redirection and its warnings exist since 3.11
         if name not in self._index_types:
             self._index_types[name] = await self._try_out(name)
         return self._index_types[name]
@@ -201,14 +201,16 @@ class Postfix:
                 built = await run(self._command("postmap", table))
                 queried = await run(self._command("postmap", "-q", "key", table))
                 opened = [
-                    one for one in (name, *INDEX_SUFFIX) if IndexType(one, one).index(text).exists()
+                    kind
+                    for kind in (name, *INDEX_SUFFIX)
+                    if IndexType(kind, kind).index(text).exists()
                 ]
         except (OSError, SyncError):
             return as_named
         if built.status or queried.status or not opened:
             return as_named
-        said = {*self._complaints(built), *self._complaints(queried)}
-        standing = frozenset(line.replace(str(text), _TEXT) for line in said)
+        lines = {*self._complaints(built), *self._complaints(queried)}
+        standing = frozenset(line.replace(str(text), _TEXT) for line in lines)
         return IndexType(name, opened[0], standing)
 
     async def successor(self, kind: IndexType) -> str | None:
@@ -219,12 +221,12 @@ class Postfix:
         return None
 
     async def build(self, kind: IndexType, text: Path, size: int, lock: int) -> None:
-        """Compiles a text of `size` bytes into the index beside it.
+        """Compile a text of `size` bytes into the index beside it.
 
-        The running postmap keeps `lock` held.
+        postmap(1) inherits the file descriptor `lock`, and holds that lock as long as it runs.
 
-        Raises ApplyError on any word of postmap(1) about the map: it exits 0 on lines it leaves
-        out.
+        Raises ApplyError if postmap(1) prints anything about the map, because its exit status is 0
+        even if it skips lines.
         """
         table = f"{kind.name}:{text}"
         done = await run(
@@ -235,20 +237,23 @@ class Postfix:
             raise _failed(f"postmap {table}", done, said)
 
     async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> Table:
-        """What the index beside `text` holds for `keys`. Raises ApplyError where it can't say."""
+        """Query the index beside `text` for `keys`; return the entries that it has.
+
+        Raises ApplyError if postmap(1) fails, or prints anything else about the map.
+        """
         table = f"{kind.name}:{text}"
         done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
         said = self._about(kind, text, done)
-        # That an index is older than its text is no reason not to look into it.
+        # An index that is older than its text can still be queried.
         older = f"is older than source file {text}"
         if any(not line.endswith(older) for line in said):
             raise _failed(f"postmap -q - {table}", done, said)
         return _pairs(done)
 
     async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
-        """What any table that main.cf may name holds for `keys`.
+        """Query any table that main.cf may name for `keys`; return the entries that it has.
 
-        Raises ApplyError where that can't be told, or takes longer than `timeout` seconds.
+        Raises ApplyError if the table cannot be queried, or not within `timeout` seconds.
         """
         done = await self._query(table, keys, timeout=timeout)
         said = self._complaints(done)
@@ -257,15 +262,15 @@ class Postfix:
         return _pairs(done)
 
     async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
-        asked = "".join(f"{key}\n" for key in keys).encode()
-        # Postfix's daemons live in the queue directory: the path of a socket may begin there.
+        lines = "".join(f"{key}\n" for key in keys).encode()
+        # Postfix's daemons run in the queue directory, so the path of a socket may be relative.
         done = await run(
             self._command("postmap", "-q", "-", table),
-            stdin=asked,
+            stdin=lines,
             timeout=timeout,
             directory=self.queue_directory if self.queue_directory.is_dir() else None,
         )
-        # Status 1 without a word means that none of the keys was found.
+        # Status 1 without output means that none of the keys was found.
         if done.status not in (0, 1):
             raise _failed(f"postmap -q - {table}", done, self._complaints(done))
         return done
@@ -274,25 +279,25 @@ class Postfix:
         return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
 
     def _about(self, kind: IndexType, text: Path, done: Completed) -> list[str]:
-        """Return what postmap(1) said of one map, without what it says of main.cf and the type."""
+        """Return postmap(1)'s lines about one map, without those about main.cf and the type."""
         return [line for line in self._complaints(done) if not kind.is_standing(line, text)]
 
     @property
     def master(self) -> int | None:
-        """The process id of this instance's master(8), None where Postfix is stopped.
+        """The process id of this instance's master(8), None if Postfix is stopped.
 
-        Raises NotPermitted where that can't be known: it decides whether a reload is due.
-        `postfix status` would know it too, but takes a second to say no, and logs a line each time.
+        Raises NotPermitted if that cannot be determined, because it decides whether a reload is
+        due. `postfix status` takes a second if Postfix is stopped, and logs a line each time.
         """
         path = self.queue_directory / "pid/master.pid"
         try:
             pid = int(read_file(path))
-            # Nothing, where it has ended, and nobody has asked yet how.
+            # The command line is empty if the process has ended and is a zombie.
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             running = words[0].rpartition(b"/")[2] == b"master"
         except PermissionError as error:
             raise NotPermitted(
-                f"{path}: {why(error)}: it can't be told whether Postfix runs",
+                f"{path}: {why(error)}: cannot determine whether Postfix runs",
                 denied_hint(path, error),
             ) from None
         except (OSError, ValueError):
@@ -301,10 +306,10 @@ class Postfix:
 
     @property
     def runs_elsewhere(self) -> bool:
-        """Whether this instance runs, but where its processes can't be seen or signalled from here.
+        """Whether this instance runs in another PID namespace.
 
-        That is so in another PID namespace. master(8) holds a lock on its pid file as long as it
-        runs (flock(2)); it is asked for as `postfix status` does it, for a moment.
+        Its processes can then not be seen or signalled. master(8) holds a lock on its pid file as
+        long as it runs (flock(2)); this tries to take that lock, as `postfix status` does.
         """
         if self.master is not None:
             return False
@@ -319,33 +324,35 @@ class Postfix:
 
     @property
     def other_domains(self) -> frozenset[str]:
-        """The domains that main.cf names itself, not in a table, and gives a class but relay's."""
+        """The domains that main.cf names outside of tables, in every class except relay."""
         parameters = ("mydestination", "virtual_alias_domains", "virtual_mailbox_domains")
-        named = (one for name in parameters for one in items(self.parameters[name]))
-        return frozenset(one.lower() for one in named if not re.search("[:/!]", one))
+        named = (item for name in parameters for item in items(self.parameters[name]))
+        return frozenset(item.lower() for item in named if not re.search("[:/!]", item))
 
     @property
     def default_refuses(self) -> bool:
-        """Whether some mail to which no route leads is refused, by the transport error(8)."""
-        return any(self.parameters[one].partition(":")[0] == "error" for one in TRANSPORTS)
+        """Whether the transport error(8) refuses some mail that no route is for."""
+        return any(
+            self.parameters[parameter].partition(":")[0] == "error" for parameter in TRANSPORTS
+        )
 
     @property
     def reload_age(self) -> float:
-        """Seconds since Postfix was last reloaded; infinite if it was not since its start.
+        """Seconds since Postfix was last reloaded; infinite if never since its start.
 
-        A reload gives it another qmgr(8), and leaves master(8) as it is.
+        A reload replaces the process of qmgr(8), and keeps that of master(8).
         """
         master = self.master
         age = min((_age(pid) for pid in self.processes("qmgr")), default=math.inf)
         return age if master is not None and _age(master) - age > STARTED_WITH else math.inf
 
     async def reload(self) -> None:
-        """Have every process start again with the present tables, and wait until they have.
+        """Reload Postfix, and wait until no process remembers the previous tables.
 
-        `postfix reload` only sends signals.
+        `postfix reload` itself only sends signals.
 
         Raises:
-            ApplyError: it failed, or a process is still there after TURNOVER_TIMEOUT seconds.
+            ApplyError: it failed, or an old process still runs after TURNOVER_TIMEOUT seconds.
         """
         before = self.processes(*REMEMBERING)
         try:
@@ -364,17 +371,19 @@ class Postfix:
         await self._ended(before)
 
     async def start(self) -> None:
-        """Starts a Postfix that is stopped. Raises ApplyError where it does not come up."""
+        """Start a Postfix that is stopped. Raises ApplyError if it does not start."""
         done = await run(self._command("postfix", "start"))
         if done.status:
             raise ApplyError(f"postfix start: {done.complaint}")
 
     async def check(self) -> str:
-        """What postfix(1) has against this configuration, empty if Postfix could start with it.
+        """Return what `postfix check` reports; empty if Postfix could start so configured.
 
-        Without a terminal, most of it goes to Postfix's log, and the exit status is all there is.
-        Debian 13 has it copy /etc/hosts into the chroot (configure-instance.sh), which may lack the
-        names of the hosts file that is kept there: what was there is put back.
+        Without a terminal, it writes most of that to Postfix's log; only its exit status counts.
+        On Debian 13 it also copies /etc/hosts into the chroot (configure-instance.sh), which may
+        lack names that the copy there has: the previous copy is restored.
+
+        Raises ApplyError or NotPermitted if the copy cannot be restored.
         """
         copy = self.queue_directory / "etc/hosts"
         before = read_file(copy) if copy.is_file() else None
@@ -387,26 +396,26 @@ class Postfix:
         return done.complaint if done.status else ""
 
     def processes(self, *names: str) -> frozenset[int]:
-        """Find the process ids of this instance's programs; none where Postfix is stopped."""
+        """Find the process ids of this instance's programs; none if Postfix is stopped."""
         master = str(self.master)
         found = set()
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 pid, _, rest = stat.read_text("utf-8", "replace").partition(" (")
             except OSError:
-                continue  # it ended meanwhile
+                continue  # the process has ended meanwhile
             name, _, fields = rest.rpartition(") ")
             if name in names and fields.split()[1] == master:
                 found.add(int(pid))
         return frozenset(found)
 
     def connections(self, destinations: Collection[Destination]) -> frozenset[str]:
-        """Find the open connections to some addresses; none where Postfix is stopped."""
+        """Find this instance's open connections to some destinations; none if it is stopped."""
         master = self.master if destinations else None
         return connections_to(master, destinations) if master else frozenset()
 
     def oldest(self, *names: str) -> float:
-        """Seconds for which the oldest process of its programs has been running; 0 without any."""
+        """Return the age in seconds of the oldest process of its programs; 0 without any."""
         ages = (_age(pid) for pid in self.processes(*names))
         return max((age for age in ages if age < math.inf), default=0.0)
 
@@ -415,14 +424,15 @@ class Postfix:
         while left := before & self.processes(*REMEMBERING):
             if time.monotonic() > give_up:
                 raise ApplyError(
-                    f"process {min(left)} of Postfix still works with what it knew before"
-                    f" {TURNOVER_TIMEOUT:g} s after the reload; nothing more is changed until then",
+                    f"process {min(left)} of Postfix still uses the previous tables"
+                    f" {TURNOVER_TIMEOUT:g} s after the reload; nothing else is changed before it"
+                    " ends",
                     f"postfix -c {self.config_directory} reload",
                 )
             await asyncio.sleep(TURNOVER_POLL)
 
     async def queue(self) -> list[Queued]:
-        """The messages in the queue. Raises ApplyError where postqueue(1) can't say."""
+        """List the messages in the queue. Raises ApplyError if postqueue(1) fails."""
         if not (self.queue_directory / "active").is_dir():
             return []  # this Postfix was never started
         done = await run(self._command("postqueue", "-j"))
@@ -431,39 +441,39 @@ class Postfix:
         try:
             return await asyncio.to_thread(_messages, done.stdout)
         except (ValueError, KeyError, TypeError) as error:
-            raise ApplyError(f"postqueue -j: can't be read: {error}") from None
+            raise ApplyError(f"postqueue -j: its output cannot be parsed: {error}") from None
 
     async def deliver_now(self, queue_ids: Sequence[str]) -> None:
-        """Has deferred messages tried now; those that are on hold, or gone, are passed over.
+        """Have Postfix retry deferred messages now; those on hold, or already removed, are skipped.
 
-        One process each: postqueue(1) takes no more than one. With the first, qmgr(8) also forgets
-        which destinations are dead, so that new mail for them is tried again as well.
+        postqueue(1) takes only one queue id, so each message needs a process. With the first of
+        them, qmgr(8) also forgets which destinations are dead, so that it tries new mail for them.
 
-        Raises ApplyError where postqueue(1) can't have it done.
+        Raises ApplyError if postqueue(1) fails.
         """
         for start in range(0, len(queue_ids), AT_ONCE):
             done = await asyncio.gather(
                 *(
-                    run(self._command("postqueue", "-i", one))
-                    for one in queue_ids[start : start + AT_ONCE]
+                    run(self._command("postqueue", "-i", queue_id))
+                    for queue_id in queue_ids[start : start + AT_ONCE]
                 )
             )
-            for one in done:
-                if one.status:
-                    raise ApplyError(f"postqueue -i: {one.complaint}")
+            for completed in done:
+                if completed.status:
+                    raise ApplyError(f"postqueue -i: {completed.complaint}")
 
     async def queued_recipients(self, before: float) -> frozenset[str]:
-        """The folded addresses that queued mail waits for, extensions cut off as well.
+        """Return the folded recipients of queued mail, each with its extensions and without them.
 
-        Mail that has arrived by `before` counts, in seconds since the epoch.
+        Only mail that arrived by `before`, in seconds since the epoch, counts.
 
-        Raises ApplyError where postqueue(1) can't say.
+        Raises ApplyError if postqueue(1) fails.
         """
         queue = await self.queue()
-        return self.recipients_of(one for one in queue if one.arrival_time <= before)
+        return self.recipients_of(message for message in queue if message.arrival_time <= before)
 
     def recipients_of(self, messages: Iterable[Queued]) -> frozenset[str]:
-        """The folded addresses that messages have to reach, extensions cut off as well."""
+        """Return the folded recipients of messages, each with its extensions and without them."""
         delimiters = self.parameters["recipient_delimiter"]
         fold = self.fold
         return frozenset(
@@ -475,12 +485,12 @@ class Postfix:
 
     @property
     def fold(self) -> Fold:
-        """How this Postfix folds keys and addresses."""
+        """The function that folds keys and addresses as this Postfix does."""
         return _fold(self.parameters)
 
 
 def _age(pid: int) -> float:
-    """Seconds since a process was started (proc(5), starttime); infinite if it has ended."""
+    """Return the seconds since a process was started (proc(5), starttime); infinite if it ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2]
     except OSError:
@@ -495,35 +505,36 @@ def _messages(printed: str) -> list[Queued]:
 
 
 def _failed(command: str, done: Completed, said: Sequence[str]) -> ApplyError:
-    """Make the error of a postmap(1) command that `said` something of its map, or failed."""
+    """Make the error of a postmap(1) that printed lines (`said`) about its map, or failed."""
     return ApplyError(f"{command}: {'; '.join(said) or done.complaint}")
 
 
 def _long_enough(size: int) -> float:
-    """Seconds after which a postmap(1) that is given so many bytes hangs."""
+    """Return the timeout in seconds of a postmap(1) that processes `size` bytes."""
     return 60 + size / SLOWEST
 
 
 def _pairs(done: Completed) -> Table:
-    """What postmap -q - prints."""
+    """Parse what `postmap -q -` prints."""
     pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
     return {key: value for key, _, value in pairs}
 
 
 def _queued(found: dict[str, Any]) -> Queued:
-    """One line of postqueue(1), version 3.1 and later."""
+    """Parse a line of `postqueue -j` (Postfix 3.1 and later)."""
     return Queued(
         queue_id=found["queue_id"],
         queue_name=found["queue_name"],
         arrival_time=float(found["arrival_time"]),
         recipients=tuple(
-            (unquoted(one["address"]), one.get("delay_reason", "")) for one in found["recipients"]
+            (unquoted(recipient["address"]), recipient.get("delay_reason", ""))
+            for recipient in found["recipients"]
         ),
     )
 
 
 def list_file(path: str) -> str:
-    """A file that a list in main.cf names; what can't be read names nothing, as for Postfix."""
+    """Read a file that a list in main.cf names; an unreadable file is empty, as for Postfix."""
     try:
         return read_file(Path(path)).decode("utf-8", "replace")
     except OSError:
@@ -531,10 +542,10 @@ def list_file(path: str) -> str:
 
 
 async def inspect(config_directory: Path) -> Postfix:
-    """Reads what a pass needs to know of an instance. Raises ConfigError where there is none."""
+    """Read an instance's configuration. Raises ConfigError if it has none, or no postmap(1)."""
     parameters = settings_of(await postconf(config_directory, "-x", *PARAMETERS))
     unexpanded = settings_of(await postconf(config_directory, *PARAMETERS))
-    # What it is, not what main.cf makes it say of itself.
+    # The built-in value, because main.cf may set mail_version to anything.
     version = await postconf(config_directory, "-d", "-h", "mail_version")
     services = ""  # an instance that is not set up yet may have no master.cf
     if (config_directory / "master.cf").exists():
@@ -568,7 +579,7 @@ async def inspect(config_directory: Path) -> Postfix:
 
 
 async def families_of(config_directory: Path) -> Families:
-    """The versions of IP that lmtp(8) may use. Raises ConfigError where there is no Postfix."""
+    """Return the versions of IP that lmtp(8) may use. Raises ConfigError if there is no Postfix."""
     value = settings_of(await postconf(config_directory, "-x", "inet_protocols"))["inet_protocols"]
     services = ""
     if (config_directory / "master.cf").exists():
@@ -577,7 +588,10 @@ async def families_of(config_directory: Path) -> Families:
 
 
 async def _families(config_directory: Path, value: str, services: str) -> Families:
-    """The versions of IP that `value` stands for, or what the lmtp service has in its place."""
+    """Return the versions of IP that inet_protocols permits to lmtp(8).
+
+    `value` is that of main.cf, which the lmtp service of master.cf may override.
+    """
     name = "inet_protocols"
     if any(name in line and tuple(line.split()[:2]) == LMTP for line in services.splitlines()):
         overrides = settings_of(await postconf(config_directory, "-P", "-x"))
@@ -590,12 +604,12 @@ async def _families(config_directory: Path, value: str, services: str) -> Famili
 
 
 async def fold_of(config_directory: Path) -> Fold:
-    """How keys are folded there. Raises ConfigError where there is no Postfix."""
+    """Return how an instance folds keys. Raises ConfigError if there is no Postfix."""
     return _fold(settings_of(await postconf(config_directory, "-x", "smtputf8_enable")))
 
 
 def _fold(parameters: Mapping[str, str]) -> Fold:
-    """How postmap(1) and the lookups of a Postfix fold keys (SMTPUTF8_README)."""
+    """Return how postmap(1) and the lookups of a Postfix fold keys (SMTPUTF8_README)."""
     if parameters.get("smtputf8_enable") == "yes":
         return fold_unicode
     return fold_ascii

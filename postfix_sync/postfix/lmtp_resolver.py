@@ -1,9 +1,9 @@
-"""Host names as this instance's lmtp(8) resolves them, which is seldom as ping(8) does.
+"""Resolve host names as this instance's lmtp(8) does, which often differs from ping(8).
 
-lmtp(8) runs as another user, on Debian in a chroot, and asks what lmtp_host_lookup says: the DNS by
-a client of its own that knows no hosts file, or getaddrinfo(3) with the chroot's files, or the
-first and then the second. Guessing at that from outside is how people lose a day; so it is done,
-in a process that is put where lmtp(8) is (name_lookup.py).
+lmtp(8) runs as another user, on Debian in a chroot, and follows lmtp_host_lookup: it queries the
+DNS with a client of its own that ignores the hosts file, or calls getaddrinfo(3) with the chroot's
+files, or does the first and then the second. A lookup outside of that environment may have another
+result, so each lookup runs in a process with lmtp(8)'s user and root (name_lookup.py).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from postfix_sync.system.interfaces import has_ipv6
 DNS, NATIVE = "dns", "native"
 
 TIMEOUT = 15.0
-"""Seconds for one lookup. libc asks a name server that is mute twice, for 5 s each."""
+"""Seconds for one lookup. libc queries a name server that does not answer twice, for 5 s each."""
 
 AT_ONCE = 8
 """Lookups under way at the same time, each a process."""
@@ -40,31 +40,31 @@ PARAMETERS = (
 )
 
 _SEARCHES = frozenset({"res_defnames", "res_dnsrch"})
-"""The resolver options with which the DNS is asked for more than the name as it is."""
+"""The resolver options with which the DNS is queried for more than the name as written."""
 
 _FAMILY = {frozenset({4}): int(socket.AF_INET), frozenset({6}): int(socket.AF_INET6)}
-"""The address family, where it is a single one."""
+"""The address family, if lmtp(8) may use only one."""
 
 _PROGRAM = Path(__file__).with_name("name_lookup.py")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What comes of looking a name up."""
+    """The result of a lookup of a host name."""
 
     addresses: tuple[str, ...] = ()
     unanswered: bool = False
-    """No answer, for now: Postfix keeps the mail. Where the answer is that there is no such name,
-    it bounces."""
+    """Whether no name server has answered: Postfix then defers the mail. If the answer is that
+    there is no such name, the mail bounces."""
     said: str = ""
     """Why there is no address."""
     denied: str = ""
-    """Why it can't be looked up here: nothing is known then."""
+    """Why the lookup is not possible here; the name's addresses are then unknown."""
 
 
 @dataclass(frozen=True)
 class Resolver:
-    """How names are looked up: by whom, where from, and whom is asked."""
+    """How lmtp(8) looks names up: its mechanisms, its user, and its root directory."""
 
     mechanisms: tuple[str, ...]
     """"dns" always comes before "native" (postconf(5), smtp_host_lookup)."""
@@ -74,18 +74,20 @@ class Resolver:
     search: bool = False
 
     async def look_up(self, name: str) -> Answer:
-        """Asks one mechanism after the other, as smtp_addr.c does: the next where one answers that
-        there is no such name, but not where it does not answer.
+        """Look a name up by one mechanism after the other, as smtp_addr.c does.
+
+        The next mechanism is used if the answer is that there is no such name, but not if there is
+        no answer.
         """
         answer = Answer(denied="lmtp_host_lookup names neither dns nor native")
         for mechanism in self.mechanisms:
-            answer = await self._ask(name, mechanism)
+            answer = await self._look_up_by(mechanism, name)
             if answer.addresses or answer.unanswered or answer.denied:
                 break
         return answer
 
-    async def _ask(self, name: str, mechanism: str) -> Answer:
-        asked = {
+    async def _look_up_by(self, mechanism: str, name: str) -> Answer:
+        request = {
             "name": name,
             "dns": mechanism == DNS,
             "search": self.search,
@@ -93,7 +95,7 @@ class Resolver:
             "user": self.user,
             "root": str(self.root) if self.root else None,
         }
-        argv = [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(asked)]
+        argv = [sys.executable, "-I", "-S", str(_PROGRAM), json.dumps(request)]
         try:
             done = await run(argv, timeout=TIMEOUT)
         except SyncError:
@@ -105,16 +107,19 @@ class Resolver:
 
 
 def mechanisms(parameters: Mapping[str, str]) -> tuple[str, ...]:
-    """What lmtp(8) asks, by main.cf; without the DNS, getaddrinfo(3) is what is left."""
+    """Return lmtp(8)'s mechanisms by main.cf: only getaddrinfo(3) if DNS lookups are disabled."""
     level = parameters["lmtp_dns_support_level"]
     if (level or parameters["disable_dns_lookups"]) in {"disabled", "yes"}:
         return (NATIVE,)
     named = items(parameters["lmtp_host_lookup"])
-    return tuple(one for one in (DNS, NATIVE) if one in named)
+    return tuple(mechanism for mechanism in (DNS, NATIVE) if mechanism in named)
 
 
 async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
-    """As the lmtp service of this instance resolves names, or would if there were one."""
+    """Return the resolver of this instance's lmtp service, or of a default service if it has none.
+
+    Raises ConfigError.
+    """
     parameters = await postfix.values(*PARAMETERS)
     if service:
         parameters |= service.overrides
@@ -131,41 +136,44 @@ async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
 async def barred(
     postfix: Postfix, hosts: Iterable[str], addresses: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    """The hosts that lmtp(8) would return mail for, as each has only addresses of a family that
-    inet_protocols keeps it from using; with these addresses.
+    """Return the hosts that resolve only to IP addresses that inet_protocols excludes, with these.
 
-    Some `hosts` are addresses themselves, some names have one in `addresses`, others are looked up.
+    lmtp(8) would return mail for them to its sender. A host may be an IP address; `addresses` has
+    the address of some names, and the others are looked up. Raises ConfigError.
     """
-    asked = set(hosts)
-    named = {one for one in asked if Destination(one, 0).is_name}
-    known = {one: addresses.get(one, "") if one in named else one for one in asked}
+    every = set(hosts)
+    named = {host for host in every if Destination(host, 0).is_name}
+    known = {host: addresses.get(host, "") if host in named else host for host in every}
     found: dict[str, tuple[str, ...]] = {
-        one: (address,)
-        for one, address in known.items()
+        host: (address,)
+        for host, address in known.items()
         if address and family_of(address) not in postfix.families
     }
-    unknown = {one for one, address in known.items() if not address}
+    unknown = {host for host, address in known.items() if not address}
     if unknown:
         services = await postfix.services()
-        service = next((one for one in services if (one.name, one.kind) == LMTP), None)
+        service = next(
+            (service for service in services if (service.name, service.kind) == LMTP), None
+        )
         by = await resolver(postfix, service)
         answers = await look_up_all(by, unknown)
         nothing = Answer()
-        lacking = [name for name, one in answers.items() if replace(one, said="") == nothing]
+        lacking = [name for name, answer in answers.items() if replace(answer, said="") == nothing]
         others = await look_up_all(replace(by, family=0), lacking)
-        found |= {name: one.addresses for name, one in others.items() if one.addresses}
+        found |= {name: answer.addresses for name, answer in others.items() if answer.addresses}
     return found
 
 
 def barred_families(postfix: Postfix) -> str:
-    """`IPv6`, where lmtp(8) may use only IPv4, and so on; for messages."""
-    return " and ".join(f"IPv{one}" for one in sorted(BOTH_FAMILIES - postfix.families))
+    """Return the versions of IP that lmtp(8) must not use, such as `IPv6`, for messages."""
+    return " and ".join(f"IPv{version}" for version in sorted(BOTH_FAMILIES - postfix.families))
 
 
-def let_use_both(postfix: Postfix) -> str | None:
-    """The command that lets lmtp(8), and no other service, use both families; None: it can't be.
+def permit_both_families(postfix: Postfix) -> str | None:
+    """Return the command that permits both families to lmtp(8) alone; None if the host has no IPv6.
 
-    The parameter of main.cf takes a stop and a start, and is smtp(8)'s and smtpd(8)'s as well.
+    A change of the parameter in main.cf would need a stop and a start of Postfix, and apply to
+    smtp(8) and smtpd(8), too.
     """
     if not has_ipv6():
         return None
@@ -174,7 +182,7 @@ def let_use_both(postfix: Postfix) -> str | None:
 
 
 async def look_up_all(by: Resolver, names: Iterable[str]) -> dict[str, Answer]:
-    """The answers for all names."""
+    """Look up all names, AT_ONCE of them at the same time; return the answers by name."""
     turn = asyncio.Semaphore(AT_ONCE)
 
     async def in_turn(name: str) -> tuple[str, Answer]:

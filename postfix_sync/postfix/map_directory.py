@@ -1,14 +1,14 @@
-"""The map directory: what is installed in it, and how one map is published. Crash safe.
+"""Read the installed maps from the map directory, and publish a map there. Crash safe.
 
 Each map is a text beside its index. The text is the record of what is installed. A map is built in
-the directory .staging and checked there by reading every key back. The staged text is put into
-place last of all, so as long as it lies in .staging the map is known to be in doubt: whoever
-interrupts a pass, the next one builds that map again. The file .reload says that Postfix has to be
-reloaded, in which mail domains new addresses are not accepted before, and to which addresses no
-connection of lmtp(8) may be left then.
+the directory .staging and checked there by reading every key back. Its text is published last, so
+a text in .staging marks a map in doubt: if a sync is interrupted, the next sync builds that map
+again. The file .reload says that a reload of Postfix is due, in which mail domains new addresses
+must not be accepted before it, and to which destinations lmtp(8) must not keep a connection after
+it.
 
 hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
-a link in .staging: it is one transaction, which readers see at once, or not at all (LMDB_README).
+a link in .staging: in one transaction, of which readers see all or nothing (LMDB_README).
 """
 
 import asyncio
@@ -58,13 +58,13 @@ RELOAD_OWED = ".reload"
 MAP_MODE = 0o644
 
 SEEN_AT_ONCE = frozenset({"lmdb"})
-"""Map types that every Postfix process sees change at once, rebuilt in place (LMDB_README)."""
+"""Map types whose index is rebuilt in place, visible to every process at once (LMDB_README)."""
 
 A_TICK = 1.0
-"""Seconds by which times of processes and of files may differ."""
+"""Seconds by which the times of processes and of files may differ."""
 
 SAMPLE = 1000
-"""Entries that an index is asked for in every pass, to see that it still holds them."""
+"""Entries for which every sync queries an index, to check that it still holds them."""
 
 NO_KEY = "nobody@invalid"
 
@@ -79,7 +79,7 @@ class MapDirectory:
 
     @property
     def map_type(self) -> str:
-        """The type that main.cf names; Postfix may open another one (`kind.opened`)."""
+        """The type that main.cf names; Postfix may open another type for it (`kind.opened`)."""
         return self.kind.name
 
     @property
@@ -91,12 +91,12 @@ class MapDirectory:
         return self.path / RELOAD_OWED
 
     def index(self, name: str) -> Path:
-        """The index of a map."""
+        """Return the path of a map's index."""
         return self.kind.index(self.path / name)
 
     @property
     def is_seen_at_once(self) -> bool:
-        """Whether every process of Postfix sees a change of an index as soon as it is made."""
+        """Whether every process of Postfix sees a change of an index at once."""
         return self.kind.opened in SEEN_AT_ONCE
 
     @property
@@ -105,7 +105,10 @@ class MapDirectory:
         return all(self.index(name).is_file() for name in MAP_NAMES)
 
     async def read(self) -> Installed:
-        """What is installed, read from the disk; changes nothing."""
+        """Read what is installed from the disk; change nothing.
+
+        Raises NotPermitted or ApplyError if a text cannot be read, and TimedOut if a query hangs.
+        """
         kept_locked = await asyncio.gather(
             *(is_kept_locked(self.index(name), self.kind.opened) for name in MAP_NAMES)
         )
@@ -123,7 +126,10 @@ class MapDirectory:
         )
 
     def _is_owed(self, left: AbstractSet[Destination]) -> bool:
-        """Whether Postfix was not reloaded since that was noted, by whomever, or not for long."""
+        """Return whether the reload that .reload notes is still due.
+
+        It is if no process has reloaded Postfix since, or if lmtp(8) has a connection in `left`.
+        """
         try:
             noted = self._owed.stat().st_mtime
         except OSError:
@@ -133,7 +139,7 @@ class MapDirectory:
         return not was_reloaded or bool(self.postfix.connections(left))
 
     def _noted(self) -> tuple[frozenset[str], frozenset[Destination]]:
-        """What waits for a reload, and where nothing may be delivered after it."""
+        """Read .reload: see `Installed.unseen` and `.left`; all domains if it cannot be read."""
         try:
             lines = frozenset(read_file(self._owed).decode("utf-8", "replace").split())
         except FileNotFoundError:
@@ -144,7 +150,10 @@ class MapDirectory:
         return lines - hops, frozenset(to for hop in hops for to in parse_next_hops(hop))
 
     def tables(self) -> dict[str, Table | None]:
-        """The entries of each map after its text, None where they can't be known."""
+        """Return the entries of each map by its text, None if they cannot be known.
+
+        Raises NotPermitted or ApplyError if a text cannot be read.
+        """
         return {name: self._table(name) for name in MAP_NAMES}
 
     def _table(self, name: str) -> Table | None:
@@ -157,12 +166,12 @@ class MapDirectory:
             raise unwritable(text, error) from None
 
     def updated(self) -> dict[str, float]:
-        """When each map was last published, in seconds since the epoch."""
+        """Return when each map was last published, in seconds since the epoch."""
         texts = [(name, self.path / name) for name in MAP_NAMES]
         return {name: text.stat().st_mtime for name, text in texts if text.exists()}
 
     def texts(self) -> dict[str, tuple[int, int]]:
-        """What tells this version of each text from another: time of change (ns) and size."""
+        """Return each text's time of change (ns) and size (bytes), which identify its version."""
         found = {}
         for name in MAP_NAMES:
             with contextlib.suppress(FileNotFoundError):
@@ -173,15 +182,15 @@ class MapDirectory:
     async def _read_map(self, name: str, *, kept_locked: bool) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         table = await asyncio.to_thread(self._table, name)
-        # postmap(1) takes a second to say that there is none; for a FIFO, and a lock, it waits.
+        # postmap(1) takes a second to report a missing index, and blocks on a FIFO or a lock.
         if not index.is_file() or kept_locked:
             return InstalledMap(table, Condition.BROKEN)
         sample = _sample(table or {})
-        asked = list(sample) or [NO_KEY]  # postmap(1) opens nothing before it has a key
+        keys = list(sample) or [NO_KEY]  # postmap(1) opens the index only if it gets a key
         try:
-            held = await self.postfix.query(self.kind, self.path / name, asked)
+            held = await self.postfix.query(self.kind, self.path / name, keys)
         except TimedOut:
-            raise  # that says nothing of the index
+            raise  # a timeout does not mean that the index is broken
         except SyncError:
             return InstalledMap(table, Condition.BROKEN)
         in_doubt = table is None or held != sample or (self._staging / name).exists()
@@ -191,7 +200,10 @@ class MapDirectory:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[None]:
-        """The staging directory, for one apply; gone after an apply that came through."""
+        """Provide the staging directory for one apply, and remove it after an apply that succeeds.
+
+        Raises NotPermitted or ApplyError.
+        """
         try:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
             check_owner(self.path)
@@ -205,7 +217,7 @@ class MapDirectory:
             raise unwritable(self._staging, error) from None
 
     def _make_staging(self) -> None:
-        """Makes the directory, and makes room in it: files only are staged, and replace files."""
+        """Make the staging directory; remove subdirectories, because only files are staged."""
         if not self._staging.is_dir():
             discard(self._staging)
         self._staging.mkdir(mode=0o700, exist_ok=True)
@@ -216,13 +228,13 @@ class MapDirectory:
     def owe_reload(
         self, unseen: AbstractSet[str], left: AbstractSet[Destination] = frozenset()
     ) -> None:
-        """Note that Postfix has to be reloaded, and why: see `Installed.unseen` and `.left`.
+        """Record that a reload of Postfix is due, and why: see `Installed.unseen` and `.left`.
 
         Raises ApplyError or NotPermitted.
         """
         try:
             staged = self._staging / RELOAD_OWED
-            lines = sorted({*unseen, *(one.next_hop for one in left)})
+            lines = sorted({*unseen, *(destination.next_hop for destination in left)})
             content = "".join(f"{line}\n" for line in lines).encode()
             write_file(staged, content, MAP_MODE)
             publish_file(staged, self._owed)
@@ -230,33 +242,34 @@ class MapDirectory:
             raise unwritable(self._owed, error) from None
 
     def owed_for(self) -> float:
-        """Tell since when a reload is owed, in seconds; 0 if it is not noted."""
+        """Return for how many seconds a reload has been due; 0 if none is recorded."""
         with contextlib.suppress(OSError):
             return time.time() - self._owed.stat().st_mtime
         return 0.0
 
     def reloaded(self) -> None:
-        """Note that Postfix works with all that was published so far."""
+        """Record that Postfix uses all that was published so far."""
         self._owed.unlink(missing_ok=True)
 
     async def publish(self, name: str, table: Table, lock: int, *, fresh: bool) -> bool:
-        """Install a map; whether processes that have its index open see the change.
+        """Publish a map; return whether processes that have its index open see the change.
 
-        `fresh`: its index is a new file, whatever the type.
+        With `fresh`, its index becomes a new file, whatever the type. The running postmap(1) holds
+        `lock`, a file descriptor.
 
-        Where a container's file system is in layers, an index that came with the image becomes
-        another file when it is first written to, and who has it mapped goes on with the first. That
-        Postfix has to be reloaded for it is on the disk before the text is.
+        In a container's layered file system, an index that came with the image becomes another file
+        when it is first written to, and processes that have mapped it keep the first file. In that
+        case, .reload is written before the text is published.
 
-        Raises ApplyError; the text is then as it was, and so is the index, or holds all of the new
-        entries: the next sync publishes it again.
+        Raises ApplyError or NotPermitted. The text is then unchanged; the index is unchanged, or
+        holds all of the new entries, and the next sync publishes the map again.
         """
         staged, index = self._staging / name, self.index(name)
         staged_index = staged.with_name(index.name)
         content = await asyncio.to_thread(render, table)
         try:
             staged_index.unlink(missing_ok=True)
-            # In threads: on a slow disk, it takes longer than systemd waits for a sign of life.
+            # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
             await asyncio.to_thread(write_file, staged, content, MAP_MODE)
             await asyncio.to_thread(_keep_time, staged, self.path / name)
             in_place = self.kind.opened in SEEN_AT_ONCE and not fresh
@@ -274,26 +287,26 @@ class MapDirectory:
                 await asyncio.to_thread(publish_file, staged_index, index)
             await asyncio.to_thread(publish_file, staged, self.path / name)
         except OSError as error:
-            discard(staged_index)  # gives back its room; the staged text stays, as the mark
+            discard(staged_index)  # frees its space; the staged text is kept as the mark
             raise unwritable(self.path / name, error) from None
         except ApplyError as error:
             hint = error.hint or space_hint(self.path, error.message)
             discard(staged_index)
             raise ApplyError(
-                f"{error.message}; the map {self.path / name} is left as it was", hint
+                f"{error.message}; the map {self.path / name} is unchanged", hint
             ) from None
         return seen
 
     async def _check(self, staged: Path, table: Table, size: int) -> None:
-        """Raises ApplyError where the index doesn't hold exactly what it was built from.
+        """Raise ApplyError unless the index holds exactly the entries that it was built from.
 
-        `size` is that of the text, in bytes: with less room than that there is too little.
+        `size` is that of the text, in bytes: if less than that is free, the disk counts as full.
         """
         held = await self.postfix.query(self.kind, staged, list(table))
         if held != table:
             wrong = next(key for key in table if held.get(key) != table[key])
             problem = f"{staged}: read back, the index does not hold {wrong} as written"
-            # postmap(1) may say nothing of a disk that is full.
+            # postmap(1) may print nothing if the disk is full.
             if free_bytes(staged) < size:
                 raise ApplyError(f"{problem}: No space left on device", room_hint(staged))
             raise ApplyError(
@@ -303,10 +316,10 @@ class MapDirectory:
 
 
 def _keep_time(staged: Path, text: Path) -> None:
-    """Give a staged text the time of the one that it replaces, where that says the same.
+    """Give a staged text the time of the text that it replaces, if both have the same content.
 
-    So an index of another type beside it stays the newer of the two, and good: setup has both while
-    main.cf goes from one to the other. Raises OSError.
+    An index of another type beside it is then still newer than the text, and so valid: setup keeps
+    both indexes while it changes main.cf from one type to the other. Raises OSError.
     """
     try:
         present = text.stat()
@@ -324,7 +337,7 @@ META_PAGES = 2
 
 @contextlib.contextmanager
 def _mapped(index: Path | None) -> Iterator[mmap.mmap | None]:
-    """Hold the head of an lmdb index mapped, as Postfix's processes do."""
+    """Keep the head of an lmdb index mapped, as Postfix's processes do; None without an index."""
     size = META_PAGES * mmap.PAGESIZE
     if index is None or index.stat().st_size < size:
         yield None
@@ -334,44 +347,44 @@ def _mapped(index: Path | None) -> Iterator[mmap.mmap | None]:
 
 
 def _head(index: Path) -> bytes:
-    """Read the head of an lmdb index from the file that is there now."""
+    """Read the head of an lmdb index from the current file of that name."""
     with index.open("rb") as file:
         return file.read(META_PAGES * mmap.PAGESIZE)
 
 
 def check_owner(path: Path) -> None:
-    """Raises NotPermitted where somebody else could change the maps, or turn them into links."""
+    """Raise NotPermitted if a user other than root could replace the maps, or make them links."""
     found = path.stat()
     if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
-        mend = f"chown root: {path} && chmod go-w {path}"
+        fix = f"chown root: {path} && chmod go-w {path}"
         raise NotPermitted(
-            f"{path}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: others than"
-            " root could change Postfix's maps there; nothing is installed",
-            mend,
-            mend,
+            f"{path}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: users other"
+            " than root could change Postfix's maps there; nothing is installed",
+            fix,
+            fix,
         )
 
 
 def _sample(table: Table) -> Table:
-    """Some entries, spread over the table."""
+    """Return about SAMPLE entries, spread over the table."""
     return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
 
 
 def files_of_maps(path: Path) -> frozenset[str]:
-    """Find the texts and indexes that are in a map directory, by their names."""
+    """Return the names of the texts and indexes that are in a map directory."""
     return frozenset(file.name for name in MAP_NAMES for file in path.glob(f"{name}*"))
 
 
 def installed_maps(path: Path) -> Maps:
-    """What is installed in a map directory, nothing where that can't be known.
+    """Read the entries of all maps by their texts; none where they cannot be known.
 
-    Raises NotPermitted or ApplyError where a text can't be read.
+    Raises NotPermitted or ApplyError if a text cannot be read.
     """
     return Maps({name: _installed(path / name) for name in MAP_NAMES})
 
 
 def installed_routes(path: Path) -> Table:
-    """The same of the routes alone."""
+    """Read the installed routes; see `installed_maps`."""
     return _installed(path / ROUTES)
 
 

@@ -1,4 +1,4 @@
-"""The text of an installed map: render and parse it. Pure."""
+"""Render and parse the text of an installed map. Pure."""
 
 from postfix_sync.model import Table
 
@@ -6,12 +6,12 @@ HEADER = "# Written by postfix-sync, which keeps it in step with Mailman. Edits 
 
 
 def render(table: Table) -> bytes:
-    """A table as the text that is installed beside its index: sorted, one entry a line."""
+    """Return a table as the text that is installed beside its index: sorted, one entry a line."""
     return (HEADER + "".join(f"{key}\t{table[key]}\n" for key in sorted(table))).encode()
 
 
 def parse_installed(text: bytes) -> Table | None:
-    """The inverse of `render`; None where the text isn't one that `render` could have made."""
+    """Return the table that `render` made a text of; None if `render` could not have made it."""
     try:
         lines = text.decode("utf-8").split("\n")
     except UnicodeDecodeError:

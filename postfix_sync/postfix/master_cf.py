@@ -1,4 +1,4 @@
-"""The services of master.cf(5), as postconf(1) prints them. Pure."""
+"""Parse the services of master(5), as postconf(1) prints them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Service:
-    """A line of master.cf(5)."""
+    """A service: one line of master.cf, see master(5)."""
 
     name: str
     kind: str
@@ -16,11 +16,11 @@ class Service:
     command: str
     """The program, without its arguments."""
     overrides: Mapping[str, str]
-    """The parameters of main.cf that it has other values of, by -o, $names expanded."""
+    """The parameters of main.cf that the line overrides with -o, $names expanded."""
 
 
 def service(line: str, overrides: Mapping[str, str], compatibility_level: str) -> Service:
-    """A service as `postconf -M` prints it, with what `postconf -P` prints of all."""
+    """Parse a line of `postconf -M`; `overrides` is what `postconf -P` prints of all services."""
     name, kind, _private, unprivileged, chroot, _wakeup, _limit, command, *_ = line.split()
     own = f"{name}/{kind}/"
     return Service(
@@ -36,19 +36,22 @@ def service(line: str, overrides: Mapping[str, str], compatibility_level: str) -
 
 
 LMTP = ("lmtp", "unix")
-"""Name and type of the service in master.cf that routes name."""
+"""Name and type of the service in master.cf that all routes name."""
 
 
 def lmtp_is_chrooted(services: str, compatibility_level: str) -> bool:
-    """Whether the lmtp service is chrooted; master(5): name type private unprivileged chroot."""
+    """Return whether the lmtp service is chrooted.
+
+    `services` are the lines of `postconf -M`: name type private unprivileged chroot (master(5)).
+    """
     chrooted = _chrooted(compatibility_level)
     fields = (line.split() for line in services.splitlines())
     return any(field[:2] == ["lmtp", "unix"] and field[4] in chrooted for field in fields)
 
 
 def _chrooted(compatibility_level: str) -> set[str]:
-    """What stands in master(5)'s chroot field of a service that is chrooted.
+    """Return the values of master(5)'s chroot field that mean "chrooted".
 
-    "-" stands for "n", below compatibility_level 1 for "y" (COMPATIBILITY_README).
+    "-" means "n", or "y" below compatibility_level 1 (COMPATIBILITY_README).
     """
     return {"y", "-"} if compatibility_level in {"", "0"} else {"y"}

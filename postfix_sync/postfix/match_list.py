@@ -1,9 +1,9 @@
-"""Postfix's match lists: does mydestination, or relay_domains, name a domain? Pure.
+"""Match domains against Postfix's match lists, such as mydestination and relay_domains. Pure.
 
 A list holds names, `/file/names`, `type:table`, and `!` before any of them; the first pattern that
 matches decides (postconf(5) on relay_domains; match_list(3) and match_ops(3) in Postfix's source).
-What the files and the tables hold is handed in. At a file or table that can't be read, Postfix has
-no answer for what nothing before it has decided ("451 4.3.0 … Temporary lookup failure").
+Callers pass in what the files and the tables hold. If Postfix gets to a file or table that it
+cannot read, it defers the mail ("451 4.3.0 … Temporary lookup failure").
 """
 
 from collections.abc import Callable, Iterator
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from enum import Enum
 
 PATTERN_TYPES = frozenset({"regexp", "pcre", "cidr"})
-"""Types whose entries are patterns: they are asked for the whole name only."""
+"""Table types whose entries are patterns: Postfix queries them for the whole name only."""
 
 
 class Style(Enum):
-    """What a list's patterns stand for besides the very domain that they name."""
+    """What a list's patterns match besides the very domain that they name."""
 
     EXACT = "exact"
-    """Nothing: mydestination and the virtual ones."""
+    """Nothing else: mydestination, virtual_alias_domains and virtual_mailbox_domains."""
     PARENTS = "parents"
-    """`example.net` for all below it, too: parent_domain_matches_subdomains has the parameter."""
+    """`example.net` matches its subdomains: parent_domain_matches_subdomains has the parameter."""
     DOTTED = "dotted"
-    """`.example.net` for all below it: that parameter hasn't."""
+    """`.example.net` matches the subdomains: parent_domain_matches_subdomains does not have it."""
 
 
 def below(parameter: str, matching: str) -> Style:
-    """How a parameter names what is below a domain, if parent_domain_matches_subdomains is that."""
+    """Return how a parameter matches subdomains; `matching`: parent_domain_matches_subdomains."""
     return Style.PARENTS if parameter in items(matching) else Style.DOTTED
 
 
@@ -39,17 +39,17 @@ class Pattern:
 
     @property
     def is_table(self) -> bool:
-        """A lookup table, and not an address in brackets."""
+        """Whether the pattern is a lookup table, and not an address in brackets."""
         return ":" in self.text and not self.text.startswith("[")
 
     @property
     def is_unread_file(self) -> bool:
-        """A file that could not be read; what is in others stands in its place."""
+        """Whether it is a file that cannot be read; others are replaced by their content."""
         return self.text.startswith("/")
 
 
 def items(value: str) -> list[str]:
-    """What white space and commas separate in a parameter, outside of braces."""
+    """Split a parameter's value at white space and commas outside of braces."""
     found, item, depth = [], "", 0
     for character in value:
         if not depth and (character.isspace() or character == ","):
@@ -58,16 +58,16 @@ def items(value: str) -> list[str]:
             continue
         depth += (character == "{") - (character == "}")
         item += character
-    return [one for one in (*found, item) if one]
+    return [text for text in (*found, item) if text]
 
 
 def patterns(
     value: str, read: Callable[[str], str | None], within: tuple[str, ...] = ()
 ) -> Iterator[Pattern]:
-    """The patterns of a list in their order, with those in files that it names.
+    """Yield the patterns of a list in their order, with those in files that it names.
 
-    `read` gives the content of a file, None where it can't be read. A file that names itself, by
-    way of those that it is `within`, adds nothing; Postfix does not come to an end with it.
+    `read` returns the content of a file, None if it cannot be read. `within` are the files that
+    are being read: a file that names itself through them adds nothing, where Postfix would loop.
     """
     for item in items(value):
         text = item.lstrip("!")
@@ -80,17 +80,17 @@ def patterns(
             yield Pattern(text, negated)
             continue
         lines = (line for line in content.splitlines() if not line.lstrip().startswith("#"))
-        for one in patterns(" ".join(lines), read, (*within, text)):
-            yield Pattern(one.text, one.negated != negated)
+        for inner in patterns(" ".join(lines), read, (*within, text)):
+            yield Pattern(inner.text, inner.negated != negated)
 
 
 def unproxied(table: str) -> str:
-    """A table as any process opens it, without proxymap(8), which runs only while Postfix does."""
+    """Return a table without `proxy:`, because proxymap(8) runs only while Postfix does."""
     return table.removeprefix("proxy:")
 
 
 def keys(table: str, domain: str, style: Style) -> list[str]:
-    """What a table is asked for a domain."""
+    """Return the keys for which Postfix queries a table for a domain."""
     if style is Style.EXACT or unproxied(table).partition(":")[0] in PATTERN_TYPES:
         return [domain]
     labels = domain.split(".")
@@ -101,9 +101,9 @@ def keys(table: str, domain: str, style: Style) -> list[str]:
 def decision(
     domain: str, listed: list[Pattern], style: Style, holds: Callable[[str, str], bool]
 ) -> bool | None:
-    """Whether a list names `domain`: False where a `!` keeps it out, None where nothing matches.
+    """Return whether a list names `domain`: False if a `!` excludes it, None if nothing matches.
 
-    `holds` says whether a table, or an unread file, has a key. Raises what it raises.
+    `holds` returns whether a table, or an unread file, has a key; what it raises is passed on.
     """
     for pattern in listed:
         if _matches(domain, pattern, style, holds):

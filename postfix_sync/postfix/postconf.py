@@ -9,20 +9,20 @@ from postfix_sync.system.files import NotRegular, denied_hint, open_file
 
 
 async def set_in(config_directory: Path) -> dict[str, str]:
-    """All that main.cf sets, as it is written. Raises ConfigError where there is none."""
+    """Return the parameters that main.cf sets, as written. Raises ConfigError if there is none."""
     done = await _run_postconf(config_directory, "-n")
-    # A parameter of the operator's own that nothing refers to is no setting, but a warning.
+    # postconf(1) prints an operator's own parameter that nothing refers to only as a warning.
     marked = (line.partition("unused parameter: ")[2] for line in done.stderr.splitlines())
     found = settings_of("\n".join(marked)) | settings_of(done.stdout)
-    found.pop("config_directory", None)  # it names its own place
+    found.pop("config_directory", None)  # postconf(1) prints where main.cf is
     return found
 
 
 async def edit(config_directory: Path, changes: Mapping[str, str | None]) -> None:
-    """Gives parameters of main.cf a value, or (None) takes their lines out. Raises ApplyError.
+    """Set parameters of main.cf, or remove the lines of those that are None. Raises ApplyError.
 
-    postconf(1) replaces the file at once, as a new one of root's, mode 0644. A last line that does
-    not end is continued by the first parameter that it adds.
+    postconf(1) replaces the file at once by a new one, owned by root, mode 0644. If the last line
+    has no newline, postconf(1) appends the first new parameter to that line.
     """
     given = [f"{name}={value}" for name, value in changes.items() if value is not None]
     gone = [name for name, value in changes.items() if value is None]
@@ -35,12 +35,13 @@ async def edit(config_directory: Path, changes: Mapping[str, str | None]) -> Non
 
 
 def settings_of(printed: str) -> dict[str, str]:
-    """What postconf(1) prints, one `name = value` a line."""
+    """Parse what postconf(1) prints: one `name = value` a line."""
     lines = (line.partition("=") for line in printed.splitlines())
     return {name.strip(): value.strip() for name, equals, value in lines if equals}
 
 
 async def postconf(config_directory: Path, *arguments: str) -> str:
+    """Return what postconf(1) prints. Raises ConfigError if it fails."""
     return (await _run_postconf(config_directory, *arguments)).stdout
 
 
@@ -61,22 +62,22 @@ async def _run_postconf(config_directory: Path, *arguments: str) -> Completed:
 
 
 def _check_regular(config_directory: Path) -> None:
-    """Raises ConfigError where postconf(1) would wait for somebody to write, as into a FIFO."""
+    """Raise ConfigError if a file is not regular: postconf(1) would block on a FIFO."""
     for path in (config_directory / "main.cf", config_directory / "master.cf"):
         try:
             open_file(path).close()
         except NotRegular as error:
             raise ConfigError(f"{path}: {error}", "Postfix can't read it either") from None
         except OSError:
-            pass  # postconf(1) says what is wrong with it
+            pass  # postconf(1) reports what is wrong with the file
 
 
 def _unreadable(config_directory: Path) -> str:
-    """What helps where postconf(1) has failed."""
+    """Return the hint for a configuration that postconf(1) cannot read."""
     main_cf = config_directory / "main.cf"
     try:
         with open_file(main_cf):
-            return f"mend that; postconf -c {config_directory} -n is silent when it is right"
+            return f"fix that; postconf -c {config_directory} -n prints no error once it is fixed"
     except PermissionError as error:
         return denied_hint(main_cf, error)
     except OSError:

@@ -1,7 +1,7 @@
-"""Mail that waits in the deferred queue for destinations of ours. Pure.
+"""Find the deferred mail of the installed routes' destinations. Pure.
 
-Postfix tells of its queue by `postqueue -j`; where a waiting message would go is known from the
-routes that are installed.
+`postqueue -j` lists Postfix's queue; the installed routes say to which destination each recipient
+of a deferred message leads.
 """
 
 import re
@@ -19,16 +19,16 @@ NOT_REACHED = re.compile(
     r"(connect to |lost connection with |conversation with .* timed out |unable to look up host "
     r"|Host or domain name not found|host \S+ refused to talk to me: )"
 )
-"""How Postfix's reason begins where lmtp(8) did not get as far as to offer the message."""
+"""The beginning of Postfix's reason for a delay if lmtp(8) could not offer the message at all."""
 
 
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"@(.*)')
 
 
 def unquoted(address: str) -> str:
-    """An address as tables have it, from how postqueue(1) prints it.
+    """Return an address that postqueue(1) printed as tables have it.
 
-    Postfix quotes a local part that RFC 5321 has no other form for: `"an..ts"@example.net`.
+    Postfix quotes a local part that is not an RFC 5321 dot-string: `"an..ts"@example.net`.
     """
     found = _QUOTED.fullmatch(address)
     if not found:
@@ -47,37 +47,37 @@ class Queued:
     arrival_time: float
     """In seconds since the epoch."""
     recipients: tuple[tuple[str, str], ...]
-    """The addresses that it still has to reach, each with Postfix's own reason for the delay."""
+    """The recipients that are not delivered yet, each with Postfix's reason for the delay."""
 
     @property
     def is_deferred(self) -> bool:
-        """Whether Postfix leaves it alone for now.
+        """Whether Postfix does not try to deliver the message for now.
 
-        A reload moves what is just being tried to incoming; there it waits like deferred mail, with
-        the reason, if that try has failed.
+        A reload moves the messages of the active queue to incoming. A message there that has a
+        reason for a delay has failed to be delivered, and is retried like deferred mail.
         """
         tried = any(reason for _, reason in self.recipients)
         return self.queue_name == DEFERRED or (self.queue_name == "incoming" and tried)
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """What waits for one destination."""
+class DeferredMail:
+    """The deferred mail of a destination."""
 
     queue_ids: tuple[str, ...] = ()
-    """The messages, the oldest first."""
+    """The queue ids of the messages, the oldest first."""
     oldest: float = 0.0
-    """When the first of them arrived, in seconds since the epoch."""
+    """When the oldest message arrived, in seconds since the epoch."""
     reasons: Mapping[str, int] = field(default_factory=dict)
-    """What Postfix says of the delay, each with the number of recipients it says it of."""
+    """Postfix's reasons for the delay, each with the number of recipients that it delays."""
 
 
-def waiting(
+def deferred_by_destination(
     messages: Iterable[Queued], routes: Table, fold: Fold, delimiters: str
-) -> dict[Destination, Waiting]:
-    """The deferred messages with a recipient that a route leads to, by destination.
+) -> dict[Destination, DeferredMail]:
+    """Return the deferred mail of each destination that a recipient's route leads to.
 
-    `fold` and `delimiters` are how this Postfix folds addresses, and its recipient_delimiter.
+    `fold` is how this Postfix folds addresses, `delimiters` its recipient_delimiter.
     """
     found: dict[Destination, dict[str, Queued]] = {}
     reasons: dict[Destination, dict[str, int]] = {}
@@ -89,24 +89,29 @@ def waiting(
                 found.setdefault(hop, {})[message.queue_id] = message
                 said = reasons.setdefault(hop, {})
                 said[reason] = said.get(reason, 0) + 1
-    return {hop: _waiting(held.values(), reasons[hop]) for hop, held in found.items()}
+    return {hop: _deferred(held.values(), reasons[hop]) for hop, held in found.items()}
 
 
 def not_reached(messages: Iterable[Queued], since: float) -> list[Queued]:
-    """The messages that arrived after `since` (seconds since the epoch), each with no more than
-    the recipients whose mail waits because their destination was not reached."""
+    """Return the messages that Postfix could not offer to their destination.
+
+    Only messages that arrived after `since` (seconds since the epoch) count, each with only the
+    recipients that were not reached.
+    """
     found = []
     for message in messages:
-        recipients = tuple(one for one in message.recipients if NOT_REACHED.match(one[1]))
+        recipients = tuple(
+            recipient for recipient in message.recipients if NOT_REACHED.match(recipient[1])
+        )
         if recipients and message.arrival_time > since:
             found.append(replace(message, recipients=recipients))
     return found
 
 
-def _waiting(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Waiting:
-    oldest_first = sorted(messages, key=lambda one: (one.arrival_time, one.queue_id))
-    return Waiting(
-        tuple(one.queue_id for one in oldest_first), oldest_first[0].arrival_time, reasons
+def _deferred(messages: Iterable[Queued], reasons: Mapping[str, int]) -> DeferredMail:
+    oldest_first = sorted(messages, key=lambda message: (message.arrival_time, message.queue_id))
+    return DeferredMail(
+        tuple(message.queue_id for message in oldest_first), oldest_first[0].arrival_time, reasons
     )
 
 
@@ -118,14 +123,14 @@ def _next_hops(address: str, routes: Table, delimiters: str) -> Iterator[Destina
 
 
 def without_extensions(address: str, delimiters: str) -> list[str]:
-    """The address, and what each recipient_delimiter in its local part would leave of it."""
+    """Return the address, and the address cut at each delimiter, the longest first."""
     local, at, domain = address.rpartition("@")
     cuts = [i for i, character in enumerate(local) if i and character in delimiters]
     return [address, *(local[:i] + at + domain for i in reversed(cuts))]
 
 
 def without_extension(address: str, delimiters: str) -> str:
-    """The address as Postfix looks it up second: cut at the first delimiter (split_addr(3))."""
+    """Return the address cut at the first delimiter, as Postfix's second lookup (split_addr(3))."""
     local, at, domain = address.rpartition("@")
     cut = next((i for i, character in enumerate(local) if character in delimiters), 0)
     return local[:cut] + at + domain if 0 < cut < len(local) - 1 else address

@@ -1,1 +1,1 @@
-"""Probe LMTP servers, and have deferred mail delivered to one that is back."""
+"""Probe LMTP servers, and have Postfix deliver deferred mail once a server is up again."""

@@ -1,15 +1,18 @@
-"""Recovery: what waited for a destination while it was away is delivered when it is back.
+"""Recovery: deliver the deferred mail of a destination as soon as that is up again.
 
-By itself Postfix comes back to a deferred message after minutes, later after an hour, and holds up
-new mail as well for as long as it takes the destination for dead. So, once a destination is up
-again, the messages that wait for it are found in the queue, and Postfix is told to try those, and
-no others, now.
+Postfix retries a deferred message after minutes at first, and after more than an hour later on; as
+long as it takes the destination for dead, it defers new mail as well. So, once a destination is up
+again, recovery finds its deferred messages in the queue, and has postqueue(1) retry only those now.
 
-Whether there is something to do is read from status.json and from the queue, not from an event:
-after a restart, a failure of postqueue, or an end in the middle, it still is to be done. There are
-two causes. A probe failed since the last time: then all that waits is tried. Or no probe failed,
-but Postfix says of mail that came since that it did not reach the destination: it was away
-between two probes. What waits for another reason is left to Postfix.
+Recovery reads from status.json and from the queue whether it is due, and does not rely on events:
+after a restart, a failure of postqueue, or an interrupted recovery, it is still due. There are two
+causes:
+
+- A probe failed since the last recovery: all deferred mail of the destination is retried.
+- No probe failed, but Postfix reports that mail which arrived since then did not reach the
+  destination: that was down between two probes. Only such mail is retried.
+
+Mail that is deferred for another reason is left to Postfix.
 """
 
 import asyncio
@@ -29,104 +32,118 @@ from postfix_sync.status.schema import DestinationStatus, Status
 from postfix_sync.text import counted, seconds_of
 
 AGAIN = 60.0
-"""Seconds at least between two recoveries of one destination: one that flaps is not flooded."""
+"""Minimum seconds between two recoveries of a destination, so that flapping does not flood it."""
 
 UNSEEN_AGAIN = 300.0
-"""The same where no probe failed: it may be Postfix alone that does not reach the destination."""
+"""Minimum seconds between two recoveries if no probe failed: perhaps only Postfix cannot reach the
+destination."""
 
 BATCH = 100
-"""Messages between two looks whether the destination is still up."""
+"""Messages to retry before recovery checks again whether the destination is still up."""
 
-LOOKS = 3
-"""How often the queue is looked at, at most: what came before Postfix took the destination for
-alive again may have been deferred after the look before."""
+LISTINGS = 3
+"""How often the queue is listed, at most: mail that arrived before Postfix took the destination for
+alive again may have been deferred after the previous listing."""
 
 
 LATE = 5.0
-"""Seconds until the last looks. A try that was under way to where the destination was before, as
-with a container that has moved, fails after three, and Postfix then takes it for dead once more."""
+"""Seconds until the last listings. A delivery that was under way to the previous address of the
+destination, as with a container that has moved, fails after three seconds; Postfix then takes the
+destination for dead once more."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """The destinations that are up, and for which something may have to be done."""
+    """The destinations that are up, and whose deferred mail may have to be retried."""
 
     failed: AbstractSet[str] = frozenset()
-    """Those that a probe failed for since the last recovery, as HOST:PORT."""
+    """The destinations with a failed probe since their last recovery, as HOST:PORT."""
     unseen: Mapping[str, float] = field(default_factory=dict)
-    """Those that may have been away unseen, each with the time from which on mail counts."""
+    """The destinations that may have been down between probes, as HOST:PORT.
+
+    Each has the time, in seconds since the epoch, after which mail must have arrived to count.
+    """
 
     def __bool__(self) -> bool:
         return bool(self.failed or self.unseen)
 
 
 def due(status: Status, now: float, *, unseen: bool = True) -> Due:
-    """What is to be looked at, after status.json; those away unseen only with `unseen`. Pure."""
+    """Return the destinations whose recovery is due by status.json. Pure.
+
+    `now` is in seconds since the epoch. Without `unseen`, only failed probes count.
+    """
     failed, maybe = set(), {}
-    for endpoint, one in status["destinations"].items():
-        waited = _since_last(one, now)
-        if one["failures"] or waited < AGAIN:
+    for endpoint, destination in status["destinations"].items():
+        waited = _since_last(destination, now)
+        if destination["failures"] or waited < AGAIN:
             continue
-        if _failed_since(one):
+        if _failed_since(destination):
             failed.add(endpoint)
         elif unseen and waited >= UNSEEN_AGAIN:
-            maybe[endpoint] = _flushed(one)
+            maybe[endpoint] = _flushed(destination)
     return Due(failed, maybe)
 
 
 def due_in(status: Status, now: float) -> float | None:
-    """Seconds until AGAIN is over for a destination that failed in it, and is back; None: for no
-    destination. Pure."""
+    """Return the seconds until the next recovery is due that only AGAIN delays; None if there is
+    none. Pure."""
     waits = [
-        AGAIN - _since_last(one, now)
-        for one in status["destinations"].values()
-        if not one["failures"] and _failed_since(one)
+        AGAIN - _since_last(destination, now)
+        for destination in status["destinations"].values()
+        if not destination["failures"] and _failed_since(destination)
     ]
-    return min((one for one in waits if one > 0), default=None)
+    return min((seconds for seconds in waits if seconds > 0), default=None)
 
 
-def _flushed(one: DestinationStatus) -> float:
-    return seconds_of(one["last_flush"]) if one["last_flush"] else 0.0
+def _flushed(destination: DestinationStatus) -> float:
+    return seconds_of(destination["last_flush"]) if destination["last_flush"] else 0.0
 
 
-def _since_last(one: DestinationStatus, now: float) -> float:
-    """Seconds since its last recovery."""
-    flushed = _flushed(one)
-    return now - flushed if now >= flushed else now  # a clock that was set back
+def _since_last(destination: DestinationStatus, now: float) -> float:
+    """Return the seconds since the destination's last recovery."""
+    flushed = _flushed(destination)
+    return now - flushed if now >= flushed else now  # the clock was set back
 
 
-def _failed_since(one: DestinationStatus) -> bool:
-    return bool(one["last_failure"] and seconds_of(one["last_failure"]) >= _flushed(one))
+def _failed_since(destination: DestinationStatus) -> bool:
+    return bool(
+        destination["last_failure"]
+        and seconds_of(destination["last_failure"]) >= _flushed(destination)
+    )
 
 
 def chosen(
     messages: Sequence[Queued], routes: Table, fold: Fold, delimiters: str, wanted: Due
 ) -> dict[str, tuple[str, ...]]:
-    """The queue ids of what is to be tried now, by destination, the oldest first. Pure.
+    """Return the queue ids of the messages to retry now, by HOST:PORT, the oldest first. Pure.
 
-    `fold` and `delimiters` are this Postfix's, as for `queue.waiting`.
+    `fold` and `delimiters` are as for `queue.deferred_by_destination`.
     """
     found: dict[str, tuple[str, ...]] = {}
-    # What failed counts from the beginning, and for whatever reason mail waits for it.
-    looks: list[tuple[Sequence[Queued], AbstractSet[str]]] = [(messages, wanted.failed)]
-    looks += [(queue.not_reached(messages, at), {one}) for one, at in wanted.unseen.items()]
-    for waiting, endpoints in looks:
-        for hop, held in queue.waiting(waiting, routes, fold, delimiters).items():
+    # After a failed probe, all mail of the destination counts, for whatever reason it is deferred.
+    choices: list[tuple[Sequence[Queued], AbstractSet[str]]] = [(messages, wanted.failed)]
+    choices += [
+        (queue.not_reached(messages, at), {endpoint}) for endpoint, at in wanted.unseen.items()
+    ]
+    for deferred, endpoints in choices:
+        for hop, mail in queue.deferred_by_destination(deferred, routes, fold, delimiters).items():
             if hop.endpoint in endpoints:
-                found[hop.endpoint] = held.queue_ids
+                found[hop.endpoint] = mail.queue_ids
     return found
 
 
 async def recover(
     config_directory: Path, routes: Table, wanted: Due, is_up: Callable[[str], bool]
 ) -> AbstractSet[str]:
-    """Has Postfix try what waits for the destinations in `wanted`, BATCH by BATCH.
+    """Have Postfix retry the deferred mail of the destinations in `wanted`, BATCH by BATCH.
 
-    `routes` are those that are installed; `is_up` says of HOST:PORT whether to go on with it.
+    `routes` are the installed routes; `is_up` returns whether HOST:PORT is still up, and recovery
+    of that destination ends once it is not.
 
-    Returns the destinations that this was done for: none where Postfix is stopped, and of those
-    that were away unseen only those that mail waited for. Raises SyncError where Postfix can't be
-    asked.
+    Return the destinations that were recovered, as HOST:PORT: none if Postfix is stopped, and of
+    `wanted.unseen` only those that had deferred mail. Raises SyncError if the queue or the
+    configuration of Postfix cannot be read, or if postqueue(1) fails.
     """
     instance = await inspect(config_directory)
     if instance.master is None:
@@ -135,10 +152,10 @@ async def recover(
     tried: set[str] = set()
     done = set(wanted.failed)
     alive_since = 0.0
-    for _ in range(LOOKS):
+    for _ in range(LISTINGS):
         messages = await instance.queue()
         if tried:
-            messages = [one for one in messages if one.arrival_time <= alive_since]
+            messages = [message for message in messages if message.arrival_time <= alive_since]
         found = await asyncio.to_thread(chosen, messages, routes, instance.fold, delimiters, wanted)
         done |= found.keys()
         alive_since = alive_since or time.time()
@@ -147,10 +164,10 @@ async def recover(
     if done:
         await asyncio.sleep(LATE)
         late: set[str] = set()
-        for _ in range(LOOKS):
-            held_up = queue.not_reached(await instance.queue(), 0.0)
+        for _ in range(LISTINGS):
+            unreached = queue.not_reached(await instance.queue(), 0.0)
             found = await asyncio.to_thread(
-                chosen, held_up, routes, instance.fold, delimiters, Due(failed=done)
+                chosen, unreached, routes, instance.fold, delimiters, Due(failed=done)
             )
             if not await _deliver_fresh(instance, found, late, is_up):
                 break
@@ -163,10 +180,12 @@ async def _deliver_fresh(
     tried: set[str],
     is_up: Callable[[str], bool],
 ) -> bool:
-    """Has those tried that were not yet, and notes them as tried; whether there were any."""
+    """Retry the messages in `found` that are not in `tried`, and add them; return whether any."""
     before = len(tried)
     for endpoint, ids in found.items():
-        await _deliver(instance, endpoint, [one for one in ids if one not in tried], is_up)
+        await _deliver(
+            instance, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
+        )
         tried.update(ids)
     return len(tried) > before
 
@@ -176,10 +195,9 @@ async def _deliver(
 ) -> None:
     if ids:
         LOG.info(
-            "destination %s: %s that waited for it %s being delivered",
+            "destination %s: up again; retrying %s",
             endpoint,
-            counted(len(ids), "message"),
-            "are" if len(ids) > 1 else "is",
+            counted(len(ids), "deferred message"),
         )
     for start in range(0, len(ids), BATCH):
         if not is_up(endpoint):

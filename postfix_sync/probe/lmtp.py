@@ -1,8 +1,9 @@
-"""The probe: is Mailman's LMTP server there, and does it know its lists?
+"""The probe: check whether Mailman's LMTP server is up and accepts mail for its lists.
 
-A session goes through the phases of RFC 2033 up to RCPT for one list's address, then RSET and QUIT:
-never DATA. The code of every reply is checked and every phase has its own timeout. That a TCP
-connection opens says little: Docker's proxy accepts for a container that isn't there. The 220 does.
+A session has the phases of RFC 2033 up to RCPT for one list's address, then RSET and QUIT; it never
+sends DATA. The probe checks the code of every reply, and every phase has its own timeout. An open
+TCP connection proves little, because Docker's proxy accepts connections for a container that does
+not run; the greeting 220 proves that Mailman runs.
 """
 
 import asyncio
@@ -24,23 +25,24 @@ LEVELS = {"connect": "greeting", "lhlo": "lhlo", "rcpt": "rcpt"}
 """The last phase of each level."""
 
 REPLY_LENGTH = 80
+"""Characters of a reply that a message quotes."""
 
 AT_ONCE = 50
-"""Probes under way at the same time, of three open files each."""
+"""Probes under way at the same time, with three open files each."""
 
 SESSION_BYTES = 64 * 2**10
-"""All that a server may say in one session. An honest one needs less than 2 KiB."""
+"""Bytes that a server may send in one session. Mailman sends less than 2 KiB."""
 
 _VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 MAILMAN = "GNU Mailman"
-"""What every Mailman 3 says in its greeting: `220 HOST GNU Mailman LMTP runner 2.0`."""
+"""The text in the greeting of every Mailman 3: `220 HOST GNU Mailman LMTP runner 2.0`."""
 
 NOBODY = "postfix-sync/no-such-list"
-"""The local part of no list: Mailman allows no slash in a list's name (app/lifecycle.py)."""
+"""A local part that no list has: Mailman permits no slash in a list's name (app/lifecycle.py)."""
 
 REFUSED_FOR_GOOD = ("lhlo", "mail", "rcpt")
-"""Phases in which Postfix returns mail for a 5xx; one in the greeting it takes for a 4xx."""
+"""Phases in which Postfix returns mail for a 5xx reply; it treats a 5xx greeting as a 4xx."""
 
 
 async def probe_all(
@@ -51,16 +53,17 @@ async def probe_all(
     *,
     within: float | None = None,
 ) -> list[ProbeResult]:
-    """Probes all targets, AT_ONCE of them at the same time; see `probe`.
+    """Probe all targets, AT_ONCE of them at the same time; see `probe`.
 
-    All of them together are done `within` so many seconds, if given.
+    `timeout` is in seconds, for each phase. If `within` is given, all probes together end after
+    that many seconds.
     """
     turn = asyncio.Semaphore(AT_ONCE)
     deadline = None if within is None else asyncio.get_running_loop().time() + within
 
-    async def in_turn(one: Target) -> ProbeResult:
+    async def in_turn(target: Target) -> ProbeResult:
         async with turn:
-            return await probe(one, level, timeout, hosts, deadline)
+            return await probe(target, level, timeout, hosts, deadline)
 
     return list(await asyncio.gather(*map(in_turn, wanted)))
 
@@ -72,10 +75,11 @@ async def probe(
     hosts: Mapping[str, str],
     deadline: float | None = None,
 ) -> ProbeResult:
-    """Goes through an LMTP session up to `level`; never raises for what a server does.
+    """Run an LMTP session up to `level`; never raise for what a server does.
 
-    `timeout` is in seconds, for each phase; at `deadline`, by the event loop's clock, it ends in
-    any. `hosts` are names with known addresses, which are not looked up.
+    `timeout` is in seconds, for each phase; at `deadline`, a time of the event loop's clock, the
+    probe ends in whatever phase it is. `hosts` maps host names to known IP addresses: those names
+    are not looked up.
     """
     from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
@@ -85,7 +89,7 @@ async def probe(
         async with asyncio.timeout_at(deadline) as whole:
             await session.run(LEVELS[level], hosts)
     except TimeoutError:
-        error = "time was up" if whole.expired() else f"no answer within {timeout:g} s"
+        error = "no time left" if whole.expired() else f"no answer within {timeout:g} s"
     except SMTPServerDisconnected:
         error = session.why_lost()
     except SMTPException as failure:
@@ -111,16 +115,16 @@ async def probe(
 
 _HINTS = {
     "resolve": "see what the name resolves to: getent hosts {host}; or set sources.address",
-    "connect": "does Mailman run, and does it listen on this address? ss -ltn; mailman status",
-    "greeting": "something else than Mailman may answer there, such as a container's proxy",
+    "connect": "check that Mailman runs and listens on this address: ss -ltn; mailman status",
+    "greeting": "something other than Mailman may answer there, such as a container's proxy",
     "lhlo": "compare {host} and its port with lmtp_host and lmtp_port in mailman.cfg",
     "mail": "see Mailman's log: var/logs/lmtp.log and var/logs/mailman.log",
-    "rcpt": "does the list exist in this Mailman? mailman lists; is its database up?",
+    "rcpt": "check that its database is up, and that this Mailman has the list: mailman lists",
 }
 
 
 def describe(result: ProbeResult) -> Notice:
-    """A result in words, with what helps where the destination is down, or is not quite right."""
+    """Describe a result; the hint helps if the destination is down, or its replies are odd."""
     endpoint = result.destination.endpoint
     about = f"destination {endpoint}"
     if result.up:
@@ -137,21 +141,21 @@ def describe(result: ProbeResult) -> Notice:
 
 
 def consequence(result: ProbeResult) -> str:
-    """What Postfix does with mail for a destination that is down for this reason."""
+    """Describe what Postfix does with mail for a destination that is down for this reason."""
     if result.barred:
         return "Postfix returns mail for it to its sender"
     if result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5"):
         whose = "this list" if result.phase == "rcpt" else "it"
         return f"Postfix returns mail for {whose} to its sender"
-    return "mail for it waits in the queue"
+    return "mail for it is deferred"
 
 
 _BARRED = (
-    "doctor has the command that lets lmtp(8) use that family; or give the source an address:"
-    " or a destination: that Postfix may use"
+    "doctor prints the command that permits lmtp(8) to use that family; or set the source's"
+    " address: or destination: to one that Postfix may use"
 )
 
-_UPDATE = "Mailman 3.3.6 and later say which lists they have: update Mailman"
+_UPDATE = "update Mailman: 3.3.6 and later refuse an address that no list has"
 
 
 class _UnexpectedReplyError(Exception):
@@ -159,11 +163,11 @@ class _UnexpectedReplyError(Exception):
 
 
 class _BarredError(Exception):
-    """The destination has only addresses of a family that Postfix must not use."""
+    """The destination resolves only to addresses of a family that Postfix must not use."""
 
 
 class _Session:
-    """One LMTP session, and how far it came."""
+    """One LMTP session, and the last phase that it reached."""
 
     def __init__(self, target: Target, timeout: float) -> None:
         self.target = target
@@ -171,28 +175,29 @@ class _Session:
         self.phase = PHASES[0]
         self.reply = ""
         self.warning = ""
-        """What is odd about a server that takes mail."""
+        """What is odd about a server that accepts mail."""
         self.began = time.monotonic()
         self._client: SMTP | None = None
         self._relay: asyncio.Task[bool] | None = None
 
     async def run(self, last: str, hosts: Mapping[str, str]) -> None:
+        """Run the session up to the phase `last`, then RSET and QUIT. Raises as a client does."""
         from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
 
         connection = await self._connected(hosts)
         self._client = client = await self._greeted(connection)
         for phase, command, expected in _dialogue(last, self.target.recipient):
             self._enter(phase)
-            self.reply = await self._ask(client, command, expected)
+            self.reply = await self._send(client, command, expected)
         if self.phase == "rcpt" and self.target.doubting and not self.warning:
             await self._doubt(client)
         if self.phase in {"mail", "rcpt"}:
-            await self._ask(client, b"RSET", 250)
-        with contextlib.suppress(SMTPServerDisconnected):  # all that was to be known is known
-            await self._ask(client, b"QUIT", 221)
+            await self._send(client, b"RSET", 250)
+        with contextlib.suppress(SMTPServerDisconnected):  # the probe has its result already
+            await self._send(client, b"QUIT", 221)
 
-    async def _ask(self, client: "SMTP", command: bytes, expected: int) -> str:
-        """The reply to a command, which must have the code that is expected."""
+    async def _send(self, client: "SMTP", command: bytes, expected: int) -> str:
+        """Send a command; return its reply. Raises _UnexpectedReplyError for another code."""
         code, text = await client.execute_command(command, timeout=self.timeout)
         reply = _one_line(f"{code} {text}")
         if code != expected:
@@ -200,36 +205,39 @@ class _Session:
             verb = command.split()[0].decode()
             problem = f"{verb} was answered with {code}, not {expected}"
             if verb == "LHLO" and code >= 500:
-                problem += ": this is no LMTP server"
+                problem += ": this is not an LMTP server"
             raise _UnexpectedReplyError(problem)
         return reply
 
     async def _doubt(self, client: "SMTP") -> None:
-        """Asks whether mail for an address is taken as well that no list can have."""
+        """Check whether the server also accepts mail for an address that no list can have."""
         domain = (self.target.recipient or "").rpartition("@")[2]
         command = _rcpt(f"{NOBODY}@{domain}")
         code, text = await client.execute_command(command, timeout=self.timeout)
         if code == 250:
             self.warning = (
-                f"it also says {_one_line(f'{code} {text}')} to {NOBODY}@{domain}, which can be no"
-                " list: its answers do not show which lists it has"
+                f"it also says {_one_line(f'{code} {text}')} to {NOBODY}@{domain}, which cannot be"
+                " a list: its replies do not show which lists exist"
             )
 
     def _enter(self, phase: str) -> None:
-        """A new phase begins, in which nothing was said yet."""
+        """Begin a phase, which has no reply yet."""
         self.phase, self.reply = phase, ""
 
     async def _connected(self, hosts: Mapping[str, str]) -> socket.socket:
-        """A connection to the first address of the destination that accepts one."""
+        """Connect to the first address of the destination that accepts a connection.
+
+        Raises OSError, TimeoutError, or _BarredError if Postfix may use none of its addresses.
+        """
         host, port = self.target.destination.host, self.target.destination.port
         async with asyncio.timeout(self.timeout):
             found = await resolve(hosts.get(host, host), port)
         families = self.target.families
-        usable = [one for one in found if _VERSIONS.get(one[0]) in families]
+        usable = [address for address in found if _VERSIONS.get(address[0]) in families]
         if found and not usable:
-            addresses = ", ".join(str(one[4][0]) for one in found)
+            addresses = ", ".join(str(address[4][0]) for address in found)
             raise _BarredError(
-                f"it has only {addresses}, which inet_protocols keeps Postfix from using"
+                f"it resolves only to {addresses}, which inet_protocols keeps Postfix from using"
             )
         self._enter("connect")
         return await dial(usable, self.timeout)
@@ -259,14 +267,15 @@ class _Session:
         return client
 
     def why_lost(self) -> str:
-        """Why there is no connection any more."""
+        """Return why the connection has ended."""
         if self._relay and self._relay.done() and self._relay.result():
-            return f"more than {SESSION_BYTES // 1024} KiB were said: this is no LMTP server"
+            return f"it sent more than {SESSION_BYTES // 1024} KiB: this is not an LMTP server"
         if self.phase == "greeting":
-            return "the connection was closed without a greeting: nothing is behind that port"
+            return "the connection was closed without a greeting: no server is behind that port"
         return "the connection was closed"
 
     async def close(self) -> None:
+        """Close the connection."""
         if self._client:
             self._client.close()
         if self._relay:
@@ -275,14 +284,14 @@ class _Session:
 
 
 async def _relay(server: socket.socket, client: socket.socket) -> bool:
-    """Passes on what both say until one closes; whether the server said more than SESSION_BYTES.
+    """Forward between both until either closes; return if the server sent SESSION_BYTES or more.
 
-    aiosmtplib before 5.1.1 reads without a bound; through this no server can make it.
+    aiosmtplib before 5.1.1 reads without a bound; this relay bounds what a server can make it read.
     """
     loop = asyncio.get_running_loop()
     client.setblocking(False)
 
-    async def pass_on(source: socket.socket, sink: socket.socket, limit: int) -> bool:
+    async def forward(source: socket.socket, sink: socket.socket, limit: int) -> bool:
         with contextlib.suppress(OSError):
             while limit and (said := await loop.sock_recv(source, min(limit, 4096))):
                 limit -= len(said)
@@ -291,8 +300,8 @@ async def _relay(server: socket.socket, client: socket.socket) -> bool:
 
     with server, client:
         ways = [
-            asyncio.create_task(pass_on(server, client, SESSION_BYTES)),
-            asyncio.create_task(pass_on(client, server, SESSION_BYTES)),
+            asyncio.create_task(forward(server, client, SESSION_BYTES)),
+            asyncio.create_task(forward(client, server, SESSION_BYTES)),
         ]
         try:
             done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -304,7 +313,7 @@ async def _relay(server: socket.socket, client: socket.socket) -> bool:
 
 
 def _dialogue(last: str, recipient: str | None) -> Iterator[tuple[str, bytes, int]]:
-    """Phase, command, and the code of the reply that it must have."""
+    """Yield each phase up to `last`, its command, and the code that the reply must have."""
     reached = PHASES.index(last)
     if reached >= PHASES.index("lhlo"):
         yield "lhlo", f"LHLO {socket.gethostname() or 'localhost'}".encode(), 250
@@ -319,5 +328,5 @@ def _rcpt(recipient: str) -> bytes:
 
 
 def _one_line(text: str) -> str:
-    """What a server said, for people: one line, escaped and cut."""
+    """Return a server's text as one line for a message: escaped, and cut to REPLY_LENGTH."""
     return quote(" ".join(text.split()), REPLY_LENGTH)[1:-1]

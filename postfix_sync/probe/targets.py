@@ -11,35 +11,40 @@ from postfix_sync.postfix.next_hop import parse_next_hops
 
 @dataclass(frozen=True)
 class Target:
-    """A destination to probe, and the address of one of its lists, if one is known."""
+    """A destination to probe, and the address of one of its lists, if any is known."""
 
     destination: Destination
     recipient: str | None = None
     doubting: bool = False
-    """Whether to ask as well if it takes mail for anybody, which Mailman did before 3.3.6.
+    """Whether to probe also an address that no list can have.
 
-    That is a line more in Mailman's log, and the answer changes only when Mailman does.
+    Before 3.3.6, Mailman accepted any address. The extra RCPT writes a line to Mailman's log, and
+    its reply changes only with an update of Mailman, so that not every probe sends it.
     """
     families: Families = BOTH_FAMILIES
-    """The versions of IP that Postfix may use for it, and so the probe."""
+    """The versions of IP that Postfix may use for the destination, and so may the probe."""
 
 
 def targets(
     routes: Table, replicas: Mapping[Destination, str], families: Families = BOTH_FAMILIES
 ) -> list[Target]:
-    """The destinations of installed routes, and replicas, each with the first of its lists.
+    """Return the destinations of installed routes and of `replicas`, each with one of its lists.
 
-    Lists that several destinations share come before others: those are the ones that a replica,
-    whatever its files say, must know. `replicas` come with one for those that no route leads to.
+    That is the list with the most next hops, and of several the first by name: a list that
+    destinations share exists at every replica, whatever that replica's files say. `replicas` maps
+    members of clusters to a list's address, for members that no installed route leads to.
     """
-    found = {**{one: [name] for one, name in replicas.items()}, **destinations_of(routes)}
+    found = {
+        **{destination: [name] for destination, name in replicas.items()},
+        **destinations_of(routes),
+    }
     return [
         Target(
-            one,
+            destination,
             min(filter(str.isascii, lists), key=partial(_rank, routes), default=None),
             families=families,
         )
-        for one, lists in sorted(found.items())
+        for destination, lists in sorted(found.items())
     ]
 
 

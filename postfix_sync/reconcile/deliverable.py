@@ -118,7 +118,7 @@ def _refusal(
         for host in hosts
     ]
     family = lmtp_resolver.barred_families(postfix)
-    fix = lmtp_resolver.let_use_both(postfix)
+    fix = lmtp_resolver.permit_both_families(postfix)
     hint = "give the source an address: or a destination: that Postfix may use"
     return Refused(
         f"{source}: {' and '.join(places)} is {family}, which inet_protocols keeps Postfix from"

@@ -29,7 +29,7 @@ async def wiring_notices(place: "Locked", goal: "DesiredState") -> tuple[Notice,
         return ()
     directory = place.directory
     ours = installation(place.config, directory.map_type, bool(goal.desired.hosts))
-    tables = Tables(directory.postfix, ours, goal.desired.maps.tables, asks_others=False)
+    tables = Tables(directory.postfix, ours, goal.desired.maps.tables, queries_others=False)
     classes = await classify(tables)
     # The maps are built always, but in a dry run before the first sync.
     first = "" if directory.is_built else place.config.command("--once")

@@ -1,1 +1,1 @@
-"""Edit main.cf so that Postfix uses the maps, and undo that."""
+"""Edit main.cf so that Postfix uses the maps, and undo these edits."""

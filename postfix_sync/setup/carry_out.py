@@ -1,4 +1,4 @@
-"""Make the changes that `setup` proposed, step by step, and take them back if one fails."""
+"""Make the changes that `setup` proposed, step by step, and revert them if a step fails."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from postfix_sync.setup.main_cf_file import MainCf, Outdated
 from postfix_sync.setup.proposal import Proposal, interrupted_setup
 from postfix_sync.setup.steps import Change, Step, in_order, undoing
 from postfix_sync.status.file import StatusFile
-from postfix_sync.status.transitions import after_pass, rankings
+from postfix_sync.status.transitions import after_sync, rankings
 from postfix_sync.store.state_directory import LOCK_NAME
 from postfix_sync.system.lock import lock
 from postfix_sync.system.tasks import to_its_end
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from postfix_sync.postfix.instance import Postfix
 
 SESSION_GRACE = 2.0
-"""Seconds that an SMTP session gets to end its message to a list that is refused now."""
+"""Seconds for an SMTP session to finish a message to a list that Postfix now refuses."""
 
 QUEUE_GRACE = 10.0
-"""Seconds for mail to the lists to leave the queue before their routes go."""
+"""Seconds for mail to the lists to leave the queue before their routes are removed."""
 
 QUEUE_POLL = 0.25
 
 
 async def carry_out(proposal: Proposal) -> None:
-    """Builds the maps, then makes the changes.
+    """Build the maps, then make the changes of a proposal.
 
-    Raises SyncError; main.cf is then as it was. Raises Outdated where it is not the one that the
+    Raises SyncError; main.cf is then unchanged. Raises Outdated if main.cf is not the text that the
     proposal was made for.
     """
     config, instance = proposal.config, proposal.main_cf.postfix
@@ -58,12 +58,12 @@ async def carry_out(proposal: Proposal) -> None:
 
 
 async def undo(proposal: Proposal) -> None:
-    """Takes out what setup has added. Raises as `carry_out` does."""
+    """Remove what setup has added. Raises as `carry_out` does."""
     config = proposal.config
     async with lock(config.state_directory / LOCK_NAME):
         _check_text(proposal)
         work = _Work(config, proposal.main_cf)
-        await to_its_end(work.take_out())
+        await to_its_end(work.undo())
 
 
 def _check_text(proposal: Proposal) -> None:
@@ -72,16 +72,16 @@ def _check_text(proposal: Proposal) -> None:
 
 
 async def _check_current(config: "Config", instance: "Postfix") -> None:
-    """Raises Outdated if a sync has changed the maps as the type that main.cf still names.
+    """Raise Outdated if a sync has changed the maps as the type that main.cf still names.
 
-    The lock is held, so none does from now on: every process of Postfix finds the same entries,
-    whichever of the two types it reads.
+    The caller holds the lock, so no sync changes them from now on: every process of Postfix finds
+    the same entries in the maps of both types.
     """
     directory = await _map_directory(config, instance)
     if {*named_types(instance, directory.path)} <= {directory.map_type}:
         return
     found = await directory.read()
-    if any(one.condition is not Condition.SOUND for one in found.maps.values()):
+    if any(installed.condition is not Condition.SOUND for installed in found.maps.values()):
         raise Outdated(f"{directory.path}: the maps were changed meanwhile", "run setup again")
 
 
@@ -92,20 +92,20 @@ async def _map_directory(config: "Config", instance: "Postfix") -> MapDirectory:
 
 
 async def _build_maps(config: "Config", instance: "Postfix") -> None:
-    """Makes a pass, so that each map is there. Raises SyncError where one is not, even so."""
+    """Run a sync, so that each map exists. Raises SyncError if a map does not exist after it."""
     status_file = StatusFile.of(config)
     report = await once(config, rankings(status_file.read_or_new()))
     if report.installed:
-        note = partial(after_pass, config=config, report=report, now=time.time())
-        await status_file.update(note)
+        change = partial(after_sync, config=config, report=report, now=time.time())
+        await status_file.update(change)
     for line in report.lines:
         LOG.info("%s", line)
     for error in report.errors:
         tell(error, logging.WARNING)
     directory = await _map_directory(config, instance)
     found = await directory.read()
-    for name, one in found.maps.items():
-        if one.condition is Condition.BROKEN:
+    for name, installed in found.maps.items():
+        if installed.condition is Condition.BROKEN:
             raise ApplyError(
                 f"{directory.path / name}: could not be built; main.cf must not name a map that is"
                 " not there, and is left as it was",
@@ -114,7 +114,7 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
 
 
 class _Work:
-    """One setup, or one undoing, under the lock."""
+    """One setup, or one undoing of it, under the lock."""
 
     def __init__(self, config: "Config", main_cf: MainCf) -> None:
         self.config = config
@@ -124,13 +124,14 @@ class _Work:
         self.ran = False
 
     async def make(self, changes: Sequence[Change]) -> None:
-        await self._look()
+        """Complete an interrupted setup, then make `changes`; revert both if a step fails."""
+        await self._record_state()
         kept, made = self._begun()
         confirmed = list(kept)
         try:
             if made or interrupted_setup(self.main_cf.steps()):
-                await self._tell_postfix()
-                confirmed += [replace(one, confirmed=True) for one in made]
+                await self._reload_postfix()
+                confirmed += [replace(step, confirmed=True) for step in made]
                 self.main_cf.remember(confirmed)
             for part in in_order(changes):
                 text = self.main_cf.read()
@@ -139,15 +140,15 @@ class _Work:
                 await self.main_cf.replace(step.before, step.after)
                 made.append(step)
                 LOG.info("%s: %s", self.main_cf.path, _named(part))
-                await self._tell_postfix()
+                await self._reload_postfix()
                 confirmed.append(replace(step, confirmed=True))
                 self.main_cf.remember(confirmed)
         except SyncError:
-            await self._take_back(made, kept)
+            await self._revert(made, kept)
             raise
 
     def _begun(self) -> tuple[list[Step], list[Step]]:
-        """The steps that are done, and the one that was begun and has to be completed, if any."""
+        """Return the completed steps, and the interrupted step to complete, if any."""
         done = list(self.main_cf.steps())
         if not interrupted_setup(done):
             return done, []
@@ -155,34 +156,35 @@ class _Work:
         text = self.main_cf.read()
         if text == last.after:
             return done, [last]
-        if text != last.before:  # somebody has edited it since
+        if text != last.before:  # another program or the operator has edited main.cf since
             done.append(replace(last, confirmed=True))
         return done, []
 
-    async def take_out(self) -> None:
-        await self._look()
+    async def undo(self) -> None:
+        """Undo all steps, the last step first."""
+        await self._record_state()
         steps = self.main_cf.steps()
         for number in reversed(range(len(steps))):
-            await self._take_out(steps[number], steps[:number])
+            await self._undo(steps[number], steps[:number])
 
-    async def _take_out(self, step: Step, others: Sequence[Step]) -> None:
+    async def _undo(self, step: Step, others: Sequence[Step]) -> None:
         text = self.main_cf.read()
         target = await self._without(step, text)
-        if target != text and any(one.parameter == "transport_maps" for one in step.changes):
+        if target != text and any(change.parameter == "transport_maps" for change in step.changes):
             await self._wait_for_queue(step)
         if target != text or not step.confirmed:
             self.main_cf.remember([*others, replace(step, confirmed=False)])
             await self.main_cf.replace(text, target)
             LOG.info("%s: taken out: %s", self.main_cf.path, _named(step.changes))
             try:
-                await self._tell_postfix()
+                await self._reload_postfix()
             except SyncError:
-                await self._take_back([replace(step, before=text, after=target)], [*others, step])
+                await self._revert([replace(step, before=text, after=target)], [*others, step])
                 raise
         self.main_cf.remember(others)
 
     async def _without(self, step: Step, text: str) -> str:
-        """main.cf's text without a step."""
+        """Return main.cf's text without a step."""
         present = await self.main_cf.values()
         back = undoing([step], present)
         if text == step.after:
@@ -190,44 +192,54 @@ class _Work:
         return await self.main_cf.edited(text, back) if back else text
 
     async def _wait_for_queue(self, step: Step) -> None:
-        """Waits until no mail in the queue needs the routes. Raises OutOfReach."""
+        """Wait until no mail in the queue needs the routes.
+
+        Raises OutOfReach if some still does after QUEUE_GRACE seconds.
+        """
         if self.postfix.master:
             await asyncio.sleep(SESSION_GRACE)
         now = time.time()
-        while waiting := await self._stranded(step, now):
+        while stranded := await self._stranded(step, now):
             if time.time() > now + QUEUE_GRACE:
                 raise OutOfReach(
-                    f"{counted(len(waiting), 'address')} of lists: mail in the queue would lose its"
-                    " way without these routes, so transport_maps still names them; no parameter"
-                    " names the other maps any more",
+                    f"{counted(len(stranded), 'address')} of lists: mail in the queue would lose"
+                    " its way without these routes, so transport_maps still names them; no"
+                    " parameter names the other maps any more",
                     "see it: postqueue -p; when it is delivered, or deleted with postsuper -d:"
                     f" {self.config.command('setup', '--undo')}",
                 )
             await asyncio.sleep(QUEUE_POLL)
 
     async def _stranded(self, step: Step, before: float) -> set[str]:
-        """The addresses that mail from before this time waits for, and nothing else routes."""
-        routes = installed_routes(self.config.postfix.map_directory)
-        waiting = routes.keys() & await self.postfix.queued_recipients(before)
-        ours = {item for one in step.changes for item in items(one.after or "")}
-        others = [
-            one for one in items(self.postfix.parameters["transport_maps"]) if one not in ours
-        ]
-        for table in others if waiting else []:
-            keys = sorted({*waiting, *(domain_of(one) for one in waiting)})
-            with contextlib.suppress(SyncError):  # then it can't be told that it routes them
-                found = await self.postfix.look_up(unproxied(table), keys, timeout=TIMEOUT)
-                waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
-        return set(waiting)
+        """Return the recipients of queued mail that only the routes of this step lead anywhere.
 
-    async def _look(self) -> None:
-        """How Postfix stands before anything is changed."""
+        Only mail that arrived by `before`, in seconds since the epoch, counts.
+        """
+        routes = installed_routes(self.config.postfix.map_directory)
+        stranded = routes.keys() & await self.postfix.queued_recipients(before)
+        ours = {item for change in step.changes for item in items(change.after or "")}
+        others = [
+            item for item in items(self.postfix.parameters["transport_maps"]) if item not in ours
+        ]
+        for table in others if stranded else []:
+            keys = sorted({*stranded, *(domain_of(address) for address in stranded)})
+            with contextlib.suppress(SyncError):  # then the table counts as without a route
+                found = await self.postfix.look_up(unproxied(table), keys, timeout=TIMEOUT)
+                stranded = {
+                    address
+                    for address in stranded
+                    if not {address, domain_of(address)} & found.keys()
+                }
+        return set(stranded)
+
+    async def _record_state(self) -> None:
+        """Record whether Postfix runs and what its listeners reply, before any change."""
         self.ran = self.postfix.master is not None
         if self.ran:
             self.replies = await smtpd.replies(await smtpd.listeners(self.postfix))
 
-    async def _tell_postfix(self) -> None:
-        """Has Postfix work with main.cf as it is now. Raises ApplyError where it does not."""
+    async def _reload_postfix(self) -> None:
+        """Have Postfix use main.cf as it is now. Raises ApplyError if it then replies worse."""
         if not self.postfix.master:
             if self.ran:
                 raise ApplyError("postfix: has stopped")
@@ -238,8 +250,8 @@ class _Work:
         if worse := await smtpd.worse_than(self.replies):
             raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")
 
-    async def _take_back(self, made: Sequence[Step], kept: Sequence[Step]) -> None:
-        """Puts main.cf back to what it was before the steps that were made."""
+    async def _revert(self, made: Sequence[Step], kept: Sequence[Step]) -> None:
+        """Restore main.cf as it was before the steps in `made`; keep a record of `kept`."""
         try:
             if made:
                 await self.main_cf.replace(made[-1].after, made[0].before)
@@ -248,7 +260,7 @@ class _Work:
             if made:
                 if self.ran and not self.postfix.master:
                     await self.postfix.start()
-                await self._tell_postfix()
+                await self._reload_postfix()
         except SyncError as error:
             tell(error)
             LOG.error(
@@ -258,4 +270,4 @@ class _Work:
 
 
 def _named(changes: Sequence[Change]) -> str:
-    return ", ".join(one.parameter for one in changes)
+    return ", ".join(change.parameter for change in changes)

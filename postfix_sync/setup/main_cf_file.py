@@ -1,8 +1,8 @@
-"""main.cf on the disk, edited by postconf(1) beside it and put into place at once; and the record.
+"""Edit main.cf by postconf(1) in a copy, replace main.cf atomically, and keep a record of that.
 
-postconf(1) by itself makes main.cf a new file of root's with mode 0644, puts a file in the place of
-a link, can't change one that is a mount, and joins what it adds to a last line that does not end.
-So it is given a copy, and what becomes of that is looked at before anything else sees it.
+postconf(1) makes main.cf a new file, owned by root, mode 0644; it replaces a link by a file, cannot
+change a file that is a mount, and appends a new parameter to a last line without a newline. So it
+edits a copy, and setup checks that copy before it replaces main.cf.
 """
 
 import os
@@ -34,37 +34,40 @@ STAGED = "staged"
 
 
 class Outdated(Busy):
-    """Somebody else has changed main.cf meanwhile."""
+    """main.cf was changed meanwhile, but not by this setup."""
 
 
 @dataclass(frozen=True)
 class MainCf:
-    """The main.cf of one Postfix, and what setup has made of it so far."""
+    """The main.cf of one Postfix, and the record of what setup has changed in it."""
 
     postfix: Postfix
     directory: Path
-    """Where the record is, and the copies: nobody but root can look into it."""
+    """The directory of the record and of the copies, which only root can read."""
     doctor: str
-    """The command that says what main.cf lacks, as an operator types it."""
+    """The command that reports what main.cf lacks, as an operator types it."""
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of main.cf."""
         return self.postfix.config_directory / "main.cf"
 
     def read(self) -> str:
-        """Its text. Raises NotPermitted or ApplyError."""
+        """Read its text, decoded as Latin-1. Raises NotPermitted or ApplyError."""
         try:
             return read_file(self.path).decode("latin-1")
         except OSError as error:
             raise _unreadable(self.path, error) from None
 
     async def values(self) -> dict[str, str]:
-        """What it sets, as it is written."""
+        """Read the parameters that it sets, as they are written. Raises ConfigError."""
         return await set_in(self.postfix.config_directory)
 
     def steps(self) -> tuple[Step, ...]:
-        """What setup has done and not taken out. Raises NotPermitted, or ApplyError if damaged."""
+        """Read the steps that setup has made and not undone.
+
+        Raises NotPermitted, or ApplyError if the record is damaged.
+        """
         path = self.directory / RECORD
         try:
             return from_json(read_file(path))
@@ -79,7 +82,7 @@ class MainCf:
             ) from None
 
     def remember(self, steps: Sequence[Step]) -> None:
-        """Writes the record, and waits until it is on the disk. Raises ApplyError, NotPermitted."""
+        """Write the record, and wait until it is on the disk. Raises ApplyError, NotPermitted."""
         path = self.directory / RECORD
         try:
             if steps:
@@ -96,16 +99,16 @@ class MainCf:
         self.directory.chmod(0o700)  # it may have been there, copied with another mode
 
     async def edited(self, text: str, changes: Sequence[Change]) -> str:
-        """What postconf(1) makes of a text.
+        """Return the text that postconf(1) makes of `text` with these changes.
 
-        Raises ApplyError where it does more or less than asked, or where Postfix has something
-        against the outcome that it did not have against `text`.
+        Raises ApplyError if postconf(1) makes other changes, or if `postfix check` rejects the
+        result but not `text`.
         """
         async with self._copy(text) as copy:
             before = await set_in(copy.config_directory)
             if text and not text.endswith("\n"):
                 _write(copy, f"{text}\n")
-            wanted = {one.parameter: one.after for one in changes}
+            wanted = {change.parameter: change.after for change in changes}
             await edit(copy.config_directory, wanted)
             made = (copy.config_directory / "main.cf").read_bytes().decode("latin-1")
             _age(copy)
@@ -114,7 +117,7 @@ class MainCf:
         return made
 
     def _compare(self, wanted: Mapping[str, str | None], found: Mapping[str, str]) -> None:
-        """Raises ApplyError where the values are not those that were wanted."""
+        """Raise ApplyError if a value differs from the desired one."""
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
                 raise ApplyError(
@@ -125,7 +128,7 @@ class MainCf:
 
     @asynccontextmanager
     async def _copy(self, text: str) -> AsyncIterator[Postfix]:
-        """A Postfix instance with this main.cf, which no process works with."""
+        """Provide a Postfix instance with this main.cf, which no process uses."""
         directory = self.directory / STAGED
         master_cf = self.postfix.config_directory / "master.cf"
         try:
@@ -145,10 +148,13 @@ class MainCf:
                 shutil.rmtree(self.directory, ignore_errors=True)
 
     async def replace(self, expected: str, text: str) -> None:
-        """Puts a text into place at once. Raises ApplyError or NotPermitted; main.cf is as it was.
+        """Replace main.cf's text, `expected`, atomically.
 
-        Raises Outdated where main.cf does not have the expected text. While postconf(1) edits, it
-        holds a lock on a file of this name: so no change of somebody else's is lost.
+        postconf(1) holds a lock on main.cf.tmp while it edits; that lock is held here as well, so
+        that no concurrent change is lost.
+
+        Raises Outdated if main.cf does not have the expected text, or ApplyError or NotPermitted;
+        main.cf is then unchanged.
         """
         lock_file = self.path.with_name("main.cf.tmp")
         async with lock(lock_file):
@@ -171,14 +177,14 @@ def _write(copy: Postfix, text: str) -> None:
 
 
 def _age(copy: Postfix) -> None:
-    """Postfix's programs wait for a main.cf that was changed a moment ago to be complete."""
+    """Set the copy's time back: Postfix's programs pause if main.cf was changed a moment ago."""
     path = copy.config_directory / "main.cf"
     long_ago = path.stat().st_mtime - 60
     os.utime(path, (long_ago, long_ago))
 
 
 async def _check(copy: Postfix, before: str) -> None:
-    """Raises ApplyError where Postfix could not start with the copy, and could before."""
+    """Raise ApplyError if Postfix could not start with the copy, but could with text `before`."""
     if not (complaint := await copy.check()):
         return
     _write(copy, before)

@@ -1,4 +1,4 @@
-"""What `setup` would change in main.cf, and what taking it back would. Changes nothing."""
+"""Compute what `setup`, or `setup --undo`, would change in main.cf. Changes nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     from postfix_sync.postfix.instance import Postfix
 
 DIRECTORY = "setup"
-"""Where in the state directory main.cf's texts are."""
+"""The directory in the state directory that has the record of setup."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What is to be done to the main.cf that has this text."""
+    """The changes that setup would make to the main.cf that has this text."""
 
     config: "Config"
     main_cf: MainCf
     text: str
     changes: tuple[Change, ...]
     left: tuple[Change, ...] = ()
-    """What an undoing can't take out."""
+    """The changes of setup that `--undo` cannot undo."""
     interrupted: bool = False
-    """Postfix may not know yet of what an earlier one has done."""
+    """Whether an earlier setup was interrupted before Postfix was reloaded."""
     notes: tuple[str, ...] = ()
-    """What is left as it is, and why: it is the operator's decision."""
+    """What setup does not change, and why: only the operator can decide on it."""
     blocked: tuple[Finding, ...] = ()
-    """Why none of the changes may be made: mail that they accept would not get to Mailman."""
+    """Why no change can be made: Postfix would accept mail that does not get to Mailman."""
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is to be done."""
+        """Whether there is nothing to do."""
         return not (self.changes or self.interrupted)
 
 
@@ -61,29 +61,29 @@ ROUTE_CHECKS: Sequence[Check] = (
     instance.lmtp_parameters,
     names.resolved,
 )
-"""The checks of doctor that say whether mail to a list that is accepted gets to Mailman's host."""
+"""The checks of doctor that decide whether accepted mail to a list gets to Mailman's host."""
 
 
 async def propose(config: "Config") -> Proposal:
-    """Finds what main.cf lacks. Reads only.
+    """Propose the changes that main.cf needs. Reads only.
 
     Raises:
-        OutOfReach: a table that decides what main.cf lacks can't be asked.
-        SyncError: Postfix can't be asked.
+        OutOfReach: a table that decides what main.cf lacks cannot be queried.
+        SyncError: the configuration of Postfix cannot be read.
     """
     found = await inspect(config.postfix.config_directory)
     config = await _changing_over(config, found)
-    host = await examination.look(config, found)
+    host = await examination.gather(config, found)
     main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
-    settings = {one.parameter: one for one in lacking(host)}
+    settings = {setting.parameter: setting for setting in lacking(host)}
     if first := await lookups.order(host):
         settings[first.parameter] = first
-    if any(one.cluster for one in config.sources):
-        settings |= {one.parameter: one for one in cluster_settings(found)}
+    if any(source.cluster for source in config.sources):
+        settings |= {setting.parameter: setting for setting in cluster_settings(found)}
     blocked = await _misrouted(await _as_set_up(host, settings.values()))
     if host.tables.unreadable:
-        table, error = min(host.tables.unreadable.items(), key=lambda one: one[0])
+        table, error = min(host.tables.unreadable.items(), key=lambda item: item[0])
         raise OutOfReach(
             f"{error.message}; what main.cf has to say depends on the content of {table}, so"
             " nothing was changed",
@@ -92,15 +92,15 @@ async def propose(config: "Config") -> Proposal:
         )
     changes = tuple(
         Change(
-            one.parameter,
-            present.get(one.parameter),
-            one.wanted,
-            default=one.present,
-            why=one.problem,
+            setting.parameter,
+            present.get(setting.parameter),
+            setting.wanted,
+            default=setting.present,
+            why=setting.problem,
         )
-        for one in settings.values()
+        for setting in settings.values()
     )
-    accepts = any(one.parameter in ACCEPTING for one in changes)
+    accepts = any(change.parameter in ACCEPTING for change in changes)
     return Proposal(
         config,
         main_cf,
@@ -113,8 +113,8 @@ async def propose(config: "Config") -> Proposal:
 
 
 async def _as_set_up(host: Host, settings: Iterable[Setting]) -> Host:
-    """The host as it will be with these settings, for checks of what becomes of mail then."""
-    wanted = {one.parameter: one.wanted for one in settings}
+    """Return the host as it will be with these settings, to check where mail is routed then."""
+    wanted = {setting.parameter: setting.wanted for setting in settings}
     expanded = await host.postfix.expanded(wanted) if wanted else {}
     changed = replace(
         host.postfix,
@@ -122,17 +122,17 @@ async def _as_set_up(host: Host, settings: Iterable[Setting]) -> Host:
         unexpanded={**host.postfix.unexpanded, **wanted},
     )
     resolver, answers = host.resolver, host.lookups
-    if resolver and (asked := wanted.get("lmtp_host_lookup")):
-        resolver = replace(resolver, mechanisms=tuple(items(asked)))
+    if resolver and (mechanisms := wanted.get("lmtp_host_lookup")):
+        resolver = replace(resolver, mechanisms=tuple(items(mechanisms)))
         answers = await lmtp_resolver.look_up_all(resolver, host.host_names)
     return replace(host, postfix=changed, resolver=resolver, lookups=answers)
 
 
 async def _misrouted(host: Host) -> list[Finding]:
-    """What keeps mail to lists from Mailman's host.
+    """Return the failures that keep mail to lists from Mailman's host.
 
-    Names with an address in the configuration are left out: a pass enters them first. So are those
-    that no name server answers for: their mail waits.
+    Names with an address in the configuration are left out, because a sync enters them first. So
+    are names for which no name server answers, because their mail is only deferred.
     """
     answers = {
         name: answer
@@ -149,10 +149,10 @@ async def _misrouted(host: Host) -> list[Finding]:
 
 
 async def _changing_over(config: "Config", instance: "Postfix") -> "Config":
-    """Choose another map type than main.cf names where Postfix warns of that.
+    """Choose another map type if Postfix warns of the type that main.cf names.
 
-    With `auto` only, which follows main.cf: as soon as that names the maps as another type, every
-    sync builds them so.
+    Only `auto` is changed, because it follows main.cf: as soon as main.cf names the maps as another
+    type, every sync builds that type.
     """
     if config.postfix.map_type != "auto":
         return config
@@ -162,11 +162,14 @@ async def _changing_over(config: "Config", instance: "Postfix") -> "Config":
 
 
 async def propose_undoing(config: "Config") -> Proposal:
-    """What setup has added to main.cf. Reads only. Raises SyncError where it can't be told."""
+    """Propose to remove what setup has added to main.cf. Reads only.
+
+    Raises SyncError if that is unknown, or if main.cf would name a map that is not built.
+    """
     main_cf = _main_cf(config, await inspect(config.postfix.config_directory))
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
     changes = undoing(steps, present)
-    # main.cf comes to be what it was before each of them.
+    # Undone step by step, main.cf has each of these states.
     states = [undoing(steps[number:], present) for number in reversed(range(len(steps)))]
     await _check_built(config, main_cf, states)
     return Proposal(
@@ -186,9 +189,9 @@ def _main_cf(config: "Config", instance: "Postfix") -> MainCf:
 async def _check_built(
     config: "Config", main_cf: MainCf, states: Sequence[Sequence[Change]]
 ) -> None:
-    """Raises ApplyError where a map that main.cf would name again is not there, or outdated.
+    """Raise ApplyError if a map that main.cf would name again does not exist, or is outdated.
 
-    `states` are what leads from main.cf as it is to what it will be, in between and at the end.
+    `states` are the changes from the current main.cf to each intermediate state and to the last.
     """
     problems: dict[str, str] = {}
     for changes in states:
@@ -203,8 +206,8 @@ async def _check_built(
 async def _unbuilt(
     config: "Config", main_cf: MainCf, changes: Sequence[Change]
 ) -> Mapping[str, str]:
-    """What is wrong with maps that main.cf would name, by the command that builds each."""
-    back = {one.parameter: one.after for one in changes if one.after}
+    """Return what is wrong with maps that main.cf would name, by the command that builds each."""
+    back = {change.parameter: change.after for change in changes if change.after}
     values = await main_cf.postfix.expanded(back) if back else {}
     problems: dict[str, str] = {}
     for parameter, value in values.items():
@@ -221,7 +224,7 @@ async def _unbuilt(
 
 
 def _unfit(index: Path, text: Path, *, is_named: bool) -> str:
-    """Say why main.cf must not come to name a map; `is_named`: it does already."""
+    """Return why main.cf must not name a map, empty if it may; `is_named`: it does already."""
     if not index.exists():
         return f"there is no {index} any more: Postfix would defer all mail"
     if not is_named and index.stat().st_mtime_ns < text.stat().st_mtime_ns:
@@ -230,4 +233,5 @@ def _unfit(index: Path, text: Path, *, is_named: bool) -> str:
 
 
 def interrupted_setup(steps: Sequence[Step]) -> bool:
+    """Return whether setup was interrupted in its last step."""
     return bool(steps) and not steps[-1].confirmed

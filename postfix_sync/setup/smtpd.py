@@ -1,9 +1,8 @@
-"""Does Postfix take mail by SMTP as it did a moment ago?
+"""Check whether Postfix still accepts mail by SMTP as it did before a change of main.cf.
 
-Each listener is asked for RCPT TO:<postmaster@this host>, in which smtpd(8), its restrictions,
-trivial-rewrite(8) and the tables take part; they do not for a bare <postmaster>. No message is
-sent. What counts is the difference: a listener that wants a login first says no before a change of
-main.cf and after it.
+Each listener gets RCPT TO:<postmaster@this host>: its reply involves smtpd(8), its restrictions,
+trivial-rewrite(8) and the tables, which a bare <postmaster> would not. No message is sent. Only a
+difference counts: a listener that requires a login refuses before the change as well as after it.
 """
 
 import asyncio
@@ -18,7 +17,10 @@ from postfix_sync.postfix.master_cf import Service
 
 
 class Listener(NamedTuple):
-    """Where an instance talks SMTP: an IP address or a host name, a TCP port, whom to ask for."""
+    """Where an instance listens for SMTP, and the recipient to test it with.
+
+    `host` is an IP address or a host name, `port` a TCP port.
+    """
 
     host: str
     port: int
@@ -26,20 +28,20 @@ class Listener(NamedTuple):
 
 
 REPLY_TIMEOUT = 10.0
-"""Seconds; postscreen(8) lets strangers wait six."""
+"""Seconds; postscreen(8) makes unknown clients wait for six."""
 
 RECOVERY_TIMEOUT = 20.0
-"""Seconds that all listeners get to answer as before; a reload takes two or three."""
+"""Seconds within which all listeners must reply as before; a reload takes two or three."""
 
 POLL = 0.25
 
 
 EVERYWHERE = {"all": ("127.0.0.1", "::1"), "loopback-only": ("127.0.0.1", "::1")}
-"""What of inet_interfaces stands for several addresses, and those of them that are here."""
+"""The words of inet_interfaces that stand for several addresses, and which of these to test."""
 
 
 async def listeners(postfix: Postfix) -> list[Listener]:
-    """Where an instance talks SMTP. Raises ConfigError."""
+    """Return the listeners for SMTP of an instance. Raises ConfigError."""
     values = await postfix.values("inet_interfaces", "myhostname")
     return [
         Listener(host, port, f"postmaster@{values['myhostname']}")
@@ -49,47 +51,50 @@ async def listeners(postfix: Postfix) -> list[Listener]:
 
 
 def _addresses(service: Service, interfaces: str) -> Iterator[tuple[str, int]]:
-    """Where a service of master(5) listens: its name is [host:]port."""
+    """Yield where a service of master(5) listens, as (host, port): its name is [host:]port."""
     if service.kind != "inet" or service.command not in {"smtpd", "postscreen"}:
         return
     if service.overrides.get("smtpd_tls_wrappermode") == "yes":
-        return  # it says nothing before TLS is there
+        return  # it sends no greeting before the TLS handshake
     host, _, name = service.name.rpartition(":")
     try:
         port = int(name) if name.isdigit() else socket.getservbyname(name, "tcp")
     except OSError:
-        return  # master(8) does not know it either
+        return  # master(8) does not know that port name either
     interfaces = service.overrides.get("inet_interfaces", interfaces)
-    for one in [host.strip("[]")] if host else interfaces.replace(",", " ").split():
-        for address in EVERYWHERE.get(one, (one,)):
+    for interface in [host.strip("[]")] if host else interfaces.replace(",", " ").split():
+        for address in EVERYWHERE.get(interface, (interface,)):
             yield address, port
 
 
 async def replies(listeners: Iterable[Listener]) -> dict[Listener, int]:
-    """The code of each listener's decisive reply; those that don't talk SMTP are left out."""
-    asked = list(dict.fromkeys(listeners))
-    codes = await asyncio.gather(*(asyncio.to_thread(_ask, one) for one in asked))
-    return {listener: code for listener, code in zip(asked, codes, strict=True) if code}
+    """Return the code of each listener's decisive reply, without listeners that reply nothing."""
+    tested = list(dict.fromkeys(listeners))
+    codes = await asyncio.gather(*(asyncio.to_thread(_reply, listener) for listener in tested))
+    return {listener: code for listener, code in zip(tested, codes, strict=True) if code}
 
 
 async def worse_than(before: Mapping[Listener, int]) -> list[str]:
-    """What became worse, in words; nothing as soon as all listeners answer as they did before."""
+    """Return what is worse than before, in words; empty once all listeners reply as before.
+
+    Listeners have RECOVERY_TIMEOUT seconds for that.
+    """
     give_up = time.monotonic() + RECOVERY_TIMEOUT
     while True:
         now = await replies(before)
         worse = [
-            f"{one.host}:{one.port} says {now.get(one) or 'nothing'} to RCPT TO:<{one.recipient}>,"
-            f" where it said {code}"
-            for one, code in before.items()
-            if now.get(one, 0) // 100 not in {2, code // 100}
+            f"{listener.host}:{listener.port} says {now.get(listener) or 'nothing'} to"
+            f" RCPT TO:<{listener.recipient}>, where it said {code}"
+            for listener, code in before.items()
+            if now.get(listener, 0) // 100 not in {2, code // 100}
         ]
         if not worse or time.monotonic() > give_up:
             return worse
         await asyncio.sleep(POLL)
 
 
-def _ask(listener: Listener) -> int:
-    """The code of the first reply that is no success, or of that to RCPT; 0: there is none."""
+def _reply(listener: Listener) -> int:
+    """Return the code of the first reply that is an error, or of the reply to RCPT; 0 if none."""
     try:
         with smtplib.SMTP(
             listener.host, listener.port, "localhost", timeout=REPLY_TIMEOUT

@@ -1,9 +1,9 @@
-"""What setup changes in main.cf, in which order, and how it is taken out again. Pure.
+"""Order the changes of setup to main.cf, and compute how to undo them. Pure.
 
-A `Step` is one replacement of main.cf, remembered as its text before and after, and parameter by
-parameter. Where nobody has touched the file since, the text before comes back to the byte. Where
-somebody has, each parameter is looked at by itself (`Change.reversed`): what was added to it goes,
-and what others have written stays.
+A `Step` is one replacement of main.cf, recorded as the text before and after it, and as changes of
+parameters. If the file was not edited since, undo restores the text before to the byte. If it was,
+each parameter is undone separately (`Change.reversed`): what setup added to it is removed, and what
+others wrote is kept.
 """
 
 import json
@@ -28,27 +28,27 @@ ACCEPTING = frozenset(
         "virtual_mailbox_maps",
     }
 )
-"""The parameters that make Postfix take mail; all others say what becomes of it."""
+"""The parameters that make Postfix accept mail; all others decide where the mail goes."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One parameter, from a value to another; None: main.cf does not set it."""
+    """A change of one parameter's value; None means that main.cf does not set the parameter."""
 
     parameter: str
     before: str | None
     after: str | None
     default: str = ""
-    """What it is, as it is written, where main.cf does not set it."""
+    """The parameter's default as it is written, in effect if main.cf does not set it."""
     why: str = ""
 
     @property
     def shown(self) -> str:
-        """For people: `parameter: before -> after`."""
+        """The change as a text: `parameter: before -> after`."""
         return f"{self.parameter}: {_shown(self.before)} -> {_shown(self.after)}"
 
     def reversed(self, present: str | None) -> "Change | None":
-        """What takes this change out of the value that main.cf has now; None: there is nothing."""
+        """Return the change that undoes this one in the value `present`; None if there is none."""
         if present is None or present == self.before:
             return None
         if present == self.after:
@@ -57,30 +57,30 @@ class Change:
             return None
         rest = present
         for lost, added in self._edits:
-            missing = [one for one in lost if one not in items(present)]
+            missing = [item for item in lost if item not in items(present)]
             for number, item in enumerate(added):
                 rest = _exchanged(rest, item, [] if number else missing)
         if rest == present:
             return None
         if self.before is None and rest == self.default:
             return self._back(present, None)
-        # What comes to nothing without us was never empty on purpose.
+        # A value that is empty without our items was not empty before, unless it was set so.
         return self._back(present, rest or (self.before if self.before == "" else None))
 
     def is_overwritten(self, present: str | None) -> bool:
-        """Whether a value that setup has replaced was replaced again, so that it can't go back."""
+        """Return whether the value of setup was replaced by another, so that undo is impossible."""
         return present not in {None, self.before, self.after} and not self._is_of_tables
 
     @property
     def _edits(self) -> list[tuple[list[str], list[str]]]:
-        """What was there, and what has taken its place; each may be nothing.
+        """The removed items, and the items that replaced them; each list may be empty.
 
-        What comes to nothing, as the default $virtual_maps mostly does, is not put back.
+        Removed items that are not tables, such as the default $virtual_maps, are not restored.
         """
         before = items(self.default if self.before is None else self.before)
         after = items(self.after or "")
         return [
-            ([one for one in before[i:j] if _is_table(one)], after[k:m])
+            ([item for item in before[i:j] if _is_table(item)], after[k:m])
             for tag, i, j, k, m in SequenceMatcher(
                 None, before, after, autojunk=False
             ).get_opcodes()
@@ -89,22 +89,22 @@ class Change:
 
     @property
     def _is_of_tables(self) -> bool:
-        """Whether it can be taken out item by item: a list that was added to, or of tables."""
+        """Whether it can be undone item by item: only items were added, or all are tables."""
         before = items(self.default if self.before is None else self.before)
         lost = [item for item in before if item not in items(self.after or "")]
-        return not lost or all(_is_table(one) for _, added in self._edits for one in added)
+        return not lost or all(_is_table(item) for _, added in self._edits for item in added)
 
     def _back(self, present: str, target: str | None) -> "Change":
         return Change(self.parameter, present, target, self.default, "setup has changed it")
 
 
 def _is_table(item: str) -> bool:
-    """Whether it names a table, type:name."""
+    """Return whether an item names a table, type:name."""
     return bool(re.match(r"(?:proxy:)?[a-z][\w-]*:.", item))
 
 
 def _exchanged(value: str, item: str, others: list[str]) -> str:
-    """A list with other items, maybe none, in the place of one, everything else as it was."""
+    """Replace an item of a list by other items, or by none, and keep all other bytes."""
     found = re.search(rf"(?:^|(?<=[\s,])){re.escape(item)}(?=$|[\s,])", value)
     if not found:
         return value
@@ -124,25 +124,25 @@ class Step:
 
     before: str
     after: str
-    """The whole text, as bytes of Latin-1: whatever is in the file comes back as it was."""
+    """The whole text, decoded as Latin-1, so that any bytes in the file can be restored."""
     changes: tuple[Change, ...]
     confirmed: bool = False
-    """Postfix was told of it, and went on as before."""
+    """Whether Postfix was reloaded after it, and replied as before."""
 
 
 def in_order(changes: Sequence[Change]) -> list[tuple[Change, ...]]:
-    """The changes as steps, each to be made visible to Postfix before the next.
+    """Return the changes as steps; Postfix has to be reloaded after each of them.
 
-    Routes first, acceptance after it: main.cf is read by each process when it starts, and one that
-    has read the new text must not take mail that another one can't route yet.
+    Routes come first, and acceptance after them: each process reads main.cf when it starts, and a
+    process that has read the new text must not accept mail that another process cannot route yet.
     """
-    routing = tuple(one for one in changes if one.parameter not in ACCEPTING)
-    accepting = tuple(one for one in changes if one.parameter in ACCEPTING)
+    routing = tuple(change for change in changes if change.parameter not in ACCEPTING)
+    accepting = tuple(change for change in changes if change.parameter in ACCEPTING)
     return [step for step in (routing, accepting) if step]
 
 
 def undoing(steps: Iterable[Step], present: Mapping[str, str]) -> list[Change]:
-    """What taking out all steps, the last one first, makes of the values that main.cf has now."""
+    """Return the changes to main.cf's current values that undo all steps, the last step first."""
     values: dict[str, str | None] = dict(present)
     first: dict[str, Change] = {}
     for step in reversed(list(steps)):
@@ -152,13 +152,13 @@ def undoing(steps: Iterable[Step], present: Mapping[str, str]) -> list[Change]:
                 values[name] = back.after
                 first.setdefault(name, back)
     return [
-        Change(name, present.get(name), values[name], one.default, one.why)
-        for name, one in first.items()
+        Change(name, present.get(name), values[name], change.default, change.why)
+        for name, change in first.items()
     ]
 
 
 def overwritten(steps: Iterable[Step], present: Mapping[str, str]) -> list[Change]:
-    """The changes that can't be taken out, because somebody has changed the value again."""
+    """Return the changes that cannot be undone, because the value was changed again since."""
     return [
         change
         for step in steps
@@ -168,17 +168,17 @@ def overwritten(steps: Iterable[Step], present: Mapping[str, str]) -> list[Chang
 
 
 def to_json(steps: Iterable[Step]) -> bytes:
-    """The steps for a file."""
+    """Encode the steps as JSON, for the record."""
     return json.dumps({"steps": [asdict(step) for step in steps]}, indent=1).encode() + b"\n"
 
 
 def _is_text(text: str) -> bool:
-    """Whether it may have been in main.cf, each byte of which is a character."""
+    """Return whether a text may be main.cf's: each character stands for a byte."""
     return all(ord(character) < 256 for character in text)
 
 
 def _is_value(text: str) -> bool:
-    """Whether postconf(1) may have printed it, and takes it."""
+    """Return whether a text may be a value that postconf(1) prints and accepts."""
     return _is_text(text) and "\0" not in text
 
 
@@ -206,11 +206,11 @@ class _Steps(TypedDict):
 
 
 def from_json(content: bytes) -> tuple[Step, ...]:
-    """The inverse of `to_json`. Raises Damaged on anything else."""
+    """Decode what `to_json` has encoded. Raises Damaged on anything else."""
     return tuple(
         Step(
-            before=one["before"],
-            after=one["after"],
+            before=step["before"],
+            after=step["after"],
             changes=tuple(
                 Change(
                     change["parameter"],
@@ -219,9 +219,9 @@ def from_json(content: bytes) -> tuple[Step, ...]:
                     change.get("default", ""),
                     change.get("why", ""),
                 )
-                for change in one["changes"]
+                for change in step["changes"]
             ),
-            confirmed=one["confirmed"],
+            confirmed=step["confirmed"],
         )
-        for one in parse(content, _Steps)["steps"]
+        for step in parse(content, _Steps)["steps"]
     )

@@ -1,4 +1,4 @@
-"""status.json in the state directory: read, written and locked."""
+"""Read, write and lock status.json in the state directory."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.log import LOG
-from postfix_sync.status.schema import Status, new_status, no_passes
+from postfix_sync.status.schema import Status, new_status, no_syncs
 from postfix_sync.store.json_reader import loads, shaped
 from postfix_sync.store.state_directory import LOCK_NAME
 from postfix_sync.system.files import denied_hint, read_file, replace_file, unwritable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 STATUS_NAME = "status.json"
 
 
-class NoStatus(OutOfReach):
-    """status.json is there, and holds something else."""
+class DamagedStatus(OutOfReach):
+    """status.json exists, but does not hold a status."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,23 @@ class StatusFile:
 
     directory: Path
     once: str
-    """The command that makes a pass, as an operator types it."""
+    """The command that runs a sync, as an operator types it."""
 
     @classmethod
     def of(cls, config: "Config") -> "StatusFile":
-        """The one of a configuration."""
+        """Return the status file of a configuration."""
         return cls(config.state_directory, config.command("--once"))
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """The path of status.json."""
         return self.directory / STATUS_NAME
 
     async def update(self, change: Callable[[Status], Status]) -> Status:
-        """Puts what `change` makes of the status into its place; returns it.
+        """Replace the status by what `change` returns for it, under the lock; return the new one.
 
-        Raises ApplyError, NotPermitted, or OutOfReach where another pass holds the lock too long.
+        Raises ApplyError or NotPermitted if it cannot be written, and OutOfReach if another sync
+        holds the lock too long.
         """
         async with lock(self.directory / LOCK_NAME):
             status = change(self._read_to_replace())
@@ -56,24 +57,28 @@ class StatusFile:
             return status
 
     def _read_to_replace(self) -> Status:
-        """As `read_or_new`; a damaged file is named, once, as it is about to go."""
+        """Read as `read_or_new` does; log a damaged file, which is about to be replaced."""
         try:
             return self.read()
-        except NoStatus as error:
-            LOG.warning("%s; it is started anew, its counters at zero", error.message)
+        except DamagedStatus as error:
+            LOG.warning("%s; it is replaced, and its counters start at zero", error.message)
         except SyncError:
             pass  # there is none
         return new_status()
 
     def read_or_new(self) -> Status:
-        """The status as it stands, or one that says nothing."""
+        """Read the status; return an empty one if there is none, or if it cannot be read."""
         try:
             return self.read()
         except SyncError:
             return new_status()
 
     def read(self) -> Status:
-        """The status as it stands. Raises OutOfReach where there is none, or NotPermitted."""
+        """Read the status.
+
+        Raises OutOfReach if there is none, DamagedStatus if the file holds anything else, and
+        NotPermitted if it must not be read.
+        """
         try:
             found = loads(read_file(self.path))
             _complete(found)
@@ -84,17 +89,17 @@ class StatusFile:
             ) from None
         except FileNotFoundError as error:
             raise OutOfReach(
-                f"{self.path}: {why(error)}: no pass has been made yet",
-                f"make one: {self.once}",
+                f"{self.path}: {why(error)}: no sync has been run yet",
+                f"run one: {self.once}",
             ) from None
         except (OSError, ValueError) as error:
-            raise NoStatus(
-                f"{self.path}: is no status file: {why(error)}", f"make a pass: {self.once}"
+            raise DamagedStatus(
+                f"{self.path}: is not a status file: {why(error)}", f"run a sync: {self.once}"
             ) from None
 
 
 def _complete(found: object) -> None:
-    """Adds what a file of an earlier version does not have."""
+    """Add the keys that a file of an earlier version lacks, with their defaults."""
     if not isinstance(found, dict):
         return
     found.setdefault("generation", None)
@@ -102,16 +107,16 @@ def _complete(found: object) -> None:
     found.setdefault("held_since", None)
     found.setdefault("waiting", "")
     found.setdefault("clusters", {})
-    found.setdefault("passes", no_passes())
+    found.setdefault("passes", no_syncs())
     found.setdefault("queue", None)
     sources = found.get("sources")
     for source in sources.values() if isinstance(sources, dict) else ():
         if isinstance(source, dict):
             source.setdefault("failing_since", None)
     destinations = found.get("destinations")
-    for one in destinations.values() if isinstance(destinations, dict) else ():
-        if isinstance(one, dict):
-            down = one.get("up") is False
-            one.setdefault("failures", int(down))
-            one.setdefault("last_failure", one.get("since") if down else None)
-            one.setdefault("last_flush", None)
+    for destination in destinations.values() if isinstance(destinations, dict) else ():
+        if isinstance(destination, dict):
+            down = destination.get("up") is False
+            destination.setdefault("failures", int(down))
+            destination.setdefault("last_failure", destination.get("since") if down else None)
+            destination.setdefault("last_flush", None)

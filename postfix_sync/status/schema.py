@@ -9,11 +9,11 @@ from postfix_sync.model import PHASES
 from postfix_sync.text import iso, seconds_of
 
 NOBODY_THERE = PHASES[:3]
-"""A probe that fails in one of these phases, up to the greeting, has met no Mailman."""
+"""The phases up to the greeting: a probe that fails in one of them has reached no Mailman."""
 
 
 def _is_moment(text: str) -> bool:
-    """Whether `iso` could have written it."""
+    """Return whether `iso` could have written a text."""
     try:
         return iso(seconds_of(text)) == text
     except (ValueError, OverflowError):
@@ -21,18 +21,18 @@ def _is_moment(text: str) -> bool:
 
 
 Moment: TypeAlias = Annotated[str, _is_moment]
-"""A time as `iso` writes it."""
+"""A time as `iso` writes it: ISO 8601, UTC."""
 
 
 class ErrorStatus(TypedDict):
-    """An error as its message and the hint to mend it."""
+    """An error: its message, and the hint that says how to fix it."""
 
     message: str
     hint: str
 
 
 class SourceStatus(TypedDict):
-    """How a source stands: ok, stale (out of reach), refused, or failed."""
+    """The state of a source: ok, stale (out of reach), refused, or failed."""
 
     state: str
     lists: int
@@ -54,8 +54,8 @@ class MapStatus(TypedDict):
 class DestinationStatus(TypedDict):
     """What the last probe of a destination found, and since when it is up or down.
 
-    A single failure does not make it down: see DOWN_AFTER. Then `up` stays, and `error` says what
-    failed.
+    A single failure does not make a destination down (see DOWN_AFTER): `up` is kept, and `error`
+    says what failed.
     """
 
     up: bool
@@ -68,11 +68,15 @@ class DestinationStatus(TypedDict):
     """How many probes have failed in a row."""
     last_failure: Moment | None
     last_flush: Moment | None
-    """When Postfix was last told to deliver what waited for it."""
+    """When its deferred mail was last retried."""
 
 
 class ClusterStatus(TypedDict):
-    """The replicas of one database: which of them are tried last, and which have no address."""
+    """The replicas of one database.
+
+    `last` are the destinations that are tried last, `nameless` those whose name resolves to no
+    address.
+    """
 
     destinations: list[str]
     last: list[str]
@@ -80,12 +84,12 @@ class ClusterStatus(TypedDict):
     changed: Moment | None
 
 
-class PassesStatus(TypedDict):
-    """The passes of a daemon and of `--once` alike: the last one, and all of them counted."""
+class SyncsStatus(TypedDict):
+    """The last sync and the counters of all syncs, those of a daemon and of `--once` alike."""
 
     last_attempt: Moment | None
     last_success: Moment | None
-    """When one last went through, whatever single sources had to say."""
+    """When a sync last succeeded as a whole; single sources may have failed in it."""
     failing_since: Moment | None
     error: ErrorStatus | None
     seconds: float | None
@@ -97,14 +101,14 @@ class PassesStatus(TypedDict):
 
 
 class QueueStatus(TypedDict):
-    """What waits for a destination in the deferred queue."""
+    """The deferred mail of a destination: how many messages, and when the oldest arrived."""
 
     messages: int
     oldest: Moment | None
 
 
 class Status(TypedDict):
-    """The whole file."""
+    """The content of status.json."""
 
     version: str
     updated: Moment
@@ -116,13 +120,13 @@ class Status(TypedDict):
     maps: dict[str, MapStatus]
     destinations: dict[str, DestinationStatus]
     clusters: dict[str, ClusterStatus]
-    passes: PassesStatus
+    passes: SyncsStatus
     queue: dict[str, QueueStatus] | None
-    """The deferred mail by destination; None where nobody counts it, or it could not be read."""
+    """The deferred mail by destination; None if it is not counted, or could not be read."""
 
 
 def touched(old: Status, now: float) -> Status:
-    """The same status, as of now. Pure."""
+    """Return the status with the time `now` (seconds since the epoch) and this version. Pure."""
     return Status(**{**old, "version": __version__, "updated": iso(now)})
 
 
@@ -139,7 +143,7 @@ def _unknown_source() -> SourceStatus:
 
 
 def new_status() -> Status:
-    """A status that says nothing."""
+    """Return the status before the first sync: nothing is known."""
     return Status(
         version=__version__,
         updated=iso(time.time()),
@@ -151,14 +155,14 @@ def new_status() -> Status:
         maps={},
         destinations={},
         clusters={},
-        passes=no_passes(),
+        passes=no_syncs(),
         queue=None,
     )
 
 
-def no_passes() -> PassesStatus:
-    """What is known of them before the first one."""
-    return PassesStatus(
+def no_syncs() -> SyncsStatus:
+    """Return the status of the syncs before the first one."""
+    return SyncsStatus(
         last_attempt=None,
         last_success=None,
         failing_since=None,
@@ -172,6 +176,7 @@ def no_passes() -> PassesStatus:
 
 
 def state_of(error: SyncError) -> str:
+    """Return the state of a source that has this error: stale, refused or failed."""
     match error:
         case OutOfReach():
             return "stale"

@@ -1,4 +1,4 @@
-"""How a sync, a probe or a flush changes the status. Pure."""
+"""Compute the status after a sync, a probe or a flush. Pure."""
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from postfix_sync import __version__
 from postfix_sync.errors import SyncError, worst
 from postfix_sync.model import PHASES, Destination, ProbeResult
-from postfix_sync.postfix.queue import Waiting
+from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import (
@@ -16,10 +16,10 @@ from postfix_sync.status.schema import (
     DestinationStatus,
     ErrorStatus,
     MapStatus,
-    PassesStatus,
     QueueStatus,
     SourceStatus,
     Status,
+    SyncsStatus,
     _unknown_source,
     state_of,
     touched,
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 OUTAGE = 300.0
-"""Seconds after which a member of a cluster that is down is tried last."""
+"""Seconds of downtime after which a member of a cluster is tried last."""
 
 RECOVERED = 1800.0
-"""Seconds after which one that is up again takes its place in the order again."""
+"""Seconds of uptime after which that member has its place in the order again."""
 
 DOWN_AFTER = 2
-"""Probes in a row that have to fail until a destination that was up counts as down."""
+"""Failed probes in a row after which a destination that was up counts as down."""
 
 
-def after_pass(old: Status, config: "Config", report: Report, now: float) -> Status:
-    """The status after a pass. Pure.
+def after_sync(old: Status, config: "Config", report: Report, now: float) -> Status:
+    """Return the status after a sync; `now` is in seconds since the epoch. Pure.
 
-    What is not probed has no state, and a queue that is not counted has no numbers.
+    Without probes, there is no state of destinations; without metrics, the queue is not counted.
     """
     probing = config.probe.level != "off"
     status = Status(
@@ -53,13 +53,13 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
         held_since=old["held_since"],
         waiting=old["waiting"],
         sources={
-            one.name: _source(old["sources"].get(one.name), one.name, report, now)
-            for one in config.sources
+            source.name: _source(old["sources"].get(source.name), source.name, report, now)
+            for source in config.sources
         },
         maps=old["maps"],
         destinations=old["destinations"] if probing else {},
         clusters=old["clusters"],
-        passes=_passes(old["passes"], report, now),
+        passes=_syncs(old["passes"], report, now),
         queue=old["queue"] if config.metrics.wanted else None,
     )
     if report.sources:
@@ -72,9 +72,11 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
             for name, members in report.clusters.items()
         }
     if report.installed:
-        known = {one.endpoint for one in report.destinations}
+        known = {destination.endpoint for destination in report.destinations}
         status["destinations"] = {
-            endpoint: one for endpoint, one in status["destinations"].items() if endpoint in known
+            endpoint: destination
+            for endpoint, destination in status["destinations"].items()
+            if endpoint in known
         }
         status["maps"] = {
             name: MapStatus(type=report.map_type, entries=len(table), updated=iso(updated))
@@ -84,10 +86,10 @@ def after_pass(old: Status, config: "Config", report: Report, now: float) -> Sta
     return status
 
 
-def _passes(before: PassesStatus, report: Report, now: float) -> PassesStatus:
+def _syncs(before: SyncsStatus, report: Report, now: float) -> SyncsStatus:
     failed = bool(report.failed)
     since = before["failing_since"] or iso(now)
-    return PassesStatus(
+    return SyncsStatus(
         last_attempt=iso(now),
         last_success=before["last_success"] if failed else iso(now),
         failing_since=since if failed else None,
@@ -109,16 +111,19 @@ def _error(error: SyncError) -> ErrorStatus:
 
 def _source(before: SourceStatus | None, name: str, report: Report, now: float) -> SourceStatus:
     before = before or _unknown_source()
-    one = report.sources.get(name)
-    errors = [*(one.errors if one and not _is_outlived(one, before) else ()), *report.failed]
-    counted = one if one and report.installed else None
-    seen = iso(one.answered_at if one and one.answered_at else now)
+    source = report.sources.get(name)
+    errors = [
+        *(source.errors if source and not _is_outlived(source, before) else ()),
+        *report.failed,
+    ]
+    counted = source if source and report.installed else None
+    seen = iso(source.answered_at if source and source.answered_at else now)
     found = SourceStatus(
         **{
             **before,
             "lists": counted.lists if counted else before["lists"],
             "entries": counted.entries if counted else before["entries"],
-            "last_change": seen if one and one.changed else before["last_change"],
+            "last_change": seen if source and source.changed else before["last_change"],
         }
     )
     if errors:
@@ -127,30 +132,36 @@ def _source(before: SourceStatus | None, name: str, report: Report, now: float) 
         found["state"] = state_of(error)
         found["error"] = _error(error)
         found["failing_since"] = before["failing_since"] or iso(now)
-    elif one and one.answered_at:  # else it was not asked in the meantime
+    elif source and source.answered_at:  # else it was not polled meanwhile
         found["state"], found["error"], found["failing_since"] = "ok", None, None
         found["last_success"] = seen
     return found
 
 
-def _is_outlived(one: SourceReport, before: SourceStatus) -> bool:
-    """Whether an error is older than a success that another process has noted meanwhile."""
+def _is_outlived(source: SourceReport, before: SourceStatus) -> bool:
+    """Return whether an error is older than a success that another process has recorded since."""
     success = before["last_success"]
-    return one.failed_at is not None and success is not None and seconds_of(success) > one.failed_at
+    return (
+        source.failed_at is not None
+        and success is not None
+        and seconds_of(success) > source.failed_at
+    )
 
 
 def _cluster(before: ClusterStatus | None, hops: Mapping[Destination, str]) -> ClusterStatus:
-    members = {one.endpoint for one in hops}
+    members = {hop.endpoint for hop in hops}
     return ClusterStatus(
         destinations=sorted(members),
-        last=[one for one in before["last"] if one in members] if before else [],
-        nameless=[one for one in before["nameless"] if one in members] if before else [],
+        last=[endpoint for endpoint in before["last"] if endpoint in members] if before else [],
+        nameless=[endpoint for endpoint in before["nameless"] if endpoint in members]
+        if before
+        else [],
         changed=before["changed"] if before else None,
     )
 
 
 def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Status:
-    """The status after probes. Pure."""
+    """Return the status after probes; `now` is in seconds since the epoch. Pure."""
     destinations = dict(old["destinations"])
     for result in results:
         endpoint = result.destination.endpoint
@@ -161,8 +172,10 @@ def after_probes(old: Status, results: Iterable[ProbeResult], now: float) -> Sta
     return touched(Status(**{**old, "destinations": destinations, "clusters": clusters}), now)
 
 
-def after_count(old: Status, deferred: Mapping[Destination, Waiting] | None, now: float) -> Status:
-    """The status after the deferred queue was counted; None: it could not be. Pure."""
+def after_count(
+    old: Status, deferred: Mapping[Destination, DeferredMail] | None, now: float
+) -> Status:
+    """Return the status after a count of the deferred queue; None if that failed. Pure."""
     queue = None
     if deferred is not None:
         queue = {
@@ -175,8 +188,11 @@ def after_count(old: Status, deferred: Mapping[Destination, Waiting] | None, now
 
 
 def _probed(before: DestinationStatus | None, result: ProbeResult, now: float) -> DestinationStatus:
-    """A destination after one more probe: one success and it is up, DOWN_AFTER failures and it is
-    down. One that was never seen up is down at the first."""
+    """Return a destination's status after one more probe.
+
+    One success makes it up. DOWN_AFTER failures in a row make it down, or the first failure if no
+    probe has found it up yet.
+    """
     failures = 0 if result.up else (before["failures"] if before else 0) + 1
     up = result.up or bool(before and before["up"] and failures < DOWN_AFTER)
     return DestinationStatus(
@@ -193,39 +209,44 @@ def _probed(before: DestinationStatus | None, result: ProbeResult, now: float) -
 
 
 def doubted(status: Status, *, still_up: bool = False) -> AbstractSet[str]:
-    """The destinations that did not answer the last time; `still_up`: those that count as up."""
-    return {
-        endpoint
-        for endpoint, one in status["destinations"].items()
-        if one["failures"] and (one["up"] or not still_up)
-    }
+    """Return the destinations whose last probe failed, as HOST:PORT.
 
-
-def asked_soon(status: Status) -> AbstractSet[str]:
-    """The destinations to be asked again before the next round of probes.
-
-    Those are the ones in doubt, and those where nobody is, to see when somebody is back. One that
-    answers, and does not take mail, has somebody at home: each question is work for that Mailman,
-    and lines in its log, for as long as its database is away.
+    With `still_up`, only those that still count as up.
     """
     return {
         endpoint
-        for endpoint, one in status["destinations"].items()
-        if one["failures"] and (one["up"] or one["phase"] in NOBODY_THERE)
+        for endpoint, destination in status["destinations"].items()
+        if destination["failures"] and (destination["up"] or not still_up)
+    }
+
+
+def due_early(status: Status) -> AbstractSet[str]:
+    """Return the destinations to probe again before the next round of probes, as HOST:PORT.
+
+    Those are the destinations that still count as up after a failed probe, and those where no
+    Mailman runs, so that its return is noticed early. A Mailman that answers but does not accept
+    mail is not probed early: each probe costs it work and lines in its log, for as long as its
+    database is down.
+    """
+    return {
+        endpoint
+        for endpoint, destination in status["destinations"].items()
+        if destination["failures"] and (destination["up"] or destination["phase"] in NOBODY_THERE)
     }
 
 
 def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
-    """The status after what waited for these destinations was sent on its way. Pure.
+    """Return the status after the deferred mail of these destinations was retried. Pure.
 
-    `began` is when the queue was looked at: what failed after that is not covered.
+    `began` is when the queue was first listed, in seconds since the epoch: a probe that fails later
+    makes another recovery due.
     """
     flushed = set(endpoints)
     destinations = {
-        endpoint: DestinationStatus(**{**one, "last_flush": iso(began)})
+        endpoint: DestinationStatus(**{**destination, "last_flush": iso(began)})
         if endpoint in flushed
-        else one
-        for endpoint, one in old["destinations"].items()
+        else destination
+        for endpoint, destination in old["destinations"].items()
     }
     return Status(**{**old, "destinations": destinations})
 
@@ -233,20 +254,26 @@ def after_flush(old: Status, endpoints: Iterable[str], began: float) -> Status:
 def _reordered(
     cluster: ClusterStatus, destinations: Mapping[str, DestinationStatus], now: float
 ) -> ClusterStatus:
-    """A cluster with those of its members tried last that have been down for long.
+    """Return a cluster whose members that have been down for OUTAGE are tried last.
 
-    Postfix goes on to the next member by itself, so an outage of minutes is no reason to build all
-    of the cluster's routes again. Where all are down, no order is better than another. A name that
-    has no address is another matter (see `Ranking`), and does not wait.
+    Postfix fails over to the next member automatically, so an outage of minutes does not justify a
+    rebuild of all the cluster's routes. If all members are down, the order does not matter. A
+    member whose name resolves to no address (see `Ranking`) is moved at once.
     """
-    probed = {one: destinations[one] for one in cluster["destinations"] if one in destinations}
+    probed = {
+        endpoint: destinations[endpoint]
+        for endpoint in cluster["destinations"]
+        if endpoint in destinations
+    }
     nameless = [
-        one for one, found in probed.items() if found["failures"] and found["phase"] == PHASES[0]
+        endpoint
+        for endpoint, found in probed.items()
+        if found["failures"] and found["phase"] == PHASES[0]
     ]
     last = [
         name
-        for name, one in probed.items()
-        if name in nameless or _is_tried_last(one, name in cluster["last"], now)
+        for name, found in probed.items()
+        if name in nameless or _is_tried_last(found, name in cluster["last"], now)
     ]
     if last == cluster["last"] and nameless == cluster["nameless"]:
         return cluster
@@ -258,16 +285,16 @@ def _reordered(
     )
 
 
-def _is_tried_last(one: DestinationStatus, was_last: bool, now: float) -> bool:
-    """Whether a member of a cluster goes last: down for OUTAGE, until it is up for RECOVERED."""
-    lasted = now - seconds_of(one["since"])
-    if one["up"]:
+def _is_tried_last(destination: DestinationStatus, was_last: bool, now: float) -> bool:
+    """Return whether a member of a cluster is tried last: after OUTAGE down, until RECOVERED up."""
+    lasted = now - seconds_of(destination["since"])
+    if destination["up"]:
         return was_last and lasted < RECOVERED
     return was_last or lasted >= OUTAGE
 
 
 def rankings(status: Status) -> dict[str, Ranking]:
-    """What is known of the clusters' destinations."""
+    """Return, by name of a cluster, which of its destinations are tried last, or are nameless."""
     return {
         name: Ranking(frozenset(cluster["last"]), frozenset(cluster["nameless"]))
         for name, cluster in status["clusters"].items()

@@ -28,6 +28,6 @@ def test_what_waited_is_delivered_when_mailman_is_back(measured: Measured) -> No
             assert figures.waited > 0
             assert figures.accepted == figures.sent == figures.delivered
             assert (figures.bounced, figures.twice) == (0, 0)
-            assert outage.world.daemon.count("that waited for it are being delivered") == 1
+            assert outage.world.daemon.count("up again; retrying") == 1
             assert outage.elsewhere() == before
             assert len(outage.tries(ELSEWHERE)) == 1

@@ -35,10 +35,10 @@ from postfix_sync.setup.steps import Change, Step, to_json
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.transitions import (
     after_flush,
-    after_pass,
     after_probes,
-    asked_soon,
+    after_sync,
     doubted,
+    due_early,
     rankings,
 )
 from postfix_sync.store.state_directory import generations_of, records_of
@@ -218,11 +218,11 @@ def use_status(configuration: Config) -> None:
     due(found, now)
     due_in(found, now)
     doubted(found)
-    asked_soon(found)
+    due_early(found)
     destination = Destination("127.0.0.1", 8024)
     probed = ProbeResult(destination, up=False, phase="resolve", reply="", seconds=1, error="x")
     for change in (
-        partial(after_pass, config=configuration, report=Report(), now=now),
+        partial(after_sync, config=configuration, report=Report(), now=now),
         partial(after_probes, results=[probed], now=now),
         partial(after_flush, endpoints=[destination.endpoint], began=now),
     ):

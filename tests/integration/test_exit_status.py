@@ -166,4 +166,4 @@ def test_78_no_configuration(site: Site) -> None:
 def test_status_75_before_the_first_pass(site: Site) -> None:
     done = site.run("status")
     assert done.returncode == 75
-    assert "no pass has been made yet" in done.stderr
+    assert "no sync has been run yet" in done.stderr

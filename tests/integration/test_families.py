@@ -142,7 +142,9 @@ def test_probe_connects_with_what_postfix_may_use_only(host: Host) -> None:
     assert done.returncode == 69
     [found] = json.loads(done.stdout)
     assert (found["up"], found["phase"]) == (False, "resolve")
-    assert found["error"] == "it has only ::1, which inet_protocols keeps Postfix from using"
+    assert (
+        found["error"] == "it resolves only to ::1, which inet_protocols keeps Postfix from using"
+    )
     assert "Postfix returns mail for it to its sender" in done.stderr
 
 

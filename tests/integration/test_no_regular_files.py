@@ -90,7 +90,7 @@ def test_what_is_remembered(site: Site) -> None:
         put(path)
     done = site.run("status")
     assert done.returncode == 75
-    assert f"{status}: is no status file: {FIFO}" in done.stderr
+    assert f"{status}: is not a status file: {FIFO}" in done.stderr
     assert f"{kept}: is damaged, so generation 1 can't be put back: {FIFO}" in (
         site.run("rollback", "1").stderr
     )

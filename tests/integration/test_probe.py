@@ -253,7 +253,7 @@ def test_all_end_when_time_is_up() -> None:
             return await probe_all(asked, "rcpt", PATIENCE, {}, within=TIMEOUT)
 
     assert {(one.up, one.phase, one.error) for one in asyncio.run(mute())} == {
-        (False, "greeting", "time was up")
+        (False, "greeting", "no time left")
     }
 
 
@@ -374,7 +374,7 @@ def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
         " with 550, not 250 (550 5.1.1 <bees@lists.example.net>: no such list here); Postfix"
         " returns mail for this list to its sender"
     )
-    assert hint.startswith("postfix-sync: hint: does the list exist in this Mailman?")
+    assert hint.startswith("postfix-sync: hint: check that its database is up")
 
 
 def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
@@ -496,8 +496,8 @@ def test_a_mailman_that_takes_mail_for_anybody_is_up_and_said_to() -> None:
     result = doubt(answers(greeting=MAILMAN))
     assert (result.up, result.phase, result.reply) == (True, "rcpt", "250 2.1.5 OK")
     assert result.warning == (
-        "it also says 250 2.1.5 OK to postfix-sync/no-such-list@lists.example.net, which can be no"
-        " list: its answers do not show which lists it has"
+        "it also says 250 2.1.5 OK to postfix-sync/no-such-list@lists.example.net, which cannot be"
+        " a list: its replies do not show which lists exist"
     )
     notice = describe(result)
     assert notice.message.endswith(f" s; but {result.warning}")
@@ -530,7 +530,7 @@ def test_what_refuses_lhlo_is_no_lmtp_server_and_loses_mail(code: int) -> None:
     """An SMTP server, say. Postfix returns mail at once: `refused to talk to me: 500 …`."""
     result = ask(answers(greeting="220 mx ESMTP", LHLO=f"{code} 5.5.1 unrecognized command"))
     assert (result.up, result.phase, result.warning) == (False, "lhlo", "")
-    assert result.error == f"LHLO was answered with {code}, not 250: this is no LMTP server"
+    assert result.error == f"LHLO was answered with {code}, not 250: this is not an LMTP server"
     assert describe(result).message.endswith("; Postfix returns mail for it to its sender")
 
 
@@ -598,7 +598,7 @@ def test_nagios_is_told_in_time_of_a_server_that_says_nothing(site: Site) -> Non
 
     done = asyncio.run(mute())
     assert done.returncode == 2
-    assert "down: greeting: time was up; mail for it waits" in done.stdout
+    assert "down: greeting: no time left; mail for it is deferred" in done.stdout
 
 
 @pytest.mark.parametrize(

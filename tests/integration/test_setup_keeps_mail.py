@@ -164,7 +164,7 @@ def test_who_shares_a_domain_with_a_list_goes_on_getting_mail(
     assert host.relays(ANTS) == "lmtp sent"
     relayed = "relay_domains" in parameters
     for printed in (shown, done.stdout):
-        assert ("address of it stays accepted" in " ".join(printed.split())) == relayed
+        assert ("address of it is still accepted" in " ".join(printed.split())) == relayed
     found = examine(host.site)
     assert found.status("list_domains:example.net") == ("warning" if relayed else "")
     assert commands(found) == []

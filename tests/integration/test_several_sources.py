@@ -23,7 +23,7 @@ from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.reconcile.report import Report
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
-from postfix_sync.status.transitions import after_pass
+from postfix_sync.status.transitions import after_sync
 from postfix_sync.store.state_directory import records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -499,7 +499,7 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
     assert report.sources["one"].answered_at is None
     configuration = load(several.site.config)
     old = StatusFile.of(configuration).read()
-    found = after_pass(old, configuration, report, now=2e9)["sources"]
+    found = after_sync(old, configuration, report, now=2e9)["sources"]
     assert found["one"] == before
     assert found["two"]["state"] == "ok"
     assert (found["two"]["last_success"] or "") < "2033", (
@@ -515,7 +515,10 @@ def test_what_can_not_be_told_is_told(several: Several) -> None:
     (several.site.state / "sources/two.json").unlink()
     several.two.directory.rename(several.site.directory / "away")
     said = several.site.once(expect=1)
-    assert f"{several.site.maps / ROUTES}: can't be read, and there are no last good lists of two" in said
+    assert (
+        f"{several.site.maps / ROUTES}: can't be read, and there are no last good lists of two"
+        in said
+    )
     (several.site.directory / "away").rename(several.two.directory)
     several.site.once()
     assert several.lists == {ANTS: ONE, BEES: TWO}

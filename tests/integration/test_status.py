@@ -322,9 +322,9 @@ def test_garbage_is_told_as_such(site: Site, name: str) -> None:
     done = site.call("status")
     assert (done.returncode, done.stdout) == (75, ""), done
     assert done.stderr.startswith(
-        f"postfix-sync: error: {site.state / 'status.json'}: is no status file: "
+        f"postfix-sync: error: {site.state / 'status.json'}: is not a status file: "
     )
-    assert done.stderr.endswith(f"hint: make a pass: postfix-sync -c {site.config} --once\n")
+    assert done.stderr.endswith(f"hint: run a sync: postfix-sync -c {site.config} --once\n")
 
 
 def test_a_daemon_survives_garbage(site: Site) -> None:
@@ -399,9 +399,9 @@ def test_no_status_yet(site: Site) -> None:
         done = site.call(*arguments)
         assert (done.returncode, done.stdout) == (75, "")
         assert done.stderr == (
-            f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no pass"
-            " has been made yet\n"
-            f"postfix-sync: hint: make one: postfix-sync -c {site.config} --once\n"
+            f"postfix-sync: error: {site.state / 'status.json'}: No such file or directory: no sync"
+            " has been run yet\n"
+            f"postfix-sync: hint: run one: postfix-sync -c {site.config} --once\n"
         )
     assert not site.state.exists()
 

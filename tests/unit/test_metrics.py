@@ -9,18 +9,18 @@ from postfix_sync.config.schema import Config, Listen, MetricsSection
 from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model import Destination
 from postfix_sync.monitoring import health, metrics
-from postfix_sync.postfix.queue import Waiting
+from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import (
     DestinationStatus,
     ErrorStatus,
     MapStatus,
-    PassesStatus,
     SourceStatus,
     Status,
-    no_passes,
+    SyncsStatus,
+    no_syncs,
 )
-from postfix_sync.status.transitions import after_count, after_pass
+from postfix_sync.status.transitions import after_count, after_sync
 from postfix_sync.text import iso
 from tests.parts.monitor import samples, value
 
@@ -42,9 +42,9 @@ def source(**changed: Any) -> SourceStatus:
     return SourceStatus(**{**well, **changed})  # type: ignore[typeddict-item]  # what is to differ
 
 
-def passes(**changed: Any) -> PassesStatus:
+def passes(**changed: Any) -> SyncsStatus:
     """Passes that go well."""
-    well = PassesStatus(
+    well = SyncsStatus(
         last_attempt=iso(NOW - 5),
         last_success=iso(NOW - 5),
         failing_since=None,
@@ -55,7 +55,7 @@ def passes(**changed: Any) -> PassesStatus:
         reloads=1,
         entries={"added": 9, "removed": 0, "changed": 0},
     )
-    return PassesStatus(**{**well, **changed})  # type: ignore[typeddict-item]  # what is to differ
+    return SyncsStatus(**{**well, **changed})  # type: ignore[typeddict-item]  # what is to differ
 
 
 def status(sources: Mapping[str, SourceStatus] | None = None, **changed: Any) -> Status:
@@ -93,7 +93,7 @@ def render(found: Status) -> str:
     return metrics.render(found)[0]
 
 
-NOTHING = status(sources={}, maps={}, destinations={}, passes=no_passes(), queue=None, updated="")
+NOTHING = status(sources={}, maps={}, destinations={}, passes=no_syncs(), queue=None, updated="")
 
 
 def test_of_what_is_not_known_nothing_is_said() -> None:
@@ -151,7 +151,7 @@ def test_whatever_a_client_accepts_it_gets_metrics(accept: str) -> None:
 
 def test_a_count_has_zeros_and_no_count_has_nothing() -> None:
     hops = [Destination("mm", 8024), Destination("::1", 8024)]
-    deferred = {hops[0]: Waiting(("A", "B"), NOW - 30.5), hops[1]: Waiting()}
+    deferred = {hops[0]: DeferredMail(("A", "B"), NOW - 30.5), hops[1]: DeferredMail()}
     found = after_count(NOTHING, deferred, NOW)
     assert found["queue"] == {
         "mm:8024": {"messages": 2, "oldest": iso(NOW - 31)},
@@ -175,9 +175,9 @@ WENT_WELL = Report(
 
 def test_what_grows_goes_on_and_what_fails_has_a_beginning() -> None:
     """However often it fails, and with whatever."""
-    found = after_pass(status(), CONFIG, WENT_WRONG, NOW)
+    found = after_sync(status(), CONFIG, WENT_WRONG, NOW)
     other = Report(sources={"lists": SourceReport(errors=(Refused("a line"),))}, failed=(DISK,))
-    found = after_pass(found, CONFIG, other, NOW + 20)
+    found = after_sync(found, CONFIG, other, NOW + 20)
     assert found["passes"] == passes(
         last_attempt=iso(NOW + 20),
         failing_since=iso(NOW),
@@ -188,7 +188,7 @@ def test_what_grows_goes_on_and_what_fails_has_a_beginning() -> None:
     )
     assert found["sources"]["lists"]["state"] == "refused"
     assert found["sources"]["lists"]["failing_since"] == iso(NOW)
-    found = after_pass(found, CONFIG, WENT_WELL, NOW + 30)
+    found = after_sync(found, CONFIG, WENT_WELL, NOW + 30)
     assert found["passes"] == passes(
         last_attempt=iso(NOW + 30),
         last_success=iso(NOW + 30),
@@ -205,8 +205,8 @@ def test_a_queue_that_nobody_counts_any_more_has_no_numbers() -> None:
     counting = CONFIG.model_copy(
         update={"metrics": MetricsSection(listen=Listen("127.0.0.1", 9825))}
     )
-    assert after_pass(status(), counting, WENT_WELL, NOW)["queue"] == status()["queue"]
-    assert after_pass(status(), CONFIG, WENT_WELL, NOW)["queue"] is None
+    assert after_sync(status(), counting, WENT_WELL, NOW)["queue"] == status()["queue"]
+    assert after_sync(status(), CONFIG, WENT_WELL, NOW)["queue"] is None
 
 
 # ---- health -------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_a_pass_may_be_quiet_for_longer(seconds: int, ill: bool) -> None:
 def test_what_was_before_the_start_does_not_count() -> None:
     assert ailments(status(), started=NOW - 4) == ["no pass has succeeded since the start"]
     assert ailments(status(), started=NOW - 4.1) == []  # in the same second
-    assert ailments(status(passes=no_passes())) == ["no pass has succeeded since the start"]
+    assert ailments(status(passes=no_syncs())) == ["no pass has succeeded since the start"]
     failed = passes(last_success=None, **failing(5))
     assert ailments(status(passes=failed)) == [
         "no pass has succeeded since the start: a disk: full"

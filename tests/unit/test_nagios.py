@@ -39,7 +39,7 @@ FORM = re.compile(
         (
             DOWN,
             "CRITICAL",
-            "mm2:8024 down: connect: Connection refused; mail for it waits in the queue",
+            "mm2:8024 down: connect: Connection refused; mail for it is deferred",
             "'mm2:8024'=2.0000s;;;0 down=1;;0;0;1",
         ),
         (

@@ -6,14 +6,14 @@ from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.postfix.folding import fold_ascii
 from postfix_sync.postfix.queue import Queued, not_reached, unquoted
 from postfix_sync.probe.flush import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
-from postfix_sync.status.schema import ClusterStatus, DestinationStatus, Status, no_passes
+from postfix_sync.status.schema import ClusterStatus, DestinationStatus, Status, no_syncs
 from postfix_sync.status.transitions import (
     OUTAGE,
     RECOVERED,
     after_flush,
     after_probes,
-    asked_soon,
     doubted,
+    due_early,
     rankings,
 )
 
@@ -41,7 +41,7 @@ def empty(*clusters: ClusterStatus) -> Status:
         maps={},
         destinations={},
         clusters=named,
-        passes=no_passes(),
+        passes=no_syncs(),
         queue=None,
     )
 
@@ -107,11 +107,11 @@ def test_two_failures_down_one_success_up(
         (["connect", True], False),
     ],
 )
-def test_asked_soon_for_certainty_and_where_nobody_is(
+def test_due_early_in_doubt_and_where_no_mailman_runs(
     answers: list[bool | str], soon: bool
 ) -> None:
     """A Mailman that is there, and refuses, is not asked all the time."""
-    assert asked_soon(probed(*answers)) == ({"a:8024"} if soon else set())
+    assert due_early(probed(*answers)) == ({"a:8024"} if soon else set())
 
 
 def test_the_last_failure_is_remembered_over_successes() -> None:

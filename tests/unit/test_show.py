@@ -11,7 +11,7 @@ from postfix_sync.status.schema import (
     MapStatus,
     SourceStatus,
     Status,
-    no_passes,
+    no_syncs,
 )
 from postfix_sync.store.generations import Generation, Hold
 from postfix_sync.text import iso
@@ -120,7 +120,7 @@ def status(**changed: object) -> Status:
                 destinations=["a:8024", "b:8024"], last=["b:8024"], nameless=[], changed=None
             )
         },
-        passes=no_passes(),
+        passes=no_syncs(),
         queue=None,
     )
     return Status(**{**found, **changed})  # type: ignore[typeddict-item]  # what is to differ

@@ -1,1 +1,1 @@
-"""The checks, one module a subject; each yields findings."""
+"""The checks of doctor, one module for each subject; each check yields findings."""

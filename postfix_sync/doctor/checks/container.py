@@ -1,4 +1,4 @@
-"""Is each Mailman's container where mail for it goes?"""
+"""Check whether mail for each Mailman's container is routed to that container."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from postfix_sync.reconcile.fetch import Fetched
 
 
 async def reached(host: Host) -> AsyncIterator[Finding]:
-    """Containers run, this host reaches them, and the installed routes lead there.
+    """Check that containers run, that this host reaches them, and that installed routes lead there.
 
-    That names of theirs have these addresses is looked at with all other names.
+    `names.resolved` checks whether their host names resolve to these addresses.
     """
-    places = {one.container: one for one in host.config.sources if one.container}
+    places = {source.container: source for source in host.config.sources if source.container}
     names = Counter(place.name for place in places)
     for place, source in places.items():
         both = names[place.name] > 1  # docker and podman each have one of that name
@@ -55,7 +55,7 @@ def _judged(host: Host, name: str, source: str, peer: Peer) -> Finding:
             " connect the container to a network of this host",
         )
     installed = host.routes_in_use
-    # Those of a cluster lead to other members as well.
+    # Routes of a cluster lead to its other members as well.
     elsewhere = {
         installed[key]
         for key, hop in routes.items()

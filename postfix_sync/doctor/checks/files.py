@@ -1,4 +1,4 @@
-"""The maps on the disk: there, whole, in step with the sources, and nobody's but root's."""
+"""Check the maps on the disk: present, whole, in step with the sources, writable by root only."""
 
 import os
 import re
@@ -24,29 +24,29 @@ SETTLED = 100.0
 """Seconds after which Postfix warns of a text that is newer than its index (dict_db_open)."""
 
 FILE_TYPES = {"texthash": "", "regexp": "", "pcre": "", "cidr": "", "sdbm": ".pag", **INDEX_SUFFIX}
-"""Map types with a file, and what its name has more than the one that main.cf gives."""
+"""Map types with a file, and the suffix that the file has in addition to the name in main.cf."""
 
 _NAMED = re.compile(rf"\b({'|'.join(FILE_TYPES)}):(/[^\s,{{}}]+)")
 
 _MADE_BY_POSTFIX = ("_cache_database", "_cache_map", "_cache_name", "address_verify_map")
-"""Ends of the names of parameters whose files Postfix makes when it needs them."""
+"""Suffixes of the parameters whose files Postfix makes when it needs them."""
 
 _NOT_LOOKED_UP = {"alias_database"}
-"""What names maps only for newaliases(1) to build."""
+"""Parameters that name maps only for newaliases(1) to build."""
 
 
 def made_by_postfix(parameter: str) -> bool:
-    """Whether a parameter names a map that Postfix makes by itself, without a text."""
+    """Return whether a parameter names a map that Postfix makes itself, without a text."""
     return parameter.endswith(_MADE_BY_POSTFIX)
 
 
 def builder(parameter: str) -> str:
-    """The command that builds what a parameter names: aliases(5) have a syntax of their own."""
+    """Return the command that builds a parameter's maps: aliases(5) have a syntax of their own."""
     return "postalias" if parameter.rpartition("/")[2].startswith("alias_") else "postmap"
 
 
 async def map_directory(host: Host) -> AsyncIterator[Finding]:
-    """The directory is there, and nobody but root can put maps of his own into it."""
+    """Check that the directory exists, and that only root can write to it."""
     path = host.config.postfix.map_directory
     try:
         check_owner(path)
@@ -69,9 +69,12 @@ _WHO_CHANGES_MAPS = (
 
 
 async def maps(host: Host) -> AsyncIterator[Finding]:
-    """Each of the four maps has its text and its index, which holds what the text says."""
+    """Check that each map has its text and its index, and that the index holds the text's entries.
+
+    Check also that no sync was interrupted.
+    """
     directory = host.directory
-    # Found under the lock: a pass that is at work has maps half built, as it should be.
+    # Read under the lock, because maps are half built while a sync runs.
     installed = host.upcoming.found or await directory.read()
     for name in MAP_NAMES:
         yield await _map(host, directory, name, installed.maps[name])
@@ -96,7 +99,7 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
         yield ok("interrupted_pass", "no pass left anything unfinished")
 
 
-async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap) -> Finding:
+async def _map(host: Host, directory: MapDirectory, name: str, installed: InstalledMap) -> Finding:
     called, text, index = f"map:{name}", directory.path / name, directory.index(name)
     again = host.command("--once")
     if missing := next((path for path in (index, text) if not path.exists()), None):
@@ -108,26 +111,26 @@ async def _map(host: Host, directory: MapDirectory, name: str, one: InstalledMap
             " Temporary lookup failure; a pass makes the map, an empty one if there is no list",
             again,
         )
-    if one.condition is Condition.BROKEN:
+    if installed.condition is Condition.BROKEN:
         said = await _why_unreadable(host, text, index)
         return failure(
             called, f"{index}: {said}", "lookups fail; a pass builds the map again", again
         )
-    if one.condition is Condition.STALE:
-        return _stale(called, text, index, one, again)
+    if installed.condition is Condition.STALE:
+        return _stale(called, text, index, installed, again)
     return _ownership(called, text, index) or ok(
         called,
-        f"{host.map_type}:{text}, {counted(len(one.table or {}), 'entry')},"
+        f"{host.map_type}:{text}, {counted(len(installed.table or {}), 'entry')},"
         f" built {iso(index.stat().st_mtime)}",
     )
 
 
 def _is_named(host: Host, text: Path) -> bool:
-    return any(f":{text}" in host.postfix.parameters[one] for one in ROLES)
+    return any(f":{text}" in host.postfix.parameters[parameter] for parameter in ROLES)
 
 
 async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
-    """What postmap(1) says of a map that it can't look into; it would wait for a FIFO."""
+    """Return why postmap(1) cannot query a map; it is not run on a FIFO, where it would block."""
     try:
         open_file(index).close()
         if await is_kept_locked(index, host.map_type):
@@ -140,14 +143,14 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
     return "can't be read"
 
 
-def _stale(called: str, text: Path, index: Path, one: InstalledMap, again: str) -> Finding:
-    """Text and index don't go together, as far as can be told without a build."""
+def _stale(called: str, text: Path, index: Path, installed: InstalledMap, again: str) -> Finding:
+    """Make the finding of an index that is older than its text, or holds other entries."""
     older = text.stat().st_mtime - index.stat().st_mtime
     if older > 0:
         seen = f"{index} is older than its text by {older:.0f} s"
     else:
         seen = f"{index} does not hold what {text} says"
-    if one.table is None:
+    if installed.table is None:
         seen += "; and the text is not as postfix-sync writes it"
     return failure(
         called,
@@ -160,7 +163,7 @@ def _stale(called: str, text: Path, index: Path, one: InstalledMap, again: str) 
 
 
 def _ownership(called: str, text: Path, index: Path) -> Finding | None:
-    """A finding where others could change a map, or not read it."""
+    """Make a finding if users other than root can change a map, or if Postfix cannot read it."""
     for path in (text, index):
         found = path.stat()
         quoted = shlex.quote(str(path))
@@ -184,7 +187,7 @@ def _ownership(called: str, text: Path, index: Path) -> Finding | None:
 
 
 async def in_step(host: Host) -> AsyncIterator[Finding]:
-    """The maps hold what the sources say; or a pass would change something."""
+    """Check that the maps hold the sources' lists, so that a sync would change nothing."""
     report = host.upcoming
     for number, error in enumerate(report.failed):
         called = "in_step" if not number else f"in_step:{number + 1}"
@@ -202,7 +205,7 @@ async def in_step(host: Host) -> AsyncIterator[Finding]:
             host.command("--once"),
         )
         return
-    silent = [name for name, one in report.sources.items() if one.errors]
+    silent = [name for name, source in report.sources.items() if source.errors]
     about = f", as far as {', '.join(silent)} can be read" if silent else ""
     yield ok("in_step", f"the maps hold what the sources say{about}")
 
@@ -223,7 +226,7 @@ def opened_file(host: Host, map_type: str, path: Path) -> Path:
 
 
 def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
-    """The maps with files that parameters name, those that Postfix makes itself left out."""
+    """Yield the maps with files that parameters name, except those that Postfix makes itself."""
     for parameter, value in settings.items():
         name = parameter.rpartition("/")[2]
         if name in _NOT_LOOKED_UP or made_by_postfix(name):
@@ -233,20 +236,23 @@ def named_maps(settings: Mapping[str, str]) -> Iterator[Named]:
 
 
 async def other_maps(host: Host) -> AsyncIterator[Finding]:
-    """Every other map that main.cf or master.cf names is there: one that isn't stops all mail."""
+    """Check that every other map exists that main.cf or master.cf names.
+
+    A missing map stops all mail.
+    """
     own = {host.config.postfix.map_directory / name for name in MAP_NAMES}
     settings = dict(host.written)
     for service in host.services:
         place = f"{service.name}/{service.kind}"
         settings |= {f"{place}/{name}": value for name, value in service.overrides.items()}
     named: dict[tuple[str, Path], Named] = {}
-    for one in named_maps(settings):
-        # A type that this Postfix lacks, another type of ours, and what should not be named, are
-        # told elsewhere.
-        mailmans = host.tables.ours.of_mailman(f"{one.map_type}:{one.path}")
-        if one.map_type in host.postfix.map_types and one.path not in own and not mailmans:
-            named.setdefault((one.map_type, one.path), one)
-    found = [finding for one in named.values() if (finding := _other(host, one))]
+    for other in named_maps(settings):
+        # Other checks report a type that this Postfix lacks, our maps as another type, and files
+        # that should not be named.
+        mailmans = host.tables.ours.of_mailman(f"{other.map_type}:{other.path}")
+        if other.map_type in host.postfix.map_types and other.path not in own and not mailmans:
+            named.setdefault((other.map_type, other.path), other)
+    found = [finding for other in named.values() if (finding := _other(host, other))]
     for finding in found:
         yield finding
     if not found:
@@ -254,37 +260,37 @@ async def other_maps(host: Host) -> AsyncIterator[Finding]:
         yield ok("other_maps", f"Postfix uses {number} in files, and none is missing")
 
 
-def _other(host: Host, one: Named) -> Finding | None:
-    """What is wrong with a map that isn't ours."""
-    called = f"other_maps:{one.map_type}:{one.path}"
-    build = builder(one.parameter)
-    # A process that found no table when it was started does not look again.
-    rebuild = host.reloaded(command(host.postfix, build, f"{one.map_type}:{one.path}"))
-    file = opened_file(host, one.map_type, one.path)
-    compiled = file != one.path
+def _other(host: Host, other: Named) -> Finding | None:
+    """Make the finding of a map that is not ours; None if it is well."""
+    called = f"other_maps:{other.map_type}:{other.path}"
+    build = builder(other.parameter)
+    # A process that found no table when it was started does not open it later.
+    rebuild = host.reloaded(command(host.postfix, build, f"{other.map_type}:{other.path}"))
+    file = opened_file(host, other.map_type, other.path)
+    compiled = file != other.path
     try:
         index = file.stat()
     except FileNotFoundError:
-        can_build = compiled and one.path.exists()
+        can_build = compiled and other.path.exists()
         return failure(
             called,
-            f"{one.parameter} names {one.map_type}:{one.path}, but there is no {file}",
+            f"{other.parameter} names {other.map_type}:{other.path}, but there is no {file}",
             "whatever is looked up there is put off with 451 Temporary lookup failure, mail for the"
             " lists too"
             + (
                 ""
                 if can_build
-                else f"; make that file, or take it out of main.cf's {one.parameter}"
+                else f"; make that file, or take it out of main.cf's {other.parameter}"
             ),
             rebuild if can_build else None,
         )
     except OSError:
-        return None  # whether Postfix may read it is not known here
-    changed = one.path.stat().st_mtime if compiled and one.path.exists() else 0.0
+        return None  # it is unknown here whether Postfix may read it
+    changed = other.path.stat().st_mtime if compiled and other.path.exists() else 0.0
     if index.st_mtime < changed < host.now - SETTLED:
         return warning(
             called,
-            f"{file} is older than {one.path}",
+            f"{file} is older than {other.path}",
             "Postfix works with the index, so what was changed in the text is not in force",
             rebuild,
         )

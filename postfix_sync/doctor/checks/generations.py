@@ -1,4 +1,4 @@
-"""Are the maps held at an earlier state, and could one be put back?"""
+"""Check whether a generation is held, and whether each generation could be installed."""
 
 import shlex
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from postfix_sync.store.state_directory import generations_of
 
 
 async def held(host: Host) -> AsyncIterator[Finding]:
-    """No pass changes anything while a generation is held: nobody must forget that."""
+    """Warn if a generation is held, because no sync changes the maps until `resume`."""
     hold = generations_of(host.config).held()
     if not hold:
         yield ok("held", "nothing is held")
@@ -27,7 +27,7 @@ async def held(host: Host) -> AsyncIterator[Finding]:
 
 
 async def whole(host: Host) -> AsyncIterator[Finding]:
-    """Each generation can be read, so that rollback does not fail when it is needed."""
+    """Check that each generation can be read, so that a rollback does not fail."""
     kept = generations_of(host.config)
     damaged = 0
     for number in kept.numbers():

@@ -1,6 +1,6 @@
-"""Postfix itself: is it there, does it run, can it read our maps, and can it speak LMTP?
+"""Check Postfix itself: its version, whether it runs, can read our maps and deliver by LMTP.
 
-`postfix check` is not asked: it makes directories that are missing, and doctor changes nothing.
+`postfix check` is not used, because it creates missing directories, and doctor changes nothing.
 """
 
 import os
@@ -23,28 +23,29 @@ from postfix_sync.postfix.match_list import items
 from postfix_sync.system.files import read_file
 
 PACKAGED = frozenset({"cdb", "ldap", "lmdb", "mongodb", "mysql", "pcre", "pgsql", "sqlite"})
-"""The map types that Debian has a package postfix-TYPE for."""
+"""The map types for which Debian has a package postfix-TYPE."""
 
 BERKELEY = frozenset({"btree", "hash"})
 
 DATABASES = PACKAGED | BERKELEY | {"dbm", "sdbm"}
-"""The map types that a Postfix may have, or not."""
+"""The map types that not every Postfix has."""
 
 ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"})
-"""The TLS security levels at which nothing is delivered in the clear."""
+"""The TLS security levels at which nothing is delivered without TLS."""
 
 APT = Path("/usr/bin/apt-get")
 
-WARNINGS_TOLD = 3
+WARNINGS_SHOWN = 3
+"""Warnings of Postfix that a finding quotes."""
 
 _UNCOMMENTED = re.compile(r"undefined parameter: mua_(client|helo|sender)_restrictions$")
-"""Who takes the comment signs off the submission service in Postfix's own master.cf, has these."""
+"""Warnings about the submission service as Postfix's own master.cf has it, once uncommented."""
 
 
 async def found(host: Host) -> AsyncIterator[Finding]:
-    """There is a Postfix, and it is new enough."""
+    """Check that Postfix is new enough for clusters, if there are any."""
     seen = f"Postfix {host.postfix.version}, {host.postfix.config_directory}"
-    clusters = sorted({one.cluster for one in host.config.sources if one.cluster})
+    clusters = sorted({source.cluster for source in host.config.sources if source.cluster})
     if clusters and not host.postfix.several_next_hops:
         yield warning(
             "postfix",
@@ -57,7 +58,7 @@ async def found(host: Host) -> AsyncIterator[Finding]:
 
 
 async def running(host: Host) -> AsyncIterator[Finding]:
-    """Some master(8) of this instance runs."""
+    """Check that master(8) of this instance runs."""
     if pid := host.postfix.master:
         yield ok("running", f"process {pid}")
     else:
@@ -70,7 +71,7 @@ async def running(host: Host) -> AsyncIterator[Finding]:
 
 
 async def map_type(host: Host) -> AsyncIterator[Finding]:
-    """Every map type that main.cf names is there."""
+    """Check that this Postfix has every map type that main.cf names."""
     missing: dict[str, list[tuple[str, str]]] = {}
     for parameter, value in host.written.items():
         for item in items(value):
@@ -93,7 +94,7 @@ async def map_type(host: Host) -> AsyncIterator[Finding]:
 
 
 async def _works(host: Host) -> Finding:
-    """Report the type of the maps, which this Postfix has, and whether Postfix warns of it."""
+    """Report the type of the maps, which this Postfix has; a warning if Postfix warns of it."""
     kind = host.kind
     seen = f"{kind.name}, for the maps of the lists"
     if kind.opened != kind.name:
@@ -116,14 +117,14 @@ async def _works(host: Host) -> Finding:
             " a daemon has to read that (SIGHUP)"
         )
     commands = [install, edit, host.command("setup", "--yes")]
-    fix = None if edit is None else " && ".join(one for one in commands if one)
+    fix = None if edit is None else " && ".join(step for step in commands if step)
     return warning("map_type", f"{seen}. Postfix warns: {'; '.join(kind.warnings)}", why, fix)
 
 
 def _edited(host: Host, target: str) -> str | None:
-    """Return the command that makes a map type the configured one, also for a daemon that runs.
+    """Return the command that sets postfix.map_type, and reloads a running daemon.
 
-    None if the configuration does not have it on a line of its own.
+    None if the configuration does not have map_type on a line of its own.
     """
     text = read_file(host.config.path).decode("utf-8", "replace")
     line = rf"(?m)^\s+map_type:\s*{host.map_type}\s*(#.*)?$"
@@ -138,10 +139,10 @@ def _edited(host: Host, target: str) -> str | None:
 
 
 async def _built_as_another(host: Host, kind: str, named: Sequence[tuple[str, str]]) -> str | None:
-    """The command that builds maps as the type that ours have, and names them so in main.cf.
+    """Return the command that builds maps as the type of ours, and names them so in main.cf.
 
-    `named` are parameters, each with an item of it. None where a map has no text to build it from,
-    or where a value does not have the item as such.
+    `named` are parameters, each with an item of type `kind`. None if a map has no text to build it
+    from, or if a value does not have the item literally.
     """
     others = [(name, item) for name, item in named if not host.tables.ours.named(item)]
     builds = {path_of(item): builder(name) for name, item in others if not made_by_postfix(name)}
@@ -160,16 +161,16 @@ async def _built_as_another(host: Host, kind: str, named: Sequence[tuple[str, st
 
 
 async def no_map_type(postfix: Postfix, wanted: str, error: SyncError) -> Finding:
-    """What to tell where no map type is left that could be built."""
+    """Make the finding if no map type can be built; `wanted` is postfix.map_type."""
     if wanted == "auto" or wanted in postfix.map_types:
         return failure("map_type", error.message, error.hint)
     why, fix = _absent(wanted, await postfix.type_warnings())
     return failure("map_type", error.message, f"postfix.map_type is {wanted}: {why}", fix)
 
 
-def _absent(kind: str, told: list[str]) -> tuple[str, str | None]:
-    """Why a map type is not there, by what Postfix told, and the command that brings it."""
-    for line in told:
+def _absent(kind: str, warnings: list[str]) -> tuple[str, str | None]:
+    """Return why Postfix lacks a map type, by its warnings, and the command that installs it."""
+    for line in warnings:
         path, _, problem = line.partition(": ")
         if "owned or writable by non-root" in problem:
             return f"{path}: {problem}", f"chown root:root {path} && chmod go-w {path}"
@@ -182,38 +183,44 @@ def _absent(kind: str, told: list[str]) -> tuple[str, str | None]:
 
 
 async def main_cf_warnings(host: Host) -> AsyncIterator[Finding]:
-    """Postfix takes main.cf and master.cf as they are meant."""
-    told = [one for one in host.warnings if not _UNCOMMENTED.search(one)]
-    if told:
-        more = len(told) - WARNINGS_TOLD
-        seen = "; ".join(told[:WARNINGS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+    """Check that Postfix reads main.cf and master.cf without a warning."""
+    lines = [line for line in host.warnings if not _UNCOMMENTED.search(line)]
+    if lines:
+        more = len(lines) - WARNINGS_SHOWN
+        seen = "; ".join(lines[:WARNINGS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         yield warning(
             "main_cf_warnings",
             seen,
             "of a parameter that stands twice only the last line counts, and one that Postfix does"
             " not know is spelt wrong or left from another version: mend or remove these lines."
             " The command makes those comments that nothing uses",
-            _commented_out(host, told),
+            _commented_out(host, lines),
         )
     else:
         yield ok("main_cf_warnings", "main.cf and master.cf are read without a warning")
 
 
-def _commented_out(host: Host, told: Iterable[str]) -> str | None:
-    """The command that makes comments of lines of main.cf that have no effect, as they are."""
-    found = (re.match(r"\S*/main\.cf: unused parameter: (\w+)=", one) for one in told)
-    names = sorted({one[1] for one in found if one})
+def _commented_out(host: Host, warnings: Iterable[str]) -> str | None:
+    """Return the command that comments out the lines of main.cf that have no effect; None if none.
+
+    `warnings` are postconf(1)'s.
+    """
+    found = (re.match(r"\S*/main\.cf: unused parameter: (\w+)=", line) for line in warnings)
+    names = sorted({match[1] for match in found if match})
     return command(host.postfix, "postconf", "-#", *names) if names else None
 
 
 async def transport(host: Host) -> AsyncIterator[Finding]:
-    """master.cf has the transport that all routes name, and it speaks LMTP."""
+    """Check that master.cf has the transport that all routes name, and that it speaks LMTP."""
     service = host.lmtp
     if service and service.command == "lmtp":
         chrooted = "chrooted" if service.chrooted else "not chrooted"
-        yield ok("transport", f"lmtp in master.cf, {chrooted}{_told(service.overrides)}")
+        yield ok("transport", f"lmtp in master.cf, {chrooted}{_options(service.overrides)}")
         return
-    beside = next((one for one in host.services if (one.name, one.kind) == ("smtp", "unix")), None)
+    beside = next(
+        (service for service in host.services if (service.name, service.kind) == ("smtp", "unix")),
+        None,
+    )
     chroot = "y" if beside and beside.chrooted else "n"
     line = f"lmtp unix - - {chroot} - - lmtp"
     fix = host.edit(f"lmtp/unix={line}", "-M")
@@ -235,14 +242,14 @@ async def transport(host: Host) -> AsyncIterator[Finding]:
         )
 
 
-def _told(overrides: object) -> str:
+def _options(overrides: object) -> str:
     if not isinstance(overrides, dict) or not overrides:
         return ""
     return "".join(f", -o {name}={value}" for name, value in overrides.items())
 
 
 async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
-    """lmtp(8) does not ask more of Mailman than it can do."""
+    """Check that lmtp(8) does not require TLS, a login, or a flush of deferred transports."""
     level, maps = "lmtp_tls_security_level", "lmtp_tls_policy_maps"
     login, passwords = "lmtp_sasl_auth_enable", "lmtp_sasl_password_maps"
     values = await host.postfix.values(
@@ -250,7 +257,7 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     )
     held = items(values["defer_transports"])
     if "lmtp" in held:
-        rest = " ".join(one for one in held if one != "lmtp")
+        rest = " ".join(name for name in held if name != "lmtp")
         yield failure(
             "defer_transports",
             f"defer_transports = {values['defer_transports']}",
@@ -269,9 +276,9 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     present = values[level]
     if present in ENCRYPTED or (not present and values["lmtp_enforce_tls"] == "yes"):
         name, seen = (level, present) if present else ("lmtp_enforce_tls", "yes")
-        tell = warning if values[maps] else failure
+        finding = warning if values[maps] else failure
         unless = f" unless {maps} says otherwise for it" if values[maps] else ""
-        yield tell(
+        yield finding(
             name,
             f"{name} = {seen}",
             "Mailman's LMTP server has no STARTTLS: its mail waits until it is returned"
@@ -280,6 +287,6 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
         )
     else:
         yield ok(level, f"{level} = {present or 'none'}")
-    if any(one.cluster for one in host.config.sources):
+    if any(source.cluster for source in host.config.sources):
         for notice in cluster_notices(host.postfix):
             yield warning("lmtp_connect_timeout", notice.message, "", notice.hint)

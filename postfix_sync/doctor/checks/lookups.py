@@ -1,8 +1,8 @@
-"""What Postfix finds for the addresses of lists in all tables of main.cf, not only in the maps.
+"""Check what Postfix finds for the addresses of lists in all tables of main.cf, not only the maps.
 
-A table of somebody else's may answer first: one that has the very address, or whose patterns match
-it. Entries for a whole domain, or `*`, don't, wherever they stand: Postfix asks all tables for the
-address before it asks one of them for less (maps_find(3)).
+Another table may take precedence if it has the very address, or a pattern that matches it. Entries
+for a whole domain, or `*`, never do, in whatever order main.cf names the tables: Postfix queries
+all tables for the address before it queries any for less (maps_find(3)).
 """
 
 import re
@@ -27,14 +27,14 @@ from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
 
 MOST = 1000
-"""How many lists are looked up: a table may be in a database on another host."""
+"""Lists to look up at most, because a table may be in a database on another host."""
 
 LISTED = frozenset({*ROLES, *CLASSES})
-"""The parameters whose tables all mail depends on."""
+"""The parameters on whose tables all mail depends."""
 
 
 async def routes(host: Host) -> AsyncIterator[Finding]:
-    """transport_maps leads each list to its Mailman, whatever else it names."""
+    """Check that transport_maps routes each list to its Mailman, whatever else it names."""
     taken = await _taken_routes(host, await _value(host, "transport_maps"))
     if not taken:
         if error := host.tables.error(host.postfix.parameters["transport_maps"]):
@@ -44,7 +44,7 @@ async def routes(host: Host) -> AsyncIterator[Finding]:
         return
     change = maps_first(host)
     left = await _taken_routes(host, await _expanded(host, change))
-    edits = [_leaving_out(host, table) for table in sorted({one.table for _, one in left})]
+    edits = [_leaving_out(host, table) for table in sorted({entry.table for _, entry in left})]
     address, found = taken[0]
     why = "that table answers before postfix_lmtp does, so mail to the list goes there"
     if left:
@@ -58,20 +58,22 @@ async def routes(host: Host) -> AsyncIterator[Finding]:
 
 
 async def order(host: Host) -> Setting | None:
-    """transport_maps with the map in front, where another table answers first; else None."""
+    """Return `maps_first` if another table routes mail to lists elsewhere; else None."""
     taken = await _taken_routes(host, await _value(host, "transport_maps"))
     return maps_first(host) if taken else None
 
 
 def maps_first(host: Host) -> Setting:
-    """transport_maps with the map in front of all other tables."""
+    """Return the setting of transport_maps that names the map before all other tables."""
     parameter, first = "transport_maps", host.tables.ours.reference(ROUTES)
-    lacks = next((one.wanted for one in lacking(host) if one.parameter == parameter), None)
+    lacks = next(
+        (setting.wanted for setting in lacking(host) if setting.parameter == parameter), None
+    )
     text = written(host.postfix, parameter) if lacks is None else lacks
     return Setting(
         parameter,
         host.postfix.unexpanded[parameter],
-        ", ".join([first, *(one for one in items(text) if one != first)]),
+        ", ".join([first, *(table for table in items(text) if table != first)]),
         f"{parameter} names other tables that route mail to lists elsewhere, and {first} not before"
         " them",
     )
@@ -88,74 +90,75 @@ def _unanswered(name: str, error: SyncError, what: str) -> Finding:
 
 
 def _leaving_out(host: Host, table: str) -> str | None:
-    """The command that keeps bounces and confirmations of lists from a table of patterns.
+    """Return the command that excludes bounces and confirmations of lists from a table of patterns.
 
-    Of no other addresses it changes anything (regexp_table(5), pcre_table(5)).
+    It changes nothing for other addresses (regexp_table(5), pcre_table(5)). None if the table is
+    not a file of patterns.
     """
     path = Path(path_of(table))
     if type_of(table) not in {"regexp", "pcre"} or not path.is_file():
         return None
-    domains = "|".join(re.escape(one) for one in sorted(host.domains))
+    domains = "|".join(re.escape(domain) for domain in sorted(host.domains))
     condition = rf"if !/-(bounces|confirm)\+[^@]*@({domains})$/"
-    # sed(1) takes a backslash in a text for itself.
+    # sed(1) interprets a backslash in a text.
     text = condition.replace("\\", "\\\\")
     return shlex.join(["sed", "-i", "-e", f"1i {text}", "-e", "$a endif", str(path)])
 
 
 async def _value(host: Host, parameter: str) -> str:
-    """A parameter as it will be, with what is lacking in it, $names expanded."""
-    for one in lacking(host):
-        if one.parameter == parameter:
-            return await _expanded(host, one)
+    """Return a parameter's value with the setting that it lacks, $names expanded."""
+    for setting in lacking(host):
+        if setting.parameter == parameter:
+            return await _expanded(host, setting)
     return host.postfix.parameters[parameter]
 
 
 def _addresses(host: Host) -> list[str]:
-    """The addresses of lists, and some to which bounces come."""
+    """Return the addresses of at most MOST lists, each with an address for its bounces."""
     lists = sorted(lists_of(host.tables.own[RECIPIENTS]))[:MOST]
-    return [one for name in lists for one in (name, name.replace("@", "-bounces+1a2b3c@"))]
+    return [address for name in lists for address in (name, name.replace("@", "-bounces+1a2b3c@"))]
 
 
 async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
-    """The addresses that another table routes elsewhere."""
+    """Return the addresses that another table routes elsewhere, each with the entry found."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
     style = below("transport_maps", host.postfix.parameters["parent_domain_matches_subdomains"])
     own = host.tables.own[ROUTES]
-    asked = {
-        one: [one, bare, *keys("", one.rpartition("@")[2], style), "*"]
-        for one in _addresses(host)
-        if (bare := without_extension(one, delimiters)) in own
+    forms = {
+        address: [address, bare, *keys("", address.rpartition("@")[2], style), "*"]
+        for address in _addresses(host)
+        if (bare := without_extension(address, delimiters)) in own
     }
-    found = await _find_all(host.tables, value, asked)
+    found = await _find_all(host.tables, value, forms)
     return [
-        (one, entry)
-        for one, entry in found
-        if entry.value != own[without_extension(one, delimiters)]
+        (address, entry)
+        for address, entry in found
+        if entry.value != own[without_extension(address, delimiters)]
     ]
 
 
 async def _find_all(
-    tables: Tables, value: str, asked: dict[str, list[str]]
+    tables: Tables, value: str, addresses: dict[str, list[str]]
 ) -> list[tuple[str, Found]]:
     for table in items(value):
         if ":" in table:
-            await tables.ask(table, {key for forms in asked.values() for key in forms})
-    every = [(one, await tables.find(value, forms)) for one, forms in asked.items()]
-    return [(one, entry) for one, entry in every if entry]
+            await tables.query(table, {key for forms in addresses.values() for key in forms})
+    every = [(address, await tables.find(value, forms)) for address, forms in addresses.items()]
+    return [(address, entry) for address, entry in every if entry]
 
 
 async def aliases(host: Host) -> AsyncIterator[Finding]:
-    """virtual_alias_maps takes no list's mail to somebody else."""
+    """Check that virtual_alias_maps diverts no list's mail to another recipient."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
     own = host.tables.own[ALIASES]
-    asked = {}
+    forms = {}
     for address in (*_addresses(host), *sorted(own)[:MOST]):
         local, _, domain = address.rpartition("@")
         bare = without_extension(address, delimiters)
-        # virtual(5): the local part alone counts where the domain is a local one.
+        # virtual(5): in a local domain, Postfix also looks up the local part alone.
         short = [local, bare.rpartition("@")[0]] if domain in host.classes.local else []
-        asked[address] = [address, bare, *short, f"@{domain}"]
-    found = await _find_all(host.tables, await _value(host, "virtual_alias_maps"), asked)
+        forms[address] = [address, bare, *short, f"@{domain}"]
+    found = await _find_all(host.tables, await _value(host, "virtual_alias_maps"), forms)
     taken = [
         (address, entry)
         for address, entry in found
@@ -170,7 +173,7 @@ async def aliases(host: Host) -> AsyncIterator[Finding]:
             yield ok("aliases", "no virtual alias takes the mail of a list")
         return
     address, entry = taken[0]
-    # Others get their mail by it, too: without it, that would be refused.
+    # Other addresses may depend on a wide entry: without it, their mail would be refused.
     wide = entry.key not in {address, without_extension(address, delimiters)}
     yield failure(
         "aliases",
@@ -188,7 +191,7 @@ _OTHERS_NEED_IT = (
 
 
 def _without_entry(host: Host, entry: Found) -> str | None:
-    """The command that makes an entry a comment, where its table has a text."""
+    """Return the command that comments out an entry in its table's text; None without a text."""
     kind, path = type_of(entry.table), Path(path_of(entry.table))
     try:
         text = read_file(path).decode("utf-8", "replace") if kind in INDEX_SUFFIX else ""
@@ -202,13 +205,16 @@ def _without_entry(host: Host, entry: Found) -> str | None:
 
 
 async def tables(host: Host) -> AsyncIterator[Finding]:
-    """Every table that mail to lists is asked of answers; files.py sees whether it is there."""
+    """Check that every table answers on which mail to lists depends.
+
+    A table without its file is left to `files.other_maps`.
+    """
     for parameter in sorted(LISTED):
         for item in dict.fromkeys(items(host.postfix.parameters[parameter])):
             table = item.lstrip("!")
             if _is_table(table) and type_of(table) in host.postfix.map_types:
-                await host.tables.ask(table, ["postfix-sync.invalid"])
-    mute = {one: said for one, said in host.tables.unreadable.items() if _is_there(host, one)}
+                await host.tables.query(table, ["postfix-sync.invalid"])
+    mute = {table: said for table, said in host.tables.unreadable.items() if _is_there(host, table)}
     for table, error in sorted(mute.items()):
         yield failure(
             f"table:{table}",
@@ -232,7 +238,7 @@ def _is_table(item: str) -> bool:
 
 
 def _is_there(host: Host, table: str) -> bool:
-    """Whether a table has its file, or is none with a file that could be seen from here."""
+    """Return whether a table's file exists; True for a type without a file."""
     if (kind := type_of(table)) not in FILE_TYPES:
         return True
     return opened_file(host, kind, Path(path_of(table))).exists()

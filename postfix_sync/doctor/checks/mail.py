@@ -1,4 +1,4 @@
-"""What becomes of the lists' mail: whether Mailman takes it, and what waits for that."""
+"""Check the lists' mail: whether Mailman accepts it, and whether any is deferred."""
 
 from collections.abc import AsyncIterator
 
@@ -7,21 +7,22 @@ from postfix_sync.doctor.host import Host
 from postfix_sync.errors import quote
 from postfix_sync.model import ROUTES, Destination, Finding
 from postfix_sync.postfix.main_cf.fixes import command
-from postfix_sync.postfix.queue import Waiting, waiting
+from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
 from postfix_sync.probe.lmtp import describe
 from postfix_sync.text import counted
 
 LATE = 3600.0
-"""Seconds that mail may wait before that is a failure of its own."""
+"""Seconds for which mail may be deferred before that counts as a failure."""
 
 NAMED_AT_MOST = 20
-"""Messages that a command names one by one."""
+"""Messages that a command names individually."""
 
 REASON_LENGTH = 300
+"""Characters of Postfix's reason that a finding quotes."""
 
 
 async def probe(host: Host) -> AsyncIterator[Finding]:
-    """Each destination was asked whether it takes mail for one of its lists."""
+    """Report for each destination whether it accepts mail for one of its lists."""
     for result in host.probes:
         called = f"probe:{result.destination.endpoint}"
         said = describe(result)
@@ -38,24 +39,26 @@ async def probe(host: Host) -> AsyncIterator[Finding]:
 
 
 async def deferred(host: Host) -> AsyncIterator[Finding]:
-    """No mail waits for a destination of ours; or how much, how long, and why by Postfix."""
+    """Check that no mail is deferred for a destination; else report how much, how long, and why."""
     postfix = host.postfix
     delimiters = postfix.parameters["recipient_delimiter"]
-    found = waiting(await postfix.queue(), host.table(ROUTES), postfix.fold, delimiters)
+    found = deferred_by_destination(
+        await postfix.queue(), host.table(ROUTES), postfix.fold, delimiters
+    )
     for destination, held in sorted(found.items()):
         yield _deferred(host, destination, held)
     if not found:
         yield ok("deferred", "no mail for the lists is deferred")
 
 
-def _deferred(host: Host, destination: Destination, held: Waiting) -> Finding:
+def _deferred(host: Host, destination: Destination, held: DeferredMail) -> Finding:
     age = host.now - held.oldest
-    reason = max(held.reasons, key=lambda one: held.reasons[one])
+    reason = max(held.reasons, key=lambda text: held.reasons[text])
     number = len(held.queue_ids)
     fix = None
     if not host.postfix.master:
         meaning = "Postfix is stopped: nothing is delivered before it is started"
-    elif any(one.destination == destination and not one.up for one in host.probes):
+    elif any(result.destination == destination and not result.up for result in host.probes):
         meaning = f"the destination does not take mail: see probe:{destination.endpoint}"
     else:
         meaning = (
@@ -72,10 +75,10 @@ def _deferred(host: Host, destination: Destination, held: Waiting) -> Finding:
     )
 
 
-def _retry(host: Host, held: Waiting) -> str:
-    """Has Postfix try these messages now; all that waits, where they are too many to be named.
+def _retry(host: Host, held: DeferredMail) -> str:
+    """Return the command that retries these messages, or all mail if they are too many to name.
 
-    Not `postqueue -s`: it knows only domains in fast_flush_domains.
+    `postqueue -s` is no alternative: it works only for domains in fast_flush_domains.
     """
     if len(held.queue_ids) > NAMED_AT_MOST:
         return command(host.postfix, "postqueue", "-f")

@@ -1,6 +1,6 @@
-"""Does main.cf use the maps, each in its role, and does nothing stand in their way?
+"""Check that main.cf uses the maps, each in its role, and that nothing interferes with them.
 
-What main.cf should say is decided in postfix/main_cf/requirements.py; here it is told, with what is there.
+postfix/main_cf/requirements.py decides what main.cf must say; these checks report the differences.
 """
 
 import shlex
@@ -17,7 +17,7 @@ from postfix_sync.postfix.main_cf.requirements import settings
 from postfix_sync.postfix.match_list import items
 from postfix_sync.system.files import read_file
 
-TOLD = (
+REPORTED = (
     *ROLES,
     "virtual_alias_domains",
     "recipient_delimiter",
@@ -26,11 +26,11 @@ TOLD = (
     "soft_bounce",
     "smtpd_reject_unlisted_recipient",
 )
-"""The parameters that are told also where they are well."""
+"""The parameters that doctor reports even if they are right."""
 
 
 async def ends(host: Host) -> AsyncIterator[Finding]:
-    """The last line ends: to one that doesn't, postconf(1) joins what it adds."""
+    """Check that the last line has a newline: else postconf(1) appends a parameter to that line."""
     path = host.postfix.config_directory / "main.cf"
     content = read_file(path)
     if content and not content.endswith(b"\n"):
@@ -45,34 +45,34 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
 
 
 async def parameters(host: Host) -> AsyncIterator[Finding]:
-    """Each parameter says what the maps need, and none says what does harm."""
+    """Check that each parameter has the value that the maps need, and no harmful value."""
     found = _by_parameter(host)
-    for parameter in [*TOLD, *(one for one in found if one not in TOLD)]:
+    for parameter in [*REPORTED, *(parameter for parameter in found if parameter not in REPORTED)]:
         if host.classes.is_undecided(parameter):
-            domain, error = min(host.classes.unknown.items(), key=lambda one: one[0])
+            domain, error = min(host.classes.unknown.items(), key=lambda item: item[0])
             yield warning(
                 parameter,
                 f"{parameter} = {host.postfix.unexpanded[parameter]}",
                 f"can't tell whether that is right, because the address class of {domain} is not"
                 f" known: {error.message}",
             )
-        elif one := found.get(parameter):
-            seen = f"{parameter} = {one.present}"
-            yield Finding(parameter, one.verdict, seen, one.problem, _remedy(host, one))
+        elif setting := found.get(parameter):
+            seen = f"{parameter} = {setting.present}"
+            yield Finding(parameter, setting.verdict, seen, setting.problem, _remedy(host, setting))
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
 
 
 def lacking(host: Host) -> list[Setting]:
-    """What main.cf lacks for the maps to work: what setup makes."""
+    """Return what main.cf lacks for the maps to work, which is what setup changes."""
     return settings(host.postfix, host.tables.ours, host.classes)
 
 
 def _by_parameter(host: Host) -> dict[str, Setting]:
     recipients = host.tables.own[RECIPIENTS].keys()
     advised = advice(host.postfix, host.tables.ours, host.classes, recipients)
-    found = {one.parameter: one for one in (*advised, *lacking(host))}
-    found.pop("lmtp_host_lookup", None)  # names.py knows what it comes to
+    found = {setting.parameter: setting for setting in (*advised, *lacking(host))}
+    found.pop("lmtp_host_lookup", None)  # `names.host_lookup` checks its effect
     return found
 
 
@@ -84,7 +84,7 @@ def _remedy(host: Host, setting: Setting) -> str | None:
 
 
 async def list_domains(host: Host) -> AsyncIterator[Finding]:
-    """Each list domain is in one of the parameters that give it its class."""
+    """Check that each list domain is in exactly one of the parameters that give it its class."""
     classes, found = host.classes, _by_parameter(host)
     left_open = requirements.left_open(host.postfix, classes)
     well: dict[str, int] = {}
@@ -100,13 +100,18 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
         elif not named:
             yield _classless(host, domain, found.get("relay_domains"))
         elif both := double(named):
-            mending = [found[one] for one in both if domain in _excluded(found.get(one))]
+            settings_of_domain = [
+                found[parameter] for parameter in both if domain in _excluded(found.get(parameter))
+            ]
             yield warning(
                 f"list_domains:{domain}",
                 f"{domain} is in {' and in '.join(both)}",
                 "it counts as what it is in the first of them, and Postfix warns of it with each"
                 " message",
-                " && ".join(filter(None, (_remedy(host, one) for one in mending))) or None,
+                " && ".join(
+                    filter(None, (_remedy(host, setting) for setting in settings_of_domain))
+                )
+                or None,
             )
         elif domain in left_open:
             yield warning(f"list_domains:{domain}", f"{domain} is in {named[0]}", left_open[domain])
@@ -118,13 +123,22 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
 
 
 def double(named: list[str]) -> list[str]:
-    """The parameters of which Postfix warns together: all, but mydestination and relay_domains."""
-    counted = [one for one in named if one != "relay_domains" or "mydestination" not in named]
+    """Return the parameters about which Postfix warns if all of them name a domain.
+
+    It does not warn about the pair of mydestination and relay_domains.
+    """
+    counted = [
+        parameter
+        for parameter in named
+        if parameter != "relay_domains" or "mydestination" not in named
+    ]
     return counted if len(counted) > 1 else []
 
 
 def _excluded(setting: Setting | None) -> set[str]:
-    return {one[1:] for one in items(setting.wanted) if one.startswith("!")} if setting else set()
+    return (
+        {item[1:] for item in items(setting.wanted) if item.startswith("!")} if setting else set()
+    )
 
 
 def _classless(host: Host, domain: str, setting: Setting | None) -> Finding:
@@ -137,22 +151,22 @@ def _classless(host: Host, domain: str, setting: Setting | None) -> Finding:
 
 
 async def overridden(host: Host) -> AsyncIterator[Finding]:
-    """No service of master.cf has a value of its own, by -o, that leaves the maps out.
+    """Check that no service of master.cf overrides a parameter, by -o, without naming the map.
 
-    That one of a content filter takes every recipient is no mistake: there these are empty.
+    An empty override is right for a content filter, which accepts every recipient.
     """
     for finding in _overridden(host, OVERRIDES):
         yield finding
 
 
 async def rerouted(host: Host) -> AsyncIterator[Finding]:
-    """The same of trivial-rewrite(8)'s routes alone."""
+    """Check as `overridden` does, but only transport_maps of trivial-rewrite(8)."""
     for finding in _overridden(host, {"trivial-rewrite": ("transport_maps",)}):
         yield finding
 
 
 def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    lacks = {one.parameter for one in lacking(host)}
+    lacks = {setting.parameter for setting in lacking(host)}
     for service in host.services:
         for parameter in overrides.get(service.command, ()):
             present = service.overrides.get(parameter)
@@ -180,21 +194,21 @@ OVERRIDES = {
     "cleanup": ("virtual_alias_maps",),
     "trivial-rewrite": ("transport_maps", "relay_domains"),
 }
-"""By program, the parameters that decide what it does with mail to lists."""
+"""By program, the parameters that decide how it handles mail to lists."""
 
 
 async def repeated(host: Host) -> AsyncIterator[Finding]:
-    """No parameter for the maps stands twice, where the earlier value would be lost."""
+    """Check that main.cf sets no parameter for the maps twice: the earlier value has no effect."""
     lost: dict[str, list[str]] = {}
     for line in host.warnings:
         _, marked, entry = line.partition(": overriding earlier entry: ")
         parameter, _, value = entry.partition("=")
         if marked and parameter in host.postfix.unexpanded:
             lost.setdefault(parameter, []).append(value)
-    wanted = {one.parameter: one.wanted for one in lacking(host)}
+    wanted = {setting.parameter: setting.wanted for setting in lacking(host)}
     for parameter, earlier in lost.items():
         merged = wanted.get(parameter, host.postfix.unexpanded[parameter])
-        for item in (one for value in earlier for one in items(value)):
+        for item in (table for value in earlier for table in items(value)):
             merged = merged if item in items(merged) else f"{merged}, {item}"
         if parameter in ROLES or parameter in CLASSES:
             yield warning(
@@ -202,15 +216,15 @@ async def repeated(host: Host) -> AsyncIterator[Finding]:
                 f"{parameter} stands {len(earlier) + 1} times in main.cf; only the last one counts,"
                 f" not: {'; '.join(earlier)}",
                 "what the earlier one names is not used any more, and nobody meant that",
-                # Every one of its lines becomes this one; without any of them, mail would bounce.
+                # postconf -e replaces all of its lines by this one; with none, mail would bounce.
                 None if _refuses(host, parameter) else host.edit(f"{parameter} = {merged}"),
             )
 
 
 def _refuses(host: Host, parameter: str) -> bool:
-    """Whether more in a parameter may mean that less is accepted, or goes elsewhere.
+    """Return whether an addition to a parameter may refuse mail, or route it elsewhere.
 
-    A list of recipients that is empty accepts all; and a domain may get another class.
+    An empty list of recipients accepts all; and an addition may change a domain's class.
     """
     if parameter in CLASSES:
         return parameter != "relay_domains"

@@ -1,4 +1,4 @@
-"""Whether monitoring gets to see what postfix-sync tells it."""
+"""Check whether monitoring can read the metrics of postfix-sync."""
 
 import shlex
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from postfix_sync.model import Finding
 
 
 async def textfile(host: Host) -> AsyncIterator[Finding]:
-    """The metrics file, where one is configured: its directory, and its name."""
+    """Check the metrics file, if configured: its directory must exist, its name end in .prom."""
     name, path = "metrics_textfile", host.config.metrics.textfile
     if not path:
         return

@@ -1,7 +1,7 @@
-"""Host names: what lmtp(8) gets for those that mail goes to, where from, and why it gets nothing.
+"""Check host names: to what lmtp(8) resolves those of destinations, by what, and if not, why.
 
-The answers themselves are lmtp(8)'s own (lmtp_resolver.py). What is around them, the hosts file, the
-chroot's copies, lmtp_host_lookup, tells why they are what they are.
+The answers are those of lmtp(8) itself (lmtp_resolver.py). The hosts file, the chroot's copies and
+lmtp_host_lookup explain them.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ from postfix_sync.postfix.lmtp_resolver import (
     Resolver,
     barred,
     barred_families,
-    let_use_both,
+    permit_both_families,
 )
 from postfix_sync.system.files import read_file
 from postfix_sync.system.interfaces import is_own
@@ -39,28 +39,28 @@ NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
 
 class Cause(NamedTuple):
-    """Why a name does not lead where it should, and the command that mends it, if one does."""
+    """Why a name does not resolve as it should, and the command that fixes it, None without one."""
 
     why: str
     fix: str | None
 
 
 async def hosts_file(host: Host) -> AsyncIterator[Finding]:
-    """The hosts file gives our names the addresses that are configured."""
+    """Check that the hosts file has the configured addresses for our names."""
     path, wanted = host.config.hosts.file, host.addresses
-    configured = any(one.address for one in host.config.sources)
+    configured = any(source.address for source in host.config.sources)
     once = host.command("--once")
     try:
         read = HostsFiles(path, None).read()
     except SyncError as error:
-        tell = failure if configured else warning
+        finding = failure if configured else warning
         if not path.is_file():
-            yield tell("hosts", error.message, "names of Mailman hosts can't be entered there")
+            yield finding("hosts", error.message, "names of Mailman hosts can't be entered there")
             return
         entries = [rf"/^[0-9a-fA-F.:]*\t{re.escape(name)}$/d" for name in sorted(wanted)]
         marks = [f"/^{mark.decode()}$/d" for mark in (BEGIN, END)]
-        edits = " ".join(f"-e {shlex.quote(one)}" for one in [*marks, *entries])
-        yield tell(
+        edits = " ".join(f"-e {shlex.quote(script)}" for script in [*marks, *entries])
+        yield finding(
             "hosts",
             error.message,
             "names of Mailman hosts can't be entered; without the two lines, and what postfix-sync"
@@ -90,9 +90,9 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
             )
             return
     if wanted:
-        told = ", ".join(f"{name} is {address}" for name, address in sorted(wanted.items()))
+        entries_text = ", ".join(f"{name} is {address}" for name, address in sorted(wanted.items()))
         mount = ", a mount that is written in place" if _is_mount(path) else ""
-        yield ok("hosts", f"{path}{mount}: {told}")
+        yield ok("hosts", f"{path}{mount}: {entries_text}")
     elif configured and copied_into_containers(path):
         yield ok("hosts", f"{path}: podman copies it into its containers, so no name is entered")
     else:
@@ -100,9 +100,9 @@ async def hosts_file(host: Host) -> AsyncIterator[Finding]:
 
 
 async def host_lookup(host: Host) -> AsyncIterator[Finding]:
-    """lmtp(8) reads the hosts file, where that is what knows a name that mail goes to."""
+    """Check that lmtp(8) reads the hosts file if only that has the name of a destination."""
     name, resolver, hosts = "lmtp_host_lookup", _resolver(host), host.config.hosts.file
-    asked = ", ".join(resolver.mechanisms)
+    mechanisms = ", ".join(resolver.mechanisms)
     needing = lost(host)
     if not resolver.mechanisms:
         yield failure(
@@ -114,19 +114,19 @@ async def host_lookup(host: Host) -> AsyncIterator[Finding]:
     elif needing:
         yield failure(
             name,
-            f"lmtp(8) asks the {asked.upper()} alone, and {needing[0]} is in {hosts}",
+            f"lmtp(8) asks the {mechanisms.upper()} alone, and {needing[0]} is in {hosts}",
             "it never reads the hosts file: mail bounces (Host or domain name not found), or waits,"
             " although ping(8) finds the host",
             host.set_lmtp(name, NATIVE),
         )
     elif NATIVE in resolver.mechanisms:
-        yield ok(name, f"lmtp(8) asks: {asked}, so it reads {hosts}")
+        yield ok(name, f"lmtp(8) asks: {mechanisms}, so it reads {hosts}")
     else:
-        yield ok(name, f"lmtp(8) asks: {asked}; it needs no name that is only in {hosts}")
+        yield ok(name, f"lmtp(8) asks: {mechanisms}; it needs no name that is only in {hosts}")
 
 
 def lost(host: Host) -> list[str]:
-    """The names that lmtp(8) does not find as they are in the hosts file, which it never reads."""
+    """Return the names that lmtp(8) does not resolve as the hosts file, which it never reads."""
     if NATIVE in _resolver(host).mechanisms:
         return []
     known = {**_in_hosts(host), **host.addresses}
@@ -138,7 +138,7 @@ def lost(host: Host) -> list[str]:
 
 
 async def resolved(host: Host) -> AsyncIterator[Finding]:
-    """lmtp(8) finds the address of each name that mail goes to, and it is the right one."""
+    """Check that lmtp(8) resolves the name of each destination, and to the right address."""
     for name, answer in sorted(host.lookups.items()):
         wanted = host.addresses.get(name)
         if answer.denied:
@@ -170,10 +170,10 @@ async def resolved(host: Host) -> AsyncIterator[Finding]:
 
 
 def _judged(name: str, answer: Answer) -> Finding:
-    """What to say of addresses that nothing contradicts."""
+    """Make the finding of a name whose addresses do not contradict the configuration."""
     finding, seen = f"name:{name}", f"is {_listed(answer)} for lmtp(8)"
-    addresses = [ipaddress.ip_address(one.partition("%")[0]) for one in answer.addresses]
-    if any(one.is_unspecified for one in addresses):
+    addresses = [ipaddress.ip_address(address.partition("%")[0]) for address in answer.addresses]
+    if any(address.is_unspecified for address in addresses):
         return failure(
             finding,
             seen,
@@ -181,7 +181,7 @@ def _judged(name: str, answer: Answer) -> Finding:
             " Mailman was told to listen there, not to be found there: give the source an address:"
             " or a destination:",
         )
-    own = [one for one in addresses if one.is_global and is_own(str(one))]
+    own = [address for address in addresses if address.is_global and is_own(str(address))]
     if own:
         return warning(
             finding,
@@ -194,27 +194,27 @@ def _judged(name: str, answer: Answer) -> Finding:
 
 
 async def families(host: Host) -> AsyncIterator[Finding]:
-    """lmtp(8) may use the family of each next hop that is an IP address."""
+    """Check that lmtp(8) may use the family of each next hop that is an IP address."""
     name, postfix = "family", host.postfix
-    hops = {*host.destinations, *(one for named in host.named.values() for one in named)}
-    found = await barred(postfix, {one.host for one in hops if not one.is_name}, {})
+    hops = {*host.destinations, *(hop for named in host.named.values() for hop in named)}
+    found = await barred(postfix, {hop.host for hop in hops if not hop.is_name}, {})
     family = barred_families(postfix)
-    for one in sorted(hops):
-        if one.host in found:
+    for hop in sorted(hops):
+        if hop.host in found:
             yield failure(
-                f"{name}:{one.endpoint}",
-                f"{one.endpoint}: inet_protocols keeps lmtp(8) from using {family}",
+                f"{name}:{hop.endpoint}",
+                f"{hop.endpoint}: inet_protocols keeps lmtp(8) from using {family}",
                 "Postfix accepts mail for its lists and returns it (Address family for hostname not"
                 " supported). The command lets lmtp(8) use both; or give the source an address: or"
                 " a destination: that Postfix may use",
-                let_use_both(postfix),
+                permit_both_families(postfix),
             )
     if not found:
         yield ok(name, f"lmtp(8) may use IPv{' and IPv'.join(map(str, sorted(postfix.families)))}")
 
 
 async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[Cause, None]:
-    """The causes that explain why a name is not found, the one to be mended first before others."""
+    """Yield the causes that explain why a name is not found, in the order in which to fix them."""
     resolver, known = _resolver(host), _in_hosts(host)
     path = host.config.hosts.file
     address = host.addresses.get(name)
@@ -236,10 +236,10 @@ async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[
             lacking = f"lmtp(8) is chrooted, and its copy of {path} does not have the name."
             yield Cause(lacking, _copy(path, copy))
         if answer.unanswered and _servers(inside) != _servers(RESOLV):
-            other = f"{inside} names {_told(inside)}, {RESOLV} {_told(RESOLV)}"
+            other = f"{inside} names {_listed_servers(inside)}, {RESOLV} {_listed_servers(RESOLV)}"
             yield Cause(f"lmtp(8) is chrooted, and {other}.", _copy(RESOLV, inside))
     if answer.unanswered:
-        yield Cause(f"No name server answers; {inside} names {_told(inside)}.", None)
+        yield Cause(f"No name server answers; {inside} names {_listed_servers(inside)}.", None)
     elif resolver.family:
         others = await replace(resolver, family=0).look_up(name)
         if others.addresses:
@@ -254,12 +254,12 @@ async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[
 def _barred(host: Host, addresses: str) -> Cause:
     return Cause(
         f"It has only {addresses}, which inet_protocols keeps Postfix from using.",
-        let_use_both(host.postfix),
+        permit_both_families(host.postfix),
     )
 
 
 def _why_other(host: Host, name: str) -> Cause:
-    """Where a name's wrong address comes from."""
+    """Find the cause of a name's wrong address."""
     resolver, known = _resolver(host), _in_hosts(host)
     path, wanted = host.config.hosts.file, host.addresses[name]
     if known.get(name) != wanted:
@@ -279,13 +279,13 @@ def _why_other(host: Host, name: str) -> Cause:
 
 
 async def chroot(host: Host) -> AsyncIterator[Finding]:
-    """What lmtp(8) reads in its chroot is as it is outside."""
+    """Check that the files that lmtp(8) reads in its chroot equal those outside."""
     root = _resolver(host).root
     if not root:
         yield ok("chroot", "lmtp(8) is not chrooted")
         return
     used = bool(host.host_names)
-    stale = [one for one in _stale(host, root) if used]
+    stale = [finding for finding in _stale(host, root) if used]
     for finding in stale:
         yield finding
     if not stale:
@@ -293,9 +293,9 @@ async def chroot(host: Host) -> AsyncIterator[Finding]:
 
 
 def _stale(host: Host, root: Path) -> Iterator[Finding]:
-    """The copies that are missing, or different and older than what they are copies of.
+    """Yield a finding for each copy that is missing, unreadable, or different and older.
 
-    One that is different and newer is somebody's will.
+    A copy that is different and newer was changed on purpose.
     """
     for original in (host.config.hosts.file, NSSWITCH, RESOLV):
         name = "hosts" if original == host.config.hosts.file else original.name
@@ -303,12 +303,12 @@ def _stale(host: Host, root: Path) -> Iterator[Finding]:
         try:
             outside, changed = read_file(original), original.stat()
         except OSError:
-            continue  # then lmtp(8) lacks nothing
+            continue  # without an original, no copy is needed
         fix = _copy(original, copy)
         try:
             inside, made = read_file(copy), copy.stat().st_mtime
         except OSError as error:
-            if host.postfix.master:  # else it is made when Postfix is started
+            if host.postfix.master:  # else the start of Postfix makes the copy
                 yield warning(f"chroot:{name}", f"{copy}: {why(error)}", _USED[name], fix)
             continue
         if not copy.stat().st_mode & 0o004:
@@ -333,12 +333,12 @@ _USED = {
 
 
 async def next_hops(host: Host) -> AsyncIterator[Finding]:
-    """No two Mailmans are reached at the same address and port."""
+    """Check that no two Mailmans are reached at the same address and port."""
     parties = defaultdict(set)
     for source in host.config.sources:
-        for one in host.named.get(source.name, ()):
-            for address in _addresses_of(host, one.host):
-                parties[address, one.port].add(source.cluster or source.name)
+        for hop in host.named.get(source.name, ()):
+            for address in _addresses_of(host, hop.host):
+                parties[address, hop.port].add(source.cluster or source.name)
     for (address, port), names in sorted(parties.items()):
         if len(names) > 1:
             yield warning(
@@ -372,7 +372,7 @@ def _in_hosts(host: Host) -> Mapping[str, str]:
 
 
 def _names_in(path: Path) -> Mapping[str, str]:
-    """The names of a hosts file, none where it can't be read."""
+    """Return the names of a hosts file with their addresses; none if it cannot be read."""
     try:
         return parse(read_file(path), str(path)).lookup()
     except (OSError, SyncError):
@@ -380,7 +380,7 @@ def _names_in(path: Path) -> Mapping[str, str]:
 
 
 def _servers(path: Path) -> list[str]:
-    """The name servers of a resolv.conf(5)."""
+    """Return the name servers of a resolv.conf(5)."""
     try:
         lines = read_file(path).decode("utf-8", "replace").splitlines()
     except OSError:
@@ -390,13 +390,13 @@ def _servers(path: Path) -> list[str]:
 
 
 def _is_mount(path: Path) -> bool:
-    """Whether a file is mounted itself; Path.is_mount() sees that only across file systems."""
+    """Return whether a file itself is a mount; Path.is_mount() finds only other file systems."""
     mount = mount_of(path)
     return mount is not None and mount.point == without_links(path)
 
 
-def _told(path: Path) -> str:
-    """The name servers of a resolv.conf(5), for a message."""
+def _listed_servers(path: Path) -> str:
+    """Return the name servers of a resolv.conf(5), for a message."""
     return " ".join(_servers(path)) or "no name server"
 
 

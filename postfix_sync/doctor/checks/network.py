@@ -1,7 +1,7 @@
-"""Who may talk to whom: Mailman hands its mail to this Postfix, which must be there and take it.
+"""Check that Mailman can send mail through this Postfix: it must listen, and permit the relay.
 
-Only addresses that are known for Mailman's are judged. Behind a published port (127.0.0.1) its own
-address is not known, and nothing is said of it.
+Only known addresses of Mailman are checked. Behind a published port (127.0.0.1), Mailman's own
+address is unknown, so there is no finding about it.
 """
 
 import ipaddress
@@ -24,38 +24,39 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TOO_WIDE = {4: 8, 6: 16}
-"""Public networks with a prefix this long or shorter are no one's own: whoever trusts them relays
-for strangers."""
+"""By IP version: a public network with a prefix this long or shorter belongs to no operator alone,
+so a host that trusts it is an open relay."""
 
 WIDE = {4: 15, 6: 28}
-"""And with one this long or shorter, hardly anyone's."""
+"""By IP version: a public network with a prefix this long or shorter hardly belongs to an operator
+alone."""
 
 TIMEOUT = 10.0
 """Seconds that a table may take to answer."""
 
 SERVERS = frozenset({"postscreen", "smtpd"})
-"""What listens for SMTP."""
+"""The programs that listen for SMTP."""
 
 LOOPBACK_ONLY = "loopback-only"
 
 
 class Peer(NamedTuple):
-    """An address of a Mailman, and whether that is on another host, which may send elsewhere."""
+    """An address of a Mailman; a remote Mailman may send its mail through another host."""
 
     address: Address
     source: str
     is_remote: bool
     network: Net | None = None
-    """Where a container is: it has another address there after each start."""
+    """The network of a container, which gets another address in it at each start."""
 
     @property
     def item(self) -> str:
-        """What stands for it in mynetworks, and goes on doing so."""
+        """The item of mynetworks that permits it, also after a container's restart."""
         return _written(self.network or self.address)
 
 
 async def mynetworks(host: Host) -> AsyncIterator[Finding]:
-    """Mailman may send through this Postfix, and half the world may not."""
+    """Check that Mailman may send through this Postfix, and that it is not an open relay."""
     values = await host.postfix.values("mynetworks", "mynetworks_style")
     present = values["mynetworks"]
     peers = list(_peers(host))
@@ -74,18 +75,18 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
         if not await _trusted(host, peer.address, present):
             yield await _refused(host, peer)
             return
-    told = ", ".join(f"{one.address} ({one.source})" for one in peers)
-    about = f"Mailman is in it: {told}" if told else "no address of a Mailman has to be in it"
+    listed = ", ".join(f"{peer.address} ({peer.source})" for peer in peers)
+    about = f"Mailman is in it: {listed}" if listed else "no address of a Mailman has to be in it"
     yield ok("mynetworks", f"{present or 'empty'}; {about}")
 
 
 async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
-    rest = [one for one in items(present) if one != item] or ["127.0.0.0/8", "[::1]/128"]
+    rest = [other for other in items(present) if other != item] or ["127.0.0.0/8", "[::1]/128"]
     for peer in peers:
         if not await matches(host.postfix, peer.address, " ".join(rest)):
             rest.append(peer.item)
-    tell = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
-    return tell(
+    finding = failure if net.prefixlen <= TOO_WIDE[net.version] else warning
+    return finding(
         "mynetworks",
         f"mynetworks = {present}",
         f"{item} trusts {net.num_addresses:,} addresses of strangers: who may relay through this"
@@ -95,25 +96,25 @@ async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net:
 
 
 def _written(place: Address | Net) -> str:
-    """An address or a network as main.cf has it."""
+    """Return an address or a network as main.cf writes it."""
     address, slash, length = str(place).partition("/")
     return f"[{address}]{slash}{length}" if place.version == 6 else str(place)
 
 
 async def _refused(host: Host, peer: Peer) -> Finding:
     written = await host.postfix.written_as("mynetworks")
-    # The first that matches counts, so a "!" may keep out what is added behind it.
+    # The first match counts, so a "!" may exclude an item that is added after it.
     added = f"{peer.item} {written}" if "!" in written else f"{written} {peer.item}"
     values = await host.postfix.values(
         "smtpd_relay_restrictions", "smtpd_recipient_restrictions", "smtpd_sasl_auth_enable"
     )
     restrictions = f"{values['smtpd_relay_restrictions']} {values['smtpd_recipient_restrictions']}"
     otherwise = "check_client_access" in restrictions or values["smtpd_sasl_auth_enable"] == "yes"
-    tell = warning if otherwise or peer.is_remote else failure
+    finding = warning if otherwise or peer.is_remote else failure
     maybe = ", unless it is allowed to otherwise" if otherwise else ""
     maybe = ", unless it sends through another host" if peer.is_remote else maybe
     all_of = "; this trusts its network, as a container has another address after each start"
-    return tell(
+    return finding(
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
         f'what Mailman sends to its members is refused ("Relay access denied"){maybe}'
@@ -123,51 +124,55 @@ async def _refused(host: Host, peer: Peer) -> Finding:
 
 
 async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
-    """Postfix listens where Mailman can reach it."""
+    """Check that Postfix listens on an address at which Mailman can reach it."""
     present = (await host.postfix.values("inet_interfaces"))["inet_interfaces"]
-    listening = [one for one in host.services if one.kind == "inet" and one.command in SERVERS]
-    outside = [one for one in _peers(host) if toward(one.address)]
-    beyond = any(_beyond_loopback(one, present) for one in listening)
+    listening = [
+        service
+        for service in host.services
+        if service.kind == "inet" and service.command in SERVERS
+    ]
+    outside = [peer for peer in _peers(host) if toward(peer.address)]
+    beyond = any(_beyond_loopback(service, present) for service in listening)
     if not outside or beyond or not listening:
         yield ok("inet_interfaces", f"inet_interfaces = {present}")
         return
     peer = outside[0]
     here = str(toward(peer.address))
     item = f"[{here}]" if ":" in here else here
-    loopback = [one for one in ("127.0.0.1", "[::1]") if is_own(one.strip("[]"))]
+    loopback = [address for address in ("127.0.0.1", "[::1]") if is_own(address.strip("[]"))]
     kept = loopback if present == LOOPBACK_ONLY else items(present)
     change = f"inet_interfaces = {', '.join([*kept, item])}"
     fix = command(host.postfix, "postconf", "-e", change)
     if host.postfix.master:
         fix += f" && {host.service('restart')}"
-    tell = warning if peer.is_remote else failure
-    yield tell(
+    finding = warning if peer.is_remote else failure
+    yield finding(
         "inet_interfaces",
         f"inet_interfaces = {present}, and the Mailman of {peer.source} is at {peer.address}",
         f"Postfix does not listen on {here}, where Mailman reaches this host: what it sends is not"
         ' taken ("Connection refused"). Postfix needs that address to be there when it starts: let'
         " it start after the container engine",
-        fix if any(_by_interfaces(one) for one in listening) else None,
+        fix if any(_by_interfaces(service) for service in listening) else None,
     )
 
 
 def _peers(host: Host) -> Iterator[Peer]:
-    """Where the Mailmans are, as far as that is known to be their own address."""
-    told = set()
+    """Yield the addresses of Mailmans, as far as they are known to be Mailman's own."""
+    seen = set()
     for source in host.config.sources:
-        for one in sorted(host.named.get(source.name, host.destinations)):
-            answer = host.lookups.get(one.host)
-            for text in answer.addresses if answer else (one.host,):
+        for hop in sorted(host.named.get(source.name, host.destinations)):
+            answer = host.lookups.get(hop.host)
+            for text in answer.addresses if answer else (hop.host,):
                 address = ipaddress.ip_address(text.partition("%")[0])
                 own = address.is_loopback or address.is_unspecified or is_own(str(address))
-                if not own and address not in told:
-                    told.add(address)
+                if not own and address not in seen:
+                    seen.add(address)
                     network = _network_of(host, source.name, address)
                     yield Peer(address, source.name, source.ssh is not None, network)
 
 
 def _network_of(host: Host, source: str, address: Address) -> Net | None:
-    """The network in which a container has an address, as its engine says; none that is public."""
+    """Return the private network in which a container has an address, by its engine; else None."""
     answer = host.answers.get(source)
     known = answer.peer.networks if answer and answer.peer else ()
     nets = map(ipaddress.ip_network, known)
@@ -175,16 +180,16 @@ def _network_of(host: Host, source: str, address: Address) -> Net | None:
 
 
 async def _trusted(host: Host, address: Address, everywhere: str) -> bool:
-    """Whether an smtpd(8) of this instance has an address in its mynetworks."""
-    servers = [one for one in host.services if one.command == "smtpd"]
-    lists = {one.overrides.get("mynetworks", everywhere) for one in servers} or {everywhere}
-    return any([await matches(host.postfix, address, one) for one in lists])
+    """Return whether an smtpd(8) of this instance has an address in its mynetworks."""
+    servers = [service for service in host.services if service.command == "smtpd"]
+    lists = {service.overrides.get("mynetworks", everywhere) for service in servers} or {everywhere}
+    return any([await matches(host.postfix, address, listed) for listed in lists])
 
 
 async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
-    """Whether an address is in a list as mynetworks is one: the first pattern that matches counts.
+    """Return whether an address is in a list such as mynetworks: the first match counts.
 
-    A table that can't be asked has no address.
+    A table that cannot be queried counts as empty.
     """
     for pattern in patterns(listed, list_file):
         net = network(pattern.text)
@@ -200,7 +205,7 @@ async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
 
 
 def network(pattern: str) -> Net | None:
-    """An item of mynetworks as a network, None where it is something else."""
+    """Return an item of mynetworks as a network, None if it is not an address or a network."""
     found = re.fullmatch(r"(?:\[([0-9a-fA-F.:]+)\]|([0-9.]+))(/\d{1,3})?", pattern)
     try:
         text = (found[1] or found[2]) + (found[3] or "") if found else ""
@@ -210,7 +215,7 @@ def network(pattern: str) -> Net | None:
 
 
 def too_wide(present: str) -> Iterator[tuple[str, Net]]:
-    """The items that trust a large part of the Internet."""
+    """Yield the items that trust a large part of the Internet, each with its network."""
     for item in items(present):
         net = network(item)
         if net and net.prefixlen <= WIDE[net.version] and not net.is_private:
@@ -218,21 +223,21 @@ def too_wide(present: str) -> Iterator[tuple[str, Net]]:
 
 
 def _by_interfaces(service: Service) -> bool:
-    """Whether a server listens where inet_interfaces says, and not where its own name does."""
+    """Return whether inet_interfaces, and not its own name, says where a server listens."""
     return ":" not in service.name
 
 
 def _beyond_loopback(service: Service, interfaces: str) -> bool:
-    """Whether a server listens on an address that another host can reach."""
+    """Return whether a server listens on an address that another host can reach."""
     if not _by_interfaces(service):
         interfaces = service.name.rpartition(":")[0]
     else:
         interfaces = service.overrides.get("inet_interfaces", interfaces)
-    return any(not _is_loopback(one) for one in items(interfaces))
+    return any(not _is_loopback(name) for name in items(interfaces))
 
 
 def _is_loopback(name: str) -> bool:
-    """Whether an item of inet_interfaces is loopback; names but localhost count as others."""
+    """Return whether an item of inet_interfaces is loopback; of host names, only localhost is."""
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:

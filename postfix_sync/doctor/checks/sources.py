@@ -1,4 +1,4 @@
-"""The sources: readable, whole, taken as they are, and heard of when they change."""
+"""Check that the sources can be read, are whole and accepted, and that changes are noticed."""
 
 import os
 import shlex
@@ -21,15 +21,15 @@ from postfix_sync.text import counted, iso
 if TYPE_CHECKING:
     from postfix_sync.config.schema import SourceSection
 
-AT_A_LOOK = 60.0
-"""Seconds of an interval that is short enough to do without events."""
+SHORT_INTERVAL = 60.0
+"""Seconds: an interval that is short enough without events."""
 
 REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "afs", "glusterfs", "fuse")
-"""File systems that tell nothing of what another host, or the other side, changes (inotify(7))."""
+"""File systems without events for changes by another host, or by the other side (inotify(7))."""
 
 
 async def readable(host: Host) -> AsyncIterator[Finding]:
-    """What each source said just now, and what a pass would make of it."""
+    """Report what was fetched from each source, or why a sync would not use it."""
     for source in host.config.sources:
         called = f"source:{source.name}"
         report = host.upcoming.sources.get(source.name)
@@ -48,7 +48,10 @@ async def readable(host: Host) -> AsyncIterator[Finding]:
 
 
 def _aliases(source: "SourceSection", error: SyncError) -> str | None:
-    """Has Mailman write its files, where nothing else is missing and its container is known."""
+    """Return the command that makes Mailman write its files, if only those are missing.
+
+    None if another error has to be fixed first, or if Mailman's container is unknown.
+    """
     if error.hint != NOT_WRITTEN_YET or not source.container or source.ssh:
         return None
     engine, container = source.container.engine, source.container.name
@@ -56,7 +59,7 @@ def _aliases(source: "SourceSection", error: SyncError) -> str | None:
 
 
 def _read(source: "SourceSection", answered: Fetched) -> str:
-    """What was read, and from where."""
+    """Describe what was read, and from where."""
     if not answered.tables:
         return f"{source.place}: as it was"
     routes, aliases = answered.tables.routes, answered.tables.aliases
@@ -66,7 +69,7 @@ def _read(source: "SourceSection", answered: Fetched) -> str:
 
 
 def _files(source: "SourceSection") -> str:
-    """Whose the files are, and of when."""
+    """Describe the owner, mode and time of the files; empty for a source over SSH."""
     if source.ssh:
         return ""
     found = (source.path / ROUTES).stat()
@@ -79,7 +82,7 @@ def _files(source: "SourceSection") -> str:
 
 
 def _exposed(source: "SourceSection") -> Finding | None:
-    """A finding where anybody on this host could write routes."""
+    """Make a finding if any user of this host can write the source's files; else None."""
     if source.ssh:
         return None
     for path in (source.path, *(source.path / name for name in NAMES)):
@@ -95,7 +98,7 @@ def _exposed(source: "SourceSection") -> Finding | None:
 
 
 async def events(host: Host) -> AsyncIterator[Finding]:
-    """Where each source on this host lies, and whether the daemon hears of changes there."""
+    """Check for each source on this host whether the daemon gets events of its changes."""
     for source in host.config.sources:
         if not source.ssh:
             yield _events(source)
@@ -117,12 +120,13 @@ def _events(source: "SourceSection") -> Finding:
 
 
 def without_events(source: "SourceSection", where: Mount | None) -> Finding:
-    """Whether it matters that no events arrive from where a source lies, if that is so."""
+    """Make the finding of a source's file system: a warning if it has no events, and the interval
+    is long."""
     called = f"events:{source.name}"
     if not where or not _is_remote(where):
         return ok(called, f"{source.path}: {where.kind if where else 'a file system'}, with events")
     every = f"{source.interval:g} s"
-    if source.interval <= AT_A_LOOK:
+    if source.interval <= SHORT_INTERVAL:
         return ok(called, f"{source.path}: {where.kind}, without events: looked at every {every}")
     return warning(
         called,
@@ -137,9 +141,9 @@ def _is_remote(mount: Mount) -> bool:
 
 
 async def ssh_keys(host: Host) -> AsyncIterator[Finding]:
-    """Whose the files are that let postfix-sync in, and that hosts are known by.
+    """Check that only root can write the keys and known_hosts files of sources over SSH.
 
-    That they are there and can be used is for `readable` to say.
+    `readable` reports if a file is missing or cannot be used.
     """
     seen = set()
     for source in host.config.sources:

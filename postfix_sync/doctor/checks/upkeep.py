@@ -1,4 +1,4 @@
-"""What postfix-sync itself needs: a place of its own, room, the time, and somebody to start it."""
+"""Check what postfix-sync itself needs: its state directory, free space, the time, and syncs."""
 
 import contextlib
 import errno
@@ -19,29 +19,33 @@ from postfix_sync.system.files import denied_hint, is_private
 from postfix_sync.text import iso, seconds_of
 
 OVERDUE = 900.0
-"""Seconds without a pass, or three intervals if that is longer: cron may be told to make fewer."""
+"""Seconds without a sync that count as overdue, or three intervals if those are longer."""
 
 AHEAD = 60.0
-"""Seconds by which something may come from the future: clocks of two hosts differ."""
+"""Seconds by which a time may be in the future, because the clocks of two hosts differ."""
 
 PUBLISHED = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-"""No clock that is right says less: this version is younger."""
+"""A time before that of this version, in seconds since the epoch: a right clock is later."""
 
 SPARE_BYTES = 16 * 2**20
+"""Free bytes, in addition to the maps' size, below which there is a warning."""
+
 SPARE_FILES = 1000
+"""Free inodes below which there is a warning."""
+
 FEW_FILES = 20
-"""Inodes; each message in the queue needs one."""
+"""Free inodes below which there is a failure; each message in the queue needs one."""
 
 GONE_AT_BOOT = (Path("/run"), Path("/var/run"))
 """File systems in memory on every Linux (file-hierarchy(7))."""
 
 
 async def state_directory(host: Host) -> AsyncIterator[Finding]:
-    """It is there, root's, stays over a reboot, and only root can lock the lock."""
+    """Check that it exists, is root's, survives a reboot, and that only root can lock the lock."""
     path = host.config.state_directory
     quoted = shlex.quote(str(path))
     if not path.exists():
-        yield ok("state_directory", f"{path}: the first pass makes it")  # see `passes`
+        yield ok("state_directory", f"{path}: the first pass makes it")  # see `syncs`
         return
     if not path.is_dir():
         yield failure(
@@ -70,7 +74,7 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
             " 30 s; the next pass puts a file in its place that only root can open",
             host.command("--once"),
         )
-    elif any(path.is_relative_to(one) for one in GONE_AT_BOOT):
+    elif any(path.is_relative_to(mount) for mount in GONE_AT_BOOT):
         yield warning(
             "state_directory",
             f"{path}: gone at the next boot",
@@ -84,7 +88,7 @@ async def state_directory(host: Host) -> AsyncIterator[Finding]:
 
 
 async def room(host: Host) -> AsyncIterator[Finding]:
-    """There is room for the maps to be built again, for what is remembered, and for mail."""
+    """Check that there is free space to build the maps again, for the state, and for mail."""
     maps = _size_of_maps(host)
     own = (2 * maps, 4 * maps + SPARE_BYTES)
     directories: Mapping[str, tuple[Path, int, int]] = {
@@ -97,27 +101,30 @@ async def room(host: Host) -> AsyncIterator[Finding]:
 
 
 def _size_of_maps(host: Host) -> int:
-    """Bytes that texts and indexes take."""
+    """Return the bytes that texts and indexes take."""
     directory = host.config.postfix.map_directory
     files = [path for name in MAP_NAMES for path in directory.glob(f"{name}*") if path.is_file()]
     return sum(path.stat().st_size for path in files)
 
 
 def _for_mail(host: Host) -> tuple[int, int]:
-    """Free bytes below which smtpd(8) takes no mail (postconf(5), queue_minfree), and twice it."""
+    """Return the free bytes below which smtpd(8) accepts no mail, and twice that.
+
+    See queue_minfree in postconf(5).
+    """
     parameters = host.postfix.parameters
     numbers = [parameters["queue_minfree"], parameters["message_size_limit"]]
-    # smtpd(8) ends where one is no number, and postconf(1) does not mind all of them.
-    minfree, limit = (int(one) if one.isdecimal() else 0 for one in numbers)
+    # With a value that is not a number, smtpd(8) ends; postconf(1) does not report all of these.
+    minfree, limit = (int(number) if number.isdecimal() else 0 for number in numbers)
     least = max(minfree, int(1.5 * limit))
     return least, 2 * least
 
 
 def _room(called: str, path: Path, least: int, enough: int) -> Finding:
-    there = next(one for one in (path, *path.parents) if one.exists())
+    there = next(place for place in (path, *path.parents) if place.exists())
     found = os.statvfs(there)
     free = found.f_bavail * found.f_frsize
-    told = f"{path}: {_bytes(free)} free"
+    seen = f"{path}: {_bytes(free)} free"
     what = f"see what takes it: df -h {shlex.quote(str(there))}"
     if found.f_flag & os.ST_RDONLY:
         return failure(
@@ -128,7 +135,7 @@ def _room(called: str, path: Path, least: int, enough: int) -> Finding:
     if free < least:
         return failure(
             called,
-            f"{told}, {_bytes(least)} are needed",
+            f"{seen}, {_bytes(least)} are needed",
             f"{_WITHOUT_ROOM[called]}; {what}",
         )
     if found.f_files and found.f_favail < FEW_FILES:
@@ -138,10 +145,10 @@ def _room(called: str, path: Path, least: int, enough: int) -> Finding:
             f"no file can be made there: {_WITHOUT_ROOM[called]}; see df -i {there}",
         )
     if free < enough:
-        return warning(called, f"{told}, {_bytes(least)} are needed", what)
+        return warning(called, f"{seen}, {_bytes(least)} are needed", what)
     if found.f_files and found.f_favail < SPARE_FILES:
         return warning(called, f"{path}: {found.f_favail} inodes free", f"see df -i {there}")
-    return ok(called, told)
+    return ok(called, seen)
 
 
 _WITHOUT_ROOM = {
@@ -152,7 +159,7 @@ _WITHOUT_ROOM = {
 
 
 def _bytes(number: float) -> str:
-    """`512 KiB`, `1.5 GiB`."""
+    """Return a number of bytes for a message, such as `512 KiB` or `1.5 GiB`."""
     for unit in ("KiB", "MiB", "GiB"):
         number /= 1024
         if number < 1024:
@@ -161,7 +168,7 @@ def _bytes(number: float) -> str:
 
 
 async def clock(host: Host) -> AsyncIterator[Finding]:
-    """Nothing comes from the future, and the year is one that this program can be in."""
+    """Check that no time is in the future, and that the clock is not before this version."""
     ahead = [f"{what} is of {iso(at)}" for what, at in _times(host) if at > host.now + AHEAD]
     if host.now < PUBLISHED:
         ahead.append("this version is younger than that")
@@ -181,12 +188,12 @@ def _times(host: Host) -> Iterator[tuple[str, float]]:
         yield "status.json", seconds_of(host.status["updated"])
     for source in host.config.sources:
         for path in () if source.ssh else (source.path / name for name in NAMES):
-            with contextlib.suppress(OSError):  # `source` tells it
+            with contextlib.suppress(OSError):  # `sources.readable` reports it
                 yield str(path), path.stat().st_mtime
 
 
-async def passes(host: Host) -> AsyncIterator[Finding]:
-    """Somebody makes passes: the daemon, or a timer."""
+async def syncs(host: Host) -> AsyncIterator[Finding]:
+    """Check that the daemon, or a timer, runs syncs."""
     once = host.command("--once")
     # cron looks for commands in /usr/bin and /bin only.
     by_cron = shlex.join(program()) + once.removeprefix("postfix-sync")
@@ -199,7 +206,7 @@ async def passes(host: Host) -> AsyncIterator[Finding]:
         yield warning("passes", host.without_status, f"of no pass anything is known; {keep}", once)
         return
     updated = seconds_of(host.status["updated"])
-    overdue = max(OVERDUE, *(3 * one.interval for one in host.config.sources))
+    overdue = max(OVERDUE, *(3 * source.interval for source in host.config.sources))
     seen = f"the last pass or probe was at {iso(updated)}"
     if host.now - updated > overdue:
         yield warning(

@@ -1,4 +1,4 @@
-"""Which address class Postfix gives to each domain that the maps are for (ADDRESS_CLASS_README)."""
+"""Find the address class that Postfix gives to each list domain (ADDRESS_CLASS_README)."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -21,24 +21,27 @@ from postfix_sync.postfix.match_list import (
 
 
 async def classify(tables: Tables) -> Classes:
-    """Finds the classes of the mail domains of all lists, and of those that postfix_vmap has."""
+    """Find the classes of the mail domains of all lists, and of the domains in postfix_vmap."""
     domains = frozenset(map(domain_of, tables.own[RECIPIENTS]))
     mail_hosts = frozenset(map(domain_of, tables.own[ALIASES]))
     postfix = tables.postfix
-    listed = {one: list(patterns(postfix.parameters[one], tables.read)) for one in CLASSES}
-    # There the maps can only be by mistake, and are taken out.
+    listed = {
+        parameter: list(patterns(postfix.parameters[parameter], tables.read))
+        for parameter in CLASSES
+    }
+    # A map is in virtual_alias_domains only by mistake, and setup removes it from there.
     listed["virtual_alias_domains"] = [
-        one for one in listed["virtual_alias_domains"] if not tables.name(one.text)
+        pattern for pattern in listed["virtual_alias_domains"] if not tables.name(pattern.text)
     ]
     every = domains | mail_hosts
     decided = {name: await _decide(tables, name, found, every) for name, found in listed.items()}
-    others = [one for one in listed["relay_domains"] if not tables.name(one.text)]
+    others = [pattern for pattern in listed["relay_domains"] if not tables.name(pattern.text)]
     anyway = await _decide(tables, "relay_domains", others, every)
     named = {parameter: _those(found, True) for parameter, found in decided.items()}
     self_aliased = await _self_aliased(tables, domains & named["virtual_alias_domains"])
 
     def unknown(domain: str) -> SyncError | None:
-        """Why its class can't be told, if it can't: the first parameter that names it counts."""
+        """Return why a domain's class is unknown; the first parameter that names it decides."""
         for parameter, found in {**decided, "relay_domains": anyway}.items():
             said = found[domain]
             if isinstance(said, SyncError):
@@ -67,14 +70,17 @@ def _those(decided: Mapping[str, bool | SyncError | None], said: bool) -> Abstra
 async def _decide(
     tables: Tables, parameter: str, listed: list[Pattern], domains: AbstractSet[str]
 ) -> Mapping[str, bool | SyncError | None]:
-    """What a parameter says of each domain (`match_list.decision`), or why that can't be told."""
+    """Decide for each domain whether a parameter names it; an error if that is unknown.
+
+    See `match_list.decision`.
+    """
     style = _style(tables.postfix, parameter)
     held = {
-        one.text: await tables.ask(
-            one.text, {key for domain in domains for key in keys(one.text, domain, style)}
+        pattern.text: await tables.query(
+            pattern.text, {key for domain in domains for key in keys(pattern.text, domain, style)}
         )
-        for one in listed
-        if one.is_table
+        for pattern in listed
+        if pattern.is_table
     }
 
     def holds(table: str, key: str) -> bool:
@@ -92,7 +98,10 @@ async def _decide(
 
 
 async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSet[str]:
-    """The domains whose lists virtual_alias_maps leads to themselves, after one list of each."""
+    """Return the domains whose lists virtual_alias_maps maps to themselves.
+
+    One list of each domain is queried, as a sample.
+    """
     maps = tables.postfix.parameters["virtual_alias_maps"]
     found = set()
     samples = {domain_of(address): address for address in tables.own[RECIPIENTS]}

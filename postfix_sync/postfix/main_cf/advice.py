@@ -1,4 +1,4 @@
-"""Settings of main.cf beside the maps that keep list mail from flowing. Pure."""
+"""Find settings of main.cf, other than the maps, that hinder list mail. Pure."""
 
 import shlex
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def advice(
     postfix: "Postfix", ours: Installation, classes: Classes, recipients: AbstractSet[str]
 ) -> list[Setting]:
-    """What doctor tells beside `settings`, and setup leaves alone: mail of the lists flows so.
+    """Return the settings that doctor reports in addition to `settings`, and setup does not change.
 
-    `recipients` are the lists' addresses.
+    The maps work without them. `recipients` are the lists' addresses.
     """
     found = [*_cut_off(postfix, ours, classes), *_reject_codes(postfix, classes)]
     found += _open_beside_others(postfix, ours, classes)
@@ -38,15 +38,15 @@ def advice(
         problem = f"soft_bounce = yes: {why}"
         found.append(Setting("soft_bounce", "yes", "no", problem, Verdict.WARNING))
     restrictions = [
-        one
+        restriction
         for name in ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-        for one in items(parameters[name])
+        for restriction in items(parameters[name])
     ]
     checked = {"reject_unlisted_recipient", "reject_unverified_recipient"} & {*restrictions}
     if parameters["smtpd_reject_unlisted_recipient"] == "no" and not checked:
         why = (
-            "mail to addresses that don't exist is accepted, and returned to whoever seems to have"
-            " sent it, unless a restriction has reject_unlisted_recipient"
+            "mail to addresses that don't exist is accepted, and returned to its apparent sender,"
+            " unless a restriction has reject_unlisted_recipient"
         )
         name = "smtpd_reject_unlisted_recipient"
         problem = f"{name} = no: {why}. With yes, what no table lists is refused, in all domains"
@@ -55,24 +55,24 @@ def advice(
 
 
 def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterator[Setting]:
-    """Other relay domains, all of whose recipients are refused because of the map.
+    """Find relay domains other than list domains whose recipients the map makes Postfix refuse.
 
-    setup does not open what is closed: somebody may want it so.
+    setup does not change that, because the operator may want it.
     """
     edit = Edit(postfix, "relay_recipient_maps")
     only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
-    # Those that are local as well, as in relay_domains = $mydestination, are not relayed.
+    # Domains that are local, too, as in relay_domains = $mydestination, are not relayed.
     local = items(postfix.parameters["mydestination"])
     named = {*local, *classes.domains}
-    others = [one for one in others_relayed(postfix, ours, classes) if one.lower() not in named]
+    others = [item for item in others_relayed(postfix, ours, classes) if item.lower() not in named]
     if only_ours and others and classes.relayed:
         first, table = _others_anywhere(postfix, classes.relayed)
         yield Setting(
             edit.parameter,
             postfix.unexpanded[edit.parameter],
             f"{edit.text}, {table}",
-            "relay_recipient_maps names the addresses of lists only, and relay_domains other"
-            " domains, too: all mail to those is refused",
+            "relay_recipient_maps names only the addresses of lists, but relay_domains names other"
+            " domains as well: all mail to those is refused",
             Verdict.WARNING,
             first,
         )
@@ -81,9 +81,10 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
 def _open_beside_others(
     postfix: "Postfix", ours: Installation, classes: Classes
 ) -> Iterator[Setting]:
-    """List domains of which every address is accepted, before Postfix 3.7, and no other's is.
+    """Find list domains in which every address is accepted because others' mail must be kept.
 
-    setup leaves them so: it makes no table of its own outside of main.cf.
+    That is so before Postfix 3.7. setup does not change it, because setup makes no table of its own
+    outside of main.cf.
     """
     name = "relay_recipient_maps"
     if classes.only_lists and not others_can_be_kept(postfix, ours, classes):
@@ -94,8 +95,10 @@ def _open_beside_others(
 
 
 def _others_anywhere(postfix: "Postfix", closed: AbstractSet[str]) -> tuple[str, str]:
-    """The same as `others` for any Postfix: where it has to be a file, the command that makes it
-    comes first, else nothing."""
+    """Return `others` as a table for any Postfix, after the command that makes its file.
+
+    From Postfix 3.7 on, the table is within main.cf, and that command is empty.
+    """
     table = others(closed)
     if postfix.at_least(3, 7):
         return "", table
@@ -105,7 +108,7 @@ def _others_anywhere(postfix: "Postfix", closed: AbstractSet[str]) -> tuple[str,
 
 
 def _reject_codes(postfix: "Postfix", classes: Classes) -> Iterator[Setting]:
-    """Codes that leave a sender waiting instead of telling that there is no such list."""
+    """Find reject codes that make a sender's host retry instead of reporting an unknown list."""
     for kind, domains in (
         ("local", classes.local),
         ("relay", classes.relayed),
@@ -119,23 +122,27 @@ def _reject_codes(postfix: "Postfix", classes: Classes) -> Iterator[Setting]:
 
 
 def _refused_extensions(postfix: "Postfix", recipients: AbstractSet[str]) -> Iterator[Setting]:
-    """A delimiter that is found in a list's name before the `+` of a bounce or a confirmation.
+    """Find delimiters that come before the `+` of a bounce or a confirmation in a list's name.
 
-    What is cut off there leaves another address; where that is none of a list, Postfix refuses it.
-    owner_request_special = yes keeps addresses that begin with owner- from being cut at a `-`, and
-    so from losing an extension (split_addr(3)).
+    Postfix cuts the address at the first delimiter, and refuses it if what is left is not an
+    address of a list. With owner_request_special = yes, an address that begins with owner- is not
+    cut at a `-`, so its extension is kept, and Postfix refuses it (split_addr(3)).
     """
     delimiters = postfix.parameters["recipient_delimiter"]
     if "+" not in delimiters:
         return  # see `delimiter`
     special = postfix.parameters["owner_request_special"] == "yes" and "-" in delimiters
     answered = {
-        one for one in recipients if one.partition("@")[0].endswith(("-bounces", "-confirm"))
+        address
+        for address in recipients
+        if address.partition("@")[0].endswith(("-bounces", "-confirm"))
     }
     refused = {
-        one for one in answered if without_extension(_extended(one), delimiters) not in recipients
+        address
+        for address in answered
+        if without_extension(_extended(address), delimiters) not in recipients
     }
-    kept_whole = {one for one in answered if special and one.startswith("owner-")}
+    kept_whole = {address for address in answered if special and address.startswith("owner-")}
     if refused:
         yield Setting(
             "recipient_delimiter",
@@ -155,5 +162,5 @@ def _refused_extensions(postfix: "Postfix", recipients: AbstractSet[str]) -> Ite
 
 
 def _extended(address: str) -> str:
-    """An address to which bounces and confirmations come."""
+    """Return an address with an extension such as those of bounces and confirmations."""
     return address.replace("@", "+1a2b3c@")

@@ -1,4 +1,4 @@
-"""What main.cf lacks, and the commands that fix main.cf, as an operator types them. Pure."""
+"""Print the commands that fix main.cf, as an operator types them. Pure."""
 
 import shlex
 from dataclasses import dataclass
@@ -14,55 +14,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """A parameter of main.cf that has to be another one for the maps to work."""
+    """A parameter of main.cf, and the value that it needs for the maps to work."""
 
     parameter: str
     present: str
-    """As it is written, $names and all."""
+    """The current value as it is written, with its $names."""
     wanted: str
+    """The value that it needs, as it is to be written."""
     problem: str
-    """What is wrong with it, beginning with the parameter."""
+    """What is wrong with the current value; the text begins with the parameter."""
     verdict: Verdict = Verdict.FAILURE
-    """WARNING where mail of the lists flows all the same."""
+    """WARNING if the lists get their mail nevertheless."""
     first: str = ""
-    """A command for a shell that has to come before, as what the value names is not there yet."""
+    """A shell command to run before the change, which makes what the value names."""
     is_decision: bool = False
-    """It would refuse addresses that are accepted, which only the operator can decide: no command
-    is printed for it."""
+    """Whether only the operator can decide on the change, because Postfix would then refuse
+    addresses that it accepts now: no command is printed for it."""
 
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:
-    """The command that makes a setting in this instance."""
+    """Return the command that makes a setting in this instance, and has Postfix read it."""
     return reloaded(postfix, " && ".join(filter(None, [setting.first, change(postfix, setting)])))
 
 
 def change(postfix: "Postfix", setting: Setting) -> str:
-    """The command that changes main.cf alone."""
+    """Return the command that changes main.cf, without a reload."""
     return command(postfix, "postconf", "-e", f"{setting.parameter} = {setting.wanted}")
 
 
 def reloaded(postfix: "Postfix", changing: str) -> str:
-    """A command, and one that has a Postfix that runs see what it did.
+    """Return a command that changes the configuration, followed by a reload if Postfix runs.
 
-    `postfix reload` fails beside one that is stopped, which reads everything when it starts.
+    `postfix reload` fails if Postfix is stopped; it then reads everything when it starts.
     """
     try:
         runs = postfix.master is not None
     except NotPermitted:
-        runs = True  # most do; a dry run by somebody who can't know tells as much
+        runs = True  # the user of a dry run may lack the permission to determine it; most run
     return f"{changing} && {command(postfix, 'postfix', 'reload')}" if runs else changing
 
 
 def only_built(first: str, setting: Setting, remedy: str) -> str:
-    """A remedy that is safe to paste, by the command that makes the maps where one isn't there.
+    """Return a remedy that is safe to paste: after `first`, if its parameter names a map.
 
-    Postfix puts off all mail as long as main.cf names a map that has not been built.
+    `first` is the command that builds the maps, empty if they are built: Postfix defers all mail as
+    long as main.cf names a map that does not exist.
     """
     return f"{first} && {remedy}" if first and setting.parameter in ROLES else remedy
 
 
 def command(postfix: "Postfix", name: str, *arguments: str) -> str:
-    """A Postfix command as an operator types it for this instance."""
+    """Return a Postfix command as an operator types it for this instance."""
     directory = str(postfix.config_directory)
     instance = [] if directory == "/etc/postfix" else ["-c", directory]
     return shlex.join([name, *instance, *arguments])

@@ -1,7 +1,7 @@
-"""What Postfix finds in the tables that main.cf names, asked with postmap(1) as its daemons would.
+"""Query the tables that main.cf names with postmap(1), as Postfix's daemons do.
 
-postfix-sync's own maps, and Mailman's files where main.cf names those, are not asked: they count as
-if they were installed, which they may not be yet.
+postfix-sync's own maps are not queried, nor are Mailman's files if main.cf names those: they count
+as if the desired entries were installed already.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +17,11 @@ from postfix_sync.postfix.match_list import PATTERN_TYPES, items, unproxied
 from postfix_sync.system.files import read_file
 
 TIMEOUT = 10.0
-"""Seconds that one table may take: it may be another host's."""
+"""Seconds that a query of a table may take: the table may be on another host."""
 
 
 class Found(NamedTuple):
-    """An entry, and the table that has it, as main.cf names that."""
+    """An entry, and the table that has it, as main.cf names the table."""
 
     table: str
     key: str
@@ -30,21 +30,21 @@ class Found(NamedTuple):
 
 @dataclass
 class Tables:
-    """The tables of one Postfix; each is asked for a key once at most."""
+    """The tables of one Postfix; each is queried for a key once at most."""
 
     postfix: Postfix
     ours: Installation
     own: Mapping[str, Table]
     """The entries of the maps, by name."""
-    asks_others: bool = True
-    """Whether tables that are not ours are asked: one may be on another host, and hang."""
+    queries_others: bool = True
+    """Whether to query tables that are not ours: such a table may be on another host, and hang."""
     unreadable: dict[str, SyncError] = field(default_factory=dict)
-    """The tables, and the files with lists of domains, that can't be read, and why."""
+    """The tables, and the files with lists of domains, that cannot be read, each with the error."""
     _held: dict[str, dict[str, str]] = field(default_factory=dict)
-    _asked: dict[str, set[str]] = field(default_factory=dict)
+    _queried: dict[str, set[str]] = field(default_factory=dict)
 
     def read(self, path: str) -> str | None:
-        """The content of a file that a list in main.cf names; None where it can't be read."""
+        """Read a file that a list in main.cf names; return None if it cannot be read."""
         try:
             return read_file(Path(path)).decode("utf-8", "replace")
         except OSError as error:
@@ -52,25 +52,25 @@ class Tables:
             return None
 
     def error(self, value: str) -> SyncError | None:
-        """Why one of the tables in a parameter's value can't be asked, as far as it was tried."""
-        tables = (unproxied(one.lstrip("!")) for one in items(value))
-        return next((self.unreadable[one] for one in tables if one in self.unreadable), None)
+        """Return the error of a table in a parameter's value whose query has failed, if any has."""
+        tables = (unproxied(item.lstrip("!")) for item in items(value))
+        return next((self.unreadable[table] for table in tables if table in self.unreadable), None)
 
     def name(self, table: str) -> str:
-        """The map of ours, or Mailman's file, that a table is; else nothing."""
+        """Return the name of the map, ours or Mailman's file, that a table is; empty for others."""
         return self.ours.named(table) or self.ours.of_mailman(table)
 
-    async def ask(self, table: str, keys: Iterable[str]) -> Table:
-        """What a table holds, for `keys` at least; nothing where it can't be asked."""
+    async def query(self, table: str, keys: Iterable[str]) -> Table:
+        """Return entries of a table, at least those for `keys`; none if it cannot be queried."""
         if name := self.name(table):
             return self.own.get(name, {})
         table = unproxied(table)
-        if not self.asks_others:
-            self.unreadable[table] = ApplyError(f"{table}: is not asked by a sync")
+        if not self.queries_others:
+            self.unreadable[table] = ApplyError(f"{table}: a sync does not query it")
         held = self._held.setdefault(table, {})
-        asked = self._asked.setdefault(table, set())
-        if table not in self.unreadable and (new := set(keys) - asked):
-            asked |= new
+        queried = self._queried.setdefault(table, set())
+        if table not in self.unreadable and (new := set(keys) - queried):
+            queried |= new
             try:
                 held.update(await self.postfix.look_up(table, sorted(new), timeout=TIMEOUT))
             except SyncError as error:
@@ -78,19 +78,19 @@ class Tables:
         return held
 
     async def find(self, value: str, keys: Sequence[str]) -> Found | None:
-        """The first entry for an address in the tables of a parameter's value.
+        """Find the first entry for an address in the tables of a parameter's value.
 
-        `keys` are the forms in which they are asked for it, the whole address first. Each form goes
-        through all tables before the next does (maps_find(3), mail_addr_find(3)), and tables of
-        patterns see the whole address only.
+        `keys` are the forms of the address to look up, the whole address first. Postfix looks up
+        each form in all tables before the next form (maps_find(3), mail_addr_find(3)), and queries
+        tables of patterns only for the whole address.
         """
-        tables = [one for one in items(value) if ":" in one]
+        tables = [item for item in items(value) if ":" in item]
         for table in tables:
-            await self.ask(table, keys)
+            await self.query(table, keys)
         for key in keys:
             for table in tables:
                 if key != keys[0] and type_of(table) in PATTERN_TYPES:
                     continue
-                if (found := (await self.ask(table, [key])).get(key)) is not None:
+                if (found := (await self.query(table, [key])).get(key)) is not None:
                     return Found(table, key, found)
         return None

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def choose_map_type(postfix: "Postfix", map_directory: Path, configured: str) -> str:
-    """The type that the maps are built as.
+    """Return the type to build the maps as.
 
-    `configured` is the configuration's postfix.map_type; "auto" takes what main.cf names for our
-    maps, else lmdb where this Postfix has it, else its default_database_type.
+    `configured` is the configuration's postfix.map_type. "auto" is the type as which main.cf names
+    our maps, else lmdb if this Postfix has it, else its default_database_type.
 
-    Raises ConfigError where this Postfix can't use that type, or where its index would take the
-    place of one that main.cf reads as another type: hash and btree share a suffix.
+    Raises ConfigError if this Postfix cannot build that type, or if its index would overwrite an
+    index that main.cf names as another type: hash and btree share a suffix.
     """
     named = named_types(postfix, map_directory)
     usable = INDEX_SUFFIX.keys() & postfix.map_types
@@ -64,7 +64,7 @@ def _check_suffix(postfix: "Postfix", map_directory: Path, choice: str, named: l
 
 
 def type_notices(kind: "IndexType", doctor: str) -> Iterator[Notice]:
-    """Report a map type that works, and that Postfix warns of; `doctor` is its command."""
+    """Report a map type that works but that Postfix warns of; `doctor` is doctor's command."""
     if kind.warnings:
         yield Notice(
             f"map type {kind.name}: the maps work, but Postfix warns whenever one is used:"
@@ -74,6 +74,6 @@ def type_notices(kind: "IndexType", doctor: str) -> Iterator[Notice]:
 
 
 def at_home(parameter: str) -> AbstractSet[str]:
-    """The maps that a parameter may name: the one that it is for, and what does no harm there."""
+    """Return the maps that a parameter may name: the map for it, and those that do no harm."""
     role = {ROLES[parameter]} if parameter in ROLES else set()
     return role | HARMLESS.get(parameter, set())

@@ -1,7 +1,7 @@
-"""A parameter of main.cf: how it names the maps, and how its value is edited. Pure.
+"""Find the maps in a parameter of main.cf, and edit its value. Pure.
 
-An edit keeps every byte that it isn't about: `$names` stay names, and what is added goes to the end
-or to the front.
+An edit keeps every other byte of the value: `$names` are not expanded, and items are added at the
+end or at the front.
 """
 
 import re
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def type_of(item: str) -> str:
-    """The type of a `type:name` item."""
+    """Return the type of a `type:name` item."""
     return unproxied(item).partition(":")[0]
 
 
 def path_of(item: str) -> str:
-    """What a `type:name` item names, nothing where it is no such item."""
+    """Return the name of a `type:name` item; empty for any other item."""
     return unproxied(item).partition(":")[2]
 
 
@@ -33,21 +33,21 @@ class Installation:
     directory: Path
     map_type: str
     volumes: tuple[Path, ...] = ()
-    """Mailman's data directories on this host: their files are not for main.cf."""
+    """Mailman's data directories on this host, whose files main.cf should not name."""
     hosts_used: bool = False
-    """The names of destinations are in the hosts file."""
+    """Whether the names of destinations are in the hosts file."""
 
     def reference(self, name: str) -> str:
-        """A map as main.cf should name it."""
+        """Return a map as main.cf should name it."""
         return f"{self.map_type}:{self.directory / name}"
 
     def named(self, item: str) -> str:
-        """The map of ours that an item of main.cf names, as whatever type; else nothing."""
+        """Return the map of ours that an item of main.cf names, as any type; empty for others."""
         return _named(item, self.directory)
 
     def of_mailman(self, item: str) -> str:
-        """The file of Mailman's own, in its data directory, that an item names; else nothing."""
-        return next((name for one in self.volumes if (name := _named(item, one))), "")
+        """Return the file in Mailman's data directory that an item names; empty for others."""
+        return next((name for volume in self.volumes if (name := _named(item, volume))), "")
 
 
 def _named(item: str, directory: Path) -> str:
@@ -57,7 +57,7 @@ def _named(item: str, directory: Path) -> str:
 
 @dataclass
 class Edit:
-    """A value on its way to what it should be, with the reasons."""
+    """An edit of a parameter's value, with its reasons."""
 
     postfix: "Postfix"
     parameter: str
@@ -69,40 +69,40 @@ class Edit:
 
     @property
     def items(self) -> list[str]:
-        """The items as they take effect at present, `$names` expanded."""
+        """The items of the current value, `$names` expanded."""
         return items(self.postfix.parameters[self.parameter])
 
     def because(self, reason: str, verdict: Verdict = Verdict.FAILURE) -> None:
-        """Notes why the value has to change."""
+        """Record why the value has to change."""
         self.reasons[reason] = verdict
 
     def append(self, item: str) -> None:
-        """Adds an item at the end."""
+        """Add an item at the end."""
         self.text = f"{self.text}, {item}" if self.text else item
 
     def prepend(self, item: str) -> None:
-        """Adds an item at the front, before what others match."""
+        """Add an item at the front, so that it matches before all others."""
         self.text = f"{item}, {self.text}" if self.text else item
 
     def insert(self, item: str, before: str) -> None:
-        """Adds an item right before a table that the text names, by proxymap(8) or not."""
+        """Add an item right before a table that the text names, by proxymap(8) or not."""
         place = rf"(?<![^\s,])(?=(?:proxy:)?{re.escape(before)}(?![^\s,]))"
         self.text = re.sub(place, lambda _: f"{item}, ", self.text, count=1)
 
     def replace(self, item: str, by: str = "") -> None:
-        """Puts another item into the place of one, or nothing; also where the other is there."""
+        """Replace an item by another; remove it if `by` is empty or among the items already."""
         if item not in items(self.text):
-            # It is spelt with $names: there is no other way than to write out what they stand for.
+            # The item is part of a $name: the whole value has to be written out instead.
             self.text = self.postfix.parameters[self.parameter].replace("$", "$$")
         if by and by not in items(self.text):
             alone = rf"(?<![^\s,]){re.escape(item)}(?![^\s,])"
             self.text = re.sub(alone, lambda _: by, self.text)
         else:
-            self.text = ", ".join(one for one in items(self.text) if one != item)
+            self.text = ", ".join(kept for kept in items(self.text) if kept != item)
 
     @property
     def problem(self) -> str:
-        """The reasons, beginning with the parameter; nothing where there is none."""
+        """The reasons as a text that begins with the parameter; empty without a reason."""
         return f"{self.parameter} {'; and it '.join(self.reasons)}" if self.reasons else ""
 
     @property
@@ -113,10 +113,10 @@ class Edit:
 
 
 def written(postfix: "Postfix", parameter: str) -> str:
-    """A value as it is written, but of a default only what it comes to.
+    """Return a value as it is written, but simplify two defaults.
 
-    `$virtual_maps` is a name from Postfix 1, and relay_domains is by default an expression that
-    stands for $mydestination below compatibility_level 2, for nothing from there on.
+    `$virtual_maps` is a parameter of Postfix 1, mostly empty. The default of relay_domains is an
+    expression that means $mydestination below compatibility_level 2, and is empty from there on.
     """
     text, value = postfix.unexpanded[parameter], postfix.parameters[parameter]
     if text == "$virtual_maps" and not value:

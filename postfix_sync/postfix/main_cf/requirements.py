@@ -1,14 +1,14 @@
-"""What main.cf must say for the maps to work: from what postconf(1) says to what is missing. Pure.
+"""Compute what main.cf lacks for the maps to work, from what postconf(1) prints. Pure.
 
-The maps do nothing until main.cf names each of them in the parameter for its role, and which roles
-there are depends on the address class of each list domain (ADDRESS_CLASS_README): local, virtual
-alias, virtual mailbox, relay, or none. `settings` is the one place that knows; the daemon's
-notices, doctor and setup tell, or make, what it returns.
+The maps have no effect until main.cf names each of them in the parameter for its role, and which
+roles are needed depends on the address class of each list domain (ADDRESS_CLASS_README): local,
+virtual alias, virtual mailbox, relay, or none. Only `settings` decides that; the daemon's notices
+and doctor report what it returns, and setup makes these changes.
 
-A setting adds to what a parameter has, and what Postfix accepts today it accepts afterwards:
-defaults and `$names` stay, and where a parameter was empty, which accepts everything, unknown
-addresses are refused only in domains that main.cf names by the maps alone. Only the maps themselves
-in a wrong place, and Mailman's own files, go.
+A setting adds to a parameter's value, and Postfix accepts afterwards all that it accepted before:
+defaults and `$names` are kept, and if a parameter was empty, which accepts every address, unknown
+addresses are refused only in domains that main.cf names by the maps alone. Only a map in a wrong
+parameter, and Mailman's own files, are removed.
 """
 
 import re
@@ -30,20 +30,23 @@ if TYPE_CHECKING:
 def notices(
     postfix: "Postfix", ours: Installation, classes: Classes, first: str = ""
 ) -> list[Notice]:
-    """What main.cf lacks, each with its remedy; see `settings`. `first` is as in `only_built`."""
+    """Return a notice for each of `settings`, with its remedy; `first` is as in `only_built`."""
     return [
-        Notice(f"main.cf: {one.problem}", only_built(first, one, remedy(postfix, one)))
-        for one in settings(postfix, ours, classes)
+        Notice(f"main.cf: {setting.problem}", only_built(first, setting, remedy(postfix, setting)))
+        for setting in settings(postfix, ours, classes)
     ]
 
 
 def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[Setting]:
-    """What main.cf lacks for the maps to work: one setting for a parameter at most.
+    """Return what main.cf lacks for the maps to work, at most one setting for a parameter.
 
-    What depends on a domain's class is left out where that of any domain can't be told: Postfix has
-    no answer for its mail either, and a guess would be wrong once it has one again.
+    If the class of any domain is unknown, the settings that depend on classes are left out: Postfix
+    itself defers that domain's mail, and a guess may be wrong once the class is known again.
     """
-    edits = {one: Edit(postfix, one) for one in (*ROLES, "virtual_alias_domains", *NO_ROLE)}
+    edits = {
+        parameter: Edit(postfix, parameter)
+        for parameter in (*ROLES, "virtual_alias_domains", *NO_ROLE)
+    }
     needed = _needed(postfix, ours, classes)
     for parameter, edit in edits.items():
         _put_map(edit, ours, classes, needed.get(parameter))
@@ -64,12 +67,12 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
 
 
 def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[str, Verdict]:
-    """The parameters that have to name a map, and what it means where they don't."""
+    """Return the parameters that must name a map, each with the verdict if it does not."""
     parameters = postfix.parameters
     in_local = any(
         ours.named(item) == RECIPIENTS for item in items(parameters["local_recipient_maps"])
     )
-    # As long as there is no list, it can't be told whether its domain will be a local one.
+    # As long as there is no list, the class of its domain is unknown; relay is assumed.
     relaying = bool(classes.relayed) or not (classes.domains or in_local)
     needed = {
         "transport_maps": Verdict.FAILURE,
@@ -90,9 +93,9 @@ def _needed(postfix: "Postfix", ours: Installation, classes: Classes) -> dict[st
 
 
 def _put_map(edit: Edit, ours: Installation, classes: Classes, needed: Verdict | None) -> None:
-    """Makes a parameter name the map for it, as the type that is built, and no wrong one.
+    """Make a parameter name the map for it, as the type that is built, and remove other maps.
 
-    `needed` is what it means where the map is not named, None where that is no fault.
+    `needed` is the verdict if the parameter does not name the map, None if it need not.
     """
     name = ROLES.get(edit.parameter, "")
     wanted = ours.reference(name) if name else ""
@@ -122,22 +125,23 @@ def _put_map(edit: Edit, ours: Installation, classes: Classes, needed: Verdict |
 
 
 def _mailmans(item: str) -> str:
-    return f"names {item}: that is Mailman's own file, which changes without Postfix being told"
+    return f"names {item}: that is Mailman's own file, of whose changes Postfix is not notified"
 
 
 def _misplaced(parameter: str, own: str, item: str) -> tuple[str, Verdict]:
-    """Why an item should not be there: a map (`own`) in a wrong role, or a file of Mailman's."""
+    """Return why a parameter must not name an item: a map (`own`) for another role, or a file of
+    Mailman's."""
     if not own:
         return _mailmans(item), Verdict.FAILURE
     if own == ROUTES and ROLES.get(parameter) == RECIPIENTS:
         why = "which has a new list's addresses before Postfix knows their route"
         return f"names {item}, {why}", Verdict.WARNING
-    role = " or ".join(one for one, map_name in ROLES.items() if map_name == own)
+    role = " or ".join(parameter for parameter, map_name in ROLES.items() if map_name == own)
     return f"names {item}, which is for {role}", Verdict.FAILURE
 
 
 def _comes_from_elsewhere(edit: Edit, item: str) -> bool:
-    """Whether another parameter, to which the value refers, has the item, and will lose it."""
+    """Return whether the item comes from another parameter, by a $name, and is removed there."""
     names = re.findall(r"\$[{(]?(\w+)", edit.text)
     parameters = edit.postfix.parameters
     return any(item in items(parameters.get(name, "")) for name in names)
@@ -150,7 +154,7 @@ def _so(edit: Edit, classes: Classes) -> str:
 
 
 def every_address(domains: AbstractSet[str]) -> str:
-    """What it means that every address of list domains is accepted."""
+    """Describe the consequence if every address of list domains is accepted."""
     named = ", ".join(sorted(domains)) or "a list domain"
     return (
         f"mail to any address in {named} is accepted, and returned to the apparent sender where"
@@ -159,10 +163,10 @@ def every_address(domains: AbstractSet[str]) -> str:
 
 
 def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
-    """Makes relay_domains name the relayed list domains, and none that is a virtual one.
+    """Make relay_domains name the relayed list domains, and no virtual domain.
 
-    postfix_domains has all list domains. trivial-rewrite(8) says nothing of one that is in
-    mydestination as well; of one that is a virtual one, it warns with each message.
+    postfix_domains has all list domains. trivial-rewrite(8) logs nothing about a domain that is
+    also in mydestination, but it logs a warning with each message to a domain that is also virtual.
     """
     ours_is_named = ours.reference(DOMAINS) in map(unproxied, items(edit.text))
     virtual = (classes.mailbox | classes.kept_as_alias) - classes.relayed_anyway
@@ -174,20 +178,24 @@ def _put_relayed(edit: Edit, ours: Installation, classes: Classes) -> None:
             edit.replace(f"!{domain}")
         else:
             edit.prepend(domain)
-    # Right before the map: what others name is matched first, subdomains of these among it.
-    below = [one for one in classes.relayed if any(one.endswith(f".{two}") for two in double)]
-    for item in [*sorted(below), *(f"!{one}" for one in sorted(double))]:
+    # Right before the map, so that all other items match first, as may subdomains of these.
+    below = [
+        domain
+        for domain in classes.relayed
+        if any(domain.endswith(f".{parent}") for parent in double)
+    ]
+    for item in [*sorted(below), *(f"!{domain}" for domain in sorted(double))]:
         edit.insert(item, ours.reference(DOMAINS))
     for domain in sorted(double):
         edit.because(
-            f"names {domain}, which is a virtual domain, too: Postfix warns of that with each"
+            f"names {domain}, which is also a virtual domain: Postfix warns of that with each"
             " message",
             Verdict.WARNING,
         )
 
 
 def others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) -> list[str]:
-    """What relay_domains names besides domains that it names for lists only."""
+    """Return the items of relay_domains other than the maps and domains of only lists."""
     return [
         item
         for item in items(postfix.parameters["relay_domains"])
@@ -198,9 +206,10 @@ def others_relayed(postfix: "Postfix", ours: Installation, classes: Classes) -> 
 
 
 def others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes) -> bool:
-    """Whether relay_recipient_maps can get the map without refusing the mail of other domains.
+    """Return whether relay_recipient_maps can name the map without refusing other domains' mail.
 
-    A table within main.cf needs Postfix 3.7, and says which domains have nothing but lists.
+    If there are other domains, that takes a table within main.cf, which needs Postfix 3.7, and
+    which excludes the domains that have only lists.
     """
     return (
         bool(postfix.parameters["relay_recipient_maps"])
@@ -210,12 +219,12 @@ def others_can_be_kept(postfix: "Postfix", ours: Installation, classes: Classes)
 
 
 def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
-    """Keeps accepted what an empty relay_recipient_maps accepted in other relay domains.
+    """Keep accepting what an empty relay_recipient_maps accepted in other relay domains.
 
-    Which those are can't be listed: relay_domains may name tables, and stand for subdomains.
+    These domains cannot be enumerated: relay_domains may name tables, and match subdomains.
     """
-    present = next((one for one in items(edit.text) if one.startswith(_OTHERS)), "")
-    # What an earlier setup has closed is not opened again because main.cf names it since.
+    present = next((item for item in items(edit.text) if item.startswith(_OTHERS)), "")
+    # A domain that an earlier setup has closed is not opened again if main.cf names it since.
     closed = classes.only_lists | (_closed_by(present) & (classes.relayed | classes.mail_hosts))
     wanted = others(closed)
     if not edit.items and edit.text and others_relayed(edit.postfix, ours, classes):
@@ -224,51 +233,52 @@ def _put_others(edit: Edit, ours: Installation, classes: Classes) -> None:
         edit.replace(present, wanted)
         edit.because(
             f"names {present}, which has every address of other domains; the domains that have"
-            f" nothing but lists are {', '.join(sorted(closed))} now",
+            f" only lists are now {', '.join(sorted(closed))}",
             Verdict.WARNING,
         )
 
 
 def others(closed: AbstractSet[str]) -> str:
-    """A table that has every address which is not in one of these domains."""
-    domains = "|".join(one.replace(".", r"\.") for one in sorted(closed))
+    """Return a table that has every address that is in none of these domains."""
+    domains = "|".join(domain.replace(".", r"\.") for domain in sorted(closed))
     return f"{_OTHERS}({domains})$$/ OK}}}}"
 
 
 def _closed_by(table: str) -> AbstractSet[str]:
-    """The domains of which such a table has no address."""
+    """Return the domains in which a table of `others` has no address."""
     domains = table.removeprefix(f"{_OTHERS}(").partition(")")[0].replace("\\", "")
     return frozenset(filter(None, domains.split("|")))
 
 
 _OTHERS = "regexp:{{!/@"
-"""How an item begins that names everything which is not in certain list domains."""
+"""The beginning of a table of `others`, as an item of a parameter."""
 
 
 def left_open(postfix: "Postfix", classes: Classes) -> dict[str, str]:
-    """The list domains in which every address is accepted, and stays so; each with the reason.
+    """Return the list domains in which every address is still accepted, each with the reason.
 
-    Only the operator can tell whether others than lists have addresses there.
+    Only the operator knows whether addresses other than those of lists exist there.
     """
     present = items(postfix.parameters["relay_recipient_maps"])
-    tables = [one for one in present if one.startswith(_OTHERS)]
+    tables = [item for item in present if item.startswith(_OTHERS)]
     if present and not tables:
         return {}
     return {
-        domain: f"relay_domains names {domain} without postfix_domains, too, so it may have other"
-        " addresses than those of lists. Every address of it stays accepted, also one that does not"
-        " exist; to refuse those, relay_recipient_maps has to list all that exist"
+        domain: f"relay_domains also names {domain} without postfix_domains, so it may have"
+        " addresses other than those of lists. Every address of it is still accepted, even if it"
+        " does not exist; to refuse those, relay_recipient_maps must list all that exist"
         for domain in sorted(classes.shared)
-        if all(domain not in _closed_by(one) for one in tables)
+        if all(domain not in _closed_by(table) for table in tables)
     }
 
 
 def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
-    """Makes virtual_alias_domains name no list domain, and the hosts of aliases if nothing else
-    does: where relay_domains names postfix_domains, that has them (`accepts_hosts`).
+    """Make virtual_alias_domains name no list domain, and the mail hosts of aliases if needed.
 
-    Virtual aliases are looked up for every class of domain: those of a domain that is kept out
-    work as before.
+    With `accepts_hosts`, relay_domains names postfix_domains, which has these hosts already.
+
+    Postfix looks up virtual aliases for every class of domain, so the aliases of a domain that is
+    excluded here still work.
     """
     for domain in sorted(classes.aliased):
         edit.prepend(f"!{domain}")
@@ -277,7 +287,7 @@ def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
             " domain in virtual_alias_maps only"
         )
     hosts = classes.mail_hosts if not accepts_hosts else frozenset[str]()
-    for domain in sorted(one for one in hosts if not classes.parameters(one)):
+    for domain in sorted(host for host in hosts if not classes.parameters(host)):
         edit.append(domain)
         edit.because(
             f"does not name {domain}, the domain of lists that have an alias_domain: mail to them"
@@ -286,9 +296,9 @@ def _put_virtual(edit: Edit, classes: Classes, *, accepts_hosts: bool) -> None:
 
 
 def _put_local(edits: Mapping[str, Edit], classes: Classes) -> None:
-    """Keeps local list domains out of the virtual ones, where they are by mistake.
+    """Exclude local list domains from the virtual domains, which name them by mistake.
 
-    Postfix takes them for local, but warns with each message.
+    Postfix treats such a domain as local, but warns with each message.
     """
     for parameter in ("virtual_alias_domains", "virtual_mailbox_domains"):
         for domain in sorted(classes.local & classes.named.get(parameter, frozenset())):
@@ -300,9 +310,9 @@ def _put_local(edits: Mapping[str, Edit], classes: Classes) -> None:
 
 
 def _put_users(edit: Edit, ours: Installation) -> None:
-    """Lets local_recipient_maps name local users where it has nothing but lists.
+    """Make local_recipient_maps name local users if it names only maps of lists.
 
-    Recipes that replace its value are as old as Mailman 3.
+    Recipes that replace its whole value are as old as Mailman 3.
     """
     if edit.items and all(ours.named(item) or ours.of_mailman(item) for item in edit.items):
         edit.prepend(LOCAL_USERS)
@@ -318,6 +328,7 @@ LOCAL_USERS = "proxy:unix:passwd.byname, $alias_maps"
 
 
 def delimiter(postfix: "Postfix") -> Iterator[Setting]:
+    """Require a + in recipient_delimiter."""
     present = postfix.parameters["recipient_delimiter"]
     if "+" not in present:
         yield Setting(
@@ -330,6 +341,7 @@ def delimiter(postfix: "Postfix") -> Iterator[Setting]:
 
 
 def host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:
+    """Require lookups in the hosts file if destinations have their names there."""
     present = postfix.parameters["lmtp_host_lookup"]
     if ours.hosts_used and "native" not in items(present):
         yield Setting(
@@ -342,19 +354,19 @@ def host_lookup(postfix: "Postfix", ours: Installation) -> Iterator[Setting]:
 
 
 def cluster_notices(postfix: "Postfix") -> Iterator[Notice]:
-    """What main.cf lacks for a route with several next hops to be worth something."""
+    """Report what main.cf lacks for a cluster to fail over in time; see `cluster_settings`."""
     for setting in cluster_settings(postfix):
         yield Notice(f"main.cf: {setting.problem}", remedy(postfix, setting))
 
 
 def cluster_settings(postfix: "Postfix") -> Iterator[Setting]:
-    """The same as settings."""
+    """Require a timeout of connections, so that a route with several next hops is of use."""
     timeout = postfix.parameters["lmtp_connect_timeout"]
     if re.fullmatch("0+[smhdw]?", timeout):
         yield Setting(
             "lmtp_connect_timeout",
             postfix.unexpanded["lmtp_connect_timeout"],
             "5s",
-            f"lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets, mail"
-            " waits minutes before the next member is tried",
+            f"lmtp_connect_timeout = {timeout}: while a member of a cluster drops packets, mail is"
+            " delayed for minutes before the next member is tried",
         )
