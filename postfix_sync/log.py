@@ -103,6 +103,6 @@ def configure(level: int, log_format: str, *, timed: bool) -> None:
     LOG.propagate = False
 
 
-def tell(error: SyncError | Notice, level: int = logging.ERROR) -> None:
+def log_problem(error: SyncError | Notice, level: int = logging.ERROR) -> None:
     """Logs an error or a notice with its hint."""
     LOG.log(level, "%s", error.message, extra={"hint": error.hint})

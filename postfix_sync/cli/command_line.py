@@ -16,7 +16,7 @@ from pathlib import Path
 
 from postfix_sync import __version__
 from postfix_sync.errors import ApplyError, Exit, SyncError, is_out_of_memory, out_of_memory, why
-from postfix_sync.log import LOG, configure, tell
+from postfix_sync.log import LOG, configure, log_problem
 from postfix_sync.model import Destination
 
 LMTP_PORT = 8024
@@ -36,17 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status  # noqa: TRY300 - a flush that fails is what is caught below
     except SyncError as error:
-        tell(error)
+        log_problem(error)
         return int(error.status)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        tell(out_of_memory("postfix-sync"))
+        log_problem(out_of_memory("postfix-sync"))
         return int(Exit.APPLY_FAILED)
     except OSError as error:  # of standard output: what else may fail is a SyncError by now
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # then nobody reads on
-            tell(ApplyError(f"standard output: {why(error)}"))
+            log_problem(ApplyError(f"standard output: {why(error)}"))
         return int(Exit.APPLY_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         LOG.error("interrupted")

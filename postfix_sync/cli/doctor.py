@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.cli import output
 from postfix_sync.cli.running import complete, load
-from postfix_sync.cli.terminal import Passing, Terminal
+from postfix_sync.cli.terminal import ProgressLine, Terminal
 from postfix_sync.doctor import examination
 from postfix_sync.errors import Exit
 from postfix_sync.model import Finding
@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> Exit:
 async def _examine(configuration: "Config", options: argparse.Namespace) -> list[Finding]:
     """All findings; a terminal shows meanwhile how far it is, as a probe may take seconds."""
     found = []
-    with Passing(sys.stderr, os.environ, wanted=not options.quiet) as line:
+    with ProgressLine(sys.stderr, os.environ, wanted=not options.quiet) as line:
         line.show("asking Postfix and the sources ...")
-        async for one in examination.examine(configuration):
-            found.append(one)
-            line.show(f"checked: {len(found)}, last {one.name} ...")
+        async for finding in examination.examine(configuration):
+            found.append(finding)
+            line.show(f"checked: {len(found)}, last {finding.name} ...")
     return found

@@ -34,17 +34,17 @@ def state_of(results: Sequence[ProbeResult]) -> State:
     """CRITICAL where a destination is down, WARNING where one is odd, UNKNOWN without any."""
     if not results:
         return State.UNKNOWN
-    if not all(one.up for one in results):
+    if not all(result.up for result in results):
         return State.CRITICAL
-    return State.WARNING if any(one.warning for one in results) else State.OK
+    return State.WARNING if any(result.warning for result in results) else State.OK
 
 
 def render(results: Sequence[ProbeResult]) -> str:
     """The answer for some destinations, one at least."""
-    figures = [f"'{one.destination.endpoint}'={one.seconds:.4f}s;;;0" for one in results]
-    down = sum(not one.up for one in results)
+    figures = [f"'{result.destination.endpoint}'={result.seconds:.4f}s;;;0" for result in results]
+    down = sum(not result.up for result in results)
     figures.append(f"down={down};;0;0;{len(results)}")
-    lines = [_line(one) for one in results]
+    lines = [_line(result) for result in results]
     if len(lines) > 1:
         lines.insert(0, _summary(results))
     return "\n".join([f"{_headline(state_of(results), lines[0])}|{' '.join(figures)}", *lines[1:]])
@@ -78,9 +78,9 @@ def _headline(state: State, text: str) -> str:
 
 
 def _summary(results: Sequence[ProbeResult]) -> str:
-    if down := [one.destination.endpoint for one in results if not one.up]:
+    if down := [result.destination.endpoint for result in results if not result.up]:
         return f"{len(down)} of {len(results)} destinations down: {', '.join(down)}"
-    if odd := [one.destination.endpoint for one in results if one.warning]:
+    if odd := [result.destination.endpoint for result in results if result.warning]:
         return f"{len(results)} destinations up, worth a look: {', '.join(odd)}"
     return f"{len(results)} destinations up"
 

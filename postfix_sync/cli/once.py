@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.textfile import write_textfile
@@ -38,16 +38,16 @@ CONFIRM_AFTER = 1.0
 
 def run(options: argparse.Namespace) -> Exit:
     """Makes one pass."""
-    return complete(_pass_and_probe(load(options), options))
+    return complete(_sync_and_probe(load(options), options))
 
 
-async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
+async def _sync_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
     rankings = transitions.rankings(StatusFile.of(configuration).read_or_new())
     request = Request(force=options.force, dry_run=options.dry_run)
     report = await once(configuration, rankings, request)
     for line in report.lines:
         LOG.info("%s", line)
-    tell_problems(report)
+    log_report(report)
     if options.dry_run:
         sys.stdout.writelines(f"{line}\n" for line in report.preview)
         return report.status
@@ -65,17 +65,17 @@ async def _retire(configuration: "Config") -> Exit:
     except Busy:
         pass  # whoever is at work does it
     except SyncError as error:
-        tell(error)
+        log_problem(error)
         return error.status
     return Exit.OK
 
 
-def tell_problems(report: Report) -> None:
+def log_report(report: Report) -> None:
     """Logs what a pass found wrong."""
     for notice in report.notices:
-        tell(notice, logging.WARNING)
+        log_problem(notice, logging.WARNING)
     for error in report.errors:
-        tell(error)
+        log_problem(error)
 
 
 async def note(configuration: "Config", report: Report, *, probing: bool) -> Exit:
@@ -88,7 +88,7 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
     probing = probing and configuration.probe.level != "off"
     if report.installed and probing and not interrupted():
         async for found in _probes(configuration, report, status_file.read_or_new()):
-            results |= {one.destination: one for one in found}
+            results |= {result.destination: result for result in found}
             changes.append(partial(after_probes, results=found, now=time.time()))
     if configuration.metrics.wanted and not interrupted():
         deferred = await _count_deferred(configuration)
@@ -101,9 +101,9 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
         await write_textfile(configuration)
     except SyncError as error:
         if error.message not in {known.message for known in report.errors}:
-            tell(error)
+            log_problem(error)
         return worst([report.status, error.status])
-    return worst([report.status, _tell_down(list(results.values()))])
+    return worst([report.status, _log_down(list(results.values()))])
 
 
 async def _probes(
@@ -117,7 +117,7 @@ async def _probes(
         yield found
         status = after_probes(status, found, time.time())
         doubted = transitions.doubted(status, still_up=True)
-        asked = [one for one in asked if one.destination.endpoint in doubted]
+        asked = [target for target in asked if target.destination.endpoint in doubted]
         if asked:
             await asyncio.sleep(CONFIRM_AFTER)
 
@@ -141,13 +141,13 @@ async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting]
     except ConfigError:  # the pass met the same, and told it
         return None
     except SyncError as error:
-        tell(error, logging.WARNING)
+        log_problem(error, logging.WARNING)
         return None
 
 
-def _tell_down(results: Sequence[ProbeResult]) -> Exit:
+def _log_down(results: Sequence[ProbeResult]) -> Exit:
     """Logs the destinations that are down; the exit status that this makes."""
     for result in results:
         if not result.up:
-            tell(describe(result))
+            log_problem(describe(result))
     return Exit.OK if all(result.up for result in results) else Exit.PROBE_FAILED

@@ -24,7 +24,7 @@ VERDICTS = {
     Verdict.WARNING: Colour.DOUBTFUL,
     Verdict.FAILURE: Colour.BAD,
 }
-"""In the order in which they are told."""
+"""In the order in which they are shown."""
 
 BESIDE = " " * 9
 """As wide as a verdict and the gap after it."""
@@ -44,11 +44,11 @@ def findings(
     """
     blocks = []
     for verdict in VERDICTS:
-        told = [_finding(one, to) for one in found if one.verdict is verdict]
+        shown = [_finding(finding, to) for finding in found if finding.verdict is verdict]
         if verdict is not Verdict.OK:
-            blocks += told
-        elif told and not problems_only:
-            blocks.append("\n".join(told))
+            blocks += shown
+        elif shown and not problems_only:
+            blocks.append("\n".join(shown))
     if setup:
         blocks += _setup(found, setup, to)
     if not problems_only:
@@ -58,32 +58,38 @@ def findings(
 
 def _setup(found: Sequence[Finding], command: str, to: Terminal) -> Iterator[str]:
     """That `command` makes what main.cf lacks for the maps to be used; nothing where it doesn't."""
-    if any(one.verdict is Verdict.FAILURE and one.name in ROLES for one in found):
+    if any(finding.verdict is Verdict.FAILURE and finding.name in ROLES for finding in found):
         made = INDENT + to.paint(command, Colour.COMMAND)
         yield f"setup makes all that main.cf lacks, and asks first:\n{made}"
 
 
-def _finding(one: Finding, to: Terminal) -> str:
-    first = Cell(f"{one.verdict.value:<{len(BESIDE)}}", VERDICTS[one.verdict])
-    if one.verdict is Verdict.OK:
+def _finding(finding: Finding, to: Terminal) -> str:
+    first = Cell(f"{finding.verdict.value:<{len(BESIDE)}}", VERDICTS[finding.verdict])
+    if finding.verdict is Verdict.OK:
         # Where a parameter is what was looked at, it begins with its name anyway.
-        text = one.seen if one.seen.startswith(one.name) else f"{one.name}: {one.seen}"
+        text = (
+            finding.seen
+            if finding.seen.startswith(finding.name)
+            else f"{finding.name}: {finding.seen}"
+        )
         return "\n".join(to.wrap(text, first=first, indent=BESIDE))
-    lines = to.wrap(one.name, first=first, indent=BESIDE, colour=Colour.NAME)
-    for text in (one.seen, one.why):
+    lines = to.wrap(finding.name, first=first, indent=BESIDE, colour=Colour.NAME)
+    for text in (finding.seen, finding.why):
         if text:
             lines += to.wrap(text, first=Cell(BESIDE), indent=BESIDE)
-    if one.fix:
-        lines.append(COMMAND_INDENT + to.paint(escape(one.fix), Colour.COMMAND))
+    if finding.fix:
+        lines.append(COMMAND_INDENT + to.paint(escape(finding.fix), Colour.COMMAND))
     return "\n".join(lines)
 
 
 def _how_many(found: Sequence[Finding], to: Terminal) -> str:
-    numbers = {one: sum(finding.verdict is one for finding in found) for one in VERDICTS}
+    numbers = {
+        verdict: sum(finding.verdict is verdict for finding in found) for verdict in VERDICTS
+    }
     words = [
-        to.paint(counted(numbers[one], one.value), VERDICTS[one])
-        for one in (Verdict.FAILURE, Verdict.WARNING)
-        if numbers[one]
+        to.paint(counted(numbers[verdict], verdict.value), VERDICTS[verdict])
+        for verdict in (Verdict.FAILURE, Verdict.WARNING)
+        if numbers[verdict]
     ]
     return ", ".join([*words, to.paint(f"{numbers[Verdict.OK]} ok", Colour.GOOD)])
 
@@ -92,7 +98,7 @@ def status(found: Status, now: float, to: Terminal) -> str:
     """What the last passes and probes found. `now` is in seconds since the epoch."""
     sections = (_head(found, now, to), _sources(found, now, to), _maps(found, now, to))
     more = (_destinations(found, now, to), _clusters(found, to))
-    return "\n\n".join(text for one in (*sections, *more) if (text := "\n".join(one)))
+    return "\n\n".join(text for section in (*sections, *more) if (text := "\n".join(section)))
 
 
 def _head(found: Status, now: float, to: Terminal) -> Iterator[str]:
@@ -113,20 +119,20 @@ def _sources(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(name, Colour.NAME),
-            Cell(one["state"], STATES.get(one["state"], Colour.BAD)),
-            Cell(str(one["lists"]), right=True),
-            Cell(str(one["entries"]), right=True),
-            Cell(_ago(one["last_success"], now)),
-            Cell(_ago(one["last_change"], now)),
+            Cell(source["state"], STATES.get(source["state"], Colour.BAD)),
+            Cell(str(source["lists"]), right=True),
+            Cell(str(source["entries"]), right=True),
+            Cell(_ago(source["last_success"], now)),
+            Cell(_ago(source["last_change"], now)),
         ]
-        for name, one in found["sources"].items()
+        for name, source in found["sources"].items()
     ]
-    details = [_error(one, to) for one in found["sources"].values()]
+    details = [_error(source, to) for source in found["sources"].values()]
     return _table(titles, rows, details, to)
 
 
-def _error(one: SourceStatus, to: Terminal) -> Iterator[str]:
-    if error := one["error"]:
+def _error(source: SourceStatus, to: Terminal) -> Iterator[str]:
+    if error := source["error"]:
         yield from to.wrap(error["message"], first=Cell(INDENT), indent=INDENT)
         if error["hint"]:
             yield from to.wrap(f"hint: {error['hint']}", first=Cell(INDENT), indent=INDENT * 2)
@@ -137,11 +143,11 @@ def _maps(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(name, Colour.NAME),
-            Cell(one["type"]),
-            Cell(str(one["entries"]), right=True),
-            Cell(_ago(one["updated"], now)),
+            Cell(installed["type"]),
+            Cell(str(installed["entries"]), right=True),
+            Cell(_ago(installed["updated"], now)),
         ]
-        for name, one in found["maps"].items()
+        for name, installed in found["maps"].items()
     ]
     return _table(titles, rows, [() for _ in rows], to)
 
@@ -151,32 +157,32 @@ def _destinations(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(endpoint, Colour.NAME),
-            _reached(one),
-            Cell(_since(one["since"], now)),
-            Cell(one["phase"]),
-            Cell(f"{one['seconds']:g}", right=True),
+            _reached(destination),
+            Cell(_since(destination["since"], now)),
+            Cell(destination["phase"]),
+            Cell(f"{destination['seconds']:g}", right=True),
         ]
-        for endpoint, one in found["destinations"].items()
+        for endpoint, destination in found["destinations"].items()
     ]
-    details = [_said(one, to) for one in found["destinations"].values()]
+    details = [_said(destination, to) for destination in found["destinations"].values()]
     return _table(titles, rows, details, to)
 
 
-def _reached(one: DestinationStatus) -> Cell:
-    if not one["up"]:
+def _reached(destination: DestinationStatus) -> Cell:
+    if not destination["up"]:
         return Cell("DOWN", Colour.BAD)
-    return Cell("up?", Colour.DOUBTFUL) if one["failures"] else Cell("up", Colour.GOOD)
+    return Cell("up?", Colour.DOUBTFUL) if destination["failures"] else Cell("up", Colour.GOOD)
 
 
-def _said(one: DestinationStatus, to: Terminal) -> Iterator[str]:
-    if said := one["error"] or one["reply"]:
+def _said(destination: DestinationStatus, to: Terminal) -> Iterator[str]:
+    if said := destination["error"] or destination["reply"]:
         yield from to.wrap(said, first=Cell(INDENT), indent=INDENT)
 
 
 def _clusters(found: Status, to: Terminal) -> Iterator[str]:
-    for name, one in found["clusters"].items():
-        last = f"; tried last: {', '.join(one['last'])}" if one["last"] else ""
-        text = f"{', '.join(one['destinations'])}{last}"
+    for name, cluster in found["clusters"].items():
+        last = f"; tried last: {', '.join(cluster['last'])}" if cluster["last"] else ""
+        text = f"{', '.join(cluster['destinations'])}{last}"
         yield from to.wrap(text, first=Cell(f"cluster {name}: "), indent=INDENT)
 
 
@@ -194,17 +200,17 @@ def generations(
     """What rollback can put back, newest first. `command` says how to type postfix-sync."""
     rows = [
         [
-            Cell(str(one.generation.number), Colour.NAME),
-            Cell(iso(one.generation.at)),
-            Cell(str(len(lists_of(one.generation.tables.routes))), right=True),
-            Cell(str(len(one.generation.tables.routes)), right=True),
-            Cell("" if one.differs else "installed", Colour.GOOD),
+            Cell(str(row.generation.number), Colour.NAME),
+            Cell(iso(row.generation.at)),
+            Cell(str(len(lists_of(row.generation.tables.routes))), right=True),
+            Cell(str(len(row.generation.tables.routes)), right=True),
+            Cell("" if row.differs else "installed", Colour.GOOD),
         ]
-        for one in kept
+        for row in kept
     ]
     details = [
-        [line for text in one.differs for line in to.wrap(text, first=Cell(INDENT), indent=INDENT)]
-        for one in kept
+        [line for text in row.differs for line in to.wrap(text, first=Cell(INDENT), indent=INDENT)]
+        for row in kept
     ]
     titles = ("generation", "last installed", "lists", "addresses", "")
     hint = "put one back, and hold it:" if kept else "none is kept yet; make a pass:"

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from postfix_sync.cli.once import note, tell_problems
+from postfix_sync.cli.once import log_report, note
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import Exit
 from postfix_sync.reconcile.once import once
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> Exit:
 async def _resume(configuration: "Config", options: argparse.Namespace) -> Exit:
     status = StatusFile.of(configuration).read_or_new()
     report = await once(configuration, rankings(status), Request(resume=True))
-    tell_problems(report)
+    log_report(report)
     if not options.quiet and not report.failed:
         print("\n".join(report.lines or ["nothing had to change"]))  # noqa: T201 - the command's answer
     return await note(configuration, report, probing=False)

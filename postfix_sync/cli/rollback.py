@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.cli import output
-from postfix_sync.cli.once import note, tell_problems
+from postfix_sync.cli.once import log_report, note
 from postfix_sync.cli.running import complete, load
 from postfix_sync.cli.terminal import Terminal
 from postfix_sync.containers.relocate import by_address
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import Exit, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Maps
 from postfix_sync.postfix.map_directory import installed_maps
 from postfix_sync.reconcile.changes import difference
@@ -35,10 +35,10 @@ def run(options: argparse.Namespace) -> Exit:
     if options.generation is None:
         print(complete(_listing(configuration)))  # noqa: T201 - the command's answer
         return Exit.OK
-    return complete(_put_back(configuration, options))
+    return complete(_install(configuration, options))
 
 
-async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exit:
+async def _install(configuration: "Config", options: argparse.Namespace) -> Exit:
     """Makes a pass that asks no source: it must do also while they are away."""
     number = options.generation
     await generations_of(configuration).load(number)
@@ -46,7 +46,7 @@ async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exi
     request = Request(roll_back=number)
     rankings = transitions.rankings(status)
     report = await completed(lambda: make_pass(configuration, {}, rankings, request))
-    tell_problems(report)
+    log_report(report)
     if report.held and report.failed:
         LOG.warning("generation %s is held, and the next pass goes on putting it back", number)
     elif report.held and not options.quiet:
@@ -66,7 +66,7 @@ async def _listing(configuration: "Config") -> str:
         try:
             generation = await kept.load(number)
         except SyncError as error:
-            tell(error)
+            log_problem(error)
             continue
         tables = generation.tables
         addresses = {**generation.hosts, **addresses}  # the latest generation comes first

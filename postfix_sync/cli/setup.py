@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> Exit:
             return Exit.OK
         if proposal.is_empty:
             break
-        if (answer := _agreed(proposal, options)) is not Exit.OK:
+        if (answer := _confirm(proposal, options)) is not Exit.OK:
             return answer
         try:
             complete(_carry_out(proposal, options))
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Exit:
             if left == 1:
                 raise
             LOG.warning("%s", error.message)
-    return Exit.OK if options.undo else complete(_what_is_left(config))
+    return Exit.OK if options.undo else complete(_report_remaining(config))
 
 
 def _propose(config: "Config", options: argparse.Namespace) -> Coroutine[Any, Any, Proposal]:
@@ -92,7 +92,7 @@ def _refuse(proposal: Proposal) -> Exit:
     return Exit.APPLY_FAILED
 
 
-def _agreed(proposal: Proposal, options: argparse.Namespace) -> Exit:
+def _confirm(proposal: Proposal, options: argparse.Namespace) -> Exit:
     if options.yes:
         return Exit.OK
     if not sys.stdin.isatty():
@@ -111,11 +111,15 @@ def _agreed(proposal: Proposal, options: argparse.Namespace) -> Exit:
     return Exit.USAGE
 
 
-async def _what_is_left(config: "Config") -> Exit:
+async def _report_remaining(config: "Config") -> Exit:
     """Shows what doctor still finds; 78 if that is a failure."""
-    found = [one async for one in examination.examine(config) if one.verdict is not Verdict.OK]
+    found = [
+        finding
+        async for finding in examination.examine(config)
+        if finding.verdict is not Verdict.OK
+    ]
     if found:
         text = output.findings(found, Terminal.of(sys.stdout, os.environ), problems_only=True)
         print(f"\ndoctor still finds:\n\n{text}")  # noqa: T201
-    failed = any(one.verdict is Verdict.FAILURE for one in found)
+    failed = any(finding.verdict is Verdict.FAILURE for finding in found)
     return Exit.CONFIG if failed else Exit.OK

@@ -165,7 +165,7 @@ def _width(text: str) -> int:
     )
 
 
-class Passing:
+class ProgressLine:
     """One line of a terminal that says what is going on, and is gone at the end of the `with`.
 
     Where nobody watches, or lines can't be taken back, nothing is written.
@@ -176,7 +176,7 @@ class Passing:
         self._stream = stream if wanted and stream.isatty() and not dumb else None
         self._room = Terminal.of(stream, environment).width - 1
 
-    def __enter__(self) -> "Passing":
+    def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(self, *exc: object) -> None:

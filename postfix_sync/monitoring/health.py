@@ -22,7 +22,7 @@ def ailments(
     Until the first success after `started` nothing is well.
     """
     return [
-        *_of_passes(status, min(intervals.values()), quiet, started, now),
+        *_of_syncs(status, min(intervals.values()), quiet, started, now),
         *(
             line
             for name, interval in intervals.items()
@@ -31,7 +31,7 @@ def ailments(
     ]
 
 
-def _of_passes(
+def _of_syncs(
     status: Status, interval: float, quiet: float, started: float, now: float
 ) -> Iterator[str]:
     passes = status["passes"]

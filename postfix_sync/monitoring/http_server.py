@@ -117,7 +117,7 @@ def _reply(head: bytes, pages: Pages) -> bytes:
         response = _plain(HTTPStatus.METHOD_NOT_ALLOWED)
         allow = f"Allow: {', '.join(METHODS)}\r\n"
     else:
-        accept = ",".join(one[2] for one in parsed if one and one[1].lower() == "accept")
+        accept = ",".join(field[2] for field in parsed if field and field[1].lower() == "accept")
         response = _page(found[2], accept, pages)
     body = response.body.encode()
     reply = (

@@ -46,7 +46,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _of_build(self._status)
-        yield from _of_passes(self._status)
+        yield from _of_syncs(self._status)
         yield from _of_sources(self._status)
         yield from _of_maps(self._status)
         yield from _of_destinations(self._status)
@@ -79,12 +79,12 @@ def _of_build(status: Status) -> Iterator[Metric]:
         value={
             "version": status["version"],
             "python": platform.python_version(),
-            "map_type": next((one["type"] for one in status["maps"].values()), ""),
+            "map_type": next((installed["type"] for installed in status["maps"].values()), ""),
         },
     )
 
 
-def _of_passes(status: Status) -> Iterator[Metric]:
+def _of_syncs(status: Status) -> Iterator[Metric]:
     passes = status["passes"]
     yield _gauge(
         "pass_last_attempt_timestamp_seconds",
@@ -142,37 +142,37 @@ def _of_sources(status: Status) -> Iterator[Metric]:
         "source_up",
         "Whether a source gave a good answer when it was last asked.",
         ("source",),
-        [((name,), one["state"] == "ok") for name, one in sources],
+        [((name,), source["state"] == "ok") for name, source in sources],
     )
     yield _gauge(
         "source_state",
         "How a source stands: 1 for one of ok, stale (out of reach), refused and failed.",
         ("source", "state"),
-        [((name, state), one["state"] == state) for name, one in sources for state in STATES],
+        [((name, state), source["state"] == state) for name, source in sources for state in STATES],
     )
     yield _gauge(
         "source_last_success_timestamp_seconds",
         "When a source last gave a good answer.",
         ("source",),
-        [((name,), _time(one["last_success"])) for name, one in sources],
+        [((name,), _time(source["last_success"])) for name, source in sources],
     )
     yield _gauge(
         "source_last_change_timestamp_seconds",
         "When entries of a source were last changed in the maps.",
         ("source",),
-        [((name,), _time(one["last_change"])) for name, one in sources],
+        [((name,), _time(source["last_change"])) for name, source in sources],
     )
     yield _gauge(
         "source_lists",
         "Lists of a source that are installed.",
         ("source",),
-        [((name,), one["lists"]) for name, one in sources],
+        [((name,), source["lists"]) for name, source in sources],
     )
     yield _gauge(
         "source_entries",
         "Addresses of a source that are installed.",
         ("source",),
-        [((name,), one["entries"]) for name, one in sources],
+        [((name,), source["entries"]) for name, source in sources],
     )
 
 
@@ -182,13 +182,13 @@ def _of_maps(status: Status) -> Iterator[Metric]:
         "map_entries",
         "Entries of an installed map.",
         ("map",),
-        [((name,), one["entries"]) for name, one in maps],
+        [((name,), installed["entries"]) for name, installed in maps],
     )
     yield _gauge(
         "map_updated_timestamp_seconds",
         "When an installed map was last published.",
         ("map",),
-        [((name,), _time(one["updated"])) for name, one in maps],
+        [((name,), _time(installed["updated"])) for name, installed in maps],
     )
 
 
@@ -198,30 +198,34 @@ def _of_destinations(status: Status) -> Iterator[Metric]:
         "probe_up",
         "Whether a destination takes mail, as far as probes go; one failure alone is not down.",
         ("destination",),
-        [((name,), one["up"]) for name, one in probed],
+        [((name,), destination["up"]) for name, destination in probed],
     )
     yield _gauge(
         "probe_phase",
         "How far the last probe came: 1 for one of resolve, connect, greeting, lhlo, mail, rcpt.",
         ("destination", "phase"),
-        [((name, phase), one["phase"] == phase) for name, one in probed for phase in PHASES],
+        [
+            ((name, phase), destination["phase"] == phase)
+            for name, destination in probed
+            for phase in PHASES
+        ],
     )
     yield _gauge(
         "probe_duration_seconds",
         "How long the last probe of a destination took.",
         ("destination",),
-        [((name,), one["seconds"]) for name, one in probed],
+        [((name,), destination["seconds"]) for name, destination in probed],
     )
-    waiting = (status["queue"] or {}).items()
+    queued = (status["queue"] or {}).items()
     yield _gauge(
         "deferred_messages",
         "Messages in Postfix's deferred queue that wait for a destination.",
         ("destination",),
-        [((name,), one["messages"]) for name, one in waiting],
+        [((name,), deferred["messages"]) for name, deferred in queued],
     )
     yield _gauge(
         "deferred_oldest_timestamp_seconds",
         "When the oldest message that is deferred for a destination arrived; none where none is.",
         ("destination",),
-        [((name,), _time(one["oldest"])) for name, one in waiting],
+        [((name,), _time(deferred["oldest"])) for name, deferred in queued],
     )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Condition, domain_of
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.lookup import TIMEOUT
@@ -101,7 +101,7 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
     for line in report.lines:
         LOG.info("%s", line)
     for error in report.errors:
-        tell(error, logging.WARNING)
+        log_problem(error, logging.WARNING)
     directory = await _map_directory(config, instance)
     found = await directory.read()
     for name, one in found.maps.items():
@@ -124,7 +124,7 @@ class _Work:
         self.ran = False
 
     async def make(self, changes: Sequence[Change]) -> None:
-        await self._look()
+        await self._poll_all()
         kept, made = self._begun()
         confirmed = list(kept)
         try:
@@ -160,7 +160,7 @@ class _Work:
         return done, []
 
     async def take_out(self) -> None:
-        await self._look()
+        await self._poll_all()
         steps = self.main_cf.steps()
         for number in reversed(range(len(steps))):
             await self._take_out(steps[number], steps[:number])
@@ -220,7 +220,7 @@ class _Work:
                 waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
         return set(waiting)
 
-    async def _look(self) -> None:
+    async def _poll_all(self) -> None:
         """How Postfix stands before anything is changed."""
         self.ran = self.postfix.master is not None
         if self.ran:
@@ -250,7 +250,7 @@ class _Work:
                     await self.postfix.start()
                 await self._tell_postfix()
         except SyncError as error:
-            tell(error)
+            log_problem(error)
             LOG.error(
                 "postfix: does not do yet what it did before",
                 extra={"hint": f"see its log, and: {command(self.postfix, 'postfix', 'check')}"},

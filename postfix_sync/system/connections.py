@@ -17,7 +17,10 @@ def connections_to(pid: int, destinations: Collection[Destination]) -> frozenset
 
     Each is told from others by its two ends. None are found where the kernel says nothing of them.
     """
-    ends = {(ipaddress.ip_address(one.host.partition("%")[0]), one.port) for one in destinations}
+    ends = {
+        (ipaddress.ip_address(destination.host.partition("%")[0]), destination.port)
+        for destination in destinations
+    }
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):

@@ -34,7 +34,7 @@ def mount_of(path: Path) -> Mount | None:
     found = None
     for line in listed.splitlines():
         before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), before.split()[4])
+        point = re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), before.split()[4])
         mount = Mount(Path(point), after.split()[0])
         deeper = found is None or mount.point.is_relative_to(found.point)  # later ones lie on top
         if deeper and path.is_relative_to(mount.point):

@@ -229,7 +229,7 @@ def test_a_kept_connection_is_reused(far: Far) -> None:
     far.configure(interval="200ms")
     with RunningDaemon(far.site, "-v") as daemon:
         daemon.wait_for("far: +1 list: ants")
-        daemon.wait_for("far: asked: same", times=3)
+        daemon.wait_for("far: polled: unchanged", times=3)
         far.files.write(ANTS, BEES)
         daemon.wait_for("far: +1 list: bees")
         assert far.logins == 1
@@ -275,7 +275,7 @@ def test_a_host_that_is_away_is_tried_less_and_less_often(far: Far) -> None:
         daemon.wait_for("Connection refused")
         # After 0.5 to 1 s, 1 to 2, and 2 to 4: at the interval, it would be a hundred by then.
         began = time.monotonic()
-        daemon.wait_for("far: asked: ", times=4)
+        daemon.wait_for("far: polled: ", times=4)
         assert time.monotonic() - began > 3.3
         assert daemon.count("error: ") == 1
         assert daemon.stop() == 0

@@ -380,7 +380,7 @@ def test_a_daemon_obeys_and_tells_once(make: MakeSite) -> None:
         run(site, "resume")
         assert lists(site) == {ANTS, BEES, CATS}
         daemon.look()
-        daemon.wait_for("nothing is held any more")
+        daemon.wait_for("the hold was released")
         site.files.write(ANTS, CATS, hop=ONE)
         daemon.wait_for(f"lists: -1 list: {BEES}")
         wait_for(lambda: lists(site) == {ANTS, CATS}, 20, "a change as any other")
