@@ -1,4 +1,4 @@
-"""postfix-sync doctor: what is wrong with this host, and which command mends it."""
+"""postfix-sync doctor: check this host, and print the commands that fix its problems."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Makes every check; 78 if one of them failed. Quiet, only what is not well is told."""
+    """Run and print all checks, with -q only warnings and failures. Return 78 if a check failed."""
     configuration = load(options)
     found = complete(_examine(configuration, options))
     document = examination.as_json(found)
@@ -34,10 +34,10 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _examine(configuration: "Config", options: argparse.Namespace) -> list[Finding]:
-    """All findings; a terminal shows meanwhile how far it is, as a probe may take seconds."""
+    """Return all findings; show the progress on a terminal, since a probe may take seconds."""
     found = []
     with ProgressLine(sys.stderr, os.environ, wanted=not options.quiet) as line:
-        line.show("asking Postfix and the sources ...")
+        line.show("querying Postfix and the sources ...")
         async for finding in examination.examine(configuration):
             found.append(finding)
             line.show(f"checked: {len(found)}, last {finding.name} ...")

@@ -1,4 +1,4 @@
-"""postfix-sync --once: one pass, a probe of what it left installed, and an end."""
+"""postfix-sync --once: run one sync, probe the installed destinations, and exit."""
 
 import argparse
 import asyncio
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 CONFIRM_AFTER = 1.0
-"""Seconds until a destination that was up, and failed, is asked once more."""
+"""Seconds until a destination that was up before this command, and failed, is probed again."""
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Makes one pass."""
+    """Run one sync, and return its exit status."""
     return complete(_sync_and_probe(load(options), options))
 
 
@@ -56,14 +56,14 @@ async def _sync_and_probe(configuration: "Config", options: argparse.Namespace) 
 
 
 async def _retire(configuration: "Config") -> Exit:
-    """Takes out what is not needed any more, if it is due; the exit status that this makes."""
+    """Remove routes and host names whose time to retire has come; return the exit status."""
     if interrupted():
         return Exit.OK
     try:
         for line in await retire(configuration):
             LOG.info("%s", line)
     except Busy:
-        pass  # whoever is at work does it
+        pass  # the process that holds the lock, or the next one, removes them
     except SyncError as error:
         log_problem(error)
         return error.status
@@ -71,7 +71,7 @@ async def _retire(configuration: "Config") -> Exit:
 
 
 def log_report(report: Report) -> None:
-    """Logs what a pass found wrong."""
+    """Log the notices and errors of a sync."""
     for notice in report.notices:
         log_problem(notice, logging.WARNING)
     for error in report.errors:
@@ -79,9 +79,12 @@ def log_report(report: Report) -> None:
 
 
 async def note(configuration: "Config", report: Report, *, probing: bool) -> Exit:
-    """Probes what the pass left installed; notes for status and metrics what both found."""
+    """Probe the installed destinations if `probing`; store the results of sync and probes.
+
+    Writes status.json and the metrics file, and returns the exit status of all.
+    """
     if any(isinstance(error, Busy) for error in report.errors):
-        return report.status  # whoever was at work notes it
+        return report.status  # the process that held the lock has stored its own results
     status_file = StatusFile.of(configuration)
     changes = [partial(after_pass, config=configuration, report=report, now=time.time())]
     results: dict[Destination, ProbeResult] = {}
@@ -109,36 +112,36 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
 async def _probes(
     configuration: "Config", report: Report, status: Status
 ) -> AsyncIterator[list[ProbeResult]]:
-    """Probes all destinations, and once more those that were up and did not answer."""
+    """Probe all destinations, and again those that were up and did not answer."""
     section = configuration.probe
-    asked = targets(report.routes_in_use, report.replicas, report.families)
-    while asked:
-        found = await probe_all(asked, section.level, section.timeout, report.known_hosts)
+    probed = targets(report.routes_in_use, report.replicas, report.families)
+    while probed:
+        found = await probe_all(probed, section.level, section.timeout, report.known_hosts)
         yield found
         status = after_probes(status, found, time.time())
         doubted = transitions.doubted(status, still_up=True)
-        asked = [target for target in asked if target.destination.endpoint in doubted]
-        if asked:
+        probed = [target for target in probed if target.destination.endpoint in doubted]
+        if probed:
             await asyncio.sleep(CONFIRM_AFTER)
 
 
 async def _recover(configuration: "Config", report: Report, status: Status) -> None:
-    """Has Postfix deliver what waited for destinations that are back."""
+    """Have Postfix deliver the deferred mail of destinations that have recovered."""
     began = time.time()
-    wanted = flush.due(status, began)
-    if wanted:
+    due = flush.due(status, began)
+    if due:
         directory = configuration.postfix.config_directory
-        done = await flush.recover(directory, report.routes, wanted, lambda _: True)
+        done = await flush.recover(directory, report.routes, due, lambda _: True)
         if done:
             change = partial(after_flush, endpoints=done, began=began)
             await StatusFile.of(configuration).update(change)
 
 
 async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting] | None:
-    """What is deferred for which destination; None where Postfix can't say."""
+    """Return the deferred mail of each destination; None if Postfix's queue can't be read."""
     try:
         return await count_deferred(configuration)
-    except ConfigError:  # the pass met the same, and told it
+    except ConfigError:  # the sync met the same error, and logged it
         return None
     except SyncError as error:
         log_problem(error, logging.WARNING)
@@ -146,7 +149,7 @@ async def _count_deferred(configuration: "Config") -> dict[Destination, Waiting]
 
 
 def _log_down(results: Sequence[ProbeResult]) -> Exit:
-    """Logs the destinations that are down; the exit status that this makes."""
+    """Log the destinations that are down, and return the exit status of the probes."""
     for result in results:
         if not result.up:
             log_problem(describe(result))

@@ -1,8 +1,8 @@
-"""The answers of `status` and `doctor` for people. Pure; what is not for eyes is their --json.
+"""Render the output of `status`, `doctor` and `rollback` for people. Pure.
 
-What matters most stands last, right above the prompt. Text is wrapped, but a command never is: it
-stands on a line of its own, whole and without a prompt before it, so that the line can be copied
-and pasted. A terminal that is narrower shows it over two lines, and still copies it as one.
+The most important lines are the last ones, right above the prompt. Text is wrapped, but a command
+is always one whole line without a prompt, so that it can be copied and pasted. A terminal that is
+narrower than the command shows it on two lines, but copies it as one. Programs read --json instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,23 +24,23 @@ VERDICTS = {
     Verdict.WARNING: Colour.DOUBTFUL,
     Verdict.FAILURE: Colour.BAD,
 }
-"""In the order in which they are shown."""
+"""The colour of each verdict, in the order in which findings are printed."""
 
 BESIDE = " " * 9
-"""As wide as a verdict and the gap after it."""
+"""An indent as wide as a verdict and the gap after it."""
 
 COMMAND_INDENT = BESIDE + "  "
 
 STATES = {"ok": Colour.GOOD, "stale": Colour.DOUBTFUL}
-"""How a source may be; everything else is bad."""
+"""The colours of a source's states; any other state is bad."""
 
 
 def findings(
     found: Sequence[Finding], to: Terminal, *, problems_only: bool = False, setup: str = ""
 ) -> str:
-    """What doctor found: what is well, then warnings, then failures, then how many of each.
+    """Render doctor's findings: successes, warnings, failures, then the number of each.
 
-    `setup` is the command that makes what main.cf lacks.
+    `setup` is the command that adds what main.cf lacks.
     """
     blocks = []
     for verdict in VERDICTS:
@@ -57,16 +57,16 @@ def findings(
 
 
 def _setup(found: Sequence[Finding], command: str, to: Terminal) -> Iterator[str]:
-    """That `command` makes what main.cf lacks for the maps to be used; nothing where it doesn't."""
+    """Name the command that adds the missing maps to main.cf, if a map is missing there."""
     if any(finding.verdict is Verdict.FAILURE and finding.name in ROLES for finding in found):
         made = INDENT + to.paint(command, Colour.COMMAND)
-        yield f"setup makes all that main.cf lacks, and asks first:\n{made}"
+        yield f"setup adds all that main.cf lacks, after you confirm:\n{made}"
 
 
 def _finding(finding: Finding, to: Terminal) -> str:
     first = Cell(f"{finding.verdict.value:<{len(BESIDE)}}", VERDICTS[finding.verdict])
     if finding.verdict is Verdict.OK:
-        # Where a parameter is what was looked at, it begins with its name anyway.
+        # A finding about a parameter begins with its name anyway.
         text = (
             finding.seen
             if finding.seen.startswith(finding.name)
@@ -95,7 +95,7 @@ def _how_many(found: Sequence[Finding], to: Terminal) -> str:
 
 
 def status(found: Status, now: float, to: Terminal) -> str:
-    """What the last passes and probes found. `now` is in seconds since the epoch."""
+    """Render the results of the last syncs and probes. `now` is in seconds since the epoch."""
     sections = (_head(found, now, to), _sources(found, now, to), _maps(found, now, to))
     more = (_destinations(found, now, to), _clusters(found, to))
     return "\n\n".join(text for section in (*sections, *more) if (text := "\n".join(section)))
@@ -187,17 +187,20 @@ def _clusters(found: Status, to: Terminal) -> Iterator[str]:
 
 
 class Kept(NamedTuple):
-    """A generation in the list of them."""
+    """A row in the list of generations."""
 
     generation: Generation
     differs: Sequence[str]
-    """What would change if it were put back; nothing where it is what is installed."""
+    """The changes that its rollback would make; empty if it equals the installed state."""
 
 
 def generations(
     kept: Sequence[Kept], hold: Hold | None, command: Callable[..., str], to: Terminal
 ) -> str:
-    """What rollback can put back, newest first. `command` says how to type postfix-sync."""
+    """Render the generations, in the given order, and the commands to install and release one.
+
+    `command` returns the command line of postfix-sync with some arguments.
+    """
     rows = [
         [
             Cell(str(row.generation.number), Colour.NAME),
@@ -213,12 +216,12 @@ def generations(
         for row in kept
     ]
     titles = ("generation", "last installed", "lists", "addresses", "")
-    hint = "put one back, and hold it:" if kept else "none is kept yet; make a pass:"
+    hint = "install one and hold it:" if kept else "no generation is kept yet; run a sync:"
     action = command("rollback") + " GENERATION" if kept else command("--once")
     lines = [*_table(titles, rows, details, to), *([""] if kept else []), hint]
     lines.append(INDENT + to.paint(action, Colour.COMMAND))
     if hold:
-        lines += ["", *to.wrap(f"{hold}; go on:", indent=INDENT)]
+        lines += ["", *to.wrap(f"{hold}; release the hold:", indent=INDENT)]
         lines.append(INDENT + to.paint(command("resume"), Colour.COMMAND))
     return "\n".join(lines)
 
@@ -229,7 +232,7 @@ def _table(
     details: Sequence[Iterable[str]],
     to: Terminal,
 ) -> Iterator[str]:
-    """Rows in columns under their titles, each followed by its details; nothing without rows."""
+    """Lay out rows in columns under titles, each followed by its details; nothing if empty."""
     if not rows:
         return
     head = [
@@ -248,11 +251,11 @@ def _ago(moment: str | None, now: float) -> str:
 
 
 def _since(moment: str, now: float) -> str:
-    """`45 s`, `12 min`, `3 h`, `5 d`: what has passed since a time of the status."""
+    """Render the time since a moment of the status: `45 s`, `12 min`, `3 h` or `5 d`."""
     try:
         seconds = max(now - seconds_of(moment), 0)
     except ValueError:
-        return "?"  # somebody else wrote the file
+        return "?"  # another program wrote the file
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""postfix-sync probe: is Mailman's LMTP server there, and does it take mail?"""
+"""postfix-sync probe: check whether Mailman's LMTP server answers and accepts mail."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Probes what is named, or what is installed."""
+    """Probe the destinations on the command line, or else all installed destinations."""
     configuration = load(options)
     results = complete(_probe(configuration, options))
     if options.nagios:
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _probe(configuration: "Config", options: argparse.Namespace) -> list[ProbeResult]:
     families = BOTH_FAMILIES
-    with contextlib.suppress(ConfigError):  # a server can be probed where there is no Postfix, too
+    with contextlib.suppress(ConfigError):  # a probe does not need a Postfix on this host
         families = await families_of(configuration.postfix.config_directory)
     return await probe_all(
         _targets(configuration, options, families),
@@ -57,7 +57,7 @@ async def _probe(configuration: "Config", options: argparse.Namespace) -> list[P
 
 
 def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
-    """Answers as a monitoring plugin. Raises OutOfReach where there is nothing to say."""
+    """Print the results as a monitoring plugin. Raises OutOfReach if there are none."""
     if not results:
         raise _no_destination(configuration)
     print(nagios.render(results))  # noqa: T201 - the command's answer
@@ -75,7 +75,7 @@ def _no_destination(configuration: "Config") -> OutOfReach:
 def _targets(
     configuration: "Config", options: argparse.Namespace, families: Families
 ) -> list[Target]:
-    """What to probe: the named destinations, or those of the installed maps."""
+    """Return the destinations on the command line, or else those of the installed maps."""
     installed = targets(installed_maps(configuration.postfix.map_directory).routes_in_use, {})
     lists = {target.destination: target.recipient for target in installed}
     return [
@@ -89,7 +89,7 @@ def _targets(
 def _known_hosts(configuration: "Config") -> dict[str, str]:
     try:
         return HostsFiles(configuration.hosts.file, None).read().lookup()
-    except SyncError as error:  # the resolver knows its names as well
+    except SyncError as error:  # the system's resolver reads the file, too
         log_problem(error, logging.WARNING)
         return {}
 

@@ -1,4 +1,4 @@
-"""postfix-sync resume: nothing is held any more, and a pass is made at once."""
+"""postfix-sync resume: release the hold of a rollback, and sync now."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Goes on; where nothing is held, that is a pass as any other."""
+    """Release the hold, and sync; if no generation is held, just sync."""
     return complete(_resume(load(options), options))
 
 

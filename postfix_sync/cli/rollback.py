@@ -1,4 +1,4 @@
-"""postfix-sync rollback: the last states of the maps, and one of them put back and held."""
+"""postfix-sync rollback: list the generations of the maps, or install one and hold it."""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Lists the generations, or puts one back. Raises NoSuchGeneration."""
+    """List the generations, or install one. Raises NoSuchGeneration."""
     configuration = load(options)
     if options.generation is None:
         print(complete(_listing(configuration)))  # noqa: T201 - the command's answer
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _install(configuration: "Config", options: argparse.Namespace) -> Exit:
-    """Makes a pass that asks no source: it must do also while they are away."""
+    """Install and hold a generation, in a sync that polls no source: all may be out of reach."""
     number = options.generation
     await generations_of(configuration).load(number)
     status = StatusFile.of(configuration).read_or_new()
@@ -48,10 +48,10 @@ async def _install(configuration: "Config", options: argparse.Namespace) -> Exit
     report = await completed(lambda: make_pass(configuration, {}, rankings, request))
     log_report(report)
     if report.held and report.failed:
-        LOG.warning("generation %s is held, and the next pass goes on putting it back", number)
+        LOG.warning("generation %s is held; the next sync continues to install it", number)
     elif report.held and not options.quiet:
-        go_on = f"no pass changes anything until: {configuration.command('resume')}"
-        answer = [*report.lines, f"generation {number} is installed and held; {go_on}"]
+        until = f"no sync changes anything until: {configuration.command('resume')}"
+        answer = [*report.lines, f"generation {number} is installed and held; {until}"]
         print("\n".join(answer))  # noqa: T201 - the command's answer
     return await note(configuration, report, probing=False)
 
@@ -69,7 +69,7 @@ async def _listing(configuration: "Config") -> str:
             log_problem(error)
             continue
         tables = generation.tables
-        addresses = {**generation.hosts, **addresses}  # the latest generation comes first
+        addresses = {**generation.hosts, **addresses}  # those of the latest generation win
         kept_out = {name: ip for name, ip in addresses.items() if not by_name(name)}
         maps = Maps.of(replace(tables, routes=by_address(tables.routes, kept_out)))
         rows.append(output.Kept(generation, difference(present, maps)))

@@ -134,7 +134,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
 def test_what_can_not_be_put_back_is_said_and_nothing_done(make: MakeSite) -> None:
     site = make()
     listed, said = run(site, "rollback")
-    assert (listed[0], said) == ("none is kept yet; make a pass:", [])
+    assert (listed[0], said) == ("no generation is kept yet; run a sync:", [])
     states(site, (ANTS,), (ANTS, BEES))
     damaged = site.state / "generations/1.json.gz"
     damaged.write_bytes(b"")

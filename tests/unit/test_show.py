@@ -193,18 +193,21 @@ def test_generations() -> None:
         f"9           {iso(NOW - 9)}      1          9",
         "  -1 list: b@x.y",
         "",
-        "put one back, and hold it:",
+        "install one and hold it:",
         "  postfix-sync rollback GENERATION",
     ]
 
 
 def test_generations_of_which_one_is_held() -> None:
     lines = output.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
-    assert lines[-2:] == [f"held at generation 2 since {iso(NOW)}; go on:", "  postfix-sync resume"]
+    assert lines[-2:] == [
+        f"held at generation 2 since {iso(NOW)}; release the hold:",
+        "  postfix-sync resume",
+    ]
 
 
 def test_no_generation_yet() -> None:
     assert output.generations([], None, typed, PLAIN).splitlines() == [
-        "none is kept yet; make a pass:",
+        "no generation is kept yet; run a sync:",
         "  postfix-sync --once",
     ]
