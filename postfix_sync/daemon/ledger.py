@@ -57,7 +57,7 @@ class Ledger:
             for error in errors:
                 log_problem(error)
             if not said:
-                LOG.info("%s: in step again", subject)
+                LOG.info("%s: recovered", subject)
             self._logged_errors[key] = said
 
     def forget_errors(self, key: str) -> None:

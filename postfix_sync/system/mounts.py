@@ -16,16 +16,16 @@ class Mount:
 
 
 def without_links(path: Path) -> Path:
-    """A path with its links followed, as far as they lead somewhere.
+    """Return a path with its symbolic links followed, as far as they exist.
 
-    Links in a circle stay, for whoever opens it to get an OSError: Path.resolve() raises
-    RuntimeError for them before Python 3.13.
+    Circular links are kept, so that opening the path raises OSError: before Python 3.13,
+    Path.resolve() raises RuntimeError for them.
     """
     return Path(os.path.realpath(path))
 
 
 def mount_of(path: Path) -> Mount | None:
-    """The mount that a path lies in, or is; None where the kernel does not say (proc(5))."""
+    """Return the mount that contains a path; None if the kernel does not say (proc(5))."""
     try:
         listed = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
     except OSError:

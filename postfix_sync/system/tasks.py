@@ -6,9 +6,9 @@ from typing import Any
 
 
 async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits `work` to its end, also when this task is cancelled meanwhile.
+    """Await `work` until it ends, even if this task is cancelled meanwhile.
 
-    The task goes on then, to tell what was done; `interrupted` says that it should end.
+    A cancelled task then continues, to report what was done; `interrupted` returns true for it.
     """
     task = asyncio.create_task(work)
     try:
@@ -19,6 +19,6 @@ async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 def interrupted() -> bool:
-    """Whether this task was to end while it was applying a plan, and did not for that reason."""
+    """Return whether this task was cancelled, but continued until its work was completed."""
     task = asyncio.current_task()
     return bool(task and task.cancelling())

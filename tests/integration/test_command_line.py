@@ -200,9 +200,9 @@ def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
     assert process.returncode == 77
     assert complaint == (
         f"postfix-sync: error: {site.config}: Permission denied\n"
-        f"postfix-sync: hint: root is denied it: see namei -l {site.config} (modes, which a service"
-        f" without CAP_DAC_OVERRIDE obeys), findmnt -T {site.config} (an NFS server), journalctl -k"
-        " -g denied (AppArmor, SELinux)\n"
+        f"postfix-sync: hint: root is denied access: see namei -l {site.config} (modes, which a"
+        f" service without CAP_DAC_OVERRIDE obeys), findmnt -T {site.config} (an NFS server),"
+        " journalctl -k -g denied (AppArmor, SELinux)\n"
     )
 
 

@@ -35,7 +35,7 @@ NEVER = "1h"
 """An interval that no test sees the end of: what happens then, events have brought about."""
 
 AWAY = "No such file or directory"
-BACK = "lists: in step again"
+BACK = "lists: recovered"
 
 MakeSite = Callable[..., Site]
 

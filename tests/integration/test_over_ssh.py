@@ -264,7 +264,7 @@ def test_a_peer_that_comes_back_is_found_again(far: Far) -> None:
         far.files.write(ANTS, BEES)
         far.sshd.start()
         daemon.wait_for("far: +1 list: bees")
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         assert daemon.count("Connection refused") == 1
         assert daemon.stop() == 0
 
@@ -308,7 +308,7 @@ def test_once_that_succeeds_ends_back_off_of_daemon(far: Far) -> None:
         daemon.wait_for(said)
         far.sshd.authorize(far.key)
         far.site.once()
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         far.files.write(ANTS, BEES)
         daemon.wait_for("far: +1 list: bees")
         assert far.state == "ok"
@@ -321,7 +321,7 @@ def test_first_answer_to_another_process_ends_back_off_of_daemon(far: Far) -> No
         daemon.wait_for(said)
         far.sshd.authorize(far.key)
         far.site.once()
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         assert daemon.stop() == 0
 
 

@@ -572,7 +572,7 @@ def test_a_daemon_follows_each_source(several: Several) -> None:
         daemon.wait_for("two: +1 list: cats")
         assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
         (several.site.directory / "away").rename(several.one.directory)
-        daemon.wait_for("one: in step again")
+        daemon.wait_for("one: recovered")
         several.one.write(ANTS, DOGS, hop=ONE)
         daemon.wait_for("one: +1 list: dogs")
         assert daemon.count("No such file or directory") == 1
@@ -617,7 +617,7 @@ def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
         assert daemon.count("is left out") == 1
         several.one.put(ROUTES, lmtp_text([CATS], ONE))
         several.one.put(DOMAINS, domains_text({"lists.example.net": "lists.example.net"}))
-        daemon.wait_for("two: in step again")
+        daemon.wait_for("two: recovered")
         assert several.lists == {ANTS: TWO, BEES: TWO, CATS: ONE}
         assert daemon.stop() == 0
 
