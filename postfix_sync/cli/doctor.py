@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> Exit:
 async def _examine(configuration: "Config", options: argparse.Namespace) -> list[Finding]:
     """Return all findings; show the progress on a terminal, since a probe may take seconds."""
     found = []
-    with ProgressLine(sys.stderr, os.environ, wanted=not options.quiet) as line:
+    with ProgressLine(sys.stderr, os.environ, enabled=not options.quiet) as line:
         line.show("querying Postfix and the sources ...")
         async for finding in examination.examine(configuration):
             found.append(finding)

@@ -171,9 +171,9 @@ class ProgressLine:
     Nothing is written if the stream is not a terminal, or can't erase lines.
     """
 
-    def __init__(self, stream: TextIO, environment: Mapping[str, str], *, wanted: bool) -> None:
+    def __init__(self, stream: TextIO, environment: Mapping[str, str], *, enabled: bool) -> None:
         dumb = environment.get("TERM", "dumb") == "dumb"
-        self._stream = stream if wanted and stream.isatty() and not dumb else None
+        self._stream = stream if enabled and stream.isatty() and not dumb else None
         self._room = Terminal.of(stream, environment).width - 1
 
     def __enter__(self) -> "ProgressLine":

@@ -71,7 +71,7 @@ class Destinations:
                 round_due = time.monotonic() + section.interval
                 self.whole_round = True
             if self.report.installed:
-                asked = [
+                probed = [
                     replace(target, doubting=target.destination not in self.known)
                     for target in targets(
                         self.report.routes_in_use, self.report.replicas, self.report.families
@@ -79,7 +79,7 @@ class Destinations:
                     if everything or target.destination.endpoint in self._probed_soon
                 ]
                 hosts = self.report.known_hosts
-                results = await probe_all(asked, section.level, section.timeout, hosts)
+                results = await probe_all(probed, section.level, section.timeout, hosts)
                 await self._note(results)
                 self._log_probes(results)
 
@@ -116,16 +116,16 @@ class Destinations:
 
     async def recover(self) -> None:
         """Have Postfix deliver the deferred mail of each destination that has recovered."""
-        look_due = 0.0
+        read_due = 0.0
         while True:
             await set_within(self.probed, flush.due_in(self.ledger.status, time.time()))
             self.probed.clear()
-            began, looked = time.time(), time.monotonic()
-            wanted = flush.due(
-                self.ledger.status, began, unseen=self.whole_round and looked >= look_due
+            began, started = time.time(), time.monotonic()
+            due = flush.due(
+                self.ledger.status, began, unseen=self.whole_round and started >= read_due
             )
             self.whole_round = False
-            if not wanted:
+            if not due:
                 continue
             directory = self.ledger.config.postfix.config_directory
             done: AbstractSet[str] = set()
@@ -134,7 +134,7 @@ class Destinations:
                 done = await flush.recover(
                     directory,
                     self.report.routes,
-                    wanted,
+                    due,
                     lambda endpoint: endpoint not in doubted(self.ledger.status),
                 )
             except SyncError as error:
@@ -143,6 +143,6 @@ class Destinations:
             if done:
                 await self.ledger.update(partial(after_flush, endpoints=done, began=began))
             else:
-                look_due = looked + QUEUE_READING_SHARE * (time.monotonic() - looked)
+                read_due = started + QUEUE_READING_SHARE * (time.monotonic() - started)
             if errors:
                 await asyncio.sleep(flush.AGAIN)
