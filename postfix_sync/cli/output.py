@@ -108,8 +108,8 @@ def _head(found: Status, now: float, to: Terminal) -> Iterator[str]:
     if found["held"]:
         first = Cell(f"held at {number} " if number else "held ", Colour.DOUBTFUL)
         since = found["held_since"] or found["updated"]
-        waits = f"for {_since(since, now)}; what waits: {found['waiting'] or 'nothing'}"
-        yield from to.wrap(waits, first=first, indent=INDENT)
+        details = f"for {_since(since, now)}; pending: {found['waiting'] or 'nothing'}"
+        yield from to.wrap(details, first=first, indent=INDENT)
     elif number:
         yield number
 

@@ -361,7 +361,7 @@ class _Pass:
         if request.roll_back is None and (self.waiting or request.dry_run):
             self.notices.append(
                 Notice(
-                    f"{self.hold}; what waits: {self.waiting or 'nothing'}",
+                    f"{self.hold}; pending: {self.waiting or 'nothing'}",
                     f"see all of it: {self.config.command('--once', '--dry-run')};"
                     f" let it happen: {self.config.command('resume')}",
                 )

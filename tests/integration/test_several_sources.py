@@ -481,7 +481,7 @@ def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Seve
         several.site.once(expect=69)
         _age(several.site)
         several.site.once(expect=69)
-        assert "what waits: +1 list: bees@" in several.site.once(expect=69)
+        assert "pending: +1 list: bees@" in several.site.once(expect=69)
         [(name, route)] = several.lists.items()
         assert (name, route.rpartition(", ")[2]) == (ANTS, first)
         status = several.site.status()

@@ -152,10 +152,10 @@ def test_a_status() -> None:
 def test_a_status_that_is_held() -> None:
     held = {"held": True, "held_since": iso(NOW - 7200), "waiting": "+1 list: ants@a.example"}
     assert output.status(status(**held), NOW, PLAIN).splitlines()[1] == (
-        "held at generation 7 for 2 h; what waits: +1 list: ants@a.example"
+        "held at generation 7 for 2 h; pending: +1 list: ants@a.example"
     )
     unknown = status(**{**held, "generation": None, "waiting": ""})
-    assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; what waits: nothing"
+    assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; pending: nothing"
 
 
 def test_what_is_not_there_leaves_no_gap() -> None:
