@@ -165,7 +165,7 @@ def test_without_a_terminal_it_shows_what_it_would_do_and_does_nothing(host: Hos
         done = host.site.run("setup", *arguments)
         assert done.returncode == status
         assert (shown in done.stdout) == ("--undo" not in arguments)
-        assert ("no terminal" in done.stderr) == (not arguments)
+        assert ("not a terminal" in done.stderr) == (not arguments)
     assert "no changes made by setup" in done.stdout
     assert tree(host.site.directory) == before
 
