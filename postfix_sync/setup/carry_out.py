@@ -124,7 +124,7 @@ class _Work:
         self.ran = False
 
     async def make(self, changes: Sequence[Change]) -> None:
-        await self._poll_all()
+        await self._look()
         kept, made = self._begun()
         confirmed = list(kept)
         try:
@@ -160,7 +160,7 @@ class _Work:
         return done, []
 
     async def take_out(self) -> None:
-        await self._poll_all()
+        await self._look()
         steps = self.main_cf.steps()
         for number in reversed(range(len(steps))):
             await self._take_out(steps[number], steps[:number])
@@ -220,7 +220,7 @@ class _Work:
                 waiting = {one for one in waiting if not {one, domain_of(one)} & found.keys()}
         return set(waiting)
 
-    async def _poll_all(self) -> None:
+    async def _look(self) -> None:
         """How Postfix stands before anything is changed."""
         self.ran = self.postfix.master is not None
         if self.ran:
