@@ -139,7 +139,7 @@ class Follower:
         except Exception as bug:  # noqa: BLE001 - no error of a source may end the daemon
             LOG.exception("%s: internal error while polling; please report this", name)
             failed = SyncError(f"{name}: internal error: {bug!r}")
-        self.source.forget()  # this answer replaces one that no sync has used, so fetch it again
+        self.source.forget()  # this answer may replace unused lists: fetch them again
         return Fetched(None, time.time(), error=failed)
 
     def _keep(self, answer: Fetched) -> bool:
