@@ -1,7 +1,7 @@
 # bash completion for postfix-sync(8), loaded by bash-completion as completions/postfix-sync.
 #
-# Nothing is asked of postfix-sync itself: the destinations and generations are read from its state
-# directory, where the user may read that. tests/unit/test_manual.py holds commands and options.
+# Completion does not run postfix-sync: it reads the destinations and generations from the state
+# directory, if the user may read it. tests/unit/test_manual.py checks the commands and options.
 
 _postfix_sync() {
     local common='-h --help -c --config -v --verbose -q --quiet --log-format'
@@ -9,7 +9,7 @@ _postfix_sync() {
     COMPREPLY=()
     ((COMP_CWORD)) || return
 
-    # readline breaks words at : and = as well, so HOST:PORT and --level=rcpt come in pieces.
+    # readline also splits words at : and =, so HOST:PORT and --level=rcpt arrive in pieces.
     local -i at
     local -a words=()
     for ((at = 1; at <= COMP_CWORD; at++)); do
@@ -70,19 +70,19 @@ _postfix_sync() {
     esac
 }
 
-# Those of some words that go on from what was typed. (compgen -W would expand them, as a shell does.)
+# Offer the words that begin with the typed text. (compgen -W would expand them, as a shell does.)
 _postfix_sync_offer() {
-    local one
-    for one in $1; do
-        [[ $one == "$cur"* ]] && COMPREPLY+=("$one")
+    local offered
+    for offered in $1; do
+        [[ $offered == "$cur"* ]] && COMPREPLY+=("$offered")
     done
-    # What stands before the last colon is a word of its own to readline.
+    # readline takes the text up to the last colon for a word of its own.
     if [[ $cur == *:* && $COMP_WORDBREAKS == *:* ]]; then
         COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*:}"}"}")
     fi
 }
 
-# The state directory that a configuration names.
+# Print the state directory that a configuration names.
 _postfix_sync_state() {
     local found
     found=$(sed -n "s/^state_directory: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$1" 2>/dev/null)

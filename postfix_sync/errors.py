@@ -1,8 +1,8 @@
-"""What can go wrong, in the words an operator reads, with the exit status it leads to.
+"""The errors that postfix-sync reports, with their exit statuses, and untrusted text in messages.
 
-Every error that an operator can cause or mend is a `SyncError`: one line that says subject, place
-and what is wrong, and a hint with the command or setting that mends it. Nothing else may reach a
-user; anything else is a bug.
+Every error that an operator can cause or fix is a `SyncError`: one line that names subject, place
+and problem, and a hint with the command or setting that fixes it. Any other exception that reaches
+the user is a bug.
 """
 
 import os
@@ -34,16 +34,16 @@ PRECEDENCE = (
 
 
 def worst(statuses: Iterable[Exit]) -> Exit:
-    """The one exit status that tells most of several."""
+    """Return the first of the statuses in PRECEDENCE, or OK if none of them is there."""
     seen = set(statuses)
     return next((status for status in PRECEDENCE if status in seen), Exit.OK)
 
 
 class SyncError(Exception):
-    """Something an operator can understand and mend; `hint` may be empty.
+    """An error that an operator can understand and fix; `hint` may be empty.
 
-    `fix` is a command for a shell on this host that mends it by itself, where there is one that can
-    be run without thinking it over.
+    `fix` is a shell command for this host that fixes the problem alone and is always safe to run,
+    or None.
     """
 
     status = Exit.APPLY_FAILED
@@ -56,7 +56,7 @@ class SyncError(Exception):
 
 
 class ConfigError(SyncError):
-    """The configuration, or the Postfix it points to, can't be used as it is."""
+    """The configuration, or the Postfix instance that it names, can't be used as it is."""
 
     status = Exit.CONFIG
 
@@ -84,7 +84,7 @@ class ApplyError(SyncError):
 
 
 class OutOfReach(SyncError):
-    """The source isn't there, or another pass holds the lock."""
+    """The source does not answer, or another sync holds the lock."""
 
     status = Exit.OUT_OF_REACH
 
@@ -94,14 +94,14 @@ class Missing(OutOfReach):
 
 
 class NotPlaced(OutOfReach):
-    """Where a container is to be reached can't be found out; `fix` may be a command that helps."""
+    """The address of a container can't be determined; `fix` may be a command that helps."""
 
     def __init__(self, message: str, hint: str = "", fix: str | None = None) -> None:
         super().__init__(message, hint or fix or "", fix)
 
 
 class Busy(OutOfReach):
-    """Another pass holds the lock."""
+    """Another sync holds the lock."""
 
 
 class TimedOut(ApplyError):
@@ -109,30 +109,33 @@ class TimedOut(ApplyError):
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether there was no memory for something, or for one more thread.
+    """Return whether an error is a lack of memory, also of memory for a new thread.
 
-    Python has no error of its own for a thread that can't be started.
+    Python raises a plain RuntimeError if a thread can't be started.
     """
     return isinstance(error, MemoryError) or "can't start new thread" in str(error)
 
 
 def out_of_memory(subject: str) -> ApplyError:
-    """Names what ran out of memory; only where that is limited does a process hear of it."""
+    """Return an error for `subject`, which ran out of memory; a limit must have caused it.
+
+    Without a limit, the kernel would kill the process instead.
+    """
     return ApplyError(
-        f"{subject}: out of memory; Postfix keeps the maps that are installed",
-        "raise what limits this process: ulimit -v and -u, the unit's MemoryMax= and TasksMax=;"
-        " guard.max_size bounds what is read of a source",
+        f"{subject}: out of memory; Postfix keeps using the installed maps",
+        "raise the limits of this process: ulimit -v and -u, the unit's MemoryMax= and TasksMax=;"
+        " guard.max_size limits the size of a source's files",
     )
 
 
 def why(error: Exception) -> str:
-    """The reason alone, "No space left on device", without the path that a message names."""
+    """Return the reason of an error, such as "No space left on device", without the path."""
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number else str(error)
 
 
 def escape(text: str) -> str:
-    """Untrusted text for people: what is no printable character is spelt out, `\\x1b`."""
+    """Escape untrusted text for people: unprintable characters become, for example, `\\x1b`."""
     if text.isprintable():
         return text
     return "".join(
@@ -141,6 +144,6 @@ def escape(text: str) -> str:
 
 
 def quote(text: str, limit: int = 80) -> str:
-    """Untrusted text for a message: quoted, escaped, and cut to `limit` characters."""
+    """Quote untrusted text for a message: escaped, and cut to `limit` characters."""
     escaped = escape(text[:limit])
     return f'"{escaped[:limit]}…"' if len(escaped) > limit or len(text) > limit else f'"{escaped}"'

@@ -1,8 +1,8 @@
-"""The log: one line an event on standard error, as text or as JSON.
+"""Log to standard error, one line for each event, as text or as JSON.
 
-Messages carry subject, place and problem; a hint goes on a line of its own. Where standard error is
-the journal, that has the time and the program's name, and each line gets its priority instead: the
-hint of an error, too, so that `journalctl -p warning` shows both.
+A message has subject, place and problem; a hint is on a line of its own. If standard error is the
+journal, which adds the time and the program's name, each line has its priority instead: the hint of
+an error, too, so that `journalctl -p warning` shows both.
 """
 
 import json
@@ -26,7 +26,8 @@ PRIORITIES = {
     logging.INFO: 6,
     logging.DEBUG: 7,
 }
-"""What syslog(3) calls the levels; the journal reads it at the start of a line (sd-daemon(3))."""
+"""The priority of each level (syslog(3)); the journal reads it at the start of a line
+(sd-daemon(3))."""
 
 
 class _Text(logging.Formatter):
@@ -74,7 +75,7 @@ def _when(record: logging.LogRecord) -> str:
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Whether what is written there goes to the journal ($JOURNAL_STREAM, systemd.exec(5))."""
+    """Return whether a stream is connected to the journal ($JOURNAL_STREAM, systemd.exec(5))."""
     try:
         found = os.fstat(stream.fileno())
     except OSError:
@@ -83,8 +84,10 @@ def is_journal(stream: TextIO) -> bool:
 
 
 def configure(level: int, log_format: str, *, timed: bool) -> None:
-    """Sends the log to standard error; `timed`: each line of text begins with the time, except in
-    the journal."""
+    """Send the log to standard error.
+
+    If `timed` is set, each line of text begins with the time, except in the journal.
+    """
     handler = logging.StreamHandler(sys.stderr)
     journal = is_journal(sys.stderr)
     formatter: logging.Formatter
@@ -103,6 +106,6 @@ def configure(level: int, log_format: str, *, timed: bool) -> None:
     LOG.propagate = False
 
 
-def tell(error: SyncError | Notice, level: int = logging.ERROR) -> None:
-    """Logs an error or a notice with its hint."""
+def log_problem(error: SyncError | Notice, level: int = logging.ERROR) -> None:
+    """Log an error or a notice with its hint."""
     LOG.log(level, "%s", error.message, extra={"hint": error.hint})

@@ -1,13 +1,13 @@
-"""Numbers and times in words. Pure."""
+"""Render numbers and times as text, and parse times. Pure."""
 
 from datetime import UTC, datetime
 
 LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
-"""Of what a datetime can be, in seconds since the epoch."""
+"""The last second that a datetime can represent, in seconds since the epoch."""
 
 
 def counted(number: int, what: str) -> str:
-    """`1 list`, `2 lists`, `3 aliases`, `4 entries`."""
+    """Render a number with its noun: `1 list`, `2 lists`, `3 aliases`, `4 entries`."""
     if number == 1:
         return f"1 {what}"
     if what.endswith("y"):
@@ -16,14 +16,14 @@ def counted(number: int, what: str) -> str:
 
 
 def iso(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC; the closest of the years 1970 to 9999.
+    """Render seconds since the epoch as ISO 8601 in UTC, limited to the years 1970 to 9999.
 
-    A file's time may be any number.
+    The limit is needed because the time of a file may be any number.
     """
     moment = datetime.fromtimestamp(min(max(seconds, 0), LAST_SECOND), UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds_of(moment: str) -> float:
-    """The inverse of `iso`."""
+    """Parse a time that `iso` rendered, into seconds since the epoch. Raises ValueError."""
     return datetime.fromisoformat(moment).timestamp()

@@ -1,1 +1,1 @@
-"""The commands: options in, exit status out; how answers look to people and to Nagios."""
+"""The commands, from options to exit status, and their output for people and for Nagios."""

@@ -1,6 +1,6 @@
-"""The command line: flags in, exit status out.
+"""Parse the command line, run the command, and return its exit status.
 
-All options are here; what a command does with them is in commands/, in the module of its name.
+This module defines all options. Each command is in the module of its name in this package.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from pathlib import Path
 
 from postfix_sync import __version__
 from postfix_sync.errors import ApplyError, Exit, SyncError, is_out_of_memory, out_of_memory, why
-from postfix_sync.log import LOG, configure, tell
+from postfix_sync.log import LOG, configure, log_problem
 from postfix_sync.model import Destination
 
 LMTP_PORT = 8024
-"""Where Mailman listens by default, for a destination that is named without a port."""
+"""Mailman's default port, for a destination without a port (`port` in Mailman's [mta] section)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Run the command, log its errors, and return its exit status."""
     _open_what_is_closed()
     given = sys.argv[1:] if arguments is None else arguments
     if "--nagios" in given:
@@ -36,17 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status  # noqa: TRY300 - a flush that fails is what is caught below
     except SyncError as error:
-        tell(error)
+        log_problem(error)
         return int(error.status)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        tell(out_of_memory("postfix-sync"))
+        log_problem(out_of_memory("postfix-sync"))
         return int(Exit.APPLY_FAILED)
-    except OSError as error:  # of standard output: what else may fail is a SyncError by now
+    except OSError as error:  # of standard output: all other failures are a SyncError by now
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # then nobody reads on
-            tell(ApplyError(f"standard output: {why(error)}"))
+        if not isinstance(error, BrokenPipeError):  # the reader has ended, as `head` does
+            log_problem(ApplyError(f"standard output: {why(error)}"))
         return int(Exit.APPLY_FAILED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         LOG.error("interrupted")
@@ -54,23 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_what_is_closed() -> None:
-    """Standard streams that the caller has closed lead nowhere: no map gets their numbers."""
+    """Open standard streams that the caller has closed, so that no map gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for good
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Runs the command; raises what ends it early."""
+    """Run the command and return its exit status. Raises SyncError, SystemExit on bad usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.force and not options.once:
-        parser.error("--force goes with --once")
+        parser.error("--force requires --once")
     if options.dry_run and not (options.once or options.command == "setup"):
-        parser.error("--dry-run goes with --once and with setup")
+        parser.error("--dry-run requires --once or setup")
     if options.once and options.command:
-        parser.error(f"--once does not go with {options.command}")
-    os.umask(0o022)  # Postfix's processes read what is installed, whoever they run as
+        parser.error(f"--once can't be combined with {options.command}")
+    os.umask(0o022)  # Postfix's processes read the installed files as other users than root
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -80,40 +80,38 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _common() -> argparse.ArgumentParser:
-    """The options of every command. A parser of its own for each: argparse shares defaults."""
+    """Return a new parser of the common options: argparse shares the defaults of a parser."""
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
         "-c",
         "--config",
         type=Path,
         metavar="FILE",
-        help="default: /etc/postfix-sync/config.yaml",
+        help="configuration (default: /etc/postfix-sync/config.yaml)",
     )
     loudness = common.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="say more")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="say errors only")
-    common.add_argument(
-        "--log-format", choices=("text", "json"), help="of log and errors; default: text"
-    )
+    loudness.add_argument("-v", "--verbose", action="store_true", help="log more")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="log errors only")
+    common.add_argument("--log-format", choices=("text", "json"), help="log format (default: text)")
     return common
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="postfix-sync",
-        description="Keeps this Postfix host in step with the transport maps that Mailman 3 writes."
-        " Without a command: the daemon, in the foreground.",
-        epilog="More: man postfix-sync, and man postfix-sync.yaml about the configuration.",
+        description="Keep the maps of this Postfix host in step with the lists of Mailman 3."
+        " Without a command, run the daemon in the foreground.",
+        epilog="See also: man postfix-sync; for the configuration: man postfix-sync.yaml.",
         parents=[_common()],
     )
     parser.set_defaults(config=None, verbose=False, quiet=False, log_format="text", command=None)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("--once", action="store_true", help="make one pass and end (for cron)")
+    parser.add_argument("--once", action="store_true", help="run one sync and exit (for cron)")
     parser.add_argument(
         "--dry-run", action="store_true", help="with --once: show the changes, change nothing"
     )
     parser.add_argument(
-        "--force", action="store_true", help="with --once: the guards let the change through"
+        "--force", action="store_true", help="with --once: skip the safety limits (guard.*)"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -121,46 +119,51 @@ def _parser() -> argparse.ArgumentParser:
         description = f"{does[0].upper()}{does[1:]}."
         return commands.add_parser(name, parents=[_common()], help=does, description=description)
 
-    probing = add("probe", "ask Mailman's LMTP port whether it takes mail")
+    probing = add("probe", "check whether Mailman's LMTP server accepts mail")
     probing.add_argument(
         "destinations",
         nargs="*",
         type=_endpoint,
         metavar="HOST[:PORT]",
-        help=f"whom; without one, all that the maps lead to; the port is {LMTP_PORT} if not given",
+        help="destination to probe (default: all installed destinations);"
+        f" the default port is {LMTP_PORT}",
     )
     probing.add_argument(
-        "--rcpt", type=_address, metavar="ADDRESS", help="the list address to ask for"
+        "--rcpt", type=_address, metavar="ADDRESS", help="list address to send in RCPT TO"
     )
-    probing.add_argument("--level", choices=("connect", "lhlo", "rcpt"), help="how far to go")
+    probing.add_argument(
+        "--level", choices=("connect", "lhlo", "rcpt"), help="last phase of the probe"
+    )
     shape = probing.add_mutually_exclusive_group()
     _add_json(shape)
-    shape.add_argument("--nagios", action="store_true", help="answer as a monitoring plugin does")
+    shape.add_argument(
+        "--nagios", action="store_true", help="print the result as a monitoring plugin"
+    )
 
-    _add_json(add("doctor", "check this host's Postfix, and say what mends it"))
+    _add_json(add("doctor", "check this host's Postfix, and print commands that fix it"))
 
-    setup = add("setup", "make Postfix use the maps, or take that back")
+    setup = add("setup", "make Postfix use the maps, or undo that")
     manner = setup.add_mutually_exclusive_group()
-    manner.add_argument("--yes", action="store_true", help="do not ask")
+    manner.add_argument("--yes", action="store_true", help="make the changes without confirmation")
     manner.add_argument(
         "--dry-run",
         action="store_true",
         default=argparse.SUPPRESS,
         help="show the changes, change nothing",
     )
-    setup.add_argument("--undo", action="store_true", help="take out what setup has added")
+    setup.add_argument("--undo", action="store_true", help="remove the changes that setup has made")
 
-    _add_json(add("status", "show what the last passes and probes found"))
+    _add_json(add("status", "show the results of the last syncs and probes"))
 
-    rollback = add("rollback", "put an earlier state of the maps back, and hold it")
+    rollback = add("rollback", "install an earlier generation of the maps, and hold it")
     rollback.add_argument(
         "generation",
         nargs="?",
         type=_number,
         metavar="GENERATION",
-        help="which; without it, they are listed",
+        help="number of the generation (default: list all generations)",
     )
-    add("resume", "go on after a rollback")
+    add("resume", "release the hold and sync now")
     return parser
 
 
@@ -169,7 +172,10 @@ def _add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def _endpoint(text: str) -> Destination:
-    """HOST, HOST:PORT, [ADDRESS]:PORT, or an IPv6 address without a port."""
+    """Parse HOST, HOST:PORT, [ADDRESS]:PORT, or an IPv6 address without a port.
+
+    Raises argparse.ArgumentTypeError.
+    """
     from postfix_sync.postfix.next_hop import parse_destination  # noqa: PLC0415
 
     if text.startswith("[") and "]" in text:
@@ -186,7 +192,7 @@ def _endpoint(text: str) -> Destination:
 
 
 def _address(text: str) -> str:
-    """A full address."""
+    """Check that an argument is a full address. Raises argparse.ArgumentTypeError."""
     from postfix_sync.mailman.names import check_address  # noqa: PLC0415
 
     try:
@@ -196,7 +202,7 @@ def _address(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    """The number of a generation."""
+    """Parse the number of a generation. Raises argparse.ArgumentTypeError."""
     if not text.isascii() or not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a generation is a number, not {text!r}")
     return int(text)
@@ -207,10 +213,14 @@ def _is_daemon(options: argparse.Namespace) -> bool:
 
 
 def _level(options: argparse.Namespace) -> int:
-    """The daemon tells of changes; a command only at a terminal: cron mails what is printed."""
-    talkative = _is_daemon(options) or sys.stderr.isatty()
+    """Return the log level.
+
+    The daemon logs changes, at level INFO. A command does so only if standard error is a terminal,
+    because cron mails all output.
+    """
+    logs_changes = _is_daemon(options) or sys.stderr.isatty()
     if options.quiet:
         return logging.ERROR
     if options.verbose:
-        return logging.DEBUG if talkative else logging.INFO
-    return logging.INFO if talkative else logging.WARNING
+        return logging.DEBUG if logs_changes else logging.INFO
+    return logging.INFO if logs_changes else logging.WARNING

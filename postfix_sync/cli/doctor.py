@@ -1,4 +1,4 @@
-"""postfix-sync doctor: what is wrong with this host, and which command mends it."""
+"""postfix-sync doctor: check this host, and print the commands that fix its problems."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.cli import output
 from postfix_sync.cli.running import complete, load
-from postfix_sync.cli.terminal import Passing, Terminal
+from postfix_sync.cli.terminal import ProgressLine, Terminal
 from postfix_sync.doctor import examination
 from postfix_sync.errors import Exit
 from postfix_sync.model import Finding
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Makes every check; 78 if one of them failed. Quiet, only what is not well is told."""
+    """Run and print all checks, with -q only warnings and failures. Return 78 if a check failed."""
     configuration = load(options)
     found = complete(_examine(configuration, options))
     document = examination.as_json(found)
@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> Exit:
 
 
 async def _examine(configuration: "Config", options: argparse.Namespace) -> list[Finding]:
-    """All findings; a terminal shows meanwhile how far it is, as a probe may take seconds."""
+    """Return all findings; show the progress on a terminal, since a probe may take seconds."""
     found = []
-    with Passing(sys.stderr, os.environ, wanted=not options.quiet) as line:
-        line.show("asking Postfix and the sources ...")
-        async for one in examination.examine(configuration):
-            found.append(one)
-            line.show(f"checked: {len(found)}, last {one.name} ...")
+    with ProgressLine(sys.stderr, os.environ, enabled=not options.quiet) as line:
+        line.show("querying Postfix and the sources ...")
+        async for finding in examination.examine(configuration):
+            found.append(finding)
+            line.show(f"checked: {len(found)}, last {finding.name} ...")
     return found

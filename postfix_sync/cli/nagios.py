@@ -1,9 +1,9 @@
-"""`probe --nagios`: what a monitoring system runs, and reads, as the Monitoring Plugins have it.
+"""`probe --nagios`: print the result as the Monitoring Plugins Development Guidelines require.
 
-One line on standard output says how things stand, and after a bar gives figures; for several
-destinations a line each follows. The exit status is 0, 1, 2 or 3. That holds whatever happens: a
-command line or a configuration that can't be used is UNKNOWN, as is a bug, because 78 or a
-traceback would mean nothing to who is to be woken.
+The first line on standard output has the state and, after a bar, performance data; for several
+destinations, a line for each follows. The exit status is always 0, 1, 2 or 3: an invalid command
+line or configuration is UNKNOWN, as is a bug, because monitoring systems do not know sysexits(3)
+and do not show tracebacks.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from postfix_sync.model import ProbeResult
 from postfix_sync.probe.lmtp import consequence
 
 WITHIN = 8.0
-"""Seconds in which all probes end: check_nrpe(8) gives up after ten, and then nobody is told what
-is down."""
+"""Seconds in which all probes end: check_nrpe(8) gives up after ten, and its alert would then not
+name the destination that is down."""
 
 
 class State(IntEnum):
@@ -31,44 +31,44 @@ class State(IntEnum):
 
 
 def state_of(results: Sequence[ProbeResult]) -> State:
-    """CRITICAL where a destination is down, WARNING where one is odd, UNKNOWN without any."""
+    """Return CRITICAL if a destination is down, WARNING if one is odd, UNKNOWN without results."""
     if not results:
         return State.UNKNOWN
-    if not all(one.up for one in results):
+    if not all(result.up for result in results):
         return State.CRITICAL
-    return State.WARNING if any(one.warning for one in results) else State.OK
+    return State.WARNING if any(result.warning for result in results) else State.OK
 
 
 def render(results: Sequence[ProbeResult]) -> str:
-    """The answer for some destinations, one at least."""
-    figures = [f"'{one.destination.endpoint}'={one.seconds:.4f}s;;;0" for one in results]
-    down = sum(not one.up for one in results)
+    """Render the results for at least one destination as the output of a plugin."""
+    figures = [f"'{result.destination.endpoint}'={result.seconds:.4f}s;;;0" for result in results]
+    down = sum(not result.up for result in results)
     figures.append(f"down={down};;0;0;{len(results)}")
-    lines = [_line(one) for one in results]
+    lines = [_line(result) for result in results]
     if len(lines) > 1:
         lines.insert(0, _summary(results))
     return "\n".join([f"{_headline(state_of(results), lines[0])}|{' '.join(figures)}", *lines[1:]])
 
 
 def plugin(command: Callable[[], int]) -> int:
-    """Runs `command` so that whatever ends it is told as a plugin tells it; the exit status."""
-    said = io.StringIO()
+    """Run `command`, print any error as a plugin's output, and return the exit status."""
+    printed = io.StringIO()
     try:
-        # What comes on standard error is lost on a monitoring system, and may be taken for more.
-        with contextlib.redirect_stderr(said):
+        # Monitoring systems drop standard error, or append it to the plugin's output.
+        with contextlib.redirect_stderr(printed):
             return command()
-    except SystemExit as end:  # argparse: --help, or a usage error, said on the last line
+    except SystemExit as end:  # argparse: --help, or a usage error, which is on the last line
         if not end.code:
             raise
-        problem = (said.getvalue().splitlines() or [str(end.code)])[-1]
+        problem = (printed.getvalue().splitlines() or [str(end.code)])[-1]
     except SyncError as error:
         problem = "\n".join([error.message, *([f"hint: {error.hint}"] if error.hint else [])])
     except (KeyboardInterrupt, asyncio.CancelledError):
         problem = "interrupted"
     except MemoryError:
         problem = out_of_memory("postfix-sync").message
-    except Exception as bug:  # noqa: BLE001 - nobody reads a traceback there
-        problem = f"unexpected: {bug!r}; please report it"
+    except Exception as bug:  # noqa: BLE001 - monitoring systems do not show tracebacks
+        problem = f"internal error: {bug!r}; please report this"
     print(_headline(State.UNKNOWN, problem))  # noqa: T201 - the command's answer
     return State.UNKNOWN
 
@@ -78,25 +78,25 @@ def _headline(state: State, text: str) -> str:
 
 
 def _summary(results: Sequence[ProbeResult]) -> str:
-    if down := [one.destination.endpoint for one in results if not one.up]:
+    if down := [result.destination.endpoint for result in results if not result.up]:
         return f"{len(down)} of {len(results)} destinations down: {', '.join(down)}"
-    if odd := [one.destination.endpoint for one in results if one.warning]:
-        return f"{len(results)} destinations up, worth a look: {', '.join(odd)}"
+    if warned := [result.destination.endpoint for result in results if result.warning]:
+        return f"{len(results)} destinations up, with warnings: {', '.join(warned)}"
     return f"{len(results)} destinations up"
 
 
 def _line(result: ProbeResult) -> str:
-    """One destination on a line."""
+    """Render the result for one destination as a line."""
     about = result.destination.endpoint
     if not result.up:
-        said = f" ({result.reply})" if result.reply else ""
-        text = f"{about} down: {result.phase}: {result.error}{said}; {consequence(result)}"
+        reply = f" ({result.reply})" if result.reply else ""
+        text = f"{about} down: {result.phase}: {result.error}{reply}; {consequence(result)}"
     else:
-        odd = f"; but {result.warning}" if result.warning else ""
-        text = f"{about} up: {result.phase}: {result.reply}, {result.seconds:.4f} s{odd}"
+        warning = f"; but {result.warning}" if result.warning else ""
+        text = f"{about} up: {result.phase}: {result.reply}, {result.seconds:.4f} s{warning}"
     return _plain(text)
 
 
 def _plain(text: str) -> str:
-    """Without the character that begins the figures."""
+    """Replace the bar in a text: it would begin the performance data."""
     return text.replace("|", "/")

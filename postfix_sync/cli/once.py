@@ -1,4 +1,4 @@
-"""postfix-sync --once: one pass, a probe of what it left installed, and an end."""
+"""postfix-sync --once: run one sync, probe the installed destinations, and exit."""
 
 import argparse
 import asyncio
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.textfile import write_textfile
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 
 CONFIRM_AFTER = 1.0
-"""Seconds until a destination that was up, and failed, is asked once more."""
+"""Seconds until a destination that was up before this command, and failed, is probed again."""
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Makes one pass."""
-    return complete(_pass_and_probe(load(options), options))
+    """Run one sync, and return its exit status."""
+    return complete(_sync_and_probe(load(options), options))
 
 
-async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
+async def _sync_and_probe(configuration: "Config", options: argparse.Namespace) -> Exit:
     rankings = transitions.rankings(StatusFile.of(configuration).read_or_new())
     request = Request(force=options.force, dry_run=options.dry_run)
     report = await once(configuration, rankings, request)
     for line in report.lines:
         LOG.info("%s", line)
-    tell_problems(report)
+    log_report(report)
     if options.dry_run:
         sys.stdout.writelines(f"{line}\n" for line in report.preview)
         return report.status
@@ -56,39 +56,42 @@ async def _pass_and_probe(configuration: "Config", options: argparse.Namespace) 
 
 
 async def _retire(configuration: "Config") -> Exit:
-    """Takes out what is not needed any more, if it is due; the exit status that this makes."""
+    """Remove routes and host names whose time to retire has come; return the exit status."""
     if interrupted():
         return Exit.OK
     try:
         for line in await retire(configuration):
             LOG.info("%s", line)
     except Busy:
-        pass  # whoever is at work does it
+        pass  # the process that holds the lock, or the next one, removes them
     except SyncError as error:
-        tell(error)
+        log_problem(error)
         return error.status
     return Exit.OK
 
 
-def tell_problems(report: Report) -> None:
-    """Logs what a pass found wrong."""
+def log_report(report: Report) -> None:
+    """Log the notices and errors of a sync."""
     for notice in report.notices:
-        tell(notice, logging.WARNING)
+        log_problem(notice, logging.WARNING)
     for error in report.errors:
-        tell(error)
+        log_problem(error)
 
 
 async def note(configuration: "Config", report: Report, *, probing: bool) -> Exit:
-    """Probes what the pass left installed; notes for status and metrics what both found."""
+    """Probe the installed destinations if `probing`; store the results of sync and probes.
+
+    Writes status.json and the metrics file, and returns the exit status of all.
+    """
     if any(isinstance(error, Busy) for error in report.errors):
-        return report.status  # whoever was at work notes it
+        return report.status  # the process that held the lock has stored its own results
     status_file = StatusFile.of(configuration)
     changes = [partial(after_sync, config=configuration, report=report, now=time.time())]
     results: dict[Destination, ProbeResult] = {}
     probing = probing and configuration.probe.level != "off"
     if report.installed and probing and not interrupted():
         async for found in _probes(configuration, report, status_file.read_or_new()):
-            results |= {one.destination: one for one in found}
+            results |= {result.destination: result for result in found}
             changes.append(partial(after_probes, results=found, now=time.time()))
     if configuration.metrics.wanted and not interrupted():
         deferred = await _count_deferred(configuration)
@@ -101,53 +104,53 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
         await write_textfile(configuration)
     except SyncError as error:
         if error.message not in {known.message for known in report.errors}:
-            tell(error)
+            log_problem(error)
         return worst([report.status, error.status])
-    return worst([report.status, _tell_down(list(results.values()))])
+    return worst([report.status, _log_down(list(results.values()))])
 
 
 async def _probes(
     configuration: "Config", report: Report, status: Status
 ) -> AsyncIterator[list[ProbeResult]]:
-    """Probes all destinations, and once more those that were up and did not answer."""
+    """Probe all destinations, and again those that were up and did not answer."""
     section = configuration.probe
-    asked = targets(report.routes_in_use, report.replicas, report.families)
-    while asked:
-        found = await probe_all(asked, section.level, section.timeout, report.known_hosts)
+    probed = targets(report.routes_in_use, report.replicas, report.families)
+    while probed:
+        found = await probe_all(probed, section.level, section.timeout, report.known_hosts)
         yield found
         status = after_probes(status, found, time.time())
         doubted = transitions.doubted(status, still_up=True)
-        asked = [one for one in asked if one.destination.endpoint in doubted]
-        if asked:
+        probed = [target for target in probed if target.destination.endpoint in doubted]
+        if probed:
             await asyncio.sleep(CONFIRM_AFTER)
 
 
 async def _recover(configuration: "Config", report: Report, status: Status) -> None:
-    """Has Postfix deliver what waited for destinations that are back."""
+    """Have Postfix deliver the deferred mail of destinations that have recovered."""
     began = time.time()
-    wanted = flush.due(status, began)
-    if wanted:
+    due = flush.due(status, began)
+    if due:
         directory = configuration.postfix.config_directory
-        done = await flush.recover(directory, report.routes, wanted, lambda _: True)
+        done = await flush.recover(directory, report.routes, due, lambda _: True)
         if done:
             change = partial(after_flush, endpoints=done, began=began)
             await StatusFile.of(configuration).update(change)
 
 
 async def _count_deferred(configuration: "Config") -> dict[Destination, DeferredMail] | None:
-    """What is deferred for which destination; None where Postfix can't say."""
+    """Return the deferred mail of each destination; None if Postfix's queue can't be read."""
     try:
         return await count_deferred(configuration)
-    except ConfigError:  # the pass met the same, and told it
+    except ConfigError:  # the sync met the same error, and logged it
         return None
     except SyncError as error:
-        tell(error, logging.WARNING)
+        log_problem(error, logging.WARNING)
         return None
 
 
-def _tell_down(results: Sequence[ProbeResult]) -> Exit:
-    """Logs the destinations that are down; the exit status that this makes."""
+def _log_down(results: Sequence[ProbeResult]) -> Exit:
+    """Log the destinations that are down, and return the exit status of the probes."""
     for result in results:
         if not result.up:
-            tell(describe(result))
+            log_problem(describe(result))
     return Exit.OK if all(result.up for result in results) else Exit.PROBE_FAILED

@@ -1,8 +1,8 @@
-"""The answers of `status` and `doctor` for people. Pure; what is not for eyes is their --json.
+"""Render the output of `status`, `doctor` and `rollback` for people. Pure.
 
-What matters most stands last, right above the prompt. Text is wrapped, but a command never is: it
-stands on a line of its own, whole and without a prompt before it, so that the line can be copied
-and pasted. A terminal that is narrower shows it over two lines, and still copies it as one.
+The most important lines are the last ones, right above the prompt. Text is wrapped, but a command
+is always one whole line without a prompt, so that it can be copied and pasted. A terminal that is
+narrower than the command shows it on two lines, but copies it as one. Programs read --json instead.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,31 +24,31 @@ VERDICTS = {
     Verdict.WARNING: Colour.DOUBTFUL,
     Verdict.FAILURE: Colour.BAD,
 }
-"""In the order in which they are told."""
+"""The colour of each verdict, in the order in which findings are printed."""
 
 BESIDE = " " * 9
-"""As wide as a verdict and the gap after it."""
+"""An indent as wide as a verdict and the gap after it."""
 
 COMMAND_INDENT = BESIDE + "  "
 
 STATES = {"ok": Colour.GOOD, "stale": Colour.DOUBTFUL}
-"""How a source may be; everything else is bad."""
+"""The colours of a source's states; any other state is bad."""
 
 
 def findings(
     found: Sequence[Finding], to: Terminal, *, problems_only: bool = False, setup: str = ""
 ) -> str:
-    """What doctor found: what is well, then warnings, then failures, then how many of each.
+    """Render doctor's findings: successes, warnings, failures, then the number of each.
 
-    `setup` is the command that makes what main.cf lacks.
+    `setup` is the command that adds what main.cf lacks.
     """
     blocks = []
     for verdict in VERDICTS:
-        told = [_finding(one, to) for one in found if one.verdict is verdict]
+        shown = [_finding(finding, to) for finding in found if finding.verdict is verdict]
         if verdict is not Verdict.OK:
-            blocks += told
-        elif told and not problems_only:
-            blocks.append("\n".join(told))
+            blocks += shown
+        elif shown and not problems_only:
+            blocks.append("\n".join(shown))
     if setup:
         blocks += _setup(found, setup, to)
     if not problems_only:
@@ -57,42 +57,48 @@ def findings(
 
 
 def _setup(found: Sequence[Finding], command: str, to: Terminal) -> Iterator[str]:
-    """That `command` makes what main.cf lacks for the maps to be used; nothing where it doesn't."""
-    if any(one.verdict is Verdict.FAILURE and one.name in ROLES for one in found):
+    """Name the command that adds the missing maps to main.cf, if a map is missing there."""
+    if any(finding.verdict is Verdict.FAILURE and finding.name in ROLES for finding in found):
         made = INDENT + to.paint(command, Colour.COMMAND)
-        yield f"setup makes all that main.cf lacks, and asks first:\n{made}"
+        yield f"setup adds all that main.cf lacks, after you confirm:\n{made}"
 
 
-def _finding(one: Finding, to: Terminal) -> str:
-    first = Cell(f"{one.verdict.value:<{len(BESIDE)}}", VERDICTS[one.verdict])
-    if one.verdict is Verdict.OK:
-        # Where a parameter is what was looked at, it begins with its name anyway.
-        text = one.seen if one.seen.startswith(one.name) else f"{one.name}: {one.seen}"
+def _finding(finding: Finding, to: Terminal) -> str:
+    first = Cell(f"{finding.verdict.value:<{len(BESIDE)}}", VERDICTS[finding.verdict])
+    if finding.verdict is Verdict.OK:
+        # A finding about a parameter begins with its name anyway.
+        text = (
+            finding.seen
+            if finding.seen.startswith(finding.name)
+            else f"{finding.name}: {finding.seen}"
+        )
         return "\n".join(to.wrap(text, first=first, indent=BESIDE))
-    lines = to.wrap(one.name, first=first, indent=BESIDE, colour=Colour.NAME)
-    for text in (one.seen, one.why):
+    lines = to.wrap(finding.name, first=first, indent=BESIDE, colour=Colour.NAME)
+    for text in (finding.seen, finding.why):
         if text:
             lines += to.wrap(text, first=Cell(BESIDE), indent=BESIDE)
-    if one.fix:
-        lines.append(COMMAND_INDENT + to.paint(escape(one.fix), Colour.COMMAND))
+    if finding.fix:
+        lines.append(COMMAND_INDENT + to.paint(escape(finding.fix), Colour.COMMAND))
     return "\n".join(lines)
 
 
 def _how_many(found: Sequence[Finding], to: Terminal) -> str:
-    numbers = {one: sum(finding.verdict is one for finding in found) for one in VERDICTS}
+    numbers = {
+        verdict: sum(finding.verdict is verdict for finding in found) for verdict in VERDICTS
+    }
     words = [
-        to.paint(counted(numbers[one], one.value), VERDICTS[one])
-        for one in (Verdict.FAILURE, Verdict.WARNING)
-        if numbers[one]
+        to.paint(counted(numbers[verdict], verdict.value), VERDICTS[verdict])
+        for verdict in (Verdict.FAILURE, Verdict.WARNING)
+        if numbers[verdict]
     ]
     return ", ".join([*words, to.paint(f"{numbers[Verdict.OK]} ok", Colour.GOOD)])
 
 
 def status(found: Status, now: float, to: Terminal) -> str:
-    """What the last passes and probes found. `now` is in seconds since the epoch."""
+    """Render the results of the last syncs and probes. `now` is in seconds since the epoch."""
     sections = (_head(found, now, to), _sources(found, now, to), _maps(found, now, to))
     more = (_destinations(found, now, to), _clusters(found, to))
-    return "\n\n".join(text for one in (*sections, *more) if (text := "\n".join(one)))
+    return "\n\n".join(text for section in (*sections, *more) if (text := "\n".join(section)))
 
 
 def _head(found: Status, now: float, to: Terminal) -> Iterator[str]:
@@ -102,8 +108,8 @@ def _head(found: Status, now: float, to: Terminal) -> Iterator[str]:
     if found["held"]:
         first = Cell(f"held at {number} " if number else "held ", Colour.DOUBTFUL)
         since = found["held_since"] or found["updated"]
-        waits = f"for {_since(since, now)}; what waits: {found['waiting'] or 'nothing'}"
-        yield from to.wrap(waits, first=first, indent=INDENT)
+        details = f"for {_since(since, now)}; pending: {found['waiting'] or 'nothing'}"
+        yield from to.wrap(details, first=first, indent=INDENT)
     elif number:
         yield number
 
@@ -113,20 +119,20 @@ def _sources(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(name, Colour.NAME),
-            Cell(one["state"], STATES.get(one["state"], Colour.BAD)),
-            Cell(str(one["lists"]), right=True),
-            Cell(str(one["entries"]), right=True),
-            Cell(_ago(one["last_success"], now)),
-            Cell(_ago(one["last_change"], now)),
+            Cell(source["state"], STATES.get(source["state"], Colour.BAD)),
+            Cell(str(source["lists"]), right=True),
+            Cell(str(source["entries"]), right=True),
+            Cell(_ago(source["last_success"], now)),
+            Cell(_ago(source["last_change"], now)),
         ]
-        for name, one in found["sources"].items()
+        for name, source in found["sources"].items()
     ]
-    details = [_error(one, to) for one in found["sources"].values()]
+    details = [_error(source, to) for source in found["sources"].values()]
     return _table(titles, rows, details, to)
 
 
-def _error(one: SourceStatus, to: Terminal) -> Iterator[str]:
-    if error := one["error"]:
+def _error(source: SourceStatus, to: Terminal) -> Iterator[str]:
+    if error := source["error"]:
         yield from to.wrap(error["message"], first=Cell(INDENT), indent=INDENT)
         if error["hint"]:
             yield from to.wrap(f"hint: {error['hint']}", first=Cell(INDENT), indent=INDENT * 2)
@@ -137,11 +143,11 @@ def _maps(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(name, Colour.NAME),
-            Cell(one["type"]),
-            Cell(str(one["entries"]), right=True),
-            Cell(_ago(one["updated"], now)),
+            Cell(installed["type"]),
+            Cell(str(installed["entries"]), right=True),
+            Cell(_ago(installed["updated"], now)),
         ]
-        for name, one in found["maps"].items()
+        for name, installed in found["maps"].items()
     ]
     return _table(titles, rows, [() for _ in rows], to)
 
@@ -151,68 +157,71 @@ def _destinations(found: Status, now: float, to: Terminal) -> Iterator[str]:
     rows = [
         [
             Cell(endpoint, Colour.NAME),
-            _reached(one),
-            Cell(_since(one["since"], now)),
-            Cell(one["phase"]),
-            Cell(f"{one['seconds']:g}", right=True),
+            _reached(destination),
+            Cell(_since(destination["since"], now)),
+            Cell(destination["phase"]),
+            Cell(f"{destination['seconds']:g}", right=True),
         ]
-        for endpoint, one in found["destinations"].items()
+        for endpoint, destination in found["destinations"].items()
     ]
-    details = [_said(one, to) for one in found["destinations"].values()]
+    details = [_said(destination, to) for destination in found["destinations"].values()]
     return _table(titles, rows, details, to)
 
 
-def _reached(one: DestinationStatus) -> Cell:
-    if not one["up"]:
+def _reached(destination: DestinationStatus) -> Cell:
+    if not destination["up"]:
         return Cell("DOWN", Colour.BAD)
-    return Cell("up?", Colour.DOUBTFUL) if one["failures"] else Cell("up", Colour.GOOD)
+    return Cell("up?", Colour.DOUBTFUL) if destination["failures"] else Cell("up", Colour.GOOD)
 
 
-def _said(one: DestinationStatus, to: Terminal) -> Iterator[str]:
-    if said := one["error"] or one["reply"]:
+def _said(destination: DestinationStatus, to: Terminal) -> Iterator[str]:
+    if said := destination["error"] or destination["reply"]:
         yield from to.wrap(said, first=Cell(INDENT), indent=INDENT)
 
 
 def _clusters(found: Status, to: Terminal) -> Iterator[str]:
-    for name, one in found["clusters"].items():
-        last = f"; tried last: {', '.join(one['last'])}" if one["last"] else ""
-        text = f"{', '.join(one['destinations'])}{last}"
+    for name, cluster in found["clusters"].items():
+        last = f"; tried last: {', '.join(cluster['last'])}" if cluster["last"] else ""
+        text = f"{', '.join(cluster['destinations'])}{last}"
         yield from to.wrap(text, first=Cell(f"cluster {name}: "), indent=INDENT)
 
 
 class Kept(NamedTuple):
-    """A generation in the list of them."""
+    """A row in the list of generations."""
 
     generation: Generation
     differs: Sequence[str]
-    """What would change if it were put back; nothing where it is what is installed."""
+    """The changes that its rollback would make; empty if it equals the installed state."""
 
 
 def generations(
     kept: Sequence[Kept], hold: Hold | None, command: Callable[..., str], to: Terminal
 ) -> str:
-    """What rollback can put back, newest first. `command` says how to type postfix-sync."""
+    """Render the generations, in the given order, and the commands to install and release one.
+
+    `command` returns the command line of postfix-sync with some arguments.
+    """
     rows = [
         [
-            Cell(str(one.generation.number), Colour.NAME),
-            Cell(iso(one.generation.at)),
-            Cell(str(len(lists_of(one.generation.tables.routes))), right=True),
-            Cell(str(len(one.generation.tables.routes)), right=True),
-            Cell("" if one.differs else "installed", Colour.GOOD),
+            Cell(str(row.generation.number), Colour.NAME),
+            Cell(iso(row.generation.at)),
+            Cell(str(len(lists_of(row.generation.tables.routes))), right=True),
+            Cell(str(len(row.generation.tables.routes)), right=True),
+            Cell("" if row.differs else "installed", Colour.GOOD),
         ]
-        for one in kept
+        for row in kept
     ]
     details = [
-        [line for text in one.differs for line in to.wrap(text, first=Cell(INDENT), indent=INDENT)]
-        for one in kept
+        [line for text in row.differs for line in to.wrap(text, first=Cell(INDENT), indent=INDENT)]
+        for row in kept
     ]
     titles = ("generation", "last installed", "lists", "addresses", "")
-    hint = "put one back, and hold it:" if kept else "none is kept yet; make a pass:"
+    hint = "install one and hold it:" if kept else "no generation is kept yet; run a sync:"
     action = command("rollback") + " GENERATION" if kept else command("--once")
     lines = [*_table(titles, rows, details, to), *([""] if kept else []), hint]
     lines.append(INDENT + to.paint(action, Colour.COMMAND))
     if hold:
-        lines += ["", *to.wrap(f"{hold}; go on:", indent=INDENT)]
+        lines += ["", *to.wrap(f"{hold}; release the hold:", indent=INDENT)]
         lines.append(INDENT + to.paint(command("resume"), Colour.COMMAND))
     return "\n".join(lines)
 
@@ -223,7 +232,7 @@ def _table(
     details: Sequence[Iterable[str]],
     to: Terminal,
 ) -> Iterator[str]:
-    """Rows in columns under their titles, each followed by its details; nothing without rows."""
+    """Lay out rows in columns under titles, each followed by its details; nothing if empty."""
     if not rows:
         return
     head = [
@@ -242,11 +251,11 @@ def _ago(moment: str | None, now: float) -> str:
 
 
 def _since(moment: str, now: float) -> str:
-    """`45 s`, `12 min`, `3 h`, `5 d`: what has passed since a time of the status."""
+    """Render the time since a moment of the status: `45 s`, `12 min`, `3 h` or `5 d`."""
     try:
         seconds = max(now - seconds_of(moment), 0)
     except ValueError:
-        return "?"  # somebody else wrote the file
+        return "?"  # another program wrote the file
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""postfix-sync probe: is Mailman's LMTP server there, and does it take mail?"""
+"""postfix-sync probe: check whether Mailman's LMTP server answers and accepts mail."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from postfix_sync.cli import nagios
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.log import tell
+from postfix_sync.log import log_problem
 from postfix_sync.model import BOTH_FAMILIES, Families, ProbeResult
 from postfix_sync.postfix.instance import families_of
 from postfix_sync.postfix.map_directory import installed_maps
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Probes what is named, or what is installed."""
+    """Probe the destinations on the command line, or else all installed destinations."""
     configuration = load(options)
     results = complete(_probe(configuration, options))
     if options.nagios:
@@ -33,19 +33,19 @@ def run(options: argparse.Namespace) -> int:
     for result in results:
         notice = describe(result)
         if not result.up:
-            tell(notice)
+            log_problem(notice)
         elif result.warning:
-            tell(notice, logging.WARNING)
+            log_problem(notice, logging.WARNING)
         elif not options.json and not options.quiet:
             print(notice.message)  # noqa: T201 - the command's answer
     if not results:
-        tell(_nothing(configuration))
-    return Exit.OK if results and all(one.up for one in results) else Exit.PROBE_FAILED
+        log_problem(_no_destination(configuration))
+    return Exit.OK if results and all(result.up for result in results) else Exit.PROBE_FAILED
 
 
 async def _probe(configuration: "Config", options: argparse.Namespace) -> list[ProbeResult]:
     families = BOTH_FAMILIES
-    with contextlib.suppress(ConfigError):  # a server can be probed where there is no Postfix, too
+    with contextlib.suppress(ConfigError):  # a probe does not need a Postfix on this host
         families = await families_of(configuration.postfix.config_directory)
     return await probe_all(
         _targets(configuration, options, families),
@@ -57,14 +57,14 @@ async def _probe(configuration: "Config", options: argparse.Namespace) -> list[P
 
 
 def _as_plugin(configuration: "Config", results: list[ProbeResult]) -> int:
-    """Answers as a monitoring plugin. Raises OutOfReach where there is nothing to say."""
+    """Print the results as a monitoring plugin. Raises OutOfReach if there are none."""
     if not results:
-        raise _nothing(configuration)
+        raise _no_destination(configuration)
     print(nagios.render(results))  # noqa: T201 - the command's answer
     return nagios.state_of(results)
 
 
-def _nothing(configuration: "Config") -> OutOfReach:
+def _no_destination(configuration: "Config") -> OutOfReach:
     return OutOfReach(
         f"{configuration.postfix.map_directory}: no destination is installed there",
         f"name one: {configuration.command('probe')} HOST:PORT;"
@@ -75,20 +75,22 @@ def _nothing(configuration: "Config") -> OutOfReach:
 def _targets(
     configuration: "Config", options: argparse.Namespace, families: Families
 ) -> list[Target]:
-    """What to probe: the named destinations, or those of the installed maps."""
+    """Return the destinations on the command line, or else those of the installed maps."""
     installed = targets(installed_maps(configuration.postfix.map_directory).routes_in_use, {})
-    lists = {one.destination: one.recipient for one in installed}
+    lists = {target.destination: target.recipient for target in installed}
     return [
-        Target(one, options.rcpt or lists.get(one), doubting=True, families=families)
-        for one in options.destinations or lists
+        Target(
+            destination, options.rcpt or lists.get(destination), doubting=True, families=families
+        )
+        for destination in options.destinations or lists
     ]
 
 
 def _known_hosts(configuration: "Config") -> dict[str, str]:
     try:
         return HostsFiles(configuration.hosts.file, None).read().lookup()
-    except SyncError as error:  # the resolver knows its names as well
-        tell(error, logging.WARNING)
+    except SyncError as error:  # the system's resolver reads the file, too
+        log_problem(error, logging.WARNING)
         return {}
 
 

@@ -1,9 +1,9 @@
-"""postfix-sync resume: nothing is held any more, and a pass is made at once."""
+"""postfix-sync resume: release the hold of a rollback, and sync now."""
 
 import argparse
 from typing import TYPE_CHECKING
 
-from postfix_sync.cli.once import note, tell_problems
+from postfix_sync.cli.once import log_report, note
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import Exit
 from postfix_sync.reconcile.once import once
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Goes on; where nothing is held, that is a pass as any other."""
+    """Release the hold, and sync; if no generation is held, just sync."""
     return complete(_resume(load(options), options))
 
 
 async def _resume(configuration: "Config", options: argparse.Namespace) -> Exit:
     status = StatusFile.of(configuration).read_or_new()
     report = await once(configuration, rankings(status), Request(resume=True))
-    tell_problems(report)
+    log_report(report)
     if not options.quiet and not report.failed:
         print("\n".join(report.lines or ["nothing had to change"]))  # noqa: T201 - the command's answer
     return await note(configuration, report, probing=False)

@@ -1,4 +1,4 @@
-"""postfix-sync rollback: the last states of the maps, and one of them put back and held."""
+"""postfix-sync rollback: list the generations of the maps, or install one and hold it."""
 
 import argparse
 import os
@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.cli import output
-from postfix_sync.cli.once import note, tell_problems
+from postfix_sync.cli.once import log_report, note
 from postfix_sync.cli.running import complete, load
 from postfix_sync.cli.terminal import Terminal
 from postfix_sync.containers.relocate import by_address
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import Exit, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Maps
 from postfix_sync.postfix.map_directory import installed_maps
 from postfix_sync.reconcile.changes import difference
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Lists the generations, or puts one back. Raises NoSuchGeneration."""
+    """List the generations, or install one. Raises NoSuchGeneration."""
     configuration = load(options)
     if options.generation is None:
         print(complete(_listing(configuration)))  # noqa: T201 - the command's answer
         return Exit.OK
-    return complete(_put_back(configuration, options))
+    return complete(_install(configuration, options))
 
 
-async def _put_back(configuration: "Config", options: argparse.Namespace) -> Exit:
-    """Makes a pass that asks no source: it must do also while they are away."""
+async def _install(configuration: "Config", options: argparse.Namespace) -> Exit:
+    """Install and hold a generation, in a sync that polls no source: all may be out of reach."""
     number = options.generation
     await generations_of(configuration).load(number)
     status = StatusFile.of(configuration).read_or_new()
     request = Request(roll_back=number)
     rankings = transitions.rankings(status)
     report = await completed(lambda: sync(configuration, {}, rankings, request))
-    tell_problems(report)
+    log_report(report)
     if report.held and report.failed:
-        LOG.warning("generation %s is held, and the next pass goes on putting it back", number)
+        LOG.warning("generation %s is held; the next sync continues to install it", number)
     elif report.held and not options.quiet:
-        go_on = f"no pass changes anything until: {configuration.command('resume')}"
-        answer = [*report.lines, f"generation {number} is installed and held; {go_on}"]
+        until = f"no sync changes anything until: {configuration.command('resume')}"
+        answer = [*report.lines, f"generation {number} is installed and held; {until}"]
         print("\n".join(answer))  # noqa: T201 - the command's answer
     return await note(configuration, report, probing=False)
 
@@ -66,10 +66,10 @@ async def _listing(configuration: "Config") -> str:
         try:
             generation = await kept.load(number)
         except SyncError as error:
-            tell(error)
+            log_problem(error)
             continue
         tables = generation.tables
-        addresses = {**generation.hosts, **addresses}  # the latest generation comes first
+        addresses = {**generation.hosts, **addresses}  # those of the latest generation win
         kept_out = {name: ip for name, ip in addresses.items() if not by_name(name)}
         maps = Maps.of(replace(tables, routes=by_address(tables.routes, kept_out)))
         rows.append(output.Kept(generation, difference(present, maps)))

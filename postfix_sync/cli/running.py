@@ -1,7 +1,7 @@
-"""One module a command: from its options to its exit status.
+"""What the commands share: load the configuration, and run coroutines.
 
-Each has a function `run(options)`, and is imported when its command is given, so that no command
-pays for what another one needs.
+The module of each command has a function `run(options)`, which returns the exit status. It is
+imported only for its command, so that no command loads what only another one needs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def load(options: argparse.Namespace) -> "Config":
-    """The configuration that the command line names. Raises ConfigError or NotPermitted."""
+    """Load the configuration that the command line names. Raises ConfigError or NotPermitted."""
     from postfix_sync.config.reading import load  # noqa: PLC0415 - pydantic is heavy
     from postfix_sync.config.schema import DEFAULT_PATH  # noqa: PLC0415 - pydantic is heavy
 
@@ -27,7 +27,7 @@ def load(options: argparse.Namespace) -> "Config":
 
 
 def complete(work: Coroutine[Any, Any, T]) -> T:
-    """Runs `work` to its end; SIGTERM cancels it, as SIGINT does."""
+    """Run `work` and return its result; SIGTERM cancels it, as SIGINT does."""
 
     async def cancelled_by_sigterm() -> T:
         task = asyncio.ensure_future(work)
@@ -39,14 +39,14 @@ def complete(work: Coroutine[Any, Any, T]) -> T:
 
 
 def wait_without_threads() -> None:
-    """Have asyncio wait for commands by pidfd_open(2), as it does by itself from Python 3.12 on.
+    """Have asyncio wait for commands with pidfd_open(2), which is its default since Python 3.12.
 
-    Until then it starts a thread for each command, and where memory is short, Thread.start() may
-    wait for ever for a thread that has ended already.
+    Older versions start a thread for each command, and when memory is short, Thread.start() may
+    wait forever for a thread that has already ended.
     """
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
-            return  # an old kernel, or a sandbox that does not know it
+            return  # an old kernel, or a sandbox that does not permit it
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())

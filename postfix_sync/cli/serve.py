@@ -1,4 +1,4 @@
-"""postfix-sync without a command: the daemon, in the foreground."""
+"""postfix-sync without a command: run the daemon in the foreground."""
 
 import argparse
 import asyncio
@@ -11,9 +11,9 @@ from postfix_sync.errors import Exit
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Serves until it is told to stop."""
+    """Run the daemon until SIGTERM or SIGINT."""
     configuration = load(options)
-    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log then says where it hangs
+    faulthandler.enable()  # systemd's watchdog sends SIGABRT: the log then shows where it hangs
 
     async def serve() -> None:
         await Daemon(options.config or DEFAULT_PATH, configuration).run()

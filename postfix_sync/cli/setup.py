@@ -1,4 +1,4 @@
-"""postfix-sync setup: make Postfix use the maps, and take that back."""
+"""postfix-sync setup: make Postfix use the maps, or undo that."""
 
 import argparse
 import os
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 TRIES = 3
-"""How often main.cf is looked at anew, where somebody else changes it meanwhile."""
+"""How often setup reads main.cf again when another process changes it meanwhile."""
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Shows what is to be changed, asks, changes it, and has doctor look at the outcome."""
+    """Show the changes to main.cf, make them after confirmation, and run doctor's checks."""
     config = load(options)
     for left in range(TRIES, 0, -1):
         proposal = complete(_propose(config, options))
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> Exit:
             return Exit.OK
         if proposal.is_empty:
             break
-        if (answer := _agreed(proposal, options)) is not Exit.OK:
+        if (answer := _confirm(proposal, options)) is not Exit.OK:
             return answer
         try:
             complete(_carry_out(proposal, options))
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Exit:
             if left == 1:
                 raise
             LOG.warning("%s", error.message)
-    return Exit.OK if options.undo else complete(_what_is_left(config))
+    return Exit.OK if options.undo else complete(_report_remaining(config))
 
 
 def _propose(config: "Config", options: argparse.Namespace) -> Coroutine[Any, Any, Proposal]:
@@ -60,7 +60,7 @@ def _show(proposal: Proposal, options: argparse.Namespace) -> None:
     path = proposal.main_cf.path
     for change in proposal.left:
         print(  # noqa: T201 - the command's answer
-            f"{change.parameter}: is not what setup has made of it ({change.after}); it is left"
+            f"{change.parameter}: was edited since setup set it to {change.after}; unchanged"
         )
     if proposal.changes:
         print(f"{path}:")  # noqa: T201
@@ -69,35 +69,35 @@ def _show(proposal: Proposal, options: argparse.Namespace) -> None:
         if change.why and not options.undo:
             print(f"      {change.why}")  # noqa: T201
     for note in proposal.notes:
-        print(f"  left as it is: {note}")  # noqa: T201
+        print(f"  unchanged: {note}")  # noqa: T201
     if proposal.interrupted:
         print("an earlier run was interrupted; Postfix is reloaded to complete it")  # noqa: T201
     if proposal.is_empty and options.undo:
-        print(f"{path}: there is nothing of setup's in it; nothing to do")  # noqa: T201
+        print(f"{path}: contains no changes made by setup; nothing to do")  # noqa: T201
     elif proposal.is_empty:
         print(f"{path}: names all maps; nothing to do")  # noqa: T201
 
 
 def _refuse(proposal: Proposal) -> Exit:
-    """Reports why nothing may be changed yet, and what has to be done first."""
+    """Report why main.cf must not be changed yet, with the commands that fix it."""
     for finding in proposal.blocked:
         LOG.error(
-            "%s: %s: %s; setup has no mail to lists accepted before that is fixed, and main.cf is"
-            " left as it was",
+            "%s: %s: %s; until this is fixed, setup does not have Postfix accept mail to lists, and"
+            " main.cf is unchanged",
             finding.name,
             finding.seen,
             finding.why,
-            extra={"hint": finding.fix or "fix that, then run setup again"},
+            extra={"hint": finding.fix or "fix this, then run setup again"},
         )
     return Exit.APPLY_FAILED
 
 
-def _agreed(proposal: Proposal, options: argparse.Namespace) -> Exit:
+def _confirm(proposal: Proposal, options: argparse.Namespace) -> Exit:
     if options.yes:
         return Exit.OK
     if not sys.stdin.isatty():
         LOG.error(
-            "setup: nobody can be asked, standard input is no terminal; nothing was done",
+            "setup: standard input is not a terminal, so you can't confirm; nothing was changed",
             extra={"hint": "to make these changes: --yes; to see them: --dry-run"},
         )
         return Exit.USAGE
@@ -107,15 +107,19 @@ def _agreed(proposal: Proposal, options: argparse.Namespace) -> Exit:
         answer = ""
     if answer.strip().lower() in {"y", "yes"}:
         return Exit.OK
-    LOG.error("setup: nothing was done")
+    LOG.error("setup: nothing was changed")
     return Exit.USAGE
 
 
-async def _what_is_left(config: "Config") -> Exit:
-    """Shows what doctor still finds; 78 if that is a failure."""
-    found = [one async for one in examination.examine(config) if one.verdict is not Verdict.OK]
+async def _report_remaining(config: "Config") -> Exit:
+    """Print doctor's remaining warnings and failures; return 78 if there is a failure."""
+    found = [
+        finding
+        async for finding in examination.examine(config)
+        if finding.verdict is not Verdict.OK
+    ]
     if found:
         text = output.findings(found, Terminal.of(sys.stdout, os.environ), problems_only=True)
         print(f"\ndoctor still finds:\n\n{text}")  # noqa: T201
-    failed = any(one.verdict is Verdict.FAILURE for one in found)
+    failed = any(finding.verdict is Verdict.FAILURE for finding in found)
     return Exit.CONFIG if failed else Exit.OK

@@ -1,4 +1,4 @@
-"""postfix-sync status: what the last passes and probes found."""
+"""postfix-sync status: print the results of the last syncs and probes."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from postfix_sync.status.file import StatusFile
 
 
 def run(options: argparse.Namespace) -> Exit:
-    """Prints the status. Raises OutOfReach where no pass has been made."""
+    """Print the status. Raises OutOfReach if there has been no sync yet."""
     status = StatusFile.of(load(options)).read()
     if options.json:
         text = json.dumps(status, indent=2)

@@ -1,10 +1,10 @@
-"""Text for eyes: as wide as the terminal is, in colour where that is wanted, in aligned columns.
+"""Lay out text for people: wrapped to the width of the terminal, coloured, in aligned columns.
 
-Only `Terminal.of` asks anything: the stream and the environment. A pipe is a terminal of 80 columns
-without colours, so that what cron mails, and what `less` shows, has the same form.
+Only `Terminal.of` queries the stream and the environment. A pipe is a terminal of 80 columns
+without colours, so that mail from cron and the output of `less` have the same layout.
 
-What comes from a file or from a server may hold anything: control characters are shown, not sent.
-Widths are those of the screen, where an East Asian character takes two columns.
+Text from a file or a server may contain anything, so control characters are escaped. Widths are in
+columns of the screen: an East Asian character takes two.
 """
 
 import shutil
@@ -20,13 +20,13 @@ WIDEST = 100
 """Columns; longer lines are hard to read."""
 
 NARROWEST = 40
-"""Columns; below, a terminal breaks the lines by itself."""
+"""Columns; a narrower terminal breaks the lines itself."""
 
 GAP = "  "
 
 
 class Colour(Enum):
-    """What a text may look like, as SGR parameters (ECMA-48), of the 16 that all terminals have."""
+    """The colours and weights of text, as SGR parameters (ECMA-48) that all terminals support."""
 
     PLAIN = ""
     GOOD = "32"
@@ -44,7 +44,7 @@ class Cell:
     text: str
     colour: Colour = Colour.PLAIN
     right: bool = False
-    """It stands at the right end of its column, as numbers do."""
+    """Whether it is aligned to the right, as numbers are."""
 
 
 NOTHING = Cell("")
@@ -52,20 +52,20 @@ NOTHING = Cell("")
 
 @dataclass(frozen=True)
 class Terminal:
-    """Where text is written to: its width in columns, and whether it shows colours."""
+    """The properties of an output: its width in columns, and whether it shows colours."""
 
     width: int = 80
     coloured: bool = False
 
     @classmethod
     def of(cls, stream: TextIO, environment: Mapping[str, str]) -> "Terminal":
-        """What a stream leads to; see no-color.org and terminfo(5) about the variables."""
+        """Return the properties of a stream; no-color.org and terminfo(5) define the variables."""
         width = shutil.get_terminal_size((80, 24)).columns
         plain = environment.get("NO_COLOR") or environment.get("TERM", "dumb") == "dumb"
         return cls(width=max(NARROWEST, min(width, WIDEST)), coloured=stream.isatty() and not plain)
 
     def paint(self, text: str, colour: Colour) -> str:
-        """The text in that colour, where there are any."""
+        """Return the text in a colour, or unchanged if the terminal has no colours."""
         if not self.coloured or colour is Colour.PLAIN or not text:
             return text
         return f"\x1b[{colour.value}m{text}\x1b[0m"
@@ -78,9 +78,9 @@ class Terminal:
         indent: str = "",
         colour: Colour = Colour.PLAIN,
     ) -> list[str]:
-        """The text in lines that fit: `first` before the first one, `indent` before all others.
+        """Wrap the text, with `first` before the first line and `indent` before the other lines.
 
-        Lines end between words, but a word that is longer than a whole line is cut.
+        Lines are broken between words; a word that is longer than a line is cut.
         """
         begin = escape(first.text)
         lines = [
@@ -94,10 +94,10 @@ class Terminal:
         return [begin + self.paint(line, colour) for begin, line in zip(begins, lines, strict=True)]
 
     def columns(self, rows: Sequence[Sequence[Cell]]) -> list[str]:
-        """Each row as one line, its cells below those of the rows before.
+        """Lay out rows of as many cells each in aligned columns, and return a text for each row.
 
-        Where a row is wider than the terminal because of its first cell, that one gets lines of its
-        own, above the others.
+        If the first cell makes a row wider than the terminal, it gets lines of its own, above the
+        other cells.
         """
         columns = [
             [_width(escape(cell.text)) for cell in cells] for cells in zip(*rows, strict=True)
@@ -124,7 +124,7 @@ class Terminal:
 
 
 def _broken(text: str, room: int, first_room: int) -> Iterator[str]:
-    """A text broken to lines of at most `room` columns, the first of at most `first_room`."""
+    """Break a text into lines of at most `room` columns, the first of at most `first_room`."""
     line, left = "", first_room
     for word in text.split(" "):
         if line and _width(line) + 1 + _width(word) <= left:
@@ -142,7 +142,7 @@ def _broken(text: str, room: int, first_room: int) -> Iterator[str]:
 
 
 def _fitting(text: str, room: int) -> int:
-    """How many characters of a text fit; at least one."""
+    """Return how many characters of a text fit into `room` columns; at least one."""
     used = 0
     for number, character in enumerate(text):
         used += _width(character)
@@ -152,7 +152,7 @@ def _fitting(text: str, room: int) -> int:
 
 
 def _width(text: str) -> int:
-    """Columns that a text takes (Unicode Standard Annex 11; marks stand on what is before them)."""
+    """Return the columns that a text takes (Unicode Standard Annex 11); combining marks: none."""
     if text.isascii():
         return len(text)
     return sum(
@@ -165,25 +165,25 @@ def _width(text: str) -> int:
     )
 
 
-class Passing:
-    """One line of a terminal that says what is going on, and is gone at the end of the `with`.
+class ProgressLine:
+    """A line on a terminal that shows progress, and is erased at the end of the `with` block.
 
-    Where nobody watches, or lines can't be taken back, nothing is written.
+    Nothing is written if the stream is not a terminal, or can't erase lines.
     """
 
-    def __init__(self, stream: TextIO, environment: Mapping[str, str], *, wanted: bool) -> None:
+    def __init__(self, stream: TextIO, environment: Mapping[str, str], *, enabled: bool) -> None:
         dumb = environment.get("TERM", "dumb") == "dumb"
-        self._stream = stream if wanted and stream.isatty() and not dumb else None
+        self._stream = stream if enabled and stream.isatty() and not dumb else None
         self._room = Terminal.of(stream, environment).width - 1
 
-    def __enter__(self) -> "Passing":
+    def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._write("")
 
     def show(self, text: str) -> None:
-        """Says this instead of what was said before."""
+        """Replace the text of the line."""
         text = escape(text)
         self._write(text[: _fitting(text, self._room)])
 

@@ -1,1 +1,1 @@
-"""What runs when: one watcher a source, the probe loop, signals, and sd_notify(3)."""
+"""The daemon: one watcher for each source, the sync and probe loops, signals, sd_notify(3)."""

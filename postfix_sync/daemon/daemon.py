@@ -1,8 +1,8 @@
-"""When a pass is made: on news, intervals, signals; and what systemd wants to know.
+"""The daemon: start a sync on changes, intervals and signals, and notify systemd.
 
-The daemon promises to go on. Whatever a source, a pass or a probe meets is told once, for as long
-as it stays the same, and tried again. No source waits for another (watcher.py); all of their answers
-meet in a pass.
+A failure of a source, a sync or a probe does not end the daemon: it is logged once as long as its
+message does not change, and the operation is retried. Each source is polled by its own tasks
+(watcher.py), so that no source delays another; a sync uses the latest answers of all sources.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from postfix_sync.daemon.retry import FIRST_RETRY, retry_delay
 from postfix_sync.daemon.tasks import every, report_end, set_within, until_one_ends
 from postfix_sync.daemon.watcher import Follower, answers_of
 from postfix_sync.errors import Busy, ConfigError, SyncError
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.model import RECIPIENTS
 from postfix_sync.monitoring import http_server
@@ -46,26 +46,26 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config, Listen
     from postfix_sync.store.generations import Hold
 
-FIRST_PASS = 10.0
-"""Seconds after which the first pass is made, with what was known, though no source answers."""
+FIRST_SYNC = 10.0
+"""Seconds until the first sync, even if no source has answered; it uses the last good lists."""
 
-FULL_PASS = 60.0
-"""Seconds after which a pass looks at what is installed, at the earliest, without any news."""
+FULL_SYNC = 60.0
+"""Shortest time in seconds until a sync checks the installed maps although no source changed."""
 
 HEARTBEAT = 60.0
-"""Seconds after which status.json is refreshed at the latest."""
+"""Longest time in seconds between two writes of status.json."""
 
 RETIRE_EVERY = 60.0
-"""Seconds between looks at what is not needed any more."""
+"""Seconds between two checks for routes and host names that can be removed."""
 
 RELOADS_KEPT = 10
-"""How many are counted to see that a destination comes and goes."""
+"""How many recent reloads are remembered, to reload less often while a destination flaps."""
 
 WATCH_EVERY = 1.0
-"""Seconds between looks at whether the indexes are still there."""
+"""Seconds between two checks whether the files of the maps still exist."""
 
 LISTEN_AGAIN = 60.0
-"""Seconds between tries to listen for monitoring where that failed, at most."""
+"""Longest time in seconds between two attempts to listen at metrics.listen after a failure."""
 
 
 class Daemon:
@@ -79,46 +79,49 @@ class Daemon:
         self.followers: dict[str, Follower] = {}
         self.destinations = Destinations(self.ledger, self.news)
         self.rerouted = asyncio.Event()
-        """Set where mail of lists that were installed before goes elsewhere now."""
+        """Set when a sync has changed the destination of an installed list."""
         self.reloads: list[float] = []
-        """When Postfix was last reloaded for that (time.monotonic())."""
+        """The times of the last reloads for such changes (time.monotonic(), seconds)."""
         self.held: Hold | None = None
         self.watchdog = systemd.Watchdog()
 
     @property
     def config(self) -> "Config":
-        """The configuration that is in use."""
+        """The current configuration."""
         return self.ledger.config
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; a pass that is publishing maps ends first."""
+        """Run until SIGTERM or SIGINT; a sync that is publishing maps is completed first."""
         loop = asyncio.get_running_loop()
         stop, reload = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        loop.add_signal_handler(signal.SIGUSR1, self._look)
+        loop.add_signal_handler(signal.SIGUSR1, self._poll_all)
         places = ", ".join(source.place for source in self.config.sources)
         LOG.info("version %s, source %s", __version__, places)
-        alive = asyncio.create_task(self._signs_of_life())
+        alive = asyncio.create_task(self._notify_watchdog())
         while not stop.is_set():
             serving = asyncio.create_task(self._serve())
-            await self._until_told(serving, stop, reload)
+            await self._until_stop_or_reload(serving, stop, reload)
             if stop.is_set():
                 systemd.notify("STOPPING=1")
             serving.cancel()
             await asyncio.wait([serving])
         alive.cancel()
-        LOG.info("ended; Postfix goes on with the maps as they are")
+        LOG.info("stopped; Postfix keeps using the installed maps")
 
-    async def _until_told(
+    async def _until_stop_or_reload(
         self, serving: asyncio.Task[None], stop: asyncio.Event, reload: asyncio.Event
     ) -> None:
-        """Returns when the daemon is to stop, or is to serve anew."""
+        """Wait until the daemon must stop, or must restart its tasks.
+
+        It restarts them after the configuration has changed, or after one of them has ended.
+        """
         while True:
-            told = [asyncio.create_task(event.wait()) for event in (stop, reload)]
-            await asyncio.wait([serving, *told], return_when=asyncio.FIRST_COMPLETED)
-            for task in told:
+            waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
+            await asyncio.wait([serving, *waits], return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
                 task.cancel()
             if stop.is_set():
                 return
@@ -130,67 +133,73 @@ class Daemon:
             if self._reconfigured():
                 return
 
-    async def _signs_of_life(self) -> None:
-        """Shows systemd, if it wants to know, that passes are made."""
+    async def _notify_watchdog(self) -> None:
+        """Notify systemd's watchdog, if the unit has one, as long as no sync is overdue."""
         while self.watchdog.interval:
             errors = []
             if not self.watchdog.sign():
-                problem = f"a pass has not ended in {self.watchdog.longest:g} s"
-                hint = "what hangs is in the log that follows; a file system? findmnt, dmesg"
-                errors.append(SyncError(f"{problem}: systemd is left to restart the daemon", hint))
-            self.ledger.tell_errors("watchdog", "passes", errors)
+                problem = f"a sync has not ended in {self.watchdog.longest:g} s"
+                hint = "the traceback that follows shows where; a file system? findmnt, dmesg"
+                errors.append(SyncError(f"{problem}: systemd will restart the daemon", hint))
+            self.ledger.log_errors("watchdog", "syncs", errors)
             await asyncio.sleep(self.watchdog.interval)
 
     def _reconfigured(self) -> bool:
-        """Reads the configuration again; whether it could be used."""
+        """Read the configuration again; return whether it is valid and now in use."""
         systemd.reloading()
         try:
             self.ledger.config = load(self.config_path)
         except SyncError as error:
-            tell(error)
-            LOG.error("the configuration from before stays in use")
+            log_problem(error)
+            LOG.error("the previous configuration stays in use")
             systemd.notify("READY=1")
             return False
         LOG.info("%s was read again", self.config_path)
         return True
 
     async def _serve(self) -> None:
-        """All that goes on at the same time under one configuration; never ends by itself."""
+        """Run all tasks of the daemon under the current configuration, until it is cancelled.
+
+        Raises RuntimeError if one of the tasks ends.
+        """
         records = records_of(self.config)
         self.followers = {
-            one.name: Follower(one, self.config, records, self.news) for one in self.config.sources
+            source.name: Follower(source, self.config, records, self.news)
+            for source in self.config.sources
         }
-        works = [one for follower in self.followers.values() for one in follower.works()]
-        works += [self._passes(), every(HEARTBEAT, self._heartbeat)]
+        coroutines = [
+            coroutine for follower in self.followers.values() for coroutine in follower.coroutines()
+        ]
+        coroutines += [self._sync_repeatedly(), every(HEARTBEAT, self._heartbeat)]
         if self.config.probe.level != "off":
-            works.append(self.destinations.ask())
+            coroutines.append(self.destinations.keep_probing())
             if self.config.probe.flush:
-                works.append(self.destinations.recover())
-        works += [self._retire(), self._watch_maps()]
+                coroutines.append(self.destinations.recover())
+        coroutines += [self._retire(), self._watch_maps()]
         if self.config.metrics.wanted:
-            works.append(every(self.config.probe.interval, self._count_deferred))
+            coroutines.append(every(self.config.probe.interval, self._count_deferred))
         if self.config.metrics.listen:
-            works.append(self._answer(self.config.metrics.listen))
-        await until_one_ends(works)
+            coroutines.append(self._serve_monitoring(self.config.metrics.listen))
+        await until_one_ends(coroutines)
 
-    def _look(self) -> None:
-        """Has every source asked now, and a pass made with each answer."""
+    def _poll_all(self) -> None:
+        """Have every source polled now, and a sync started with each answer."""
         for follower in self.followers.values():
-            follower.look.set()
+            follower.poll_now.set()
 
-    async def _passes(self) -> None:
+    async def _sync_repeatedly(self) -> None:
         failures = 0
-        delay = FIRST_PASS
+        delay = FIRST_SYNC
         while True:
             self.watchdog.expect(delay)
             await set_within(self.news, delay)
             self.news.clear()
             self.watchdog.expect()
-            report = await self._pass()
+            report = await self._sync()
             if interrupted():
                 raise asyncio.CancelledError
             systemd.notify("READY=1", f"STATUS={_summary(report)}")
-            self.destinations.passed(report)
+            self.destinations.synced(report)
             failures = failures + 1 if report.failed else 0
             delay = report.waits or self._quiet
             if failures:
@@ -199,48 +208,48 @@ class Daemon:
 
     @property
     def _quiet(self) -> float:
-        """Seconds after which a pass is made without news."""
-        return max(self.config.interval, FULL_PASS)
+        """The time in seconds until the next sync if no source changes."""
+        return max(self.config.interval, FULL_SYNC)
 
-    async def _pass(self) -> Report:
+    async def _sync(self) -> Report:
         answers = answers_of(self.followers)
         status = StatusFile.of(self.config).read_or_new()
         self.destinations.rankings = rankings(status)
         request = Request(reload_age=reload_age(self.reloads, time.monotonic()))
         try:
             report = await sync(self.config, answers, self.destinations.rankings, request)
-        except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a pass meets
-            LOG.exception("a pass ended in an error that it should have named; please report it")
-            report = Report(failed=(SyncError(f"unexpected: {bug!r}"),))
+        except Exception as bug:  # noqa: BLE001 - no error in a sync may end the daemon
+            LOG.exception("internal error during a sync; please report this")
+            report = Report(failed=(SyncError(f"internal error: {bug!r}"),))
         if report.rerouted:
             self.rerouted.set()
             self.reloads += [time.monotonic()] * report.reloads
             del self.reloads[:-RELOADS_KEPT]
-        for name, one in report.sources.items():
-            self.followers[name].taken(answers.get(name), one)
-        LOG.debug("a pass was made: %s", _summary(report))
-        self._tell(report)
+        for name, source in report.sources.items():
+            self.followers[name].synced(answers.get(name), source)
+        LOG.debug("sync completed: %s", _summary(report))
+        self._log(report)
         await self.ledger.update(
             partial(after_sync, config=self.config, report=report, now=time.time())
         )
         return report
 
-    def _tell(self, report: Report) -> None:
-        """Logs what is new: changes, errors that were not there before, each notice once."""
+    def _log(self, report: Report) -> None:
+        """Log the changes of a sync, its errors if they are new, and each notice once."""
         for line in report.lines:
             LOG.info("%s", line)
         if report.sources and report.held != self.held:
-            LOG.info("%s", report.held or "nothing is held any more")
+            LOG.info("%s", report.held or "the hold was released")
             self.held = report.held
         for notice in report.notices:
-            self.ledger.tell_once(notice)
+            self.ledger.log_once(notice)
         for name, source in report.sources.items():
             if source.errors or source.answered_at:
-                self.ledger.tell_errors(name, name, source.errors)
-        self.ledger.tell_errors("", ", ".join(self.followers), report.failed)
+                self.ledger.log_errors(name, name, source.errors)
+        self.ledger.log_errors("", ", ".join(self.followers), report.failed)
 
     async def _retire(self) -> None:
-        """Takes out what is not needed any more, once a minute; see to mail of moved lists."""
+        """Remove unneeded routes and host names once a minute, and after a list has moved."""
         while True:
             await set_within(self.rerouted, RETIRE_EVERY)
             self.rerouted.clear()
@@ -249,13 +258,13 @@ class Daemon:
                 for line in await retire(self.config):
                     LOG.info("%s", line)
             except Busy:
-                pass  # a sync is at work; later
+                pass  # a sync holds the lock; the next check retries
             except SyncError as error:
                 errors.append(error)
-            self.ledger.tell_errors("retire", "what is not needed any more", errors)
+            self.ledger.log_errors("retire", "removal of old routes and host names", errors)
 
     async def _watch_maps(self) -> None:
-        """Has a sync made when a file of a map is gone: until it is back, all mail is put off."""
+        """Start a sync when a file of a map disappears: Postfix defers all mail until it exists."""
         before = frozenset[str]()
         while True:
             await asyncio.sleep(WATCH_EVERY)
@@ -268,26 +277,26 @@ class Daemon:
         await self.ledger.update(partial(touched, now=time.time()))
 
     async def _count_deferred(self) -> None:
-        """Keeps how much mail is deferred for which destination."""
+        """Count the deferred mail of each destination, and store the numbers in the status."""
         counted, errors = None, []
         try:
             counted = await count_deferred(self.config)
         except ConfigError:
-            pass  # a pass meets the same, and tells it
+            pass  # the sync meets the same error, and logs it
         except SyncError as error:
             errors.append(error)
-        self.ledger.tell_errors("queue", "the deferred queue", errors)
+        self.ledger.log_errors("queue", "the deferred queue", errors)
         await self.ledger.update(partial(after_count, deferred=counted, now=time.time()))
 
-    async def _answer(self, at: "Listen") -> None:
-        """Serves monitoring over HTTP; tries again for as long as it can't listen there."""
+    async def _serve_monitoring(self, at: "Listen") -> None:
+        """Serve the monitoring pages over HTTP; retry with back-off while it can't listen."""
         pages = pages_module.pages(self.config, self._quiet, self.began)
         for failures in itertools.count(1):
             try:
                 listener = http_server.listen(*at)
             except OSError as error:
                 problem = cannot_listen(at, error)
-                self.ledger.tell_errors("metrics.listen", "metrics.listen", [problem])
+                self.ledger.log_errors("metrics.listen", "metrics.listen", [problem])
                 jitter = random.random()  # noqa: S311 - no secret
                 await asyncio.sleep(retry_delay(failures, LISTEN_AGAIN, jitter))
             else:
@@ -299,7 +308,7 @@ class Daemon:
 
 
 def _summary(report: Report) -> str:
-    """How things stand, on the line that `systemctl status` shows."""
+    """Return the result of a sync in one line, for `systemctl status`."""
     if report.errors:
         return report.errors[0].message
     lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0

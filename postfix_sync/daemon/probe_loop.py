@@ -1,7 +1,7 @@
-"""The destinations in the daemon: probed, told of, and what waited for them delivered.
+"""Probe the destinations, log their changes, and flush the deferred mail of those that recover.
 
-They are probed after each pass and at the interval, and sooner where one did not answer. What waits
-for one that is back is delivered beside all else.
+All are probed after each sync and at the interval; those that did not answer are probed sooner.
+Deferred mail is flushed in a task of its own.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from postfix_sync.daemon.ledger import Ledger
 from postfix_sync.daemon.tasks import set_within
 from postfix_sync.errors import SyncError
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import PHASES, Destination, ProbeResult
 from postfix_sync.probe import flush
 from postfix_sync.probe.lmtp import describe, probe_all
@@ -28,104 +28,104 @@ if TYPE_CHECKING:
     from postfix_sync.reconcile.clusters import Ranking
 
 DOUBTED = 5.0
-"""Seconds after which a destination that did not answer is asked again: whether it really is down,
-and then, where nobody is there, whether somebody is back."""
+"""Seconds until a destination that did not answer is probed again, to confirm that it is down and,
+while nothing listens there, to notice its recovery."""
 
-LOOKING_SHARE = 20
-"""At most this part of the time goes into looking at the queue for what nobody knows to be there:
-with 100,000 messages in it, each look takes seconds."""
+QUEUE_READING_SHARE = 20
+"""The queue is read for mail that was deferred unnoticed for at most one part in so many of the
+time: reading a queue of 100,000 messages takes seconds."""
 
 
 class Destinations:
-    """All that mail may go to, from the daemon's start to its end."""
+    """The destinations of the installed maps, from the daemon's start to its end."""
 
     def __init__(self, ledger: Ledger, news: asyncio.Event) -> None:
         self.ledger = ledger
         self.news = news
-        """Set where a pass may find something to do: a cluster's members in another order."""
+        """Set when a sync is needed because the order of a cluster's members has changed."""
         self.probe = asyncio.Event()
         self.probed = asyncio.Event()
         self.whole_round = False
         self.report = Report()
-        """Of the last pass."""
+        """The report of the last sync."""
         self.rankings: Mapping[str, Ranking] = {}
-        """The orders of the clusters that it went by."""
+        """The order of each cluster's members in the last sync."""
         self.up: dict[Destination, bool] = {}
         self.known: set[Destination] = set()
 
-    def passed(self, report: Report) -> None:
-        """A pass was made; has what it left installed probed."""
+    def synced(self, report: Report) -> None:
+        """Store the report of a sync, and have its destinations probed now."""
         self.report = report
         self.probe.set()
 
-    async def ask(self) -> None:
-        """Probes all destinations after each pass and at the interval, those in doubt sooner."""
+    async def keep_probing(self) -> None:
+        """Probe all destinations after each sync and at the interval, doubtful ones sooner."""
         section = self.ledger.config.probe
         round_due = 0.0
         while True:
             left = max(round_due - time.monotonic(), 0) if round_due else section.interval
-            await set_within(self.probe, min(left, DOUBTED) if self._asked_soon else left)
+            await set_within(self.probe, min(left, DOUBTED) if self._probed_soon else left)
             everything = self.probe.is_set() or time.monotonic() >= round_due
             self.probe.clear()
             if everything:
                 round_due = time.monotonic() + section.interval
                 self.whole_round = True
             if self.report.installed:
-                asked = [
-                    replace(one, doubting=one.destination not in self.known)
-                    for one in targets(
+                probed = [
+                    replace(target, doubting=target.destination not in self.known)
+                    for target in targets(
                         self.report.routes_in_use, self.report.replicas, self.report.families
                     )
-                    if everything or one.destination.endpoint in self._asked_soon
+                    if everything or target.destination.endpoint in self._probed_soon
                 ]
                 hosts = self.report.known_hosts
-                results = await probe_all(asked, section.level, section.timeout, hosts)
+                results = await probe_all(probed, section.level, section.timeout, hosts)
                 await self._note(results)
-                self._tell_probes(results)
+                self._log_probes(results)
 
     @property
-    def _asked_soon(self) -> AbstractSet[str]:
-        """The destinations that are probed before the next round, as HOST:PORT."""
+    def _probed_soon(self) -> AbstractSet[str]:
+        """The destinations to probe before the next round, as HOST:PORT."""
         return due_early(self.ledger.status)
 
     async def _note(self, results: Iterable[ProbeResult]) -> None:
-        """Keeps what probes found; a cluster may want its members in another order then."""
+        """Store the results of probes; start a sync if they change the order of a cluster."""
         written = await self.ledger.update(partial(after_probes, results=results, now=time.time()))
         if written and rankings(self.ledger.status) != self.rankings:
             self.news.set()
         self.probed.set()
 
-    def _tell_probes(self, results: Iterable[ProbeResult]) -> None:
-        """Logs which destinations went down or came up, and what is odd about one."""
+    def _log_probes(self, results: Iterable[ProbeResult]) -> None:
+        """Log the destinations that went down or came up, and each new warning about one."""
         for result in results:
             LOG.debug("%s", describe(result).message)
-            one = result.destination
+            destination = result.destination
             if not result.up:
-                self.known.discard(one)
+                self.known.discard(destination)
             elif result.phase == PHASES[-1]:
-                self.known.add(one)
+                self.known.add(destination)
             if result.warning:
-                self.ledger.tell_once(describe(result), f"{one.endpoint} {result.warning}")
-            status = self.ledger.status["destinations"].get(one.endpoint)
-            is_up, was_up = status["up"] if status else result.up, self.up.get(one, True)
-            self.up[one] = is_up
+                self.ledger.log_once(describe(result), f"{destination.endpoint} {result.warning}")
+            status = self.ledger.status["destinations"].get(destination.endpoint)
+            is_up, was_up = status["up"] if status else result.up, self.up.get(destination, True)
+            self.up[destination] = is_up
             if was_up and not is_up:
-                tell(describe(result), logging.WARNING)
+                log_problem(describe(result), logging.WARNING)
             elif is_up and not was_up:
                 LOG.info("%s", describe(result).message)
 
     async def recover(self) -> None:
-        """Has Postfix deliver what waited for destinations that are back, beside all else."""
-        look_due = 0.0
+        """Have Postfix deliver the deferred mail of each destination that has recovered."""
+        read_due = 0.0
         while True:
             await set_within(self.probed, flush.due_in(self.ledger.status, time.time()))
             self.probed.clear()
-            began, looked = time.time(), time.monotonic()
-            wanted = flush.due(
-                self.ledger.status, began, unseen=self.whole_round and looked >= look_due
+            began, started = time.time(), time.monotonic()
+            due = flush.due(
+                self.ledger.status, began, unseen=self.whole_round and started >= read_due
             )
             self.whole_round = False
-            if not wanted:
+            if not due:
                 continue
             directory = self.ledger.config.postfix.config_directory
             done: AbstractSet[str] = set()
@@ -134,15 +134,15 @@ class Destinations:
                 done = await flush.recover(
                     directory,
                     self.report.routes,
-                    wanted,
-                    lambda one: one not in doubted(self.ledger.status),
+                    due,
+                    lambda endpoint: endpoint not in doubted(self.ledger.status),
                 )
             except SyncError as error:
                 errors.append(error)
-            self.ledger.tell_errors("recovery", "the deferred queue", errors)
+            self.ledger.log_errors("recovery", "the deferred queue", errors)
             if done:
                 await self.ledger.update(partial(after_flush, endpoints=done, began=began))
             else:
-                look_due = looked + LOOKING_SHARE * (time.monotonic() - looked)
+                read_due = started + QUEUE_READING_SHARE * (time.monotonic() - started)
             if errors:
                 await asyncio.sleep(flush.AGAIN)

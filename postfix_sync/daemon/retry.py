@@ -1,17 +1,20 @@
-"""When a source that failed is polled again. Pure."""
+"""Decide when a failed operation is retried. Pure."""
 
 from postfix_sync.errors import Missing, NotPermitted, Refused, SyncError
 
 FIRST_RETRY = 1.0
-"""Seconds until what failed is tried again, for the first time."""
+"""Seconds until the first retry of a failed operation."""
 
-SLOWLY = 60.0
-"""Seconds after which whatever failed is tried again at the latest. A login that was refused, or a
-host key that was not accepted, is not tried sooner by itself, so that no host bans this address."""
+LONGEST_RETRY = 60.0
+"""Longest time in seconds until a failed operation is retried. A refused login and a host key that
+was not accepted are not retried automatically before that, so that no host bans this address."""
 
 
 def retry_delay(failures: int, longest: float, jitter: float) -> float:
-    """Seconds until the next try after so many failures in a row; `jitter` from 0 to 1."""
+    """Return the seconds until the next retry after so many failures in a row.
+
+    It is at most `longest` seconds; `jitter` is a random number from 0 to 1.
+    """
     doubled = FIRST_RETRY * 2.0 ** min(failures - 1, 30)
     return float(min(longest, doubled) * (0.5 + jitter / 2))
 
@@ -19,11 +22,15 @@ def retry_delay(failures: int, longest: float, jitter: float) -> float:
 def next_try(
     error: SyncError | None, failures: int, *, interval: float, remote: bool, jitter: float
 ) -> float:
-    """Seconds until a source is asked again after an answer, or after `failures` in a row. Pure."""
+    """Return the seconds until a source is polled again.
+
+    `error` is that of its last answer, after `failures` temporary ones in a row; `interval` is the
+    source's, in seconds; `remote` says that it is read over SSH; `jitter` is from 0 to 1. Pure.
+    """
     if error is None or isinstance(error, Refused):
         return interval
     if isinstance(error, Missing):
-        return min(interval, SLOWLY)
+        return min(interval, LONGEST_RETRY)
     if remote and isinstance(error, NotPermitted):
-        return SLOWLY
-    return retry_delay(failures, SLOWLY if remote else min(interval, SLOWLY), jitter)
+        return LONGEST_RETRY
+    return retry_delay(failures, LONGEST_RETRY if remote else min(interval, LONGEST_RETRY), jitter)

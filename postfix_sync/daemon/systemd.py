@@ -1,4 +1,4 @@
-"""sd_notify(3): what a service manager that asks for it is told."""
+"""Notify the service manager of the daemon's state, with the protocol of sd_notify(3)."""
 
 import contextlib
 import math
@@ -8,12 +8,12 @@ import time
 
 
 def notify(*assignments: str) -> None:
-    """Sends assignments such as READY=1 to $NOTIFY_SOCKET; does nothing without one."""
+    """Send assignments such as READY=1 to $NOTIFY_SOCKET; do nothing if it is not set."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    # A service manager that went away, or does not listen, must not hold up the daemon.
+    # A service manager that has ended, or does not read, must not block the daemon.
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel,
@@ -24,12 +24,15 @@ def notify(*assignments: str) -> None:
 
 
 def reloading() -> None:
-    """Tells that the configuration is being read again (systemd wants the time with it)."""
+    """Notify that the configuration is being read again, with the time that systemd requires."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between signs of life, half of what systemd waits for; None if it doesn't wait."""
+    """Return the seconds between two watchdog notifications: half of systemd's timeout.
+
+    None if systemd does not expect any from this process (sd_watchdog_enabled(3)).
+    """
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     meant_for = os.environ.get("WATCHDOG_PID", str(os.getpid()))
     if not microseconds.isdecimal() or not int(microseconds) or meant_for != str(os.getpid()):
@@ -38,29 +41,29 @@ def watchdog_interval() -> float | None:
 
 
 class Watchdog:
-    """Whether work goes on: signs of life are given for no longer than it is expected to.
+    """The watchdog notifications, which stop when a step of the work is overdue.
 
-    That the event loop goes round says little, if what it waits for never comes.
+    A running event loop alone does not show that syncs make progress: a sync may hang.
     """
 
     OVERDUE = 10
-    """A step of the work may take this many times as long as systemd waits for a sign of life."""
+    """How many times systemd's timeout a step of the work may take."""
 
     def __init__(self) -> None:
         self.interval = watchdog_interval()
         self._due = math.inf
 
     def expect(self, after: float = 0.0) -> None:
-        """Work goes on; the next step is begun in `after` seconds, and is to end in time."""
+        """Expect that a step starts in `after` seconds and ends within `longest` seconds."""
         self._due = time.monotonic() + after + self.longest
 
     @property
     def longest(self) -> float:
-        """How many seconds a step may take."""
+        """The longest time in seconds that a step may take."""
         return self.OVERDUE * 2 * self.interval if self.interval else math.inf
 
     def sign(self) -> bool:
-        """Gives a sign of life, unless a step is overdue; whether it was given."""
+        """Notify systemd unless a step is overdue; return whether no step is overdue."""
         if time.monotonic() > self._due:
             return False
         notify("WATCHDOG=1")

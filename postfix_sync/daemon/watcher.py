@@ -1,11 +1,10 @@
-"""One source in the daemon: when it is asked, and what it last answered.
+"""Poll one source in the daemon, and keep its last answer.
 
-Each source is followed by itself, so that one that hangs holds up none of the others. It is asked
-at its interval, at once when something happened, and after a failure that may pass by itself: after
-a second, then after twice as long each time, up to a minute. What needs an operator is retried
-every minute. Whatever the failure, the source is asked again within a second when there is a sign
-that another try may succeed: another process got an answer, or a file that the login depends on
-changed.
+Each source has its own tasks, so that a source that hangs does not delay the others. It is polled
+at its interval, immediately after an event, and again after a temporary failure: after one second,
+then after twice as long each time, up to a minute. An error that needs an operator is retried every
+minute. After any failure, the source is polled within a second of a sign that a retry may succeed:
+another process got an answer, or the SSH key or known_hosts changed.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from postfix_sync.daemon.retry import next_try, retry_delay
 from postfix_sync.daemon.tasks import set_within
 from postfix_sync.errors import Missing, Refused, SyncError, out_of_memory
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Notice, Peer
 from postfix_sync.postfix.instance import fold_of
 from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
@@ -33,15 +32,15 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config, SourceSection
     from postfix_sync.reconcile.report import SourceReport
 
-SIGNS_POLL = 1.0
-"""Seconds between checks for a sign that what failed may succeed now; each is a few stat(2)."""
+SIGNS_INTERVAL = 1.0
+"""Seconds between two checks for a sign that a retry may succeed; each costs a few stat(2)."""
 
 Signs: TypeAlias = tuple[object, ...]
-"""What another try may depend on; a failed source is asked again as soon as this is another."""
+"""The state that a retry may depend on; a failed source is polled again as soon as it changes."""
 
 
 class Follower:
-    """One source, from the daemon's start to its end or to another configuration."""
+    """One source, from the daemon's start to its end or to a change of the configuration."""
 
     def __init__(
         self,
@@ -54,43 +53,47 @@ class Follower:
         self.configuration = configuration
         self.records = records
         self.news = news
-        self.look = asyncio.Event()
+        self.poll_now = asyncio.Event()
         self.answer: Fetched | None = None
         self.source = open_source(settings, configuration.guard.max_size)
         self.status = StatusFile.of(configuration)
         self.status_version: tuple[int, int] | None = None
         self.last_success: str | None = None
-        """What status.json says of this source, as of that version of the file."""
+        """The time of this source's last success in `status_version` of status.json."""
 
-    def works(self) -> list[Coroutine[Any, Any, None]]:
-        """All that goes on for it at the same time; none of it ends by itself."""
-        works = [self._follow()]
+    def coroutines(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the coroutines that follow the source, to run until they are cancelled."""
+        coroutines = [self._follow()]
         if isinstance(self.source, Volume | Contained):
-            works.append(self._watch(self.source))
+            coroutines.append(self._watch(self.source))
         if isinstance(self.source, Contained):
-            works.append(self._watch_container(self.source))
-        return works
+            coroutines.append(self._watch_container(self.source))
+        return coroutines
 
     async def _follow(self) -> None:
-        """Asks the source again and again; sets `news` when a pass may find something to do."""
+        """Poll the source repeatedly; set `news` when a sync may have something to change."""
         failures = 0
         try:
             while True:
-                asked_for = self.look.is_set() or self.answer is None
-                self.look.clear()
+                requested = self.poll_now.is_set() or self.answer is None
+                self.poll_now.clear()
                 before = self._signs()
                 answer = await self._ask()
-                failures = failures + 1 if _may_pass(answer.error) else 0
-                said = answer.error.message if answer.error else "news" if answer.tables else "same"
-                LOG.debug("%s: asked: %s", self.settings.name, said)
-                if self._keep(answer) or asked_for:
+                failures = failures + 1 if _is_temporary(answer.error) else 0
+                found = "new lists" if answer.tables else "unchanged"
+                found = answer.error.message if answer.error else found
+                LOG.debug("%s: polled: %s", self.settings.name, found)
+                if self._keep(answer) or requested:
                     self.news.set()
                 await self._wait(answer.error, failures, before)
         finally:
             await self.source.close()
 
     async def _wait(self, error: SyncError | None, failures: int, before: Signs) -> None:
-        """Returns when the source is to be asked again; `before` are the signs of the last try."""
+        """Wait until the source must be polled again.
+
+        `before` are the signs at the time of the last poll. Without an error, signs do not count.
+        """
         delay = next_try(
             error,
             failures,
@@ -99,21 +102,21 @@ class Follower:
             jitter=random.random(),  # noqa: S311 - no secret
         )
         if not error:
-            await set_within(self.look, delay)
+            await set_within(self.poll_now, delay)
             return
         until = time.monotonic() + delay
-        while not self.look.is_set() and (left := until - time.monotonic()) > 0:
-            await set_within(self.look, min(left, SIGNS_POLL))
+        while not self.poll_now.is_set() and (left := until - time.monotonic()) > 0:
+            await set_within(self.poll_now, min(left, SIGNS_INTERVAL))
             if self._signs() != before:
-                LOG.debug("%s: asked again: there is a sign that it may answer", self.settings.name)
+                LOG.debug("%s: polled again: a sign has changed", self.settings.name)
                 return
 
     def _signs(self) -> Signs:
-        """What another try may depend on.
+        """Read the signs that a retry may succeed.
 
-        The record and the last success in status.json tell of another process's answer: the record
-        at once, but only if the lists are others; the key and the known hosts, of an operator's
-        work.
+        The record of the source and its last success in status.json change when another process
+        gets an answer: the record at once, but only if the lists differ. The SSH key and the known
+        hosts change when an operator fixes the login.
         """
         name, ssh = self.settings.name, self.settings.ssh
         if (version := version_of(self.status.path)) != self.status_version:
@@ -133,78 +136,81 @@ class Follower:
             failed = error
         except MemoryError:
             failed = out_of_memory(name)
-        except Exception as bug:  # noqa: BLE001 - the daemon goes on, whatever a source does
-            LOG.exception("%s: an error that should have been named; please report it", name)
-            failed = SyncError(f"{name}: unexpected: {bug!r}")
-        self.source.forget()  # an answer that is still kept gives way to this one
+        except Exception as bug:  # noqa: BLE001 - no error of a source may end the daemon
+            LOG.exception("%s: internal error while polling; please report this", name)
+            failed = SyncError(f"{name}: internal error: {bug!r}")
+        self.source.forget()  # this answer may replace unused lists: fetch them again
         return Fetched(None, time.time(), error=failed)
 
     def _keep(self, answer: Fetched) -> bool:
-        """Keeps an answer until a pass has taken it; whether it is news."""
+        """Keep an answer until a sync has used it; return whether it has new lists or an error."""
         old = self.answer
         if old and old.tables and not answer.tables and not answer.error:
-            return False  # nothing has changed since that one
+            return False  # the source is unchanged since the answer that is kept
         if answer.peer and answer.peer.how and not (old and old.peer == answer.peer):
-            self._tell_place(answer.peer)
+            self._log_address(answer.peer)
         self.answer = answer
         return answer.tables is not None or answer.error is not None
 
-    def _tell_place(self, peer: Peer) -> None:
-        """Logs where its Mailman is reached, which is new."""
+    def _log_address(self, peer: Peer) -> None:
+        """Log the new address at which the source's Mailman is reached."""
         where = peer.addresses[0] if peer.addresses else "this host"
         LOG.info("%s: Mailman is reached at %s (%s)", self.settings.name, where, peer.how)
 
-    def taken(self, answer: Fetched | None, report: "SourceReport") -> None:
-        """A pass has been made with this answer; it need not be kept where it is recorded now."""
+    def synced(self, answer: Fetched | None, report: "SourceReport") -> None:
+        """Drop the lists of an answer that a sync has recorded on disk.
+
+        If another process has recorded newer lists meanwhile, have the source polled again.
+        """
         if report.outdated:
             self.source.forget()
-            self.look.set()
+            self.poll_now.set()
         elif report.stamp and answer and answer is self.answer:
             self.answer = replace(answer, seen=report.stamp, tables=None)
 
     async def _watch(self, source: Volume | Contained) -> None:
-        """Asks the source when its directory reports a change."""
+        """Have the source polled when its directory reports a change."""
         path, interval = self.settings.path, self.settings.interval
-        told = ""
+        logged = ""
         while True:
             try:
                 async for _ in source.changes():
-                    told = ""
-                    self.look.set()
-            except Exception as error:  # noqa: BLE001 - a library's; without events there are intervals
-                problem = f"{path}: can't be watched: {error}; it is looked at only"
-                if problem != told:
-                    told = problem
-                    tell(Notice(f"{problem} every {interval:g} s"), logging.WARNING)
+                    logged = ""
+                    self.poll_now.set()
+            except Exception as error:  # noqa: BLE001 - a library's; the interval still applies
+                problem = f"{path}: can't be watched: {error}; it is polled only"
+                if problem != logged:
+                    logged = problem
+                    log_problem(Notice(f"{problem} every {interval:g} s"), logging.WARNING)
                 await asyncio.sleep(interval)
 
     async def _watch_container(self, source: Contained) -> None:
-        """Asks the source when its container has moved.
+        """Have the source polled when its container has another address.
 
-        The engine's events end when it is restarted, or is not there: then again, with back-off.
+        The stream of events ends when the engine stops; it is opened again with back-off.
         """
         interval = self.settings.interval
-        failures, told = 0, ""
+        failures, logged = 0, ""
         while True:
             try:
                 async for _ in source.moves():
-                    failures, told = 0, ""
-                    self.look.set()
+                    failures, logged = 0, ""
+                    self.poll_now.set()
             except SyncError as error:
                 failures += 1
-                if failures > 1 and error.message != told:  # an engine may be restarted
-                    told = error.message
-                    at_least = f"; {self.settings.name} is looked at every {interval:g} s"
-                    tell(Notice(f"{error.message}{at_least}", error.hint), logging.WARNING)
+                if failures > 1 and error.message != logged:  # an engine may be restarted
+                    logged = error.message
+                    polled = f"; {self.settings.name} is polled only every {interval:g} s"
+                    log_problem(Notice(f"{error.message}{polled}", error.hint), logging.WARNING)
             await asyncio.sleep(retry_delay(failures, interval, random.random()))  # noqa: S311
-            self.look.set()
+            self.poll_now.set()
 
 
-def _may_pass(error: SyncError | None) -> bool:
-    """Whether an error may be gone soon, with nobody changing the source's files."""
+def _is_temporary(error: SyncError | None) -> bool:
+    """Return whether an error may end although nobody changes the source's files."""
     return error is not None and not isinstance(error, Refused | Missing)
 
 
 def answers_of(followers: Mapping[str, Follower]) -> dict[str, Fetched]:
-    """What each source has answered last, for those that have."""
-    return {name: one.answer for name, one in followers.items() if one.answer}
+    """Return the last answer of each source that has answered."""
+    return {name: follower.answer for name, follower in followers.items() if follower.answer}

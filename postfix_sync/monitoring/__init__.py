@@ -1,1 +1,1 @@
-"""Metrics, health and pages for monitoring systems."""
+"""Metrics, health and HTTP pages for monitoring systems."""

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 COUNTING = 30.0
-"""Seconds that counting the queue may take. Postfix opens each file of it for that."""
+"""Longest time in seconds for reading the queue: postqueue(1) opens each of its files."""
 
 
 async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
-    """What is deferred for each destination that a route leads to.
+    """Count the deferred mail of each destination of the installed routes.
 
-    Raises ConfigError where there is no Postfix, ApplyError where its queue can't be read in time.
+    Raises ConfigError if there is no Postfix, ApplyError if its queue can't be read within
+    COUNTING seconds.
     """
     instance = await inspect(config.postfix.config_directory)
     delimiters = instance.parameters["recipient_delimiter"]

@@ -1,8 +1,8 @@
-"""A very small HTTP server, for monitoring: GET and HEAD, one request a connection, no state.
+"""A small HTTP server for monitoring: GET and HEAD, one request a connection, no state.
 
-It runs on the daemon's own event loop, and that is its point: an answer shows that the loop goes
-round. So nothing a client does may hold it up. Connections, the size of a request and the time for
-it are bounded; whatever exceeds them loses its connection, and nothing else.
+It runs on the daemon's own event loop, so that an answer shows that the loop is not blocked.
+Therefore no client may block it: the number of connections, the size of a request and its time are
+limited, and a connection that exceeds a limit is closed.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from urllib.parse import urlsplit
 from postfix_sync.log import LOG
 
 CONNECTIONS = 64
-"""Clients served at the same time; more wait in the kernel's backlog."""
+"""Connections served at the same time; further ones remain in the kernel's backlog."""
 
 PATIENCE = 5.0
-"""Seconds that a connection gets, from its first byte to its last."""
+"""Longest time in seconds for a connection, from its first byte to its last."""
 
 HEAD_SIZE = 16 * 1024
-"""Bytes of a request's head at most."""
+"""Largest size in bytes of a request's head."""
 
 METHODS = ("GET", "HEAD")
 
 _BLOCK = 4096
-_DRAINED = 16  # blocks of a body that nobody asked for
+_DRAINED = 16  # blocks of a request's body that are read and dropped
 
 _REQUEST = re.compile(r"([!-~]+) ([!-~]+) HTTP/1\.[0-9]")
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
@@ -37,7 +37,7 @@ _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
 
 @dataclass(frozen=True)
 class Response:
-    """What a client gets."""
+    """A page, or an error, with its status and media type."""
 
     body: str
     status: HTTPStatus = HTTPStatus.OK
@@ -45,11 +45,11 @@ class Response:
 
 
 Pages = Mapping[str, Callable[[str], Response]]
-"""What answers for each path, called with the request's Accept field."""
+"""The function that renders the page of each path, called with the request's Accept field."""
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A socket at an IP address of this host. Raises OSError."""
+    """Open a listening socket at an IP address of this host. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, port), family=family, backlog=CONNECTIONS)
     listener.setblocking(False)
@@ -57,7 +57,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 async def serve(listener: socket.socket, pages: Pages) -> None:
-    """Answers whoever connects, until it is cancelled; all connections are closed then."""
+    """Answer requests until the task is cancelled, which closes all connections."""
     loop = asyncio.get_running_loop()
     free = asyncio.Semaphore(CONNECTIONS)
     async with asyncio.TaskGroup() as group:
@@ -65,7 +65,7 @@ async def serve(listener: socket.socket, pages: Pages) -> None:
             await free.acquire()
             try:
                 connection, _ = await loop.sock_accept(listener)
-            except OSError:  # the client is gone already, or there are no descriptors left
+            except OSError:  # the client has closed already, or no file descriptor is left
                 free.release()
                 await asyncio.sleep(1)
                 continue
@@ -74,15 +74,15 @@ async def serve(listener: socket.socket, pages: Pages) -> None:
 
 
 async def _converse(connection: socket.socket, pages: Pages) -> None:
-    """One request and its answer."""
+    """Read one request and send its response."""
     loop = asyncio.get_running_loop()
-    with connection, suppress(OSError):  # TimeoutError is one, and so is a client that went away
+    with connection, suppress(OSError):  # such as TimeoutError, and ConnectionResetError
         async with asyncio.timeout(PATIENCE):
             head = await _read_head(connection)
             if not head:
                 return
             await loop.sock_sendall(connection, _reply(head, pages))
-            # Closed with something unread, a connection is reset, and the answer may be lost.
+            # Closing a connection with unread data resets it, and the response may be lost.
             connection.shutdown(socket.SHUT_WR)
             for _ in range(_DRAINED):
                 if not await loop.sock_recv(connection, _BLOCK):
@@ -90,11 +90,11 @@ async def _converse(connection: socket.socket, pages: Pages) -> None:
 
 
 async def _read_head(connection: socket.socket) -> bytes:
-    """A request up to its empty line; cut off at HEAD_SIZE, empty where there is none."""
+    """Read a request up to its empty line, at most HEAD_SIZE bytes; empty if it is incomplete."""
     loop = asyncio.get_running_loop()
     head = b""
     while b"\r\n\r\n" not in head and len(head) < HEAD_SIZE:
-        # What has arrived is taken without a turn of the loop: the size must have an end, too.
+        # recv returns received data without yielding to the loop, so the size must be limited, too.
         block = await loop.sock_recv(connection, _BLOCK)
         if not block:
             return b""
@@ -103,7 +103,7 @@ async def _read_head(connection: socket.socket) -> bytes:
 
 
 def _reply(head: bytes, pages: Pages) -> bytes:
-    """The answer to a request, as it goes over the wire. Pure, apart from the page itself."""
+    """Return the response to a request as bytes. Pure, apart from the page itself."""
     text, complete, _ = head.decode("latin-1").partition("\r\n\r\n")
     request, *fields = text.split("\r\n")
     found = _REQUEST.fullmatch(request)
@@ -117,7 +117,7 @@ def _reply(head: bytes, pages: Pages) -> bytes:
         response = _plain(HTTPStatus.METHOD_NOT_ALLOWED)
         allow = f"Allow: {', '.join(METHODS)}\r\n"
     else:
-        accept = ",".join(one[2] for one in parsed if one and one[1].lower() == "accept")
+        accept = ",".join(field[2] for field in parsed if field and field[1].lower() == "accept")
         response = _page(found[2], accept, pages)
     body = response.body.encode()
     reply = (
@@ -139,11 +139,11 @@ def _page(target: str, accept: str, pages: Pages) -> Response:
         return _plain(HTTPStatus.BAD_REQUEST)
     page = pages.get(path)
     if not page:
-        return _plain(HTTPStatus.NOT_FOUND, f"here are {', '.join(pages)}")
+        return _plain(HTTPStatus.NOT_FOUND, f"available pages are {', '.join(pages)}")
     try:
         return page(accept)
-    except Exception:  # noqa: BLE001 - one page that fails must not end the daemon
-        LOG.exception("%s: an error that should have been foreseen; please report it", path)
+    except Exception:  # noqa: BLE001 - a page that fails must not end the daemon
+        LOG.exception("%s: internal error while rendering the page; please report this", path)
         return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

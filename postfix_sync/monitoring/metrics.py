@@ -1,10 +1,9 @@
-"""The status as Prometheus' metrics. Pure; the only module that knows prometheus_client.
+"""Render the status as Prometheus metrics. Pure; the only module that imports prometheus_client.
 
-status.json is the one source: what is exported is what it says, whoever wrote it, and what it does
-not know is left out instead of being zero. Names follow Prometheus' conventions: seconds, times
-since the epoch (an age would stand still in a file that nobody writes any more), `_total` for what
-only grows. What is wrong now is a gauge: an alert on a counter's increase ends by itself while the
-fault goes on.
+All values are from status.json, whether the daemon or a `--once` wrote it; an unknown value is left
+out instead of being zero. Names follow Prometheus' conventions: seconds, times since the epoch (an
+age would not grow in a file that is no longer written), `_total` for counters. A current fault is a
+gauge: an alert on the increase of a counter would end while the fault lasts.
 """
 
 import platform
@@ -26,16 +25,19 @@ from postfix_sync.text import seconds_of
 STATES = ("ok", "stale", "refused", "failed")
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
-"""Label values, each with a value; None: not known."""
+"""Pairs of label values and a value; None if it is unknown."""
 
 
 def render(status: Status, accept: str = "") -> tuple[str, str]:
-    """The metrics as text, and its media type: what an Accept field asks for, or plain text."""
+    """Return the metrics as text, and its media type, which the Accept field selects.
+
+    Without an Accept field, it is Prometheus' text format.
+    """
     registry = CollectorRegistry()
     registry.register(_Collector(status))
     try:
         encode, media_type = choose_encoder(accept)
-    except (TypeError, ValueError):  # the version it asks for is no number
+    except (TypeError, ValueError):  # the version in the Accept field is not a number
         encode, media_type = choose_encoder("")
     return encode(registry).decode(), media_type
 
@@ -46,7 +48,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _of_build(self._status)
-        yield from _of_passes(self._status)
+        yield from _of_syncs(self._status)
         yield from _of_sources(self._status)
         yield from _of_maps(self._status)
         yield from _of_destinations(self._status)
@@ -75,64 +77,64 @@ def _time(moment: str | None) -> float | None:
 def _of_build(status: Status) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "postfix_sync_build",
-        "What runs: the versions of postfix-sync and Python, and the type of the installed maps.",
+        "The versions of postfix-sync and Python, and the type of the installed maps.",
         value={
             "version": status["version"],
             "python": platform.python_version(),
-            "map_type": next((one["type"] for one in status["maps"].values()), ""),
+            "map_type": next((installed["type"] for installed in status["maps"].values()), ""),
         },
     )
 
 
-def _of_passes(status: Status) -> Iterator[Metric]:
-    passes = status["passes"]
+def _of_syncs(status: Status) -> Iterator[Metric]:
+    syncs = status["passes"]
     yield _gauge(
         "pass_last_attempt_timestamp_seconds",
-        "When the last pass ended, whether or not it went through.",
+        "When the last sync ended, successful or not.",
         (),
-        [((), _time(passes["last_attempt"]))],
+        [((), _time(syncs["last_attempt"]))],
     )
     yield _gauge(
         "pass_last_success_timestamp_seconds",
-        "When the last pass ended that went through; a source that is away does not stop one.",
+        "When the last successful sync ended; a source that is out of reach does not make it fail.",
         (),
-        [((), _time(passes["last_success"]))],
+        [((), _time(syncs["last_success"]))],
     )
     yield _gauge(
         "pass_duration_seconds",
-        "How long the last pass took, waiting for another one included.",
+        "How long the last sync took, including the wait for the lock.",
         (),
-        [((), passes["seconds"])],
+        [((), syncs["seconds"])],
     )
     yield _gauge(
         "apply_failed",
-        "Whether the last pass could not bring the maps into step (1), or could (0).",
+        "Whether the last sync failed to install the desired state (1), or succeeded (0).",
         (),
-        [((), float(passes["failing_since"] is not None) if passes["made"] else None)],
+        [((), float(syncs["failing_since"] is not None) if syncs["made"] else None)],
     )
     yield _gauge(
         "held",
-        "Whether passes are held after a rollback (1), and change nothing.",
+        "Whether a generation is held after a rollback (1): syncs change nothing.",
         (),
         [((), float(status["held"]))],
     )
     yield _counter(
         "passes",
-        "Passes made.",
+        "Syncs, by result.",
         ("result",),
         [
-            (("success",), passes["made"] - passes["failed"]),
-            (("failure",), passes["failed"]),
+            (("success",), syncs["made"] - syncs["failed"]),
+            (("failure",), syncs["failed"]),
         ],
     )
     yield _counter(
-        "reloads", "How often Postfix was reloaded for a change.", (), [((), passes["reloads"])]
+        "reloads", "How often Postfix was reloaded for a change.", (), [((), syncs["reloads"])]
     )
     yield _counter(
         "changed_entries",
         "Entries of the installed maps that were added, removed or changed.",
         ("change",),
-        [((kind,), number) for kind, number in passes["entries"].items()],
+        [((kind,), number) for kind, number in syncs["entries"].items()],
     )
 
 
@@ -140,39 +142,39 @@ def _of_sources(status: Status) -> Iterator[Metric]:
     sources = status["sources"].items()
     yield _gauge(
         "source_up",
-        "Whether a source gave a good answer when it was last asked.",
+        "Whether the last poll of a source was successful.",
         ("source",),
-        [((name,), one["state"] == "ok") for name, one in sources],
+        [((name,), source["state"] == "ok") for name, source in sources],
     )
     yield _gauge(
         "source_state",
-        "How a source stands: 1 for one of ok, stale (out of reach), refused and failed.",
+        "The state of a source: 1 for one of ok, stale (out of reach), refused and failed.",
         ("source", "state"),
-        [((name, state), one["state"] == state) for name, one in sources for state in STATES],
+        [((name, state), source["state"] == state) for name, source in sources for state in STATES],
     )
     yield _gauge(
         "source_last_success_timestamp_seconds",
-        "When a source last gave a good answer.",
+        "When a source was last polled successfully.",
         ("source",),
-        [((name,), _time(one["last_success"])) for name, one in sources],
+        [((name,), _time(source["last_success"])) for name, source in sources],
     )
     yield _gauge(
         "source_last_change_timestamp_seconds",
         "When entries of a source were last changed in the maps.",
         ("source",),
-        [((name,), _time(one["last_change"])) for name, one in sources],
+        [((name,), _time(source["last_change"])) for name, source in sources],
     )
     yield _gauge(
         "source_lists",
         "Lists of a source that are installed.",
         ("source",),
-        [((name,), one["lists"]) for name, one in sources],
+        [((name,), source["lists"]) for name, source in sources],
     )
     yield _gauge(
         "source_entries",
         "Addresses of a source that are installed.",
         ("source",),
-        [((name,), one["entries"]) for name, one in sources],
+        [((name,), source["entries"]) for name, source in sources],
     )
 
 
@@ -182,13 +184,13 @@ def _of_maps(status: Status) -> Iterator[Metric]:
         "map_entries",
         "Entries of an installed map.",
         ("map",),
-        [((name,), one["entries"]) for name, one in maps],
+        [((name,), installed["entries"]) for name, installed in maps],
     )
     yield _gauge(
         "map_updated_timestamp_seconds",
         "When an installed map was last published.",
         ("map",),
-        [((name,), _time(one["updated"])) for name, one in maps],
+        [((name,), _time(installed["updated"])) for name, installed in maps],
     )
 
 
@@ -196,32 +198,36 @@ def _of_destinations(status: Status) -> Iterator[Metric]:
     probed = status["destinations"].items()
     yield _gauge(
         "probe_up",
-        "Whether a destination takes mail, as far as probes go; one failure alone is not down.",
+        "Whether a destination accepts mail, by its last probes; a single failure is not down.",
         ("destination",),
-        [((name,), one["up"]) for name, one in probed],
+        [((name,), destination["up"]) for name, destination in probed],
     )
     yield _gauge(
         "probe_phase",
         "How far the last probe came: 1 for one of resolve, connect, greeting, lhlo, mail, rcpt.",
         ("destination", "phase"),
-        [((name, phase), one["phase"] == phase) for name, one in probed for phase in PHASES],
+        [
+            ((name, phase), destination["phase"] == phase)
+            for name, destination in probed
+            for phase in PHASES
+        ],
     )
     yield _gauge(
         "probe_duration_seconds",
         "How long the last probe of a destination took.",
         ("destination",),
-        [((name,), one["seconds"]) for name, one in probed],
+        [((name,), destination["seconds"]) for name, destination in probed],
     )
-    waiting = (status["queue"] or {}).items()
+    queued = (status["queue"] or {}).items()
     yield _gauge(
         "deferred_messages",
-        "Messages in Postfix's deferred queue that wait for a destination.",
+        "Messages for a destination in Postfix's deferred queue.",
         ("destination",),
-        [((name,), one["messages"]) for name, one in waiting],
+        [((name,), deferred["messages"]) for name, deferred in queued],
     )
     yield _gauge(
         "deferred_oldest_timestamp_seconds",
-        "When the oldest message that is deferred for a destination arrived; none where none is.",
+        "When the oldest deferred message for a destination arrived; absent if there is none.",
         ("destination",),
-        [((name,), _time(one["oldest"])) for name, one in waiting],
+        [((name,), _time(deferred["oldest"])) for name, deferred in queued],
     )

@@ -1,4 +1,4 @@
-"""The pages that the daemon serves over HTTP: /metrics, /healthz and the status."""
+"""The pages that the daemon serves over HTTP: /metrics, /healthz and /status."""
 
 import errno
 import json
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def pages(config: "Config", quiet: float, began: float) -> "Pages":
-    """What is served over HTTP, path by path; `quiet` is that of health.py.
+    """Return the pages by path.
 
-    `began` is when the daemon did, by time.monotonic(): the clock may be set back after that.
+    `quiet` is the longest time between two syncs, in seconds. `began` is the daemon's start by
+    time.monotonic(), because the system's clock may be set later.
     """
-    from postfix_sync.monitoring import health, metrics  # noqa: PLC0415 - see above
+    from postfix_sync.monitoring import health, metrics  # noqa: PLC0415 - slow to import
     from postfix_sync.monitoring.http_server import Response  # noqa: PLC0415
 
     file = StatusFile.of(config)
@@ -49,14 +50,14 @@ def pages(config: "Config", quiet: float, began: float) -> "Pages":
 
 
 def cannot_listen(at: "Listen", error: OSError) -> SyncError:
-    """Why nothing is served at `at`, and what would help."""
+    """Describe why the daemon can't listen at `at`, with a hint to fix it."""
     hints = {
-        errno.EADDRINUSE: f"see what has the port: ss -ltnp 'sport = :{at.port}'",
+        errno.EADDRINUSE: f"see which process uses the port: ss -ltnp 'sport = :{at.port}'",
         errno.EADDRNOTAVAIL: "see which addresses this host has: ip -brief address",
-        errno.EACCES: "take a port above 1023"
+        errno.EACCES: "use a port above 1023"
         + (", or run postfix-sync as root" if os.geteuid() != 0 else ""),
     }
     return OutOfReach(
-        f"metrics.listen {at}: {why(error)}; tried again, and everything else goes on",
+        f"metrics.listen {at}: {why(error)}; monitoring is not served there; retried with back-off",
         hints.get(error.errno or 0, ""),
     )

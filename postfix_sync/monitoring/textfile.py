@@ -1,4 +1,4 @@
-"""The metrics as a file for node_exporter's textfile collector."""
+"""Write the metrics as a file for node_exporter's textfile collector."""
 
 import contextlib
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 async def write_textfile(config: "Config") -> None:
-    """Replaces the metrics file, where one is configured, by what the status says now.
+    """Replace the metrics file, if one is configured, with the metrics of the current status.
 
-    Raises ApplyError or NotPermitted where it can't be written.
+    Raises ApplyError or NotPermitted if it can't be written.
     """
     path = config.metrics.textfile
     if not path:
         return
-    from postfix_sync.monitoring import metrics  # noqa: PLC0415 - it costs more than the rest of a pass
+    from postfix_sync.monitoring import metrics  # noqa: PLC0415 - importing it takes longer than a sync
 
-    # Under the lock, so that of a daemon and a --once nobody puts an older status over a newer one.
-    # Whoever holds it for long makes a pass, and writes the file after it.
+    # Under the lock, so that neither a daemon nor a --once replaces a newer status with an older
+    # one. A process that holds the lock for long runs a sync, and writes the file after it.
     with contextlib.suppress(Busy):
         async with lock(config.state_directory / LOCK_NAME):
             text, _ = metrics.render(StatusFile.of(config).read_or_new())
@@ -37,9 +37,9 @@ async def write_textfile(config: "Config") -> None:
 
 
 def _unwritable(path: "Path", error: OSError) -> SyncError:
-    message = f"metrics.textfile {path}: {why(error)}; the maps are not concerned"
+    message = f"metrics.textfile {path}: {why(error)}; the maps are not affected"
     if isinstance(error, PermissionError):
-        hint = f"{denied_hint(path, error)}; or choose another place for the file"
+        hint = f"{denied_hint(path, error)}; or choose another path for the file"
         return NotPermitted(message, hint)
     if isinstance(error, FileNotFoundError):
         return ApplyError(message, f"mkdir -p {path.parent}")

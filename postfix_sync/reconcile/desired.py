@@ -88,7 +88,7 @@ def _kept_out(place: "Locked", decision: "Decision") -> tuple[Notice, ...]:
 def _held(place: "Locked", hold: "Hold", waiting: str) -> Notice:
     """Report what waits, for as long as something does."""
     return Notice(
-        f"{hold}; what waits: {waiting or 'nothing'}",
+        f"{hold}; pending: {waiting or 'nothing'}",
         f"see all of it: {place.config.command('--once', '--dry-run')};"
         f" let it happen: {place.config.command('resume')}",
     )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
-from postfix_sync.log import LOG, tell
+from postfix_sync.log import LOG, log_problem
 from postfix_sync.model import Condition, domain_of
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.lookup import TIMEOUT
@@ -101,7 +101,7 @@ async def _build_maps(config: "Config", instance: "Postfix") -> None:
     for line in report.lines:
         LOG.info("%s", line)
     for error in report.errors:
-        tell(error, logging.WARNING)
+        log_problem(error, logging.WARNING)
     directory = await _map_directory(config, instance)
     found = await directory.read()
     for name, installed in found.maps.items():
@@ -262,7 +262,7 @@ class _Work:
                     await self.postfix.start()
                 await self._reload_postfix()
         except SyncError as error:
-            tell(error)
+            log_problem(error)
             LOG.error(
                 "postfix: does not do yet what it did before",
                 extra={"hint": f"see its log, and: {command(self.postfix, 'postfix', 'check')}"},

@@ -1,1 +1,1 @@
-"""Commands, files, locks, TCP and threads: what this host's kernel is asked for."""
+"""This host's commands, files, locks, TCP connections and threads."""

@@ -1,4 +1,4 @@
-"""Find and run commands, with a limit on time, output and number."""
+"""Find and run commands, with a time limit."""
 
 import asyncio
 import contextlib
@@ -14,24 +14,25 @@ from typing import Any
 from postfix_sync.errors import ApplyError, ConfigError, OutOfReach, TimedOut, why
 
 SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
-"""cron's PATH lacks the sbin directories, where Postfix lives."""
+"""cron's PATH lacks the sbin directories, where Postfix's commands are."""
 
 ENVIRONMENT = {"PATH": SEARCH_PATH, "LC_ALL": "C"}
 
 COMMAND_TIMEOUT = 120.0
+"""Seconds."""
 
 AT_A_TIME = 65536
-"""Bytes of what a command prints that are taken from it at once."""
+"""Bytes read from the output of a command at once."""
 
 READ_AT_MOST = 2**30
-"""Bytes that a file may have to be read: the map of 1.5 million lists, and what memory can take."""
+"""Largest size in bytes of a file to be read: the map of 1.5 million lists fits, and memory too."""
 
 
 def program() -> list[str]:
-    """The command that runs this program, whatever PATH is: where it was installed is known here.
+    """Return the command that runs this program, with its absolute path, so that PATH is not used.
 
-    `/usr/bin/postfix-sync` from the Debian package, `/usr/local/sbin` from make install, and from
-    pipx a directory of the user's own; without any of them, this Python with its module.
+    It is `/usr/bin/postfix-sync` from the Debian package, `/usr/local/sbin/postfix-sync` from make
+    install, and in a directory of the user from pipx; otherwise, this Python and the module.
     """
     path = Path(sys.argv[0]).absolute()
     if path.name == "postfix-sync" and os.access(path, os.X_OK):
@@ -41,7 +42,7 @@ def program() -> list[str]:
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended, and what it printed."""
+    """A command that has ended, with its exit status and output."""
 
     command: str
     status: int
@@ -50,9 +51,9 @@ class Completed:
 
     @property
     def complaint(self) -> str:
-        """What it said of its failure, on one line."""
-        said = "; ".join(line.strip() for line in self.stderr.splitlines() if line.strip())
-        return said or f"exit status {self.status}"
+        """Its standard error in one line, or else its exit status."""
+        lines = "; ".join(line.strip() for line in self.stderr.splitlines() if line.strip())
+        return lines or f"exit status {self.status}"
 
 
 @functools.cache
@@ -60,7 +61,7 @@ def find_command(
     name: str,
     hint: str = "install Postfix on this host: postfix-sync runs beside it, not in the container",
 ) -> str:
-    """The absolute path of a command; raises ConfigError, with `hint`, where there is none."""
+    """Return the absolute path of a command. Raises ConfigError, with `hint`, if there is none."""
     path = shutil.which(name, path=SEARCH_PATH)
     if not path:
         raise ConfigError(f"{name}: no such command in {SEARCH_PATH}", hint)
@@ -75,12 +76,12 @@ async def run(
     keep_open: Sequence[int] = (),
     directory: Path | None = None,
 ) -> Completed:
-    """Runs a command to its end; `keep_open` are file descriptors that it inherits.
+    """Run a command until it ends; `keep_open` are file descriptors that it inherits.
 
-    `directory` is where it runs, if not here.
+    `directory` is its working directory (default: that of this process).
 
-    Raises ApplyError where it can't be started, TimedOut where it takes longer than `timeout`
-    seconds; it is killed then.
+    Raises ApplyError if it can't be started, TimedOut if it takes longer than `timeout` seconds and
+    was killed.
     """
     command = _short(argv)
     with _memory_file(stdin) as given, _memory_file() as printed, _memory_file() as complained:
@@ -105,7 +106,7 @@ async def run(
 
 
 async def _start(argv: Sequence[str], **how: Any) -> asyncio.subprocess.Process:
-    """Starts a command. Raises ApplyError where it can't be."""
+    """Start a command. Raises ApplyError if it can't be started."""
     try:
         return await asyncio.create_subprocess_exec(*argv, env=ENVIRONMENT, **how)
     except OSError as error:
@@ -124,7 +125,7 @@ def _short(argv: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Running:
-    """A command that goes on, and what it prints while it does."""
+    """A running command and its output."""
 
     command: str
     process: asyncio.subprocess.Process
@@ -132,9 +133,9 @@ class Running:
     complained: int
 
     async def prints(self, timeout: float | None) -> bool:
-        """Whether it printed something, within `timeout` seconds if given.
+        """Wait for output, and return whether there was any within `timeout` seconds, if given.
 
-        Raises OutOfReach when it has ended, with what it said of that.
+        Raises OutOfReach, with its standard error, if the command has ended.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -149,9 +150,9 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(argv: Sequence[str]) -> AsyncIterator[Running]:
-    """Runs a command for as long as the block does. Raises ApplyError where it can't be started."""
-    # A pipe of our own: asyncio's would be waited for together with the process, and a child that
-    # the command leaves behind may hold it.
+    """Run a command until the block ends. Raises ApplyError if it can't be started."""
+    # asyncio waits for its own pipes together with the process, and a child that the command leaves
+    # behind may keep them open. So this pipe is not asyncio's.
     ours, theirs = os.pipe()
     printed = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(

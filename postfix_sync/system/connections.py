@@ -1,4 +1,4 @@
-"""The TCP connections that the kernel says are open in a process's network namespace (proc(5))."""
+"""Find the TCP connections that are open in a process's network namespace (proc(5))."""
 
 import contextlib
 import ipaddress
@@ -9,15 +9,19 @@ from pathlib import Path
 from postfix_sync.model import Destination
 
 OPEN = frozenset({1, 2})
-"""ESTABLISHED and SYN_SENT, as linux/tcp_states.h numbers them: what can still carry mail."""
+"""ESTABLISHED and SYN_SENT (linux/tcp_states.h): only these can still carry mail."""
 
 
 def connections_to(pid: int, destinations: Collection[Destination]) -> frozenset[str]:
-    """Find the open connections to some addresses, in the network namespace of a process.
+    """Find the open connections to some IP addresses, in the network namespace of a process.
 
-    Each is told from others by its two ends. None are found where the kernel says nothing of them.
+    Each is identified by its two ends, as the kernel prints them. The result is empty if the
+    kernel's tables can't be read.
     """
-    ends = {(ipaddress.ip_address(one.host.partition("%")[0]), one.port) for one in destinations}
+    ends = {
+        (ipaddress.ip_address(destination.host.partition("%")[0]), destination.port)
+        for destination in destinations
+    }
     found: set[str] = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):

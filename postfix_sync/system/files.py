@@ -1,4 +1,4 @@
-"""Read files safely, and replace them atomically."""
+"""Read files safely, replace them atomically, and explain why that fails."""
 
 import contextlib
 import errno
@@ -15,9 +15,9 @@ from postfix_sync.system.mounts import without_links
 
 
 def version_of(path: Path) -> tuple[int, int] | None:
-    """What tells a file from its next version, its mode and owner included: inode and ctime (ns).
+    """Return the inode and ctime (ns) of a file: they change with its content, mode and owner.
 
-    None where there is no such file, or none that can be seen.
+    None if there is no such file, or stat(2) fails.
     """
     try:
         found = path.stat()
@@ -27,21 +27,21 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 
 def is_private(found: os.stat_result) -> bool:
-    """Whether it is a regular file that only root, or the user of this process, can open."""
+    """Return whether it is a regular file that only root, or this process's user, can open."""
     owned = found.st_uid in {0, os.geteuid()}
     return stat.S_ISREG(found.st_mode) and owned and not found.st_mode & 0o077
 
 
 WITHOUT_WAITING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""How to open what may be a FIFO, which would hold up a pass for ever."""
+"""Flags for open(2): without O_NONBLOCK, opening a FIFO would block a sync forever."""
 
 
 class NotRegular(OSError):
-    """Where a file should be is something else, or more than READ_AT_MOST."""
+    """The path is not a regular file, or the file is larger than READ_AT_MOST."""
 
 
 def kind(mode: int) -> str:
-    """What a mode (st_mode) says of something that is no regular file."""
+    """Name the type of something that is not a regular file, by its mode (st_mode)."""
     if stat.S_ISLNK(mode):
         return "a symbolic link"
     if stat.S_ISDIR(mode):
@@ -52,7 +52,10 @@ def kind(mode: int) -> str:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a regular file to be read, and never waits. Raises OSError, also for all others."""
+    """Open a regular file for reading, without blocking.
+
+    Raises OSError, and its subclass NotRegular for any other type of file.
+    """
     try:
         descriptor = os.open(path, WITHOUT_WAITING)
     except OSError as error:
@@ -64,22 +67,22 @@ def open_file(path: Path) -> BinaryIO:
         return open(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISREG(found.st_mode):
-        raise NotRegular(f"has {found.st_size} bytes, more than would be read")
+        raise NotRegular(f"has {found.st_size} bytes, more than the limit of {READ_AT_MOST}")
     raise NotRegular(f"is {kind(found.st_mode)}, not a regular file")
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a regular file. Raises OSError as `open_file` does."""
+    """Return the content of a regular file. Raises OSError as `open_file` does."""
     with open_file(path) as file:
         return file.read()
 
 
 def write_file(path: Path, content: bytes, mode: int, *, new: bool = False) -> None:
-    """Writes a file in place and waits until it is on the disk. Raises OSError.
+    """Write a file in place and wait until it is on the disk. Raises OSError.
 
-    `new`: there must be none.
+    If `new` is set, the file must not exist.
     """
-    # Whoever may write to the directory must not make root write through a link of theirs.
+    # Another user who may write to the directory must not make root write through a link.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags | (os.O_EXCL if new else 0), mode)
     with open(descriptor, "wb") as file:
@@ -90,7 +93,7 @@ def write_file(path: Path, content: bytes, mode: int, *, new: bool = False) -> N
 
 
 def publish_file(staged: Path, path: Path) -> None:
-    """Renames `staged` to `path`, both on the disk before and after. Raises OSError."""
+    """Rename `staged` to `path`; sync the file before and the directory after. Raises OSError."""
     _sync(staged)
     staged.rename(path)
     _sync(path.parent)
@@ -105,10 +108,10 @@ def _sync(path: Path) -> None:
 
 
 def put_file(path: Path, content: bytes) -> None:
-    """Puts a file of mode 0644 into its place at once, whatever is there. Raises OSError.
+    """Write a file of mode 0644 atomically, and replace whatever is at its path. Raises OSError.
 
-    No link is followed, and nothing is opened that was there before: for a directory that others
-    than root may write to.
+    It follows no link and opens no existing file, so it is safe in a directory to which other users
+    than root may write.
     """
     staged = staged_beside(path)
     staged.unlink(missing_ok=True)
@@ -121,16 +124,16 @@ def put_file(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Gives a file new content at once, its owner, mode and labels kept; creates it 0644.
+    """Replace the content of a file atomically, and keep its owner, mode and labels.
 
-    A link is followed. A file that is itself a mount, as /etc/hosts is in a container, can't be
-    renamed onto (EBUSY), nor a file be made beside it where the rest is read-only (EROFS): it is
-    written in place. Raises OSError.
+    A new file gets mode 0644. A link is followed. If the file is a mount itself, as /etc/hosts is
+    in a container, rename(2) fails with EBUSY; if its directory is read-only, no file can be
+    created beside it (EROFS): then the file is written in place. Raises OSError.
     """
     path = without_links(path)
     staged = staged_beside(path)
     try:
-        # What may not be read by everyone is not, on its way there either.
+        # The file may be private: while it is staged, only its owner may read it.
         write_file(staged, content, 0o600 if path.exists() else 0o644)
         if path.exists():
             kept = path.stat()
@@ -146,24 +149,24 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a file, if it is there; gone from the disk afterwards. Raises OSError."""
+    """Remove a file, if it exists, and sync its directory. Raises OSError."""
     path.unlink(missing_ok=True)
     _sync(path.parent)
 
 
 def discard(path: Path) -> None:
-    """Removes a file that is of no use any more, if it is there and can be removed."""
+    """Remove an unneeded file, if it exists and can be removed."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def staged_beside(path: Path) -> Path:
-    """Where `replace_file` builds; a pass that is killed there leaves this file behind."""
+    """Return the path at which a new file is staged; a sync that is killed may leave it behind."""
     return path.with_name(f".{path.name}.postfix-sync")
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """Changes a file in place from the first byte that differs on."""
+    """Write a file in place, from the first byte that differs."""
     old = read_file(path)
     pairs = enumerate(zip(old, content, strict=False))
     same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(content)))
@@ -180,7 +183,7 @@ def _overwrite(path: Path, content: bytes) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> SyncError:
-    """What to tell of a file that can't be written, or read for that; what was there still is."""
+    """Describe a failure to write a file, or to read it first; its content is unchanged."""
     message = f"{path}: {why(error)}; what is installed is left as it is"
     if isinstance(error, PermissionError):
         return NotPermitted(message, denied_hint(path, error))
@@ -191,10 +194,10 @@ def unwritable(path: Path, error: OSError) -> SyncError:
 
 
 def denied_hint(path: Path, error: OSError) -> str:
-    """What to do where the system denied access to `path`, or the commands that show the cause.
+    """Return the fix if the system denied access to `path`, or the commands that show the cause.
 
-    root is denied by other things than another user is: EPERM is what an attribute of the file
-    causes (chattr(1)), EACCES a server of NFS, a security module, or the sandbox of a service.
+    For root, EPERM is caused by an attribute of the file (chattr(1)); EACCES by an NFS server, a
+    security module, or the sandbox of a service.
     """
     if os.geteuid() != 0:
         return "run postfix-sync as root"
@@ -202,33 +205,34 @@ def denied_hint(path: Path, error: OSError) -> str:
     if error.errno == errno.EPERM:
         directory = shlex.quote(str(path.parent))
         return (
-            "an attribute that forbids even root to change it? see lsattr -d"
+            "does an attribute forbid changes even to root? see lsattr -d"
             f" {directory} {place}; to remove it: chattr -i {place}"
         )
     return (
-        f"root is denied it: see namei -l {place} (modes, which a service without CAP_DAC_OVERRIDE"
-        f" obeys), findmnt -T {place} (an NFS server), journalctl -k -g denied (AppArmor, SELinux)"
+        f"root is denied access: see namei -l {place} (modes, which a service without"
+        f" CAP_DAC_OVERRIDE obeys), findmnt -T {place} (an NFS server), journalctl -k -g denied"
+        " (AppArmor, SELinux)"
     )
 
 
 def space_hint(path: Path, problem: str) -> str:
-    """Where `problem` is one of space, how much there is, for whoever has to make some."""
+    """Return `room_hint` if `problem` is a lack of space, else an empty hint."""
     if "space left" not in problem and "quota" not in problem and "Read-only" not in problem:
         return ""
     return room_hint(path)
 
 
 def room_hint(path: Path) -> str:
-    """How much room there is, for whoever has to make some."""
+    """Return how much space is free, and the command that shows the file system."""
     while not path.exists():
         path = path.parent
     if os.ST_RDONLY & os.statvfs(path).f_flag:
         return (
             f"the file system of {path} is read-only; see: findmnt -T {path}; if it is so for the"
-            " service alone: systemctl show -p ReadWritePaths postfix-sync"
+            " service only: systemctl show -p ReadWritePaths postfix-sync"
         )
     free = free_bytes(path) // 1024
-    return f"{free} KiB are free there (df -h {path}); the next pass tries again"
+    return f"{free} KiB are free there (df -h {path}); the next sync tries again"
 
 
 def free_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""This host's own IP addresses: which is one, and which one others see. No packet is sent."""
+"""Find this host's own IP addresses, without sending a packet."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def is_own(address: str) -> bool:
-    """Whether an IP address is one of this host's: only such a one can be bound to.
+    """Return whether an IP address is one of this host's.
 
-    Where every other can be, too (ip_nonlocal_bind, on hosts that take over each other's address),
-    it is the one that this host has on the way there.
+    Only such an address can be bound to, unless ip_nonlocal_bind is set, as on hosts that take over
+    each other's address. If it is set, an address is this host's if packets to it come from it.
     """
     version = 6 if ":" in address else 4
     if _read(f"/proc/sys/net/ipv{version}/ip_nonlocal_bind") == "1":
@@ -23,7 +23,7 @@ def is_own(address: str) -> bool:
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel has IPv6 at all; without it Postfix does without, too (postconf(5))."""
+    """Return whether this kernel has IPv6; if not, Postfix does not use it (postconf(5))."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
     except OSError:
@@ -32,7 +32,7 @@ def has_ipv6() -> bool:
 
 
 def toward(address: IPv4Address | IPv6Address) -> str | None:
-    """This host's address on the way to another; None where there is no way."""
+    """Return this host's source address for packets to another; None if there is no route."""
     try:
         with _socket(address.version == 6) as probe:
             probe.connect((str(address), 25))

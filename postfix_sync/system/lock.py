@@ -1,4 +1,4 @@
-"""Take a lock file, which other users can't keep."""
+"""Lock a file that other users can't lock."""
 
 import asyncio
 import contextlib
@@ -19,23 +19,27 @@ from postfix_sync.system.files import (
 )
 
 LOCK_TIMEOUT = 30.0
+"""Seconds."""
+
 LOCK_POLL = 0.05
+"""Seconds between two attempts."""
+
 LOCK_MODE = 0o600
 
 
 @contextlib.asynccontextmanager
 async def lock(path: Path, *, create: bool = True) -> AsyncIterator[int]:
-    """Holds an exclusive flock(2) on `path`; yields its descriptor, -1 if there is nothing to lock.
+    """Hold an exclusive flock(2) on `path`; yield its descriptor, or -1 if there is none to lock.
 
-    A command that inherits the descriptor keeps the lock while it runs, also when this process is
-    killed: the next pass then doesn't meet a postmap that is still writing.
+    A command that inherits the descriptor keeps the lock while it runs, even if this process is
+    killed: so the next sync does not start while postmap is still writing.
 
-    flock(2) asks for no more than an open for reading, so only a file that other users can't open
-    (`is_private`) keeps them out. Any other, such as the 0644 of earlier versions, is replaced by a
-    private one: a local user may have it open and locked already, which no chmod(2) ends. A pass of
-    an earlier version may hold it, too, so it is waited for all the same; but not beyond
-    LOCK_TIMEOUT. `create=False` makes and replaces nothing, and does without a lock that the user
-    of this process can't open.
+    flock(2) requires only that the file is open for reading, so only a file that other users can't
+    open (`is_private`) excludes them. Any other file, such as the lock of mode 0644 that earlier
+    versions created, is replaced with a private one: a local user may have opened and locked it
+    already, and chmod(2) does not end that. Because a sync of an earlier version may hold it, too,
+    `lock` waits for it first, at most LOCK_TIMEOUT. If `create` is not set, no file is created or
+    replaced, and a lock that the user of this process can't open is not taken.
 
     Raises Busy if the lock is still held after LOCK_TIMEOUT seconds.
     """
@@ -44,12 +48,12 @@ async def lock(path: Path, *, create: bool = True) -> AsyncIterator[int]:
 
 
 async def _locked(path: Path, create: bool, opened: contextlib.ExitStack) -> int:
-    """Waits for the lock. Returns and raises as `lock` does; closing `opened` releases it."""
+    """Wait for the lock. Returns and raises as `lock` does; closing `opened` releases it."""
     give_up = time.monotonic() + LOCK_TIMEOUT
     descriptor = _open_lock(path, create, opened)
     while descriptor >= 0:
         held, late = _try_lock(descriptor, path), time.monotonic() > give_up
-        if not _is_at(path, descriptor):  # somebody has replaced or removed it meanwhile
+        if not _is_at(path, descriptor):  # another process replaced or removed it
             opened.close()
             descriptor = _open_lock(path, create, opened)
             continue
@@ -58,8 +62,8 @@ async def _locked(path: Path, create: bool, opened: contextlib.ExitStack) -> int
             if private >= 0:
                 if not held:
                     LOG.warning(
-                        "%s: any user of this host could open it, and it was locked for %g s; a"
-                        " file that only root can open is in its place now",
+                        "%s: any user of this host could open it, and it was locked for %g s; it"
+                        " is now replaced with a file that only root can open",
                         path,
                         LOCK_TIMEOUT,
                     )
@@ -68,8 +72,8 @@ async def _locked(path: Path, create: bool, opened: contextlib.ExitStack) -> int
             break
         if late:
             raise Busy(
-                f"{path}: another pass has held the lock for {LOCK_TIMEOUT:g} s; nothing was done",
-                f"see who: fuser -v {path}",
+                f"{path}: another sync has held the lock for {LOCK_TIMEOUT:g} s; nothing was done",
+                f"see which process: fuser -v {path}",
             )
         await asyncio.sleep(LOCK_POLL)
     return descriptor
@@ -100,7 +104,7 @@ def _try_lock(descriptor: int, path: Path) -> bool:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether `path` is the name of the open file."""
+    """Return whether `path` is the name of the open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -108,14 +112,14 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _replace_lock(path: Path, old: int, opened: contextlib.ExitStack) -> int:
-    """Gives the name of the open file `old` to a private one, locked; -1 if that can't be done."""
+    """Replace the open file `old` with a private, locked one; return its descriptor or -1."""
     staged = staged_beside(path)
     try:
         new = os.open(staged, WITHOUT_WAITING | os.O_NOFOLLOW | os.O_CREAT, LOCK_MODE)
         opened.callback(os.close, new)
         if not _try_lock(new, staged) or not _is_at(staged, new):
             return -1  # another process is doing the same
-        # From here on nobody else can have the staged file. Whoever had it before has renamed it.
+        # From here on, no other process can lock the staged file; an earlier holder has renamed it.
         if is_private(os.fstat(new)) and _is_at(path, old):
             staged.rename(path)
             return new

@@ -16,16 +16,16 @@ class Mount:
 
 
 def without_links(path: Path) -> Path:
-    """A path with its links followed, as far as they lead somewhere.
+    """Return a path with its symbolic links followed, as far as they exist.
 
-    Links in a circle stay, for whoever opens it to get an OSError: Path.resolve() raises
-    RuntimeError for them before Python 3.13.
+    Circular links are kept, so that opening the path raises OSError: before Python 3.13,
+    Path.resolve() raises RuntimeError for them.
     """
     return Path(os.path.realpath(path))
 
 
 def mount_of(path: Path) -> Mount | None:
-    """The mount that a path lies in, or is; None where the kernel does not say (proc(5))."""
+    """Return the mount that contains a path; None if the kernel does not say (proc(5))."""
     try:
         listed = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
     except OSError:
@@ -34,7 +34,7 @@ def mount_of(path: Path) -> Mount | None:
     found = None
     for line in listed.splitlines():
         before, _, after = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda one: chr(int(one[1], 8)), before.split()[4])
+        point = re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), before.split()[4])
         mount = Mount(Path(point), after.split()[0])
         deeper = found is None or mount.point.is_relative_to(found.point)  # later ones lie on top
         if deeper and path.is_relative_to(mount.point):

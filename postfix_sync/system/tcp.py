@@ -1,4 +1,4 @@
-"""A TCP connection to a host that may have several addresses, some of which nobody answers at."""
+"""Connect over TCP to a host that may have several addresses, some of which do not answer."""
 
 import asyncio
 import socket
@@ -8,15 +8,16 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 Address: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
-"""As getaddrinfo(3) has it."""
+"""An address as getaddrinfo(3) returns it."""
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
-    """A host's addresses, the preferred ones first. Raises socket.gaierror.
+    """Resolve a host to its addresses, the preferred ones first. Raises socket.gaierror.
 
-    Where no name server answers, getaddrinfo(3) goes on long after whoever asked has given up, and
-    can't be stopped. So each lookup has a thread of its own: in asyncio's pool of a few, some names
-    would hold up the passes; and nobody waits for it at the end.
+    If no name server answers, getaddrinfo(3) continues long after its caller has timed out, and
+    can't be stopped. So each lookup has a daemon thread of its own: a few names would fill
+    asyncio's thread pool and block the syncs, and the process would wait for its threads when it
+    ends.
     """
     found: Future[Sequence[Address]] = Future()
     found.set_running_or_notify_cancel()
@@ -32,9 +33,9 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
 
 
 async def dial(addresses: Iterable[Address], timeout: float) -> socket.socket:
-    """A connection to the first address that accepts one.
+    """Connect to the first address that accepts a connection.
 
-    `timeout` is in seconds, for each address. Raises the OSError of the last one.
+    `timeout` is in seconds, for each address. Raises the OSError of the last address.
     """
     refused: OSError = OSError("no address")
     for address in addresses:

@@ -1,9 +1,9 @@
-"""Work beside the event loop that the end of the process does not wait for.
+"""Run functions in threads that do not delay the end of the process.
 
-A thread can't be interrupted, and those of asyncio.to_thread() are waited for when the process
-ends. So a file that takes long to parse, or a mount that does not answer, would keep a daemon from
-ending. Threads here are daemon threads: they end with the process. That is right for work that only
-reads or computes; what writes must come to its end.
+A thread can't be interrupted, and a process waits for the threads of asyncio.to_thread() before it
+ends. So a file that takes long to parse, or a mount that does not answer, would keep the daemon
+running. The threads here are daemon threads, which end with the process. Use them only for
+functions that read or compute: a function that writes must be completed.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ T = TypeVar("T")
 async def run_in_daemon_thread(
     function: Callable[P, T], *arguments: P.args, **named: P.kwargs
 ) -> T:
-    """Runs a function in a thread of its own; returns its result, or raises what it raises.
+    """Run a function in a thread of its own; return its result, or raise its exception.
 
-    A task that is cancelled meanwhile ends at once, and the result is dropped.
+    If the task is cancelled meanwhile, it ends at once, and the result is dropped.
     """
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()  # from here on, it can't be cancelled

@@ -128,7 +128,7 @@ def test_a_bad_configuration_is_not_taken(daemon: Mx) -> None:
     daemon.write_config("sourcse: []\n")
     reload = host.ask("systemctl", "reload", SERVICE)
     assert reload.returncode != 0
-    host.wait_for_message(SERVICE, "the configuration from before stays in use")
+    host.wait_for_message(SERVICE, "the previous configuration stays in use")
     problems = "\n".join(host.journal(SERVICE, "err"))
     assert "/etc/postfix-sync/config.yaml:1" in problems
     assert "sourcse" in problems
@@ -182,7 +182,7 @@ def test_a_pass_that_hangs_does_not_fool_the_watchdog(daemon: Mx) -> None:
     name = new_list()
     try:
         daemon.create(name)
-        host.wait_for_message(SERVICE, "a pass has not ended", timeout=3 * PATIENCE)
+        host.wait_for_message(SERVICE, "a sync has not ended", timeout=3 * PATIENCE)
         wait_for(lambda: restarts(daemon), 3 * PATIENCE, "a restart by systemd")
         assert any("Watchdog timeout" in line for line in host.journal(SERVICE))
     finally:

@@ -104,11 +104,11 @@ def test_the_configuration_before_the_command_counts(site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--dry-run"], "--dry-run goes with --once and with setup"),
-        (["--force"], "--force goes with --once"),
-        (["--dry-run", "status"], "--dry-run goes with --once and with setup"),
-        (["--once", "status"], "--once does not go with status"),
-        (["--once", "probe"], "--once does not go with probe"),
+        (["--dry-run"], "--dry-run requires --once or setup"),
+        (["--force"], "--force requires --once"),
+        (["--dry-run", "status"], "--dry-run requires --once or setup"),
+        (["--once", "status"], "--once can't be combined with status"),
+        (["--once", "probe"], "--once can't be combined with probe"),
         (["-v", "-q"], "not allowed with argument"),
         (["status", "-v", "-q"], "not allowed with argument"),
         (["status", "--once"], "unrecognized arguments: --once"),
@@ -200,9 +200,9 @@ def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
     assert process.returncode == 77
     assert complaint == (
         f"postfix-sync: error: {site.config}: Permission denied\n"
-        f"postfix-sync: hint: root is denied it: see namei -l {site.config} (modes, which a service"
-        f" without CAP_DAC_OVERRIDE obeys), findmnt -T {site.config} (an NFS server), journalctl -k"
-        " -g denied (AppArmor, SELinux)\n"
+        f"postfix-sync: hint: root is denied access: see namei -l {site.config} (modes, which a"
+        f" service without CAP_DAC_OVERRIDE obeys), findmnt -T {site.config} (an NFS server),"
+        " journalctl -k -g denied (AppArmor, SELinux)\n"
     )
 
 

@@ -497,7 +497,7 @@ def test_the_daemon_follows_a_container(podman: Podman, mm: str, site: Site) -> 
         podman.command("stop", mm)
         daemon.wait_for("does not run: it ended with exit status 137")
         podman.command("start", mm)
-        daemon.wait_for("lists: in step again")
+        daemon.wait_for("lists: recovered")
         now = podman.address(mm)
         assert block(site) == {"mailman": now}
         podman.command("network", "create", "test-0")
@@ -580,7 +580,7 @@ def test_a_daemon_that_may_not_mount_asks_podmans_service(
         daemon.wait_for("hint: systemctl enable --now podman.socket")
         service()
         daemon.wait_for(f"lists: Mailman is reached at {podman.address(mm)} (network podman)")
-        daemon.wait_for("lists: in step again")
+        daemon.wait_for("lists: recovered")
         podman.command("restart", mm)
         now = podman.address(mm)
         wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")

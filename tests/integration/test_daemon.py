@@ -35,7 +35,7 @@ NEVER = "1h"
 """An interval that no test sees the end of: what happens then, events have brought about."""
 
 AWAY = "No such file or directory"
-BACK = "lists: in step again"
+BACK = "lists: recovered"
 
 MakeSite = Callable[..., Site]
 
@@ -182,7 +182,7 @@ def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
         else:
             site.config.write_text(text)
         daemon.send(signal.SIGHUP)
-        daemon.wait_for("the configuration from before stays in use")
+        daemon.wait_for("the previous configuration stays in use")
         place = f"{site.config}:{line}: " if line else f"{site.config}: "
         assert daemon.count(f"error: {place}{says}") == 1
         site.files.write(ANTS, BEES)
@@ -196,7 +196,7 @@ def test_a_signal_ends_an_idle_daemon_quickly(site: Site, number: signal.Signals
             began = time.monotonic()
             assert daemon.stop(number) == 0
             seconds = time.monotonic() - began
-            assert daemon.messages[-1] == "ended; Postfix goes on with the maps as they are"
+            assert daemon.messages[-1] == "stopped; Postfix keeps using the installed maps"
         if seconds < 1.5:
             break
     assert seconds < 1.5

@@ -77,5 +77,5 @@ def test_the_daemon_leaves_time_and_name_to_the_journal(make_site: MakeSite) -> 
     with RunningDaemon(site, journal=True) as daemon:
         daemon.wait_for(f"<6>lists: +1 list: {ANTS}")
         assert daemon.stop() == 0
-        assert daemon.lines[-1].startswith("<6>ended; ")
+        assert daemon.lines[-1].startswith("<6>stopped; ")
         assert not [line for line in daemon.lines if not line.startswith(("<6>", "<4>"))]

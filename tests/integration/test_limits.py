@@ -163,8 +163,7 @@ def test_command_without_memory_ends_with_one_line(site: Site) -> None:
     done = run_small(site, "status")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == (
-        "postfix-sync: error: postfix-sync: out of memory; Postfix keeps the maps that are"
-        " installed"
+        "postfix-sync: error: postfix-sync: out of memory; Postfix keeps using the installed maps"
     )
 
 

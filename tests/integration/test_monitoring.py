@@ -220,7 +220,7 @@ def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
     site.files.write(ANTS, BEES)
     message, hint = site.once(expect=1).splitlines()
     assert f"metrics.textfile {textfile_of(site)}: No such file or directory" in message
-    assert "the maps are not concerned" in message
+    assert "the maps are not affected" in message
     assert len(site.installed("postfix_recipients")) == 18
     subprocess.run(hint.partition("hint: ")[2], shell=True, check=True)
     assert site.once() == ""
@@ -295,8 +295,8 @@ def test_the_daemon_tells_of_its_file_once_and_mends_it(with_textfile: Site) -> 
             daemon.wait_for("lists: -1 list: " + (ANTS if name == BEES else BEES))
         directory.mkdir()
         wait_for(textfile_of(site).exists, 90, "the file")
-        daemon.wait_for("metrics.textfile: in step again")
-        assert daemon.count(": No such file or directory; the maps are not concerned") == 1
+        daemon.wait_for("metrics.textfile: recovered")
+        assert daemon.count(": No such file or directory; the maps are not affected") == 1
         assert daemon.stop() == 0
     assert value(metrics_of(site), "source_up", source="lists") == 1
 
@@ -488,8 +488,16 @@ def test_a_port_in_use_is_told_once_and_taken_when_it_is_free(site: Site, monito
             daemon.wait_for(BEES)
             time.sleep(2)  # time for a second try
         wait_for(lambda: monitor.health()[0] == 200, 90, "health")
-        assert daemon.count("Address already in use; tried again, and everything else goes on") == 1
-        assert f"hint: see what has the port: ss -ltnp 'sport = :{monitor.port}'" in daemon.messages
+        assert (
+            daemon.count(
+                "Address already in use; monitoring is not served there; retried with back-off"
+            )
+            == 1
+        )
+        assert (
+            f"hint: see which process uses the port: ss -ltnp 'sport = :{monitor.port}'"
+            in daemon.messages
+        )
         assert daemon.stop() == 0
 
 
@@ -538,7 +546,7 @@ def test_nothing_is_well_before_the_first_success(site: Site, monitor: Monitor) 
         wait_for(lambda: int(time.time()) > ended, PATIENCE, "the next second")
         with RunningDaemon(site) as daemon:
             wait_for(lambda: monitor.health()[0], PATIENCE, "an answer")
-            assert monitor.health() == (503, "no pass has succeeded since the start\n")
+            assert monitor.health() == (503, "no sync has succeeded since the daemon started\n")
             fcntl.flock(held, fcntl.LOCK_UN)
             wait_for(lambda: monitor.health() == (200, "ok\n"), PATIENCE, "health")
             assert daemon.stop() == 0
@@ -550,7 +558,10 @@ def test_a_source_that_never_answered_is_not_well(make_site: MakeSite, monitor: 
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         status, said = monitor.health()
-        assert (status, said.startswith("lists: has given no good answer yet: ")) == (503, True)
+        assert (status, said.startswith("lists: has not answered successfully yet: ")) == (
+            503,
+            True,
+        )
         found = monitor.get("/status")
         assert found.status == 200
         site.files.write(ANTS)
@@ -578,7 +589,7 @@ def test_what_goes_on_for_three_intervals_is_told_and_ends(
 
     site.config_directory.rename(site.directory / "elsewhere")
     said = wait_for(
-        lambda: found if "passes have failed" in (found := illness(monitor)) else "",
+        lambda: found if "syncs have failed" in (found := illness(monitor)) else "",
         PATIENCE,
         "illness",
     )

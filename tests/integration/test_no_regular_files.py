@@ -25,7 +25,7 @@ WHATS = {
     "fifo": "is a FIFO, not a regular file",
     "socket": "is a socket or a device, not a regular file",
     "directory": "is a directory, not a regular file",
-    "huge": "has 1099511627776 bytes, more than would be read",
+    "huge": "has 1099511627776 bytes, more than the limit of 1073741824",
 }
 FIFO = WHATS["fifo"]
 

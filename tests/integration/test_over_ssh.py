@@ -229,7 +229,7 @@ def test_a_kept_connection_is_reused(far: Far) -> None:
     far.configure(interval="200ms")
     with RunningDaemon(far.site, "-v") as daemon:
         daemon.wait_for("far: +1 list: ants")
-        daemon.wait_for("far: asked: same", times=3)
+        daemon.wait_for("far: polled: unchanged", times=3)
         far.files.write(ANTS, BEES)
         daemon.wait_for("far: +1 list: bees")
         assert far.logins == 1
@@ -264,7 +264,7 @@ def test_a_peer_that_comes_back_is_found_again(far: Far) -> None:
         far.files.write(ANTS, BEES)
         far.sshd.start()
         daemon.wait_for("far: +1 list: bees")
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         assert daemon.count("Connection refused") == 1
         assert daemon.stop() == 0
 
@@ -275,7 +275,7 @@ def test_a_host_that_is_away_is_tried_less_and_less_often(far: Far) -> None:
         daemon.wait_for("Connection refused")
         # After 0.5 to 1 s, 1 to 2, and 2 to 4: at the interval, it would be a hundred by then.
         began = time.monotonic()
-        daemon.wait_for("far: asked: ", times=4)
+        daemon.wait_for("far: polled: ", times=4)
         assert time.monotonic() - began > 3.3
         assert daemon.count("error: ") == 1
         assert daemon.stop() == 0
@@ -308,7 +308,7 @@ def test_once_that_succeeds_ends_back_off_of_daemon(far: Far) -> None:
         daemon.wait_for(said)
         far.sshd.authorize(far.key)
         far.site.once()
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         far.files.write(ANTS, BEES)
         daemon.wait_for("far: +1 list: bees")
         assert far.state == "ok"
@@ -321,7 +321,7 @@ def test_first_answer_to_another_process_ends_back_off_of_daemon(far: Far) -> No
         daemon.wait_for(said)
         far.sshd.authorize(far.key)
         far.site.once()
-        daemon.wait_for("far: in step again")
+        daemon.wait_for("far: recovered")
         assert daemon.stop() == 0
 
 

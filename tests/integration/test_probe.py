@@ -578,7 +578,7 @@ def test_nagios_says_ok_warning_and_critical(site: Site) -> None:
         r"\|'127\.0\.0\.1:\d+'=0\.\d{4}s;;;0 down=0;;0;0;1\n",
         ok[1],
     )
-    assert warning[1].startswith("LMTP WARNING - 2 destinations up, worth a look: 127.0.0.1:")
+    assert warning[1].startswith("LMTP WARNING - 2 destinations up, with warnings: 127.0.0.1:")
     assert critical[1].startswith("LMTP CRITICAL - 1 of 3 destinations down: 127.0.0.1:")
     assert [len(text.splitlines()) for _, text, _ in (ok, warning, critical)] == [1, 3, 4]
     assert [(status, err) for status, _, err in (ok, warning, critical)] == [

@@ -105,7 +105,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     for arguments in ((), ("--force",)):
         message, hint = site.once(*arguments).splitlines()
         assert "warning: held at generation 1 since 20" in message
-        assert message.endswith(f"; what waits: {waits}")
+        assert message.endswith(f"; pending: {waits}")
         assert hint.endswith(f"let it happen: {resume}")
     preview, said = run(site, "--once", "--dry-run")
     assert "held at generation 1 since" in said[0]
@@ -116,7 +116,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     status = site.status()
     assert (status["generation"], status["held"], status["waiting"]) == (1, True, waits)
     assert status["sources"]["lists"]["state"] == "ok"
-    assert f"what waits: +2 lists: {CATS}" in site.call("status").stdout
+    assert f"pending: +2 lists: {CATS}" in site.call("status").stdout
 
     printed, said = run(site, "resume")
     assert not said
@@ -134,7 +134,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
 def test_what_can_not_be_put_back_is_said_and_nothing_done(make: MakeSite) -> None:
     site = make()
     listed, said = run(site, "rollback")
-    assert (listed[0], said) == ("none is kept yet; make a pass:", [])
+    assert (listed[0], said) == ("no generation is kept yet; run a sync:", [])
     states(site, (ANTS,), (ANTS, BEES))
     damaged = site.state / "generations/1.json.gz"
     damaged.write_bytes(b"")
@@ -363,24 +363,24 @@ def test_a_daemon_obeys_and_tells_once(make: MakeSite) -> None:
         daemon.wait_until_it_watches()
         run(site, "rollback", "1")
         daemon.look()
-        daemon.wait_for(f"what waits: +1 list: {BEES}; +1 domain: b.example")
+        daemon.wait_for(f"pending: +1 list: {BEES}; +1 domain: b.example")
         assert "STATUS=held at generation 1 since" in daemon.notify.received[-1]
         site.files.write(ANTS, BEES, CATS, hop=ONE)
-        daemon.wait_for(f"what waits: +2 lists: {BEES}, {CATS}; +1 domain: b.example")
+        daemon.wait_for(f"pending: +2 lists: {BEES}, {CATS}; +1 domain: b.example")
         daemon.look()
         daemon.look()
-        assert daemon.count("what waits:") == 2
+        assert daemon.count("pending:") == 2
         assert daemon.count("postfix-sync: held at generation 1 since") == 1
         assert lists(site) == {ANTS}
         assert daemon.stop() == 0
     with RunningDaemon(site) as daemon:
-        daemon.wait_for(f"what waits: +2 lists: {BEES}, {CATS}")
+        daemon.wait_for(f"pending: +2 lists: {BEES}, {CATS}")
         daemon.look()
         assert lists(site) == {ANTS}
         run(site, "resume")
         assert lists(site) == {ANTS, BEES, CATS}
         daemon.look()
-        daemon.wait_for("nothing is held any more")
+        daemon.wait_for("the hold was released")
         site.files.write(ANTS, CATS, hop=ONE)
         daemon.wait_for(f"lists: -1 list: {BEES}")
         wait_for(lambda: lists(site) == {ANTS, CATS}, 20, "a change as any other")

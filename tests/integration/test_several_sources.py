@@ -481,7 +481,7 @@ def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Seve
         several.site.once(expect=69)
         _age(several.site)
         several.site.once(expect=69)
-        assert "what waits: +1 list: bees@" in several.site.once(expect=69)
+        assert "pending: +1 list: bees@" in several.site.once(expect=69)
         [(name, route)] = several.lists.items()
         assert (name, route.rpartition(", ")[2]) == (ANTS, first)
         status = several.site.status()
@@ -575,7 +575,7 @@ def test_a_daemon_follows_each_source(several: Several) -> None:
         daemon.wait_for("two: +1 list: cats")
         assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
         (several.site.directory / "away").rename(several.one.directory)
-        daemon.wait_for("one: in step again")
+        daemon.wait_for("one: recovered")
         several.one.write(ANTS, DOGS, hop=ONE)
         daemon.wait_for("one: +1 list: dogs")
         assert daemon.count("No such file or directory") == 1
@@ -620,7 +620,7 @@ def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
         assert daemon.count("is left out") == 1
         several.one.put(ROUTES, lmtp_text([CATS], ONE))
         several.one.put(DOMAINS, domains_text({"lists.example.net": "lists.example.net"}))
-        daemon.wait_for("two: in step again")
+        daemon.wait_for("two: recovered")
         assert several.lists == {ANTS: TWO, BEES: TWO, CATS: ONE}
         assert daemon.stop() == 0
 

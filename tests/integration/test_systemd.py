@@ -28,7 +28,7 @@ WATCHED = 0.4
 
 WATCHED_CLOSELY = {"WATCHDOG_USEC": f"{WATCHED * 1e6:.0f}"}
 
-OVERDUE = "a pass has not ended in 4 s"
+OVERDUE = "a sync has not ended in 4 s"
 
 POSTMAP = "/usr/sbin/postmap"
 
@@ -176,7 +176,7 @@ def test_a_pass_that_hangs_in_a_command_is_no_life(site: Site) -> None:
         daemon.wait_for(OVERDUE)
         assert signs_stop(daemon)
         os.kill(stopped, signal.SIGCONT)
-        daemon.wait_for("passes: in step again")
+        daemon.wait_for("syncs: recovered")
         wait_for_signs(daemon)
 
 
@@ -200,7 +200,7 @@ def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site, fuse: None) -> Non
             daemon.wait_for(OVERDUE)
             assert signs_stop(daemon)
             let_go()
-            daemon.wait_for("passes: in step again")
+            daemon.wait_for("syncs: recovered")
             wait_for_signs(daemon)
 
 

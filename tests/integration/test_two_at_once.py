@@ -79,8 +79,8 @@ def test_a_lock_that_stays_held_ends_a_pass_with_75_and_nothing_done(make_site: 
         waited = time.monotonic() - began
     assert 30 <= waited < 45
     message, hint = said.splitlines()
-    assert f"{site.state / 'lock'}: another pass has held the lock for 30 s" in message
-    assert hint == f"postfix-sync: hint: see who: fuser -v {site.state / 'lock'}"
+    assert f"{site.state / 'lock'}: another sync has held the lock for 30 s" in message
+    assert hint == f"postfix-sync: hint: see which process: fuser -v {site.state / 'lock'}"
     assert tree(site.directory) == before
 
 

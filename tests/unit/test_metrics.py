@@ -237,7 +237,7 @@ def test_three_intervals_are_not_yet_an_illness(seconds: int, ill: bool) -> None
     since = iso(NOW - seconds)
     assert ailments(of_source) == ([f"lists: refused since {since}: a disk: full"] if ill else [])
     assert ailments(of_passes) == (
-        [f"passes have failed since {since}: a disk: full"] if ill else []
+        [f"syncs have failed since {since}: a disk: full"] if ill else []
     )
 
 
@@ -249,17 +249,17 @@ def test_a_pass_may_be_quiet_for_longer(seconds: int, ill: bool) -> None:
 
 
 def test_what_was_before_the_start_does_not_count() -> None:
-    assert ailments(status(), started=NOW - 4) == ["no pass has succeeded since the start"]
+    assert ailments(status(), started=NOW - 4) == ["no sync has succeeded since the daemon started"]
     assert ailments(status(), started=NOW - 4.1) == []  # in the same second
-    assert ailments(status(passes=no_syncs())) == ["no pass has succeeded since the start"]
+    assert ailments(status(passes=no_syncs())) == ["no sync has succeeded since the daemon started"]
     failed = passes(last_success=None, **failing(5))
     assert ailments(status(passes=failed)) == [
-        "no pass has succeeded since the start: a disk: full"
+        "no sync has succeeded since the daemon started: a disk: full"
     ]
 
 
 def test_a_source_that_never_answered() -> None:
-    said = ["lists: has given no good answer yet"]
+    said = ["lists: has not answered successfully yet"]
     assert ailments(status(sources={"other": source()})) == said
     assert ailments(status(sources={"lists": source(state="stale", last_success=None)})) == said
 

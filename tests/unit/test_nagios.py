@@ -65,7 +65,7 @@ def test_one_destination_is_one_line(
     ("results", "headline"),
     [
         ([UP, UP], "LMTP OK - 2 destinations up"),
-        ([UP, ODD], "LMTP WARNING - 2 destinations up, worth a look: [::1]:8024"),
+        ([UP, ODD], "LMTP WARNING - 2 destinations up, with warnings: [::1]:8024"),
         ([UP, ODD, DOWN], "LMTP CRITICAL - 1 of 3 destinations down: mm2:8024"),
     ],
 )
@@ -89,7 +89,7 @@ def raising(error: BaseException) -> int:
     ("error", "said"),
     [
         (ConfigError("x.yaml:1: bad\nx.yaml:2: bad", "mend it"), "x.yaml:1: bad\nx.yaml:2: bad\n"),
-        (KeyError("a|b"), "unexpected: KeyError('a/b'); please report it\n"),
+        (KeyError("a|b"), "internal error: KeyError('a/b'); please report this\n"),
         (KeyboardInterrupt(), "interrupted\n"),
         (asyncio.CancelledError(), "interrupted\n"),
     ],

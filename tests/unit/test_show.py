@@ -152,10 +152,10 @@ def test_a_status() -> None:
 def test_a_status_that_is_held() -> None:
     held = {"held": True, "held_since": iso(NOW - 7200), "waiting": "+1 list: ants@a.example"}
     assert output.status(status(**held), NOW, PLAIN).splitlines()[1] == (
-        "held at generation 7 for 2 h; what waits: +1 list: ants@a.example"
+        "held at generation 7 for 2 h; pending: +1 list: ants@a.example"
     )
     unknown = status(**{**held, "generation": None, "waiting": ""})
-    assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; what waits: nothing"
+    assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; pending: nothing"
 
 
 def test_what_is_not_there_leaves_no_gap() -> None:
@@ -193,18 +193,21 @@ def test_generations() -> None:
         f"9           {iso(NOW - 9)}      1          9",
         "  -1 list: b@x.y",
         "",
-        "put one back, and hold it:",
+        "install one and hold it:",
         "  postfix-sync rollback GENERATION",
     ]
 
 
 def test_generations_of_which_one_is_held() -> None:
     lines = output.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
-    assert lines[-2:] == [f"held at generation 2 since {iso(NOW)}; go on:", "  postfix-sync resume"]
+    assert lines[-2:] == [
+        f"held at generation 2 since {iso(NOW)}; release the hold:",
+        "  postfix-sync resume",
+    ]
 
 
 def test_no_generation_yet() -> None:
     assert output.generations([], None, typed, PLAIN).splitlines() == [
-        "none is kept yet; make a pass:",
+        "no generation is kept yet; run a sync:",
         "  postfix-sync --once",
     ]

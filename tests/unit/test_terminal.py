@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.cli.terminal import Cell, Colour, Passing, Terminal
+from postfix_sync.cli.terminal import Cell, Colour, ProgressLine, Terminal
 
 NARROW = Terminal(width=40)
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
@@ -122,7 +122,7 @@ def test_colours_do_not_count_as_width() -> None:
 
 def test_a_passing_line_is_gone_at_the_end() -> None:
     stream = Tty()
-    with Passing(stream, {"TERM": "xterm"}, wanted=True) as line:
+    with ProgressLine(stream, {"TERM": "xterm"}, enabled=True) as line:
         line.show("asking\x07 " + "x" * 200)
     asked, erased = stream.getvalue().split("\r\x1b[K")[1:]
     assert asked.startswith("asking\\x07 xxx")
@@ -141,6 +141,6 @@ def test_a_passing_line_is_gone_at_the_end() -> None:
 def test_nobody_is_shown_a_passing_line_in_vain(
     stream: io.StringIO, environment: dict[str, str], wanted: bool
 ) -> None:
-    with Passing(stream, environment, wanted=wanted) as line:
+    with ProgressLine(stream, environment, enabled=wanted) as line:
         line.show("asking")
     assert stream.getvalue() == ""

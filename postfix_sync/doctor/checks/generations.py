@@ -19,7 +19,7 @@ async def held(host: Host) -> AsyncIterator[Finding]:
     waiting = host.upcoming.waiting
     yield warning(
         "held",
-        f"{hold}" + (f"; what waits: {waiting}" if waiting else ""),
+        f"{hold}" + (f"; pending: {waiting}" if waiting else ""),
         "as long as it is held, no list that Mailman creates gets mail, and none that it removes is"
         " refused",
         host.command("resume"),
