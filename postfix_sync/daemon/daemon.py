@@ -167,7 +167,7 @@ class Daemon:
             if self.config.probe.flush:
                 works.append(self.destinations.recover())
         works += [self._retire(), self._watch_maps()]
-        if self.config.metrics.wanted:
+        if self.config.metrics.enabled:
             works.append(every(self.config.probe.interval, self._count_deferred))
         if self.config.metrics.listen:
             works.append(self._answer(self.config.metrics.listen))
