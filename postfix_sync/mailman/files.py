@@ -24,7 +24,10 @@ MAILMAN_ALIASES = (
     "as Mailman's own user, mailman aliases"
     " (in its container: docker exec -u mailman CONTAINER mailman aliases)"
 )
-"""What has Mailman write its files; as root it refuses to run."""
+"""The command that makes Mailman write its files; as root, mailman refuses to run."""
+
+REFUSED = "refused, Postfix keeps the last good maps"
+"""The consequence of invalid content, for messages."""
 
 MAX_LINE = 2048
 """Bytes; Postfix's own line_length_limit. An address has 320 at most."""

@@ -341,7 +341,7 @@ def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site)
     assert done.returncode == 77, done
     message, hint = done.stderr.splitlines()
     path = site.files.directory / ROUTES
-    assert f"{path}: user nobody (65534) may not read it" in message
+    assert f"{path}: user nobody (65534) is not permitted to read it" in message
     assert "owner daemon (1), mode 0600" in message
     assert str(path) in hint
     assert tree(site.maps) == before

@@ -257,7 +257,8 @@ def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
     (site.files.directory / "postfix_lmtp").unlink()
     (site.files.directory / "postfix_domains").unlink()
     report = sees(site, "source:lists", "failure")
-    assert "No such file or directory; the last good maps stay" in report["source:lists"]["seen"]
+    seen = report["source:lists"]["seen"]
+    assert "No such file or directory; the last good lists stay in use" in seen
     assert "mailman aliases" in report["source:lists"]["why"]
     assert report.status("in_step") == "ok"
     site.files.write(ANTS)  # what `mailman aliases` does

@@ -95,7 +95,7 @@ def test_75_out_of_reach_before_69(down: Site) -> None:
 def test_77_not_permitted_before_69(down: Site) -> None:
     (down.files.directory / ROUTES).chmod(0)
     said = down.once(expect=77)
-    assert "may not read it" in said
+    assert "is not permitted to read it" in said
     assert "down: connect" in said
 
 
@@ -137,7 +137,7 @@ def test_77_not_permitted_before_1(down: Site) -> None:
     (down.state / "status.json").unlink()
     (down.state / "status.json").mkdir()
     said = down.once(expect=77)
-    assert "may not read it" in said
+    assert "is not permitted to read it" in said
     assert "status.json" in said
 
 
