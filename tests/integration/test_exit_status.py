@@ -80,7 +80,7 @@ def test_69_a_probe_failed_after_the_maps_were_made(down: Site) -> None:
 def test_65_refused_before_69(down: Site) -> None:
     down.files.put(ROUTES, "ants")
     said = down.once(expect=65)
-    assert "cut short" in said
+    assert "truncated" in said
     assert "down: connect" in said
 
 
@@ -120,7 +120,7 @@ def test_65_refused_before_1_failed_to_apply(down: Site) -> None:
     (state / "status.json").mkdir()  # which no file can replace
     said = down.once(expect=65)
     assert "status.json" in said
-    assert "cut short" in said
+    assert "truncated" in said
 
 
 def test_1_failed_to_apply_before_75_out_of_reach(down: Site) -> None:

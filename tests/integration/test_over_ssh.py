@@ -187,7 +187,7 @@ def link_file(far: Far) -> str:
 
 def cut_file(far: Far) -> str:
     far.files.put("postfix_lmtp", f"{ANTS} lmtp:[127.0.0.1]:8024\n")
-    return "cut short"
+    return "truncated"
 
 
 TROUBLE: dict[Callable[[Far], str], tuple[int, str]] = {

@@ -268,7 +268,7 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
         (
             "sources: [{path: /m, domains: [a..b, c.d, 3]}]",
             [
-                '1: sources[0].domains[0]: "a..b" is no mail domain',
+                '1: sources[0].domains[0]: "a..b" is not a mail domain',
                 "1: sources[0].domains[2]: expected a valid string; 3 is read as a number; "
                 + IN_QUOTES,
             ],
