@@ -107,7 +107,7 @@ def _read(path: Path) -> bytes:
         raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
     except OSError as error:
         raise ConfigError(
-            f"{path}: {why(error)}: there is no configuration to work with",
+            f"{path}: {why(error)}: postfix-sync can't run without a configuration",
             "one key is enough: sources: [{path: /srv/mailman_var/data}];"
             " name another file with -c FILE",
         ) from None

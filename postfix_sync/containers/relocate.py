@@ -38,7 +38,7 @@ def relocated(routes: Table, peer: Peer) -> Table | None:
 
 
 def host_address(routes: Table, peer: Peer) -> str | None:
-    """Return the IP address for the host names in routes as Mailman wrote them; None if none is."""
+    """Return the IP address for the host names in routes as Mailman wrote them, or None."""
     for hop in sorted({parse_unjudged(value) for value in routes.values()}):
         if place := peer.reach("", hop.port):
             return place.host

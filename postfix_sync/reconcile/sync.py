@@ -219,7 +219,7 @@ class _Pass:
         """
         self.hold = self.generations.held()
         if request.resume and self.hold:
-            put_back = await self.generations.put_back(self.hold)
+            put_back = await self.generations.restored(self.hold)
             self.generations.release()
             self.hold = None
             # What only the rollback had put back goes, though the source that dropped it be away.

@@ -32,9 +32,9 @@ READS_AT_LEAST = 3
 """The number of reads before files that change during each read are an error."""
 
 COARSE = 2.0
-"""Seconds: SFTP reports times of change in whole seconds. A file may be written twice within one
-second, with the same size, so a file that changed less than this ago is read again. Two seconds
-cover the difference between the clocks of the two hosts."""
+"""Seconds: SFTP reports times of change in whole seconds, so a file that is written twice within
+one second, with the same size, has the same state. What was read is certain only if its state was
+first seen this long before: by then that second is over, on any clock."""
 
 
 class Ssh:

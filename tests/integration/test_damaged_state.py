@@ -239,7 +239,7 @@ def use_all(site: Site, configuration: Config) -> None:
         str(hold)
         with contextlib.suppress(SyncError):
             asyncio.run(generations.load_held(hold))
-        asyncio.run(generations.put_back(hold))
+        asyncio.run(generations.restored(hold))
     with contextlib.suppress(SyncError):
         asyncio.run(records_of(configuration).read("lists"))
     use_status(configuration)
@@ -348,4 +348,4 @@ def test_a_record_of_setup_is_whole_or_named(site: Site, idle_postfix: PostfixIn
     path.write_bytes(b"null")
     done = site.call("setup", "--undo", "--yes")
     assert done.returncode == 1
-    assert f"{path}: is no record" in done.stderr
+    assert f"{path}: is not a record" in done.stderr

@@ -185,7 +185,7 @@ def test_a_damaged_record_is_told_and_mended(several: Several, content: bytes) -
     good = record.read_bytes()
     record.write_bytes(content)
     several.one.directory.rename(several.site.directory / "away")
-    assert f"{record}: is no record of a source's lists" in several.site.once(expect=75)
+    assert f"{record}: is not a record of a source's lists" in several.site.once(expect=75)
     assert several.lists == {ANTS: ONE, BEES: TWO}
     (several.site.directory / "away").rename(several.one.directory)
     several.site.once()
