@@ -168,7 +168,8 @@ class Generations:
         Raises the errors of `load`, and ApplyError if the order can't be read.
         """
         if order.generation is None:
-            raise ApplyError(f"{self._hold}: can't be read, so it is unknown what to hold")
+            problem = "can't be read, so it is unknown which generation to hold"
+            raise ApplyError(f"{self._hold}: {problem}")
         return await self.load(order.generation)
 
     def installed(self, texts: Texts) -> int | None:
