@@ -178,8 +178,8 @@ def test_no_configuration(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     problem, hint = done.stderr.splitlines()
     assert problem == (
-        f"postfix-sync: error: {path}: No such file or directory: there is no configuration to"
-        " work with"
+        f"postfix-sync: error: {path}: No such file or directory: postfix-sync can't run"
+        " without a configuration"
     )
     assert "sources: [{path: /srv/mailman_var/data}]" in hint
 

@@ -348,4 +348,4 @@ def test_a_record_of_setup_is_whole_or_named(site: Site, idle_postfix: PostfixIn
     path.write_bytes(b"null")
     done = site.call("setup", "--undo", "--yes")
     assert done.returncode == 1
-    assert f"{path}: is not a record" in done.stderr
+    assert f"{path}: is no record" in done.stderr
