@@ -1,8 +1,8 @@
-"""The values that flow through a pass. All frozen, none of them does I/O.
+"""The frozen values that flow through a sync. Pure.
 
-A `Snapshot` is what a source holds, as bytes. `MailmanTables` is what it says, a `Record` what is
-remembered of it. `Maps` are the four tables that Postfix uses. A `Diff` is what separates two of
-them.
+A `Snapshot` holds the files of one source as bytes, `MailmanTables` their content. A `Record` holds
+the last good lists of one source. `Maps` are the four tables that Postfix uses. A `Diff` holds the
+entries that differ between two tables.
 """
 
 import ipaddress
@@ -21,11 +21,10 @@ DOMAINS = "postfix_domains"
 ALIASES = "postfix_vmap"
 
 MAP_NAMES = (ROUTES, RECIPIENTS, DOMAINS, ALIASES)
-"""The maps in map_directory, in the order in which mail meets a new list's entries."""
+"""The maps in map_directory: the routes first, then the maps that decide which mail is accepted."""
 
 INDEX_SUFFIX = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}
-"""The map types that can be built, and what postmap(1) adds to the text's name for its index."""
-
+"""By map type, the suffix that postmap(1) adds to a text's name for its index."""
 
 Families: TypeAlias = frozenset[int]
 """The versions of IP that may be used: 4, 6, or both."""
@@ -34,7 +33,7 @@ BOTH_FAMILIES: Families = frozenset({4, 6})
 
 
 def family_of(address: str) -> int:
-    """The version of IP of an address, which may end in %INTERFACE."""
+    """Return the IP version, 4 or 6, of an address, which may end in %INTERFACE."""
     return ipaddress.ip_address(address.partition("%")[0]).version
 
 
@@ -47,12 +46,12 @@ class Destination:
 
     @property
     def endpoint(self) -> str:
-        """HOST:PORT, with brackets around an IPv6 address: for messages and JSON."""
+        """Return HOST:PORT, with brackets around an IPv6 address, for messages and JSON."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def is_name(self) -> bool:
-        """Whether the host has to be looked up."""
+        """Return whether the host is a name that must be resolved, not an IP address."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:
@@ -61,21 +60,21 @@ class Destination:
 
     @property
     def next_hop(self) -> str:
-        """As a transport(5) entry: what Mailman's mta/postfix.py writes."""
+        """Return `lmtp:[HOST]:PORT` for transport(5), as Mailman's mta/postfix.py writes it."""
         return f"lmtp:[{self.host}]:{self.port}"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source: where it was read, for messages, and its bytes."""
+    """One file of a source: its place, for messages, and its bytes."""
 
     place: str
-    content: bytes = field(repr=False)  # megabytes, and asyncio.run() does ask for a result's repr
+    content: bytes = field(repr=False)  # megabytes, and asyncio.run() calls repr()
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of one source at one moment. Mailman has no postfix_vmap without alias domains."""
+    """The files of one source at one moment; `vmap` is None if Mailman has no alias domain."""
 
     lmtp: SourceFile
     domains: SourceFile
@@ -84,38 +83,39 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class MailmanTables:
-    """What one Mailman asks for: routes and aliases by address, and its mail domains."""
+    """The tables of one Mailman: routes and aliases by address, and its mail domains."""
 
     routes: Table
     domains: Table
     aliases: Table
 
     def names(self, key: str) -> bool:
-        """Whether there is an entry with this key."""
+        """Return whether one of the tables has this key."""
         return key in self.routes or key in self.aliases or key in self.domains
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Where this host reaches a Mailman whose address is not configured, but found out."""
+    """The addresses at which this host reaches a Mailman, found by an SSH login or an engine."""
 
     addresses: tuple[str, ...] = ()
-    """Its IP addresses that this host can reach, the preferred one first."""
+    """Mailman's IP addresses that this host can reach, the preferred one first."""
     published: Mapping[int, Destination] = field(default_factory=dict)
-    """Its TCP ports, and what each is on this host: where it is reached without any address."""
+    """By TCP port of Mailman's container, the address and port on this host that lead to it."""
     is_here: bool = False
-    """It has no network of its own, but this host's."""
+    """Whether Mailman's container uses the network of this host."""
     how: str = field(default="", compare=False)
-    """How that was found out, for messages."""
+    """The network or the ports by which it is reached, for messages."""
     networks: tuple[str, ...] = field(default=(), compare=False)
-    """The networks of `addresses`, where it may have another address in them any time."""
+    """The networks of `addresses`, in which an engine may give the container another address."""
 
     def usable(self, families: Families) -> "Peer":
-        """The same without what is of a family that Postfix must not use.
+        """Return the peer without the addresses and ports that Postfix must not use.
 
-        Where nothing else is left, it stays as it is: what can't be used is reported with its name.
+        `families` are the IP versions that Postfix may use (inet_protocols). If nothing else is
+        left, return it unchanged, so that a report can name the addresses that can't be used.
         """
-        kept = tuple(one for one in self.addresses if family_of(one) in families)
+        kept = tuple(address for address in self.addresses if family_of(address) in families)
         published = {
             port: place
             for port, place in self.published.items()
@@ -123,7 +123,7 @@ class Peer:
         }
         if kept == self.addresses or not (kept or published):
             return self
-        others = ", ".join(one for one in self.addresses if one not in kept)
+        others = ", ".join(address for address in self.addresses if address not in kept)
         how = self.how if kept else f"published ports: {_listed(published)}"
         return replace(
             self,
@@ -131,15 +131,15 @@ class Peer:
             published=published,
             how=f"{how}; not at {others}, which inet_protocols keeps Postfix from using",
             networks=tuple(
-                one for one in self.networks if ipaddress.ip_network(one).version in families
+                net for net in self.networks if ipaddress.ip_network(net).version in families
             ),
         )
 
     def reach(self, host: str, port: int) -> Destination | None:
-        """Where what Mailman calls `host` and `port` is reached; None where it is not.
+        """Return the destination that leads to Mailman's `host` and `port`; None if there is none.
 
-        An IP address that Mailman wrote is the one that it listens on: where that is one of its
-        addresses, no other will do.
+        An IP address that Mailman wrote is the one that it listens on. If that is one of
+        `addresses`, the destination has it, too.
         """
         if not self.addresses:
             return self.published.get(port)
@@ -154,13 +154,14 @@ def _listed(published: Mapping[int, Destination]) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one source: the last lists of its that were let through."""
+    """The last good lists of one source."""
 
     tables: MailmanTables
     peer: Peer | None = None
-    """Where it was reached last."""
+    """The addresses at which this host last reached the source."""
     left_out: frozenset[str] = frozenset()
-    """Its lists that are not served, because another source had an address of theirs first."""
+    """The source's lists that are not served, because another source had one of their addresses
+    first."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +175,11 @@ class Maps:
 
     @classmethod
     def of(cls, tables: MailmanTables) -> "Maps":
-        """The maps that serve what a Mailman asks for.
+        """Return the maps for the tables of one or several Mailmans.
 
-        With an alias_domain, Mailman leaves the mail host out of postfix_domains, and aliases lead
-        from there to the alias domain. Its addresses stay accepted: so the mail host is kept.
+        If a mail host has an alias_domain, Mailman omits the mail host from postfix_domains and
+        writes aliases from the mail host to the alias domain. The maps have the mail host, because
+        its addresses are accepted.
         """
         hosts = {key.rpartition("@")[2] for key in tables.aliases}
         return cls(
@@ -191,12 +193,15 @@ class Maps:
 
     @property
     def routes_in_use(self) -> Table:
-        """The routes of what is accepted; not those that are only kept for a while."""
+        """Return the routes of accepted addresses, without those of removed lists."""
         routes, recipients = self[ROUTES], self[RECIPIENTS]
         return {key: value for key, value in routes.items() if key in recipients}
 
     def beside(self, others: AbstractSet[str]) -> "Maps":
-        """The same, where main.cf accepts other domains by itself: mail hosts of aliases may go."""
+        """Return the maps without the mail hosts of aliases that main.cf accepts already.
+
+        `others` are the domains that main.cf names apart from the maps.
+        """
         lists = {key.rpartition("@")[2] for key in self[RECIPIENTS]}
         hosts = {key.rpartition("@")[2] for key in self[ALIASES]}
         spare = (hosts & others) - lists
@@ -206,9 +211,9 @@ class Maps:
         return Maps({**self.tables, DOMAINS: kept})
 
     def served(self) -> MailmanTables:
-        """The inverse: what is accepted and has a route.
+        """Return the tables of the accepted addresses that have a route; the inverse of `of`.
 
-        Routes of removed lists, which stay while mail waits for them, are not part of it.
+        The routes of removed lists, kept while mail for them is queued, are not in the result.
         """
         routes, recipients, aliases = self[ROUTES], self[RECIPIENTS], self[ALIASES]
         if routes.keys() != recipients.keys():
@@ -227,7 +232,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Diff:
-    """What turns one table into another."""
+    """The entries that turn one table into another."""
 
     added: Table
     removed: Table
@@ -238,8 +243,8 @@ class Diff:
 
     @classmethod
     def between(cls, old: Table, new: Table) -> "Diff":
-        """The entries to add, remove and change."""
-        if old == new:  # as most often, and quickly told
+        """Return the entries to add, remove and change to turn `old` into `new`."""
+        if old == new:  # the most frequent case, and a fast comparison
             return cls({}, {}, {})
         return cls(
             added={key: new[key] for key in new.keys() - old.keys()},
@@ -253,108 +258,110 @@ class Diff:
 
 
 class Condition(Enum):
-    """How an installed map stands, apart from its entries."""
+    """The state of an installed map's index."""
 
     SOUND = "sound"
     STALE = "stale"
-    """The index may not hold what the text says: older, or left by a pass that was interrupted."""
+    """The index may differ from the text: it is older, or a sync was interrupted."""
     BROKEN = "broken"
-    """There is no index that Postfix could read: it gets a new file, which needs a reload."""
+    """Postfix can't read the index: the sync makes a new file, which needs a reload."""
 
 
 @dataclass(frozen=True)
 class InstalledMap:
-    """One map as it is found in map_directory. `table` is None where the text can't be read."""
+    """One map in map_directory; `table` is None if its text can't be read."""
 
     table: Table | None
     condition: Condition
 
 
 EVERY_DOMAIN = "*"
-"""Stands for all mail domains, where it is said which are not to get new addresses yet."""
+"""All mail domains, as a member of `Installed.unseen`."""
 
 MOVED_LISTS = "@"
-"""Stands in the same place for lists whose mail goes elsewhere; no domain has this name."""
+"""Lists whose next hop has changed, as a member of `Installed.unseen`; not a valid domain."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What a pass finds in map_directory."""
+    """The installed state: the maps, the hosts file, and the work that earlier syncs left."""
 
     maps: Mapping[str, InstalledMap]
     interrupted: bool = False
-    """An earlier pass did not come to its end, and left what it was working on."""
+    """Whether an earlier sync was interrupted and left staged files."""
     reload_owed: bool = False
-    """An earlier sync published what Postfix has not been reloaded for yet."""
+    """Whether an earlier sync published changes for which Postfix has not been reloaded yet."""
     unseen: frozenset[str] = frozenset()
-    """What has to wait for that: new addresses in these domains, EVERY_DOMAIN, MOVED_LISTS."""
+    """The changes that must wait for the reload: new addresses in these domains, EVERY_DOMAIN,
+    MOVED_LISTS."""
     left: frozenset[Destination] = frozenset()
-    """Where hosts of routes were before they got another IP address, as far as that is owed."""
+    """The previous destinations of hosts that got another IP address, until Postfix is reloaded."""
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Our block of the hosts file: host names with their IP addresses."""
     hosts_copied: bool = True
-    """Whether the chroot's copy, where there has to be one, is the same as the hosts file."""
+    """Whether the chroot's copy equals the hosts file, or none is needed."""
 
     def table(self, name: str) -> Table:
-        """The entries of a map, none where they can't be known."""
+        """Return the entries of a map; none if its text can't be read."""
         return self.maps[name].table or {}
 
     @property
     def readable(self) -> Maps | None:
-        """All four tables, or None where one can't be known."""
-        if any(one.table is None for one in self.maps.values()):
+        """Return all four tables; None if the text of one can't be read."""
+        if any(installed.table is None for installed in self.maps.values()):
             return None
         return Maps({name: self.table(name) for name in MAP_NAMES})
 
     def without(self, entries: Maps) -> "Installed":
-        """The same without some entries."""
+        """Return the installed state without the keys of `entries`."""
         return replace(
             self,
             maps={
-                name: replace(one, table={k: v for k, v in one.table.items() if k not in gone})
-                if one.table and (gone := entries[name])
-                else one
-                for name, one in self.maps.items()
+                name: replace(old, table={k: v for k, v in old.table.items() if k not in gone})
+                if old.table and (gone := entries[name])
+                else old
+                for name, old in self.maps.items()
             },
         )
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What a sync is to bring about: the maps, and the host names that need an IP address."""
+    """The desired state: the maps, and the host names that need an IP address."""
 
     maps: Maps
     hosts: Mapping[str, str]
-    """For our block of the hosts file; empty where no source has an `address:`."""
+    """Names with their IP addresses for our block of the hosts file; empty if no source has an
+    `address:`."""
     dropped: frozenset[str] = frozenset()
-    """Names that routes go on to lead to, and that are no longer ours to give an address."""
+    """Names that routes still have, but that must leave our block of the hosts file."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the configuration says of a source's content and of the guards."""
+    """The limits that the configuration sets for a source's content, and its guards."""
 
     domains: frozenset[str] = frozenset()
     destination: Destination | None = None
     is_placed: bool = False
-    """Where it is reached is found out by itself, so the host that Mailman wrote is not judged."""
+    """Whether an engine gives the address, so that the host that Mailman wrote is not checked."""
     allow_empty: bool = False
     max_removed: float = 0.5
     override: str = "postfix-sync --once --force"
-    """The command that makes a pass without the guards, as an operator types it."""
+    """The command that makes a sync without the guards, as an operator types it."""
 
     def unguarded(self) -> "Policy":
-        """The same without its guards."""
+        """Return the policy without its guards."""
         return replace(self, allow_empty=True, max_removed=1.0)
 
 
 PHASES = ("resolve", "connect", "greeting", "lhlo", "mail", "rcpt")
-"""What a probe goes through, in this order."""
+"""The phases of a probe, in order."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the operator should know, once."""
+    """A message for the operator that is reported once."""
 
     message: str
     hint: str = ""
@@ -362,7 +369,10 @@ class Notice:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe of one destination found; `phase` is the last one that it came to."""
+    """The result of a probe of one destination; `phase` is the last phase that it reached.
+
+    `seconds` is the duration of the probe.
+    """
 
     destination: Destination
     up: bool
@@ -371,38 +381,39 @@ class ProbeResult:
     seconds: float
     error: str = ""
     warning: str = ""
-    """What is odd about a destination that is up, and worth a look."""
+    """What should be checked about a destination that is up."""
     barred: bool = False
-    """It has only addresses of a family that Postfix must not use: Postfix returns its mail."""
+    """Whether all its addresses have an IP version that Postfix must not use, so that Postfix
+    returns its mail."""
 
 
 class Verdict(Enum):
-    """What a check of doctor comes to."""
+    """The verdict of a check of doctor."""
 
     OK = "ok"
     WARNING = "warning"
-    """Worth a look: it works, but not in every case, or not for long."""
+    """It should be checked: it works, but not in every case, or not for long."""
     FAILURE = "failure"
-    """Mail of the lists is lost, refused or held up by it."""
+    """It makes mail of the lists lost, refused or deferred."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check of doctor.
 
-    `name` stays the same from version to version, and is found once in a report: where a check
-    looks at several things of one kind, it is followed by a colon and which of them.
+    `name` is the same in every version and unique in a report. If a check examines several things
+    of one kind, each name ends with a colon and the thing.
     """
 
     name: str
     verdict: Verdict
     seen: str
     why: str = ""
-    """What it means for the mail, and what to do where no single command mends it."""
+    """The consequence for mail, and what to do if no single command fixes it."""
     fix: str | None = None
-    """A command that mends it, as a shell on this host takes it."""
+    """A command for a shell on this host that fixes what the check found."""
 
 
 def domain_of(address: str) -> str:
-    """What stands behind the @."""
+    """Return the part of an address after the last @."""
     return address.rpartition("@")[2]

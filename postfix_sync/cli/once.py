@@ -93,7 +93,7 @@ async def note(configuration: "Config", report: Report, *, probing: bool) -> Exi
         async for found in _probes(configuration, report, status_file.read_or_new()):
             results |= {result.destination: result for result in found}
             changes.append(partial(after_probes, results=found, now=time.time()))
-    if configuration.metrics.wanted and not interrupted():
+    if configuration.metrics.enabled and not interrupted():
         deferred = await _count_deferred(configuration)
         changes.append(partial(after_count, deferred=deferred, now=time.time()))
     try:

@@ -1,1 +1,1 @@
-"""The configuration file: its sections, their values, and how it is read."""
+"""The configuration file: its sections, their values, and its reader."""

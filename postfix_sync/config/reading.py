@@ -1,4 +1,4 @@
-"""Read the configuration file strictly, and report what is wrong with file and line."""
+"""Read the configuration file strictly, and report every problem with its file and line."""
 
 import difflib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from postfix_sync.errors import ConfigError, NotPermitted, why
 from postfix_sync.system.files import denied_hint, open_file
 
 SIZE_AT_MOST = 2**20
-"""Bytes of a configuration: 20,000 domains, and what PyYAML reads in ten seconds."""
+"""Bytes of a configuration file at most: 20,000 domains, which PyYAML reads in ten seconds."""
 
 
 _SECTIONS: dict[tuple[str, ...], type[Section]] = {
@@ -40,9 +40,11 @@ _SECTIONS: dict[tuple[str, ...], type[Section]] = {
 
 
 def load(path: Path) -> Config:
-    """Reads and validates the configuration.
+    """Read and validate the configuration file.
 
-    Raises ConfigError with every problem on a line of its own, or NotPermitted.
+    Raises:
+        ConfigError: the file can't be read or is invalid; each problem has a line of its own.
+        NotPermitted: the system denies access to the file.
     """
     content = _read(path)
     try:
@@ -54,7 +56,7 @@ def load(path: Path) -> Config:
         config = Config.model_validate({} if document.value is None else document.value)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        problems |= {_problem(one, document) for one in errors if not _is_told(one, document)}
+        problems |= {_problem(e, document) for e in errors if not _is_reported(e, document)}
     else:
         problems |= {
             (_line(at, document), f"{dotted(at)}: {text}") for at, text in _contradictions(config)
@@ -69,7 +71,7 @@ def load(path: Path) -> Config:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What is wrong with keys that are each right by themselves: the path of one, and why."""
+    """Yield the problems of keys that are valid alone, but not together: a key's path, and why."""
     names: dict[str, int] = {}
     for number, source in enumerate(config.sources):
         first = names.setdefault(source.name, number)
@@ -89,11 +91,11 @@ def _contradictions_in_container(
     number: int, source: SourceSection
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if source.ssh:
-        elsewhere = "the container would be one of this host, and ssh is another"
+        elsewhere = "the container would be on this host, and ssh: names another host"
         text = f"expected an IP address or ssh: {elsewhere}"
         yield ("sources", number, "address"), text
     if source.destination and not source.destination.is_name:
-        text = "expected a host name, as its address is that of a container"
+        text = "expected a host name, because address: names a container"
         yield ("sources", number, "destination"), text
 
 
@@ -105,23 +107,23 @@ def _read(path: Path) -> bytes:
         raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
     except OSError as error:
         raise ConfigError(
-            f"{path}: {why(error)}: there is no configuration to work with",
+            f"{path}: {why(error)}: postfix-sync can't run without a configuration",
             "one key is enough: sources: [{path: /srv/mailman_var/data}];"
-            " another file is named with -c FILE",
+            " name another file with -c FILE",
         ) from None
     if len(content) > SIZE_AT_MOST:
         raise ConfigError(f"{path}: has more than {SIZE_AT_MOST} bytes, too many to be read")
     return content
 
 
-def _is_told(found: Any, document: Document) -> bool:
-    """Whether one of pydantic's findings is about a value that has its problem already."""
+def _is_reported(found: Any, document: Document) -> bool:
+    """Return whether one of pydantic's findings is about a value whose problem is known already."""
     at: At = found["loc"]
     return any(at[:length] in document.refused for length in range(len(at) + 1))
 
 
 def _problem(found: Any, document: Document) -> tuple[int, str]:
-    """One of pydantic's findings (a dict), as line and text."""
+    """Return the line and the text of one of pydantic's findings (a dict)."""
     at: At = found["loc"]
     text = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     match found["type"]:
@@ -140,7 +142,7 @@ def _problem(found: Any, document: Document) -> tuple[int, str]:
 
 
 def _line(at: At, document: Document) -> int:
-    """Where a key stands, or the closest one around it that does."""
+    """Return the line of a key, or of the closest section around it that has a line."""
     while at not in document.lines:
         at = at[:-1]
     return document.lines[at]

@@ -39,14 +39,14 @@ DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")
 
 
 class InContainer(NamedTuple):
-    """A container of this host, by the command of its engine and its own name."""
+    """A container of this host: the command of its engine, and the container's name."""
 
     engine: str
     name: str
 
 
 def _where(value: object) -> str | InContainer:
-    """An IP address, or how it is to be found out."""
+    """Return an IP address, `ssh`, or the container to inspect. Raises ValueError."""
     if value == "ssh":
         return "ssh"
     engine, colon, name = str(value).partition(":")
@@ -80,11 +80,13 @@ def _listen(value: object) -> "Listen":
 
 
 class Section(BaseModel):
+    """A mapping of the configuration whose keys are all known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class JumpSection(NamedTuple):
-    """A bastion; without a user, the one that logs in behind it."""
+    """A bastion; if `user` is None, the user is the one of the host behind it."""
 
     host: str
     port: int
@@ -92,7 +94,7 @@ class JumpSection(NamedTuple):
 
 
 class Listen(NamedTuple):
-    """An IP address of this host, and a TCP port of it."""
+    """An IP address and a TCP port of this host to listen on."""
 
     address: str
     port: int
@@ -106,7 +108,7 @@ class Listen(NamedTuple):
 
 
 class SshSection(Section):
-    """How a source on another host is reached. Its host key is always checked."""
+    """The SSH login for a source on another host. The host key is always checked."""
 
     host: Annotated[str, AfterValidator(check_host)]
     port: Annotated[int, Field(ge=1, le=65535)] = 22
@@ -118,7 +120,7 @@ class SshSection(Section):
 
 
 class SourceSection(Section):
-    """One Mailman, and how its maps are read."""
+    """One source: the place of a Mailman's files, and what is accepted from it."""
 
     name: Annotated[str, AfterValidator(_name)] = ""
     path: AbsolutePath
@@ -130,32 +132,32 @@ class SourceSection(Section):
     cluster: Annotated[str, AfterValidator(_name)] | None = None
 
     def model_post_init(self, _context: object) -> None:
-        """What is looked at over SSH is looked at with a glance, so more often."""
+        """Set the default interval: shorter over SSH, where a check reads only sizes and times."""
         if not self.interval:
             object.__setattr__(self, "interval", 10.0 if self.ssh else 60.0)
 
     @property
     def container(self) -> InContainer | None:
-        """The container in which its Mailman runs, where that is to tell the address."""
+        """Return the container whose address is Mailman's; None if `address` names no container."""
         return self.address if isinstance(self.address, InContainer) else None
 
     @property
     def fixed_address(self) -> str | None:
-        """Its address, where that is not found out."""
+        """Return the configured IP address; None if the address is determined at run time."""
         return self.address if isinstance(self.address, str) and self.address != "ssh" else None
 
     @property
     def place(self) -> str:
-        """Where it is, for messages: PATH, or HOST:PATH."""
+        """Return the place of the files for messages: PATH, or HOST:PATH."""
         return f"{self.ssh.host}:{self.path}" if self.ssh else str(self.path)
 
     def short_name(self) -> str:
-        """A name after its host, or after the directory that holds Mailman's var/data."""
+        """Return a name after the host, or after the directory that holds Mailman's var/data."""
         parts = [part for part in self.path.parts[1:] if part not in {"var", "data"}]
         return _as_name(self.ssh.host if self.ssh else parts[-1] if parts else "")
 
     def long_name(self) -> str:
-        """A name after all that tells it from other sources."""
+        """Return a name after host, port and path, which distinguish the source from others."""
         host = [self.ssh.host, str(self.ssh.port)] if self.ssh else []
         return _as_name("-".join([*host, *self.path.parts[1:]]))
 
@@ -165,7 +167,7 @@ def _as_name(text: str) -> str:
 
 
 class PostfixSection(Section):
-    """The Postfix instance, and where it finds the maps."""
+    """The Postfix instance, and the place and type of its maps."""
 
     config_directory: AbsolutePath = Path("/etc/postfix")
     map_directory: Annotated[Path, PlainValidator(_nameable)] = Path("/etc/postfix/mailman")
@@ -174,14 +176,14 @@ class PostfixSection(Section):
 
 
 class HostsSection(Section):
-    """Where the names of destinations with a known address go."""
+    """The hosts files that receive the names of destinations with a known address."""
 
     file: AbsolutePath = Path("/etc/hosts")
     chroot: Literal["auto", "never"] = "auto"
 
 
 class GuardSection(Section):
-    """What is refused although it is well-formed."""
+    """The limits beyond which a well-formed snapshot is refused."""
 
     allow_empty: bool = False
     max_removed: Annotated[float, PlainValidator(_percent)] = 0.5
@@ -189,7 +191,7 @@ class GuardSection(Section):
 
 
 class ProbeSection(Section):
-    """How far, how often and how patiently destinations are asked whether they are up."""
+    """The depth, the interval and the timeout of probes of destinations."""
 
     level: Annotated[Literal["connect", "lhlo", "rcpt", "off"], BeforeValidator(_off)] = "rcpt"
     interval: Seconds = 60.0
@@ -198,19 +200,19 @@ class ProbeSection(Section):
 
 
 class MetricsSection(Section):
-    """Where metrics are written to, and served."""
+    """The file that metrics are written to, and the address that serves them."""
 
     textfile: AbsolutePath | None = None
     listen: Annotated[Listen, PlainValidator(_listen)] | None = None
 
     @property
-    def wanted(self) -> bool:
-        """Whether there are to be metrics at all."""
+    def enabled(self) -> bool:
+        """Return whether metrics are written or served at all."""
         return bool(self.textfile or self.listen)
 
 
 class Config(Section):
-    """All of it."""
+    """The whole configuration."""
 
     sources: Annotated[list[SourceSection], Field(min_length=1)]
     postfix: PostfixSection = PostfixSection()
@@ -224,11 +226,11 @@ class Config(Section):
 
     @property
     def path(self) -> Path:
-        """The file that it was read from."""
+        """Return the file that the configuration was read from."""
         return self._path
 
     def model_post_init(self, context: object) -> None:
-        """Names the sources that have no name."""
+        """Give a name to each source without one."""
         super().model_post_init(context)
         given = {source.name for source in self.sources}
         short = Counter(source.short_name() for source in self.sources if not source.name)
@@ -240,13 +242,13 @@ class Config(Section):
 
     @property
     def interval(self) -> float:
-        """Seconds after which some source is asked at the latest."""
+        """Return the shortest interval of a source, in seconds."""
         return min(source.interval for source in self.sources)
 
     def command(self, *arguments: str) -> str:
-        """postfix-sync itself with this configuration, as an operator types it, wherever that is.
+        """Return a postfix-sync command line with this configuration, valid in any directory.
 
-        Every command line of postfix-sync that a message or a hint names is made here.
+        This function makes every postfix-sync command line that a message or a hint names.
         """
         path = self.path.absolute()
         chosen = [] if path == DEFAULT_PATH else ["-c", str(path)]
@@ -258,7 +260,7 @@ class Config(Section):
         return self.model_copy(update={"postfix": section})
 
     def policy(self, source: SourceSection) -> Policy:
-        """What is accepted from a source."""
+        """Return what is accepted from a source."""
         return Policy(
             domains=frozenset(source.domains),
             destination=source.destination,

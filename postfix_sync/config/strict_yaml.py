@@ -1,9 +1,9 @@
-"""Read YAML as what it looks like: the values, the line of each, and all that is wrong.
+"""Read YAML without surprising conversions: the values, the line of each, and every problem. Pure.
 
-PyYAML's composer makes a tree of nodes that know their lines. Its constructors are not used: YAML
-1.1 takes 0022 for 18, 22:22 for 1342 and 2026-11-27 for a date, and a constructor that is given
-nonsense (`!!int ''`) raises whatever it stumbles over. Here a scalar is text, a decimal number, a
-boolean or nothing, or else it is refused, with a word on what YAML reads there.
+PyYAML's composer makes a tree of nodes with line numbers. Its constructors are not used: YAML 1.1
+reads 0022 as 18, 22:22 as 1342 and 2026-11-27 as a date, and a constructor raises exceptions of
+many types for invalid input (`!!int ''`). This module accepts a scalar if it is text, a decimal
+number, a boolean or null; it refuses any other, and the message says what YAML 1.1 would read.
 """
 
 import re
@@ -18,7 +18,8 @@ At: TypeAlias = tuple[str | int, ...]
 """The keys and list positions that lead to a value."""
 
 VALUES_AT_MOST = 100_000
-"""Aliases counted as what they stand for: nine lines of them can be a billion values."""
+"""Values of a document at most, each alias counted as the values of its anchor: nine lines of
+aliases can be a billion values."""
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -29,14 +30,14 @@ _BOOLEANS = {
 _NULLS = {"", "~", "null"}
 
 LENGTH_OF_NUMBER = 40
-"""Characters of a number that is worth to be converted, to say what it is."""
+"""Characters of a number at most for which a message shows the value that YAML 1.1 reads."""
 
 _DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FRACTION = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,18}")
 
 
 class NotYaml(ValueError):
-    """It is not a YAML document that can be used: the first problem, with its line."""
+    """The bytes are not a usable YAML document: the first problem, with its line."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(problem)
@@ -46,7 +47,7 @@ class NotYaml(ValueError):
 
 @dataclass(frozen=True)
 class Note:
-    """What YAML reads where no text stands."""
+    """A remark on a scalar that YAML does not read as text."""
 
     text: str
     is_number: bool
@@ -54,20 +55,20 @@ class Note:
 
 @dataclass
 class Document:
-    """What a document holds."""
+    """The content of a document, and its problems."""
 
     value: Any = None
     """Dictionaries with text as keys, lists, text, int, float, bool and None."""
     lines: dict[At, int] = field(default_factory=dict)
     notes: dict[At, Note] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
-    """Lines, each with what is wrong there; the value is then not all of the document."""
+    """Lines, each with its problem; if there is one, `value` lacks a part of the document."""
     refused: set[At] = field(default_factory=set)
-    """The values that are left out, None being in their place: each has its problem."""
+    """The values that are refused and replaced by None; each has an entry in `problems`."""
 
 
 def load(content: bytes) -> Document:
-    """Returns what a document holds. Raises NotYaml, whatever the bytes are."""
+    """Return the content of a document. Raises NotYaml, and no other exception for any bytes."""
     root = _compose(content)
     document = Document(lines={(): 1})
     if root:
@@ -88,7 +89,7 @@ def _compose(content: bytes) -> yaml.Node | None:
         raise NotYaml(mark.line + 1 if mark else 1, str(error.problem or error)) from None
     except yaml.reader.ReaderError as error:
         before = content[: error.position]
-        if error.encoding == "unicode":  # then the position is one in characters
+        if error.encoding == "unicode":  # then the position counts characters, not bytes
             before = content.decode("utf-8", "replace")[: error.position].encode()
         said = " ".join(str(error).split()).replace(' in "<byte string>"', "")
         raise NotYaml(before.count(b"\n") + 1, said) from None
@@ -99,13 +100,13 @@ def _compose(content: bytes) -> yaml.Node | None:
 
 
 def dotted(at: At) -> str:
-    """A path as `sources[0].path`; each key may be anybody's text."""
+    """Return a path as `sources[0].path`, with keys escaped, because a key may be any text."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{escape(part[:80])}" for part in at)
     return "".join(parts).lstrip(".")
 
 
 class _Reader:
-    """Makes values of nodes; see Document for what becomes known on the way."""
+    """A converter of nodes to values, which adds lines, notes and problems to a Document."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -113,13 +114,13 @@ class _Reader:
         self._around: list[yaml.Node] = []
 
     def value(self, node: yaml.Node, at: At) -> Any:
-        """The value of a node. Raises NotYaml where aliases make too much of it."""
+        """Return the value of a node. Raises NotYaml if aliases expand to too many values."""
         self._count += 1
         if self._count > VALUES_AT_MOST:
             raise NotYaml(_line(node), f"more than {VALUES_AT_MOST} values, aliases included")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, at)
-        if any(node is one for one in self._around):
+        if any(node is outer for outer in self._around):
             raise NotYaml(_line(node), "an anchor (&) whose content has an alias (*) of it")
         self._around.append(node)
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
@@ -150,7 +151,7 @@ class _Reader:
                 continue
             inner = (*at, key.value)
             if key.value in seen:
-                self._problem(line, inner, "stands here a second time")
+                self._problem(line, inner, "duplicate key")
             seen.add(key.value)
             self._document.lines[inner] = line
             if key.tag == f"{_TAG}merge":
@@ -162,13 +163,13 @@ class _Reader:
         return found
 
     def _merge(self, found: dict[str, Any], line: int, value: Any, at: At) -> None:
-        """Adds what `<<` names, where it is not given: a mapping, or several of them."""
-        for one in value if isinstance(value, list) else [value]:
-            if not isinstance(one, dict):
+        """Add the keys of `value`, a mapping or a list of mappings, that `found` lacks (`<<`)."""
+        for mapping in value if isinstance(value, list) else [value]:
+            if not isinstance(mapping, dict):
                 self._problem(line, (*at, "<<"), "expected a mapping, or a list of mappings")
                 continue
-            for key in one.keys() - found.keys():
-                found[key] = one[key]
+            for key in mapping.keys() - found.keys():
+                found[key] = mapping[key]
                 self._document.lines[*at, key] = line
 
     def _scalar(self, node: yaml.ScalarNode, at: At) -> Any:
@@ -198,7 +199,7 @@ class _Reader:
 
 
 def _plain(kind: str, text: str) -> bool | int | float | None:
-    """What a text is that looks like a value of this kind. Raises ValueError where it does not."""
+    """Return the value of a plain scalar of this kind. Raises ValueError if it has none."""
     known = text.lower()
     if kind == "null" and known in _NULLS:
         return None
@@ -212,7 +213,7 @@ def _plain(kind: str, text: str) -> bool | int | float | None:
 
 
 def _what_it_is(node: yaml.ScalarNode) -> str:
-    """Why it is refused: what YAML reads there, and what to write."""
+    """Return why a scalar is refused: what YAML 1.1 reads there, and what to write instead."""
     kind, text = node.tag.removeprefix(_TAG), node.value
     if kind == "timestamp":
         return "is read as a date; write it in quotes if it is text"

@@ -12,7 +12,7 @@ from postfix_sync.model import Destination
 from postfix_sync.postfix.next_hop import parse_destination
 
 NAME_LENGTH = 100
-"""Characters of a source's name at most: files are named after it."""
+"""Characters of a source's name at most, because files are named after the source."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -34,7 +34,7 @@ def _size(value: object) -> int:
 
 
 def _percent(value: object) -> float:
-    share = _quantity(value, {"%": 0.01}, "a part such as 50%")
+    share = _quantity(value, {"%": 0.01}, "a percentage such as 50%")
     if share > 1:
         raise ValueError(f"expected 100% at most, not {value}")
     return share
@@ -75,7 +75,7 @@ def _user(value: str) -> str:
 
 
 def _off(value: object) -> object:
-    """YAML 1.1 reads an unquoted `off` as false."""
+    """Return `off` for false, which is what YAML 1.1 reads for an unquoted `off`."""
     return "off" if value is False else value
 
 

@@ -1,1 +1,1 @@
-"""Docker and podman: where a container's files are, and where it is reached."""
+"""Docker and podman: a container's addresses, and the hosts file that podman copies."""

@@ -1,9 +1,9 @@
-"""Which hosts file podman copies into its containers, from containers.conf(5). Pure.
+"""Find the hosts file that podman copies into its containers, from containers.conf(5). Pure.
 
-At each start of a container podman copies that file into it, and adds no line of its own for a name
-that stands there already. A Mailman that binds to its own host name then binds to the address that
-this host has for the name: to loopback, to its previous address, or to none at all. docker does not
-do that.
+At each start of a container podman copies that file into it, and adds a line for a name only if the
+copy has none. So a Mailman that binds to its own host name binds to the address that this host's
+file has for the name: to loopback, to its previous address, or to none at all. docker copies no
+file.
 """
 
 import tomllib
@@ -18,9 +18,9 @@ _NO_FILE_OF_THIS_HOST = ("none", "image")
 def base_hosts_file(texts: Iterable[str | None]) -> Path | None:
     """Find the file of this host that podman copies; None if it copies none.
 
-    `texts` are podman's configuration files in the order in which it reads them, a later one
-    overriding those before it. None stands for a file that can't be read: after that, and after a
-    malformed one, podman's default counts until another file sets it.
+    `texts` are podman's configuration files in the order in which it reads them; a later file
+    overrides an earlier one. None stands for a file that can't be read: such a file, or a malformed
+    one, resets the setting to podman's default until a later file sets it.
     """
     chosen = ""
     for text in texts:

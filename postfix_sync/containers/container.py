@@ -1,9 +1,9 @@
-"""From what docker or podman says of a container to where this host reaches it. Pure.
+"""Compute the address at which this host reaches a container, from the engine's JSON. Pure.
 
-Both print the same JSON. What counts, in this order: the network of this host, if the container
-has no other; an address of its own in a network that this host has an address in, too; a port that
-is published on this host. An address elsewhere, in a virtual machine, in a user's namespace or on
-another host of a swarm, is one that the engine knows and this host's kernel does not.
+docker and podman print the same JSON. The first of these counts: the network of this host, if the
+container uses it; an address in a network in which this host has an address, too; a port that is
+published on this host. This host's kernel does not know the other networks of an engine: those in
+a virtual machine, in a user's namespace or on another host of a swarm.
 """
 
 import ipaddress
@@ -17,14 +17,14 @@ from postfix_sync.errors import NotPlaced, quote
 from postfix_sync.model import Destination, Peer
 
 TYPED_WRONG = 2
-"""Letters, next to each other, by which a name may differ from the one that was meant."""
+"""Adjacent letters by which a name may differ from a name that is suggested for it."""
 
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 @dataclass(frozen=True)
 class Interface:
-    """One address that a container has in one network."""
+    """One address of a container, with its network."""
 
     network: str
     address: str
@@ -32,9 +32,10 @@ class Interface:
     gateway: str
 
     def rank(self, ours: str) -> int | None:
-        """How near it is; `ours` is the address from which this host would talk to it, or nothing.
+        """Return 0 for an address on a bridge of this host, 1 in another network of this host.
 
-        None: it is in no network of this host. A bridge of this host has its gateway here.
+        `ours` is the address from which this host would connect to the container, or empty. Return
+        None if this host has no address in the network.
         """
         if not ours:
             return None
@@ -45,7 +46,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Container:
-    """What an engine says of one container, as far as it matters here."""
+    """One container, with what the engine reports about its state and networks."""
 
     engine: str
     name: str
@@ -53,24 +54,24 @@ class Container:
     is_running: bool = False
     exit_status: int = 0
     mode: str = ""
-    """HostConfig.NetworkMode: bridge, host, none, container:ID, the name of a network, …"""
+    """The value of HostConfig.NetworkMode: bridge, host, none, container:ID, a network's name, …"""
     interfaces: tuple[Interface, ...] = ()
     published: Mapping[int, Destination] = field(default_factory=dict)
     lent_by: str = ""
-    """The container whose network this one uses, where that does not run."""
+    """The container whose network this one uses, if that container does not run; or empty."""
 
     def __str__(self) -> str:
-        """As it is called in messages."""
+        """Return the container's name and engine, for messages."""
         return f"container {self.name} ({self.engine})"
 
     @property
     def shares(self) -> str | None:
-        """The container whose network it uses, as in a pod, if it has none of its own."""
+        """Return the ID of the container whose network this one uses, as in a pod; or None."""
         kind, colon, other = self.mode.partition(":")
         return other if colon and kind == "container" else None
 
     def with_network_of(self, other: "Container") -> "Container":
-        """The same, where it was found out what network that is."""
+        """Return the container with the mode, addresses and ports of another one."""
         return replace(
             self,
             mode=other.mode,
@@ -81,9 +82,9 @@ class Container:
 
 
 def read(engine: str, name: str, found: Any) -> Container:
-    """One document of `docker container inspect` or `podman container inspect`.
+    """Read one document of `docker container inspect` or `podman container inspect`.
 
-    What has another shape than theirs counts as not being there.
+    A value of another type than the engines print counts as missing.
     """
     state, network = _in(found, "State"), _in(found, "NetworkSettings")
     status, exited = _in(state, "Status"), _in(state, "ExitCode")
@@ -106,27 +107,28 @@ def _in(found: Any, key: str) -> Any:
 def _interfaces(settings: Any) -> Iterator[Interface]:
     networks = _in(settings, "Networks")
     if not isinstance(networks, dict) or not networks:
-        networks = {"default": settings}  # an engine that does not tell networks apart
-    for name, one in sorted(networks.items()):
+        networks = {"default": settings}  # an engine that lists no networks
+    for name, network in sorted(networks.items()):
         for address, length, gateway in (
             ("IPAddress", "IPPrefixLen", "Gateway"),
             ("GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPv6Gateway"),
         ):
             try:
-                found = ipaddress.ip_interface(f"{_in(one, address)}/{_in(one, length)}")
+                found = ipaddress.ip_interface(f"{_in(network, address)}/{_in(network, length)}")
             except ValueError:
                 continue
-            yield Interface(name, str(found.ip), found.network, str(_in(one, gateway)))
+            yield Interface(name, str(found.ip), found.network, str(_in(network, gateway)))
 
 
 def _published(ports: Any) -> Iterator[tuple[int, Destination]]:
-    """The TCP ports of a container, and what each is on this host."""
+    """Yield the published TCP ports of a container, each with its destination on this host."""
     for key, bindings in ports.items() if isinstance(ports, dict) else ():
         number = re.fullmatch(r"(\d{1,5})/tcp", key)
-        for one in bindings if number and isinstance(bindings, list) else ():
+        for binding in bindings if number and isinstance(bindings, list) else ():
             try:
-                listening = ipaddress.ip_address(_in(one, "HostIp") or "0.0.0.0")  # noqa: S104 - read
-                port = int(_in(one, "HostPort"))
+                host_ip = _in(binding, "HostIp") or "0.0.0.0"  # noqa: S104 - compared only
+                listening = ipaddress.ip_address(host_ip)
+                port = int(_in(binding, "HostPort"))
             except (TypeError, ValueError):
                 continue
             host = LOOPBACK[listening.version] if listening.is_unspecified else str(listening)
@@ -135,91 +137,97 @@ def _published(ports: Any) -> Iterator[tuple[int, Destination]]:
                 break
 
 
-def place(one: Container, ours: Mapping[str, str]) -> Peer:
-    """Where this host reaches a container.
+def place(container: Container, ours: Mapping[str, str]) -> Peer:
+    """Return the addresses and ports at which this host reaches a container.
 
-    `ours` are the addresses from which this host would talk to those of the container.
+    `ours` has, by address of the container, the address from which this host would connect to it.
 
-    Raises NotPlaced where it does not reach it.
+    Raises NotPlaced if this host does not reach the container.
     """
-    if not one.is_running:
-        raise _not_running(one)
-    if one.lent_by:
-        raise _lender_not_running(one)
-    if one.mode == "host":
+    if not container.is_running:
+        raise _not_running(container)
+    if container.lent_by:
+        raise _lender_not_running(container)
+    if container.mode == "host":
         return Peer((LOOPBACK[4],), is_here=True, how="it uses this host's network")
     near = [
         (rank, interface)
-        for interface in one.interfaces
+        for interface in container.interfaces
         if (rank := interface.rank(ours.get(interface.address, ""))) is not None
     ]
-    near.sort(key=lambda found: found[0])  # stable: by the networks' names otherwise
+    near.sort(
+        key=lambda found: found[0]
+    )  # stable: equal ranks are in the order of the networks' names
     if near:
         networks = list(dict.fromkeys(interface.network for _, interface in near))
         others = f"; it is in {', '.join(networks[1:])}, too" if networks[1:] else ""
         addresses = tuple(interface.address for _, interface in near)
         subnets = tuple(str(interface.subnet) for _, interface in near)
         how = f"network {networks[0]}{others}"
-        return Peer(addresses, one.published, how=how, networks=subnets)
-    if one.published:
-        ports = ", ".join(f"{port} is {to.endpoint}" for port, to in sorted(one.published.items()))
-        return Peer(published=one.published, how=f"published ports: {ports}")
-    raise _out_of_reach(one)
+        return Peer(addresses, container.published, how=how, networks=subnets)
+    if published := container.published:
+        ports = ", ".join(f"{port} is {to.endpoint}" for port, to in sorted(published.items()))
+        return Peer(published=published, how=f"published ports: {ports}")
+    raise _out_of_reach(container)
 
 
-def _not_running(one: Container) -> NotPlaced:
-    name = shlex.quote(one.name)
-    match one.status:
+def _not_running(container: Container) -> NotPlaced:
+    name = shlex.quote(container.name)
+    match container.status:
         case "created" | "initialized" | "configured":
             said = "was never started"
         case "restarting":
             return NotPlaced(
-                f"{one}: is being restarted again and again, exit status {one.exit_status}",
-                f"see why it ends: {one.engine} logs --tail 20 {name}",
+                f"{container}: is being restarted again and again, exit status"
+                f" {container.exit_status}",
+                f"see why it ends: {container.engine} logs --tail 20 {name}",
             )
         case "exited" | "stopped" | "dead":
-            said = f"does not run: it ended with exit status {one.exit_status}"
+            said = f"does not run: it ended with exit status {container.exit_status}"
         case status:
             said = f"does not run: its state is {quote(status)}"
-    start = f"{one.engine} start {name}"
-    again = f"if it ends again, its log says why: {one.engine} logs --tail 20 {name}"
-    return NotPlaced(f"{one}: {said}", f"{start}; {again}", start)
+    start = f"{container.engine} start {name}"
+    again = f"if it ends again, its log says why: {container.engine} logs --tail 20 {name}"
+    return NotPlaced(f"{container}: {said}", f"{start}; {again}", start)
 
 
-def _lender_not_running(one: Container) -> NotPlaced:
-    lender, name = shlex.quote(one.lent_by[:12]), shlex.quote(one.name)
+def _lender_not_running(container: Container) -> NotPlaced:
+    lender, name = shlex.quote(container.lent_by[:12]), shlex.quote(container.name)
     return NotPlaced(
-        f"{one}: uses the network of another container, {lender}, which does not run",
-        fix=f"{one.engine} start {lender} && {one.engine} restart {name}",
+        f"{container}: uses the network of another container, {lender}, which does not run",
+        fix=f"{container.engine} start {lender} && {container.engine} restart {name}",
     )
 
 
-def _out_of_reach(one: Container) -> NotPlaced:
+def _out_of_reach(container: Container) -> NotPlaced:
     publish = "publish its LMTP port on this host: -p 127.0.0.1:8024:8024"
-    if one.interfaces:
-        where = ", ".join(f"{found.address} (network {found.network})" for found in one.interfaces)
-        return NotPlaced(
-            f"{one}: has the address {where}, but this host has none in that network, and no port"
-            " of it is published here",
-            f"{publish}; or, if that address can be reached, set it as address: in place of"
-            f" {one.engine}:{one.name}",
+    if container.interfaces:
+        where = ", ".join(
+            f"{found.address} (network {found.network})" for found in container.interfaces
         )
-    if one.mode == "none":
         return NotPlaced(
-            f"{one}: has no network (--network none), so nobody can reach it",
-            "make it anew with another --network: one without any can't be connected later",
+            f"{container}: has the address {where}, but this host has no address in that network,"
+            " and no port of the container is published on this host",
+            f"{publish}; or, if this host can reach that address, set it as address: instead of"
+            f" {container.engine}:{container.name}",
+        )
+    if container.mode == "none":
+        return NotPlaced(
+            f"{container}: has no network (--network none), so it can't be reached",
+            "create it again with another --network: a container without a network can't be"
+            " connected to one later",
         )
     return NotPlaced(
-        f"{one}: has no address, and no port of it is published on this host",
+        f"{container}: has no address, and no port of it is published on this host",
         f"connect it to a network, or {publish}",
     )
 
 
 def _is_near(name: str, other: str) -> bool:
-    """Whether one name may be meant by another: a typing error, or what compose makes of it.
+    """Return whether `name` may stand for `other`: a typing error, or the name of a service.
 
-    Compose calls a service `PROJECT-SERVICE-1`, or `PROJECT_SERVICE_1`. While it makes a container
-    anew, the old one or the new one is called `ID_NAME` for a moment, which nobody means.
+    Compose calls a service `PROJECT-SERVICE-1`, or `PROJECT_SERVICE_1`. While Compose recreates a
+    container, it calls the old or the new container `ID_NAME`, which is never suggested.
     """
     of_compose = re.fullmatch(rf"(?:(.+)[-_])?{re.escape(name)}(?:[-_]\d+)?", other)
     if of_compose:
@@ -230,20 +238,20 @@ def _is_near(name: str, other: str) -> bool:
     return differing <= min(TYPED_WRONG, len(name) // 3)
 
 
-def _alike(one: str, other: str) -> int:
-    """How many letters two texts have in common at their beginning."""
+def _alike(text: str, other: str) -> int:
+    """Return the number of letters that two texts have in common at their beginning."""
     return next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
+        (at for at, (a, b) in enumerate(zip(text, other, strict=False)) if a != b),
+        min(len(text), len(other)),
     )
 
 
 def unknown(engine: str, name: str, names: Iterable[str]) -> NotPlaced:
-    """There is no such container; `names` are those that there are."""
-    close = [one for one in sorted(names) if _is_near(name, one)]
+    """Return the error for a container that does not exist; `names` are the existing containers."""
+    close = [existing for existing in sorted(names) if _is_near(name, existing)]
     hint = f"see {engine} ps --all, and set address: {engine}:NAME"
     if close:
-        hint = f"did you mean {' or '.join(f'{engine}:{one}' for one in close[:3])}?"
+        hint = f"did you mean {' or '.join(f'{engine}:{near}' for near in close[:3])}?"
     elif engine == "podman":
         hint += (
             "; a container that another user started is not among root's: publish its port and set"

@@ -1,11 +1,11 @@
-"""All that is asked of a container engine, through its own command: docker or podman.
+"""Inspect containers through the command of their engine: docker or podman.
 
-No socket of an engine is opened here, and nothing is changed. A question has an end in time: a
-daemon that hangs is an error like one that is stopped.
+This module opens no socket of an engine and changes nothing. Each command has a timeout, so that a
+daemon that hangs is an error like a daemon that is stopped.
 
-podman has no daemon: the command that is asked opens the containers' storage itself, for which it
-must be allowed to mount. A service that may not (systemd/postfix-sync.service) has it ask podman's
-own service, where that is (podman.socket).
+podman has no daemon: the command opens the containers' storage itself, for which it needs the
+permission to mount. A service without that permission (systemd/postfix-sync.service) uses podman's
+own service, if podman.socket is active.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from postfix_sync.system.interfaces import toward
 from postfix_sync.system.mounts import without_links
 
 TIMEOUT = 10.0
-"""Seconds for an answer."""
+"""Seconds in which a command of the engine must end."""
 
 EVENTS = ("start", "restart", "die", "died", "connect", "disconnect", "rename")
-"""After which a container may have another address. die is docker's word, died podman's."""
+"""Events after which a container may have another address. die is docker's name, died podman's."""
 
 PODMAN_SOCKET = Path("/run/podman/podman.sock")
-"""Where podman.socket listens for root (podman-system-service(1))."""
+"""The socket on which podman.socket listens for root (podman-system-service(1))."""
 
 CONTAINERS_CONF = (
     Path("/usr/share/containers/containers.conf"),
@@ -43,10 +43,10 @@ CONTAINERS_CONF = (
 """podman's configuration, in the order in which it reads the files (containers.conf(5))."""
 
 CONTAINERS_CONF_DIRECTORY = Path("/etc/containers/containers.conf.d")
-"""The last of it: its *.conf, by their names."""
+"""The directory whose *.conf podman reads after CONTAINERS_CONF, in the order of their names."""
 
 SHARED_AT_MOST = 4
-"""So many containers may use each other's network in a row; engines allow one."""
+"""Containers in a chain, each of which uses the network of the next; engines permit one."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ class Engine:
         return [find_command(self.name, hint), *where, *arguments]
 
     async def place(self, name: str) -> Peer:
-        """Where this host reaches a container.
+        """Return the addresses and ports at which this host reaches a container.
 
         Raises:
-            NotPlaced: the container is not there, does not run, or can't be reached.
+            NotPlaced: the container does not exist, does not run, or can't be reached.
             OutOfReach: the engine does not answer.
-            NotPermitted, ConfigError: it may not be asked, or is not installed.
+            NotPermitted: this process is not permitted to use the engine.
+            ConfigError: the engine is not installed.
         """
         found = await self._inspect(name, name)
         for _ in range(SHARED_AT_MOST):
@@ -78,7 +79,8 @@ class Engine:
                 break
             found = found.with_network_of(await self._inspect(name, found.shares))
         ours = {
-            one.address: toward(ipaddress.ip_address(one.address)) or "" for one in found.interfaces
+            interface.address: toward(ipaddress.ip_address(interface.address)) or ""
+            for interface in found.interfaces
         }
         return container.place(found, ours)
 
@@ -95,9 +97,9 @@ class Engine:
             [document] = json.loads(done.stdout)
         except (ValueError, TypeError, RecursionError):
             raise OutOfReach(
-                f"{done.command} {name}: printed {quote(done.stdout)}, which is no description of"
-                " a container",
-                f"see for yourself: {self.name} container inspect {name}",
+                f"{done.command} {name}: printed {quote(done.stdout)}, which is not a description"
+                " of a container",
+                f"see {self.name} container inspect {name}",
             ) from None
         return container.read(self.name, name, document)
 
@@ -112,18 +114,18 @@ class Engine:
             raise OutOfReach(error.message, f"does the engine hang? see {self.name} info") from None
 
     def _failed(self, done: Completed) -> SyncError:
-        """Why the engine itself could not answer; both engines say it in words only."""
+        """Return the error for a failed command; its text, not its status, gives the reason."""
         said = done.stderr.lower()
-        # Without the right to mount, it takes itself for another user's.
+        # Without the permission to mount, podman behaves as if a user without privileges ran it.
         if "cannot re-exec process" in said or "cannot set user namespace" in said:
             return NotPlaced(
                 f"{done.command}: {done.complaint}", fix="systemctl enable --now podman.socket"
             )
         if "permission denied" in said:
             hint = (
-                f"run postfix-sync as root, or let its user ask {self.name}"
+                f"run postfix-sync as root, or permit its user to use {self.name}"
                 if os.geteuid() != 0
-                else f"root is denied it: see {self.name} info, and journalctl -k -g denied"
+                else f"root is denied access: see {self.name} info, and journalctl -k -g denied"
                 " (AppArmor, SELinux)"
             )
             return NotPermitted(f"{done.command}: {done.complaint}", hint)
@@ -135,9 +137,9 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def events(self) -> AsyncIterator[Running]:
-        """Prints something whenever a container may have got another address.
+        """Run the command that prints a line when a container may have got another address.
 
-        Any container: one may use the network of another.
+        It reports the events of all containers, because a container may use the network of another.
         """
         filters = (f"--filter=event={event}" for event in EVENTS)
         async with running(self._argv("events", *filters)) as events:
@@ -145,10 +147,10 @@ class Engine:
 
 
 def copied_into_containers(path: Path) -> bool:
-    """Find out whether an engine of this host copies a hosts file into the containers it starts.
+    """Check whether an engine of this host copies a hosts file into the containers that it starts.
 
-    True if podman is installed and `path` is its base_hosts_file: any container may be podman's,
-    also one that is reached at a published port.
+    Return True if podman is installed and `path` is its base_hosts_file, because any container may
+    be podman's, even one that is reached at a published port.
     """
     if not shutil.which("podman", path=SEARCH_PATH):
         return False

@@ -1,8 +1,9 @@
-"""A Mailman that is found out to be elsewhere than it wrote: what becomes of its next hops. Pure.
+"""Rewrite the next hops that Mailman wrote to those at which this host reaches it. Pure.
 
-A Mailman in a container knows nothing of the host around it. It may have written an address from
-before the last start, one to listen on, or a port that has another number on the host. What it
-wrote stays in its record as it is, so that routes follow the container without a word from it.
+A Mailman in a container does not know the host around it. It may have written an address from
+before its last start, an address to listen on, or a port that has another number on the host. The
+record keeps the next hops that Mailman wrote, so that routes follow the container without a change
+of Mailman's files.
 """
 
 from collections.abc import Mapping
@@ -18,10 +19,10 @@ from postfix_sync.postfix.next_hop import (
 
 
 def relocated(routes: Table, peer: Peer) -> Table | None:
-    """Routes to where their Mailman is reached; None where it is not reached at one of them.
+    """Return the routes with next hops that reach Mailman; None if one of them has none.
 
-    A host name stays, and gets its address in the hosts file (`host_address`), or is replaced by
-    that where it must not enter the hosts file (`by_address`).
+    A host name is kept. It gets its address in the hosts file (`host_address`), or, if it must not
+    enter that file, `by_address` replaces it by the address.
     """
     values: dict[str, str] = {}
     for value in set(routes.values()):
@@ -37,7 +38,7 @@ def relocated(routes: Table, peer: Peer) -> Table | None:
 
 
 def host_address(routes: Table, peer: Peer) -> str | None:
-    """The IP address that the host names of routes, as Mailman wrote them, lead to."""
+    """Return the IP address for the host names in routes as Mailman wrote them, or None."""
     for hop in sorted({parse_unjudged(value) for value in routes.values()}):
         if place := peer.reach("", hop.port):
             return place.host
@@ -45,10 +46,7 @@ def host_address(routes: Table, peer: Peer) -> str | None:
 
 
 def by_address(routes: Table, addresses: Mapping[str, str]) -> Table:
-    """Replace host names in the next hops of routes by their IP addresses.
-
-    `addresses` has the names to replace.
-    """
+    """Replace host names in the next hops of routes by IP addresses; `addresses` has both."""
     hops = next_hops_of(routes)
     return moved(
         routes,
@@ -57,9 +55,9 @@ def by_address(routes: Table, addresses: Mapping[str, str]) -> Table:
 
 
 def moved(routes: Table, to: Mapping[Destination, Destination]) -> Table:
-    """Replace next hops of routes by others.
+    """Replace next hops of routes by those in `to`.
 
-    Next hops that are not in `to`, and routes in another form than ours, are kept.
+    Next hops that `to` does not have, and routes in another form than ours, are kept.
     """
     values: dict[str, str] = {}
     for value in set(routes.values()) if to else ():
@@ -70,6 +68,6 @@ def moved(routes: Table, to: Mapping[Destination, Destination]) -> Table:
 
 
 def unpublished(routes: Table, peer: Peer) -> set[int]:
-    """The ports of routes that can't be reached."""
+    """Return the ports of routes that this host can't reach."""
     hops = {parse_unjudged(value) for value in routes.values()}
     return {hop.port for hop in hops if not peer.reach(hop.host, hop.port)}

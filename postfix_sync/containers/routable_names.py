@@ -1,4 +1,4 @@
-"""Which host names routes may have where podman copies the hosts file into containers."""
+"""Decide which host names routes may have if podman copies the hosts file into containers."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,13 +9,14 @@ from postfix_sync.hosts_file.files import HostsFiles
 
 
 def routable_names(hosts: HostsFiles) -> Callable[[str], bool]:
-    """Decide which host names routes may lead to; the others are routed by their address.
+    """Return a test of whether routes may have a host name; if not, they have its address.
 
-    Any, unless the file is copied into containers: then only those that other lines have.
+    The test accepts any name, unless podman copies the hosts file into containers. In that case it
+    accepts only the names in lines outside our block.
     """
     if not copied_into_containers(hosts.path):
         return lambda _: True
     foreign: frozenset[str] = frozenset()
-    with suppress(SyncError):  # an unreadable file is reported where it is to be written
+    with suppress(SyncError):  # the sync reports an unreadable file when it writes the file
         foreign = frozenset(hosts.read().foreign())
     return foreign.__contains__

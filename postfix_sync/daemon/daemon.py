@@ -176,7 +176,7 @@ class Daemon:
             if self.config.probe.flush:
                 coroutines.append(self.destinations.recover())
         coroutines += [self._retire(), self._watch_maps()]
-        if self.config.metrics.wanted:
+        if self.config.metrics.enabled:
             coroutines.append(every(self.config.probe.interval, self._count_deferred))
         if self.config.metrics.listen:
             coroutines.append(self._serve_monitoring(self.config.metrics.listen))

@@ -1,1 +1,1 @@
-"""Mailman's files, the addresses of a list, and the names that it writes. Pure."""
+"""Mailman's files, the addresses of a list, and the names that Mailman writes. Pure."""

@@ -16,13 +16,13 @@ SUBADDRESSES = (
     "subscribe",
     "unsubscribe",
 )
-"""What Mailman's mta/aliases.py adds to a list's name, besides the name itself."""
+"""The suffixes of a list's other eight addresses, from Mailman's mta/aliases.py."""
 
 ADDRESSES_PER_LIST = 1 + len(SUBADDRESSES)
 
 
 def addresses_of(name: str) -> Iterator[str]:
-    """The nine addresses of the list whose posting address is `name`."""
+    """Yield the nine addresses of the list whose posting address is `name`."""
     local, _, domain = name.rpartition("@")
     yield name
     for subaddress in SUBADDRESSES:
@@ -30,18 +30,18 @@ def addresses_of(name: str) -> Iterator[str]:
 
 
 def lists_of(addresses: Mapping[str, object] | AbstractSet[str]) -> frozenset[str]:
-    """The posting addresses of all lists whose nine addresses are there."""
+    """Return the posting addresses of all lists whose nine addresses are in `addresses`."""
     return frozenset(name for name in addresses if _is_list(name, addresses))
 
 
 def _is_list(name: str, addresses: Mapping[str, object] | AbstractSet[str]) -> bool:
-    """Whether all nine addresses are there; most names fail the first look."""
+    """Return whether the other eight addresses are in `addresses`; fast for most names."""
     local, _, domain = name.rpartition("@")
     return all(f"{local}-{subaddress}@{domain}" in addresses for subaddress in SUBADDRESSES)
 
 
 def destinations_of(routes: Table) -> dict[Destination, list[str]]:
-    """The destinations of installed routes, each with its lists in order."""
+    """Return the destinations of installed routes, each with its lists in alphabetical order."""
     found: dict[Destination, list[str]] = {}
     for name in sorted(lists_of(routes)):
         for destination in parse_next_hops(routes[name]):

@@ -1,12 +1,12 @@
-"""Mailman's text, in both of its formats, to tables and back. Pure.
+"""Parse Mailman's files, in both of its formats, to tables. Pure.
 
 Mailman (its mta/postfix.py) writes three files: postfix_lmtp with nine addresses a list, each with
 its LMTP next hop; postfix_domains; and postfix_vmap where a domain has an alias_domain. Keys are
 plain, or (transport_file_type: regex) one of a few fixed regular expressions, which are turned back
 into the plain keys that they stand for.
 
-The source is not trusted: whatever isn't exactly of that shape refuses the file with its line.
-Every function here either returns a table or raises `Refused`, for any bytes at all.
+The source is not trusted: a line in any other form refuses the file, and the message names the
+line. For any bytes, each parser returns a table or raises `Refused`.
 """
 
 import re
@@ -24,23 +24,26 @@ MAILMAN_ALIASES = (
     "as Mailman's own user, mailman aliases"
     " (in its container: docker exec -u mailman CONTAINER mailman aliases)"
 )
-"""What has Mailman write its files; as root it refuses to run."""
+"""The command that makes Mailman write its files; as root, mailman refuses to run."""
+
+REFUSED = "refused, Postfix keeps the last good maps"
+"""The consequence of invalid content, for messages."""
 
 MAX_LINE = 2048
-"""Bytes; Postfix's own line_length_limit. An address has 320 at most."""
+"""Bytes of a line at most: Postfix's line_length_limit. An address has 320 bytes at most."""
 
 MAX_LISTS = 150_000
-"""Of one source; seven times as many as the largest known site has. No file may have more entries
-than so many lists have addresses, whatever its size: each of them takes memory and time."""
+"""Lists of one source at most: seven times as many as the largest known site has. It limits the
+entries of a file, each of which takes memory and time, to the addresses of so many lists."""
 
 MAX_OTHER_LINES = 1000
-"""By how many a file's comments and blank lines may outnumber its entries. Mailman writes a header
+"""Comments and blank lines that a file may have in excess of its entries. Mailman writes a header
 of eight lines, and one line for each domain and for each list, which has nine entries."""
 
 MAX_DESTINATIONS = 32
-"""Of one source. Mailman writes one, and a file that was edited by hand a few."""
+"""Destinations of one source at most. Mailman writes one; a file edited by hand has a few."""
 
-# Where an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
+# If an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
 _REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
 _BLANKS = re.compile(r"[ \t]+")
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
@@ -49,7 +52,10 @@ _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
 
 
 def _plain_key(text: str) -> str:
-    """The address or domain that one of Mailman's regular expressions stands for."""
+    """Return the address or domain that one of Mailman's regular expressions matches.
+
+    Raises ValueError if Mailman writes no such expression.
+    """
     found = _REGEX_KEY.fullmatch(text)
     body = found["body"] if found else ""
     if _ANY_EXTENSION in body:
@@ -58,12 +64,12 @@ def _plain_key(text: str) -> str:
             raise ValueError(f"{quote(text)}: only -bounces and -confirm take any extension")
         body = f"{local}@{domain}"
     if not body or not _ESCAPED_DOTS_ONLY.fullmatch(body):
-        raise ValueError(f"{quote(text)} is no regular expression that Mailman writes")
+        raise ValueError(f"{quote(text)} is not a regular expression that Mailman writes")
     return body.replace("\\.", ".")
 
 
 class _UnfitError(ValueError):
-    """An entry that Mailman writes as it is set up, so that writing it again does not help."""
+    """An entry that follows from Mailman's own settings, so that Mailman would write it again."""
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(problem)
@@ -71,7 +77,7 @@ class _UnfitError(ValueError):
 
 
 class _Line(NamedTuple):
-    """One entry as it stands in a file: a key, not yet folded, and the rest of the line."""
+    """One entry of a file: a key, not yet folded, and the rest of the line."""
 
     number: int
     key: str
@@ -81,7 +87,7 @@ class _Line(NamedTuple):
 
 def _refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     return Refused(
-        f"{file.place}:{number}: {problem}; the file is refused, Postfix keeps the last good maps",
+        f"{file.place}:{number}: {problem}; {REFUSED}",
         problem.hint
         if isinstance(problem, _UnfitError)
         else f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
@@ -89,14 +95,16 @@ def _refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused
 
 
 def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
-    """Yields the entries of a file in order, each checked for what no line of Mailman's may have.
+    """Yield the entries of a file in order, each checked for text that Mailman never writes.
 
-    Takes no memory in proportion to the file. Raises `Refused`, also where there are more than
-    `at_most` entries, or so many comments and blank lines that no Mailman has written them.
+    Its memory does not grow with the file. Raises `Refused`, also if there are more than `at_most`
+    entries, or more comments and blank lines than MAX_OTHER_LINES permits.
     """
     content = file.content
     if content and not content.endswith(b"\n"):
-        raise _refuse(file, content.count(b"\n") + 1, "the last line has no end: cut short")
+        raise _refuse(
+            file, content.count(b"\n") + 1, "the last line has no newline; the file is truncated"
+        )
     number = entries = start = 0
     while start < len(content):
         number += 1
@@ -120,9 +128,9 @@ def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
 
 
 def _split(line: str) -> tuple[str, str, bool]:
-    """The key and the value of an entry, and whether the key is a regular expression.
+    """Return the key and the value of an entry, and whether the key is a regular expression.
 
-    Raises ValueError, saying what is wrong.
+    Raises ValueError with the problem.
     """
     if line[0] in " \t":
         raise ValueError("begins with a blank, so it would continue the line before it")
@@ -138,7 +146,7 @@ def _split(line: str) -> tuple[str, str, bool]:
 
 
 def _decode(content: bytes, start: int, end: int) -> str:
-    """One line as text; raises ValueError for what Mailman, writing UTF-8 text, never writes."""
+    """Return one line as text. Raises ValueError for bytes that Mailman never writes."""
     if end - start > MAX_LINE:
         raise ValueError(f"the line has {end - start} bytes, {MAX_LINE} at most are allowed")
     raw = content[start:end]
@@ -161,9 +169,10 @@ def _parse(
     read_value: Callable[[str, str], str],
     at_most: int = MAX_LISTS * ADDRESSES_PER_LIST,
 ) -> dict[str, str]:
-    """A file's table: one format throughout, keys checked and folded, values read.
+    """Return a file's table, with keys checked and folded, and values read.
 
-    `read_value` gets the folded key, too, and raises ValueError, saying what is wrong.
+    All keys must have the same format, plain or regular expressions. `read_value` gets the folded
+    key and the value, and raises ValueError with the problem. Raises `Refused`.
     """
     table: dict[str, str] = {}
     regex: bool | None = None
@@ -175,16 +184,16 @@ def _parse(
                 raise ValueError("plain keys and regular expressions in one file")
             key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
             value = read_value(key, line.value)
-            # A key may stand twice: the lists ants and ants-owner share ants-owner@.
+            # A key may occur twice: the lists ants and ants-owner share ants-owner@.
             if table.setdefault(key, value) != value:
-                raise ValueError(f"{quote(key)} stands here a second time, with another value")
+                raise ValueError(f"duplicate key {quote(key)}, with another value")
         except ValueError as error:
             raise _refuse(file, line.number, error) from None
     return table
 
 
 def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
-    """postfix_lmtp: address -> next hop. Raises `Refused`."""
+    """Parse postfix_lmtp: address -> next hop. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
@@ -196,7 +205,7 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
         if text not in known:
             known[text] = read(text).next_hop
             if len(known) > MAX_DESTINATIONS:
-                # Each of them is probed, so no source may have any number of them.
+                # Each destination is probed, so a source may have a limited number of them.
                 raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
         return known[text]
 
@@ -204,9 +213,9 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
-    """postfix_domains: domain -> the mail host of its lists. Raises `Refused`.
+    """Parse postfix_domains: domain -> the mail host of its lists. Raises `Refused`.
 
-    A domain that is not its own mail host is the alias_domain of that.
+    A domain that is not its own mail host is the alias_domain of its mail host.
     """
     allowed = _allowed(fold, policy)
     hosts: dict[str, str] = {}
@@ -224,10 +233,11 @@ def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
 
 
 def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
-    """A domain that is the alias_domain of two mail hosts, or of one and has lists of its own.
+    """Return the error for a domain that is the alias_domain of `host`, and has another use.
 
-    Mailman's runners/lmtp.py takes mail to an alias_domain as mail to the first mail host that has
-    it, whose lists alone are found.
+    The domain is the alias_domain of `other` as well, or, if `other` is empty, has lists of its
+    own. Mailman's runners/lmtp.py takes mail to an alias_domain as mail to the first mail host that
+    has it, and finds only the lists of that host.
     """
     if other:
         problem = (
@@ -249,13 +259,13 @@ def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
 
 
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
-    """postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
+    """Parse postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
     return _parse(file, fold, check, lambda _key, text: fold(check(text)))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
-    """`check`, and the domain is one that the source may name."""
+    """Return `check` with a test of whether the source may name the address's domain."""
     allowed = _allowed(fold, policy)
     if not allowed:
         return check
@@ -270,7 +280,7 @@ def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callab
 
 
 def _allowed(fold: Fold, policy: Policy) -> frozenset[str]:
-    """The only domains that the source may name; empty: any."""
+    """Return the only domains that the source may name, folded; empty: any."""
     return frozenset(fold(domain) for domain in policy.domains)
 
 
@@ -282,7 +292,7 @@ def _not_allowed(domain: str, verb: str = "is not") -> _UnfitError:
 
 
 def _check_whole(file: SourceFile, table: Table) -> None:
-    """Raises `Refused` where an address belongs to no list that has all nine of its own."""
+    """Check that each address belongs to a list with all nine addresses. Raises `Refused`."""
     lists = lists_of(table)
     for address in table:
         local, _, domain = address.rpartition("@")
@@ -291,28 +301,29 @@ def _check_whole(file: SourceFile, table: Table) -> None:
         if not is_subaddress and address not in lists:
             raise Refused(
                 f"{file.place}: {quote(address)} belongs to no list that has all its"
-                f" {ADDRESSES_PER_LIST} addresses: the file is cut short or was edited;"
-                " it is refused, Postfix keeps the last good maps",
+                f" {ADDRESSES_PER_LIST} addresses: the file is truncated or was edited; {REFUSED}",
                 f"let Mailman write it again: {MAILMAN_ALIASES}",
             )
 
 
 def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables:
-    """What the snapshot says.
+    """Parse a snapshot, and check that its files agree.
 
     Raises:
         Refused: a file is invalid.
-        HalfWritten: the files are valid, but do not belong together.
+        HalfWritten: the files are valid, but contradict each other.
     """
-    domains = parse_domains(snapshot.domains, fold, policy)  # first: it knows alias domains
+    domains = parse_domains(
+        snapshot.domains, fold, policy
+    )  # first, because its errors explain alias domains
     routes = parse_routes(snapshot.lmtp, fold, policy)
     aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
     _check_whole(snapshot.lmtp, routes)
     if snapshot.vmap:
         if not snapshot.vmap.content:
-            # Mailman removes a postfix_vmap without entries. One that lost its bytes in a crash
-            # must not take every alias with it; lost lists are what the guards are for.
-            raise _refuse(snapshot.vmap, 1, "the file is empty, not even Mailman's header is there")
+            # Mailman removes a postfix_vmap without entries, so an empty file lost its content in a
+            # crash. It must not remove every alias; the guards protect lists, but not aliases.
+            raise _refuse(snapshot.vmap, 1, "the file is empty, without even Mailman's header")
         _check_whole(snapshot.vmap, aliases)
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)
@@ -320,7 +331,7 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
 
 
 def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:
-    """Mailman names exactly the domains that have lists."""
+    """Check that postfix_domains has exactly the domains of the lists. Raises `HalfWritten`."""
     used = {domain_of(address) for address in routes}
     for domain in sorted(used ^ domains.keys()):
         has, lacks = snapshot.lmtp, snapshot.domains
@@ -330,12 +341,15 @@ def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:
 
 
 def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: Table) -> None:
-    """Mailman maps a list's addresses to the same local part in the alias_domain, routed there."""
+    """Check that each alias has the same local part as its key, and a route.
+
+    Raises `Refused` or `HalfWritten`. Mailman's mta/postfix.py writes no other aliases.
+    """
     for key, value in aliases.items():
         if key.rpartition("@")[0] != value.rpartition("@")[0]:
             raise Refused(
-                f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is no address of the"
-                " same list; the file is refused, Postfix keeps the last good maps",
+                f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is not an address of"
+                f" the same list; {REFUSED}",
                 f"let Mailman write it again: {MAILMAN_ALIASES}",
             )
         if value not in routes:
@@ -346,6 +360,6 @@ def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: T
 
 def _half_written(problem: str) -> HalfWritten:
     return HalfWritten(
-        f"{problem}: the set is half-updated; it is refused, Postfix keeps the last good maps",
-        f"if this stays, let Mailman write all of them again: {MAILMAN_ALIASES}",
+        f"{problem}: the set is half-updated; {REFUSED}",
+        f"if this persists, let Mailman write all of them again: {MAILMAN_ALIASES}",
     )

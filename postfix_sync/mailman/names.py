@@ -1,4 +1,4 @@
-"""Which list and domain names Mailman would write. Pure."""
+"""Check the names of lists and domains against those that Mailman would write. Pure."""
 
 import functools
 import re
@@ -13,9 +13,9 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def check_entries(table: Table) -> Table:
-    """`table`, if each entry of it can be a line of a map; raises ValueError, saying what is wrong.
+    """Return `table` if each entry can be a line of a map. Raises ValueError with the problem.
 
-    It may have a million entries, so nothing else is looked at.
+    A table may have a million entries, so this function checks nothing else.
     """
     keys = "".join(table)
     if not f"{keys}{''.join(table.values())}".isprintable() or " " in keys:
@@ -25,24 +25,24 @@ def check_entries(table: Table) -> Table:
     return table
 
 
-# A large file names few domains and fewer destinations, over and over.
+# A large file names the same few domains again and again.
 @functools.lru_cache(maxsize=4096)
 def check_domain(text: str) -> str:
-    """`text`, if it is a mail domain; raises ValueError, saying what is wrong."""
+    """Return `text` if it is a mail domain. Raises ValueError with the problem."""
     if not text:
         raise ValueError("the domain is missing")
     if not _DOMAIN.fullmatch(text) or len(text.encode()) > 255:
-        raise ValueError(f"{quote(text)} is no mail domain")
+        raise ValueError(f"{quote(text)} is not a mail domain")
     return text
 
 
 def check_address(text: str) -> str:
-    """`text`, if it is a full address; raises ValueError, saying what is wrong."""
+    """Return `text` if it is a full address. Raises ValueError with the problem."""
     local, at, domain = text.rpartition("@")
     if not at:
-        raise ValueError(f"{quote(text)} is no full address (local-part@domain)")
-    # postmap(1) takes a line that begins with "#" for a comment.
+        raise ValueError(f"{quote(text)} is not a full address (local-part@domain)")
+    # postmap(1) treats a line that begins with "#" as a comment.
     if not _LOCAL_PART.fullmatch(local) or local.startswith("#"):
-        raise ValueError(f"{quote(local)} is no local part of a list address")
+        raise ValueError(f"{quote(local)} is not a local part of a list address")
     check_domain(domain)
     return text

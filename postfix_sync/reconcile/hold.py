@@ -37,7 +37,7 @@ async def obey(place: "Locked", inputs: "Inputs") -> Order:
     generations, request, installed = place.generations, inputs.request, inputs.installed
     hold = generations.held()
     if request.resume and hold:
-        put_back = await generations.put_back(hold)
+        put_back = await generations.restored(hold)
         generations.release()
         # What only the rollback had put back is removed, even if its source is away.
         return Order(None, installed.without(put_back) if put_back else installed)

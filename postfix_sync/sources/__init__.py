@@ -1,1 +1,1 @@
-"""Where Mailman's files are read: a directory of this host, a container's, or one over SFTP."""
+"""The sources of Mailman's files: a directory of this host, of a container, or over SFTP."""

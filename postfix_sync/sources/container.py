@@ -1,8 +1,8 @@
-"""A source on this host whose Mailman runs in a container: its address is the engine's to say.
+"""A source on this host whose Mailman runs in a container, and whose address the engine knows.
 
-The files are those of a volume. Where the container is can change at any moment, and without any
-change of a file: so it is asked for with the files each time, and the engine's events tell when it
-is worth asking again. What can't be found out keeps nobody from reading the files.
+The files are read from a volume. A container's address can change at any time without any change
+of a file. So each fetch inspects the container as well, and the engine's events start another
+inspection. If the container can't be inspected, the files are read all the same.
 """
 
 import asyncio
@@ -14,30 +14,27 @@ from postfix_sync.errors import SyncError
 from postfix_sync.model import Peer, Snapshot
 from postfix_sync.sources.local import Volume
 
-TOGETHER = 0.1
-"""Seconds in which events count as one: an engine tells several of each start."""
+BURST = 0.1
+"""Seconds in which events count as one: an engine reports several events for each start."""
 
 RESTART = 2.0
-"""Seconds that a container may be gone without a word about it: it may be starting anew."""
+"""Seconds for which a container that has gone is not reported, because it may be restarting."""
 
 
 @dataclass
 class Contained:
-    """Mailman's data directory on this host, and the container in which Mailman runs."""
+    """A source: Mailman's data directory on this host, and the container that runs Mailman."""
 
     volume: Volume
     engine: Engine
     container: str
     peer: Peer | None = None
-    """Where this host reached it last."""
+    """The addresses at which this host last reached the container."""
     misplaced: SyncError | None = field(default=None)
-    """Why that could not be found out the last time."""
+    """Why the last inspection found no address; None if it found one."""
 
     async def fetch(self) -> Snapshot:
-        """The files, as the volume has them; and where the container is.
-
-        Raises what the volume raises.
-        """
+        """Read the files, and set `peer` or `misplaced`. Raises the errors of `Volume.fetch`."""
         try:
             self.peer, self.misplaced = await self.engine.place(self.container), None
         except SyncError as error:
@@ -45,30 +42,33 @@ class Contained:
         return await self.volume.fetch()
 
     def forget(self) -> None:
-        """Nothing is remembered but where it was: each fetch reads the files."""
+        """Do nothing: each fetch reads the files."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: a fetch leaves nothing open."""
 
     def changes(self) -> AsyncIterator[None]:
-        """Yields when the files may have changed; see Volume."""
+        """Yield when the files may have changed; see `Volume.changes`."""
         return self.volume.changes()
 
     async def moves(self) -> AsyncIterator[None]:
-        """Yields when the container has got another address, or has lost it.
+        """Yield when the container has got another address, or has lost its address.
 
-        It ends only with an error: OutOfReach where the engine's events have come to an end, as
-        they do when it is restarted; ApplyError or ConfigError where it can't be asked for them.
-        What happened until the events arrive, they do not tell: so it is looked at then as well.
+        The engine does not report events from before this call, so the first inspection needs no
+        event.
+
+        Raises:
+            OutOfReach: the engine's events have ended, as they do when the engine is restarted.
+            ApplyError, ConfigError: the command that prints the events can't be run.
         """
-        told: Peer | str | None = None
+        reported: Peer | str | None = None
         async with self.engine.events() as events:
             wait: float | None = RESTART
             while True:
                 heard = await events.prints(wait)
                 wait = None
                 if heard:
-                    await asyncio.sleep(TOGETHER)
+                    await asyncio.sleep(BURST)
                 known: Peer | str | None = self.misplaced.message if self.misplaced else self.peer
                 now: Peer | str
                 try:
@@ -79,7 +79,7 @@ class Contained:
                         wait = RESTART
                         continue
                 if now == known:
-                    told = None
-                elif now != told:  # told once, it is being asked for
-                    told = now
+                    reported = None
+                elif now != reported:  # once it is reported, a fetch is under way
+                    reported = now
                     yield

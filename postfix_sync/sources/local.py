@@ -1,8 +1,8 @@
 """A source on this host: Mailman's data directory, as a volume or a plain directory.
 
-The files are opened without following links and without waiting (a FIFO would hold up a pass for
-ever), must be regular and bounded in size, and are taken only when all of them were quiet while
-they were read: Mailman renames three files, one after the other.
+`Volume` opens the files without following links and without blocking (a FIFO would block a sync for
+ever), and accepts only regular files of a bounded size. It returns them only if none of them
+changed while they were read, because Mailman renames three files, one after the other.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from pathlib import Path
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Snapshot, SourceFile
 from postfix_sync.sources.mailman_files import (
+    KEPT,
     NAMES,
     NOT_WRITTEN_YET,
     QUIET,
@@ -31,48 +32,48 @@ from postfix_sync.sources.mailman_files import (
 from postfix_sync.system.files import WITHOUT_WAITING, denied_hint, kind
 from postfix_sync.system.threads import run_in_daemon_thread
 
-READ_AT_MOST = 0.5
-"""Seconds after that in which files are read again that were replaced while they were read."""
+REREAD_FOR = 0.5
+"""Seconds after SETTLE_AT_MOST in which files that were replaced during a read are read again."""
 
-LOOK_AGAIN = 1.0
-"""Seconds between looks at whether the watched directory is still the same one."""
+RECHECK = 1.0
+"""Seconds between checks of whether the watched directory has been replaced."""
 
 
 class _ResizedError(Exception):
-    """A file holds more or fewer bytes than it had when it was opened."""
+    """A change of a file's size while it was read."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Mailman's data directory on this host."""
+    """A source: Mailman's data directory on this host."""
 
     directory: Path
     max_size: int
 
     @property
     def peer(self) -> None:
-        """None: it is on this host."""
+        """Return None: Mailman's address is configured, or is the one that Mailman wrote."""
 
     @property
     def misplaced(self) -> None:
-        """None: nobody is asked where it is."""
+        """Return None: the address is not looked up, so no lookup can fail."""
 
     def forget(self) -> None:
-        """Nothing is remembered: each fetch reads the files."""
+        """Do nothing: each fetch reads the files."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: a fetch leaves nothing open."""
 
     async def fetch(self) -> Snapshot:
-        """The files, whole, once they are quiet.
+        """Read all files, once they have not changed for QUIET or SETTLE_AT_MOST is over.
 
         Raises:
-            OutOfReach: the directory or a file is not there, or does not come to rest.
-            NotPermitted: this process may not read them.
-            Refused: a file isn't a regular one, or is too large.
+            OutOfReach: the directory or a file does not exist, or the files change too fast.
+            NotPermitted: this process is not permitted to read them.
+            Refused: a file is not a regular file, or is too large.
         """
         settled = time.monotonic() + SETTLE_AT_MOST
-        give_up = settled + READ_AT_MOST
+        give_up = settled + REREAD_FOR
         while True:
             before = await run_in_daemon_thread(self._state)  # a dead mount may hang
             overdue = time.monotonic() > settled
@@ -86,14 +87,14 @@ class Volume:
             await asyncio.sleep(QUIET / 20 if overdue else QUIET / 2)
 
     def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What tells a file from its next version: inode, time of change (ns), size."""
+        """Return each file's inode, time of change (ns) and size, which differ between versions."""
         return tuple(self._stat(name) for name in NAMES)
 
     def _stat(self, name: str) -> tuple[int, int, int] | None:
         try:
             found = os.lstat(self.directory / name)
         except OSError:
-            return None  # reading the file says what is wrong with it
+            return None  # _file() reports why
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _read(self) -> Snapshot:
@@ -113,7 +114,7 @@ class Volume:
             found = os.fstat(descriptor)
             self._check(path, found)
             with open(descriptor, "rb", closefd=False) as file:
-                # As many bytes as are asked for are allocated, however few there are.
+                # read() allocates as many bytes as its argument, however few the file holds.
                 content = file.read(found.st_size + 1)
         except OSError as error:
             raise self._unreadable(path, error) from None
@@ -124,11 +125,12 @@ class Volume:
         return SourceFile(str(path), content)
 
     def _check(self, path: Path, found: os.stat_result) -> None:
-        """Raises Refused or NotPermitted where a file is none that Mailman would have written."""
+        """Check type, mode and size of an open file. Raises Refused or NotPermitted."""
         if not stat.S_ISREG(found.st_mode):
             raise not_regular(str(path), kind(found.st_mode), path.parent)
         if not found.st_mode & 0o444:
-            raise not_permitted(path)  # root could, but whoever took the bits meant it
+            # root could read it, but an administrator has removed every read permission.
+            raise not_permitted(path)
         if found.st_size > self.max_size:
             raise too_large(str(path), found.st_size, self.max_size)
 
@@ -139,50 +141,53 @@ class Volume:
             return not_regular(str(path), "a socket or a device", path.parent)
         if isinstance(error, PermissionError):
             return not_permitted(path)
-        message = f"{path}: {why(error)}; the last good maps stay"
+        message = f"{path}: {why(error)}; {KEPT}"
         if isinstance(error, FileNotFoundError) and self.directory.is_dir():
             return OutOfReach(message, NOT_WRITTEN_YET)
         return OutOfReach(message, "is the volume mounted, and is it the source's path?")
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yields when something in the directory changed, after it settled; never ends.
+        """Yield when a file in the directory changed and the directory is quiet; never end.
 
-        A watch goes deaf when its directory is removed, which is a change, also when it comes back:
-        it is armed anew then. What happened before a watch was armed, it did not see: so each one
-        that is armed counts as a change. Where events do not arrive at all (NFS), nothing else is
-        yielded; whoever listens looks at intervals too.
+        A watch reports nothing more once its directory has been removed or replaced. Either counts
+        as a change, and a new watch is started. A watch does not see changes from before its start,
+        so each start counts as a change. A file system without events (NFS) yields nothing else,
+        which is why the caller fetches at intervals, too.
         """
         from watchfiles import awatch  # noqa: PLC0415 - only the daemon watches
 
         while True:
-            # A mount whose server is gone keeps whoever looks at it waiting.
+            # stat(2) blocks on a mount whose server is unreachable.
             watched = await run_in_daemon_thread(_identity, self.directory)
             if watched is None:
-                await asyncio.sleep(LOOK_AGAIN)
+                await asyncio.sleep(RECHECK)
                 continue
-            news = True
-            # It may vanish while the watch is being armed.
+            starting = True
+            # The directory may be removed while the watch is being started.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 async for changed in awatch(
                     self.directory,
                     watch_filter=_is_a_table,
                     step=round(QUIET * 1000),
                     debounce=round(SETTLE_AT_MOST * 1000),
-                    rust_timeout=round(LOOK_AGAIN * 1000),
+                    rust_timeout=round(RECHECK * 1000),
                     yield_on_timeout=True,
                     recursive=False,
                 ):
-                    if changed or news:
-                        news = False
+                    if changed or starting:
+                        starting = False
                         yield
                     if await run_in_daemon_thread(_identity, self.directory) != watched:
                         yield
                         break
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(RECHECK)
 
 
 def _is_a_table(_change: object, path: str) -> bool:
-    """Mailman's database may lie beside its tables, and changes with every message."""
+    """Return whether a path is one of Mailman's three files.
+
+    Mailman's database may be in the same directory, and changes with every message.
+    """
     return Path(path).name in NAMES
 
 
@@ -200,11 +205,11 @@ def _is_quiet(state: tuple[tuple[int, int, int] | None, ...]) -> bool:
 
 
 def not_permitted(path: Path) -> NotPermitted:
-    """Names what denies access: the file, or the first directory above it that does."""
+    """Name the file, or the topmost directory above it, that denies access, with owner and mode."""
     blocking = next(
         (parent for parent in reversed(path.parents) if not os.access(parent, os.X_OK)), path
     )
-    asking = f"user {_user_name(os.geteuid())}"
+    user = f"user {_user_name(os.geteuid())}"
     may_owner = True
     try:
         found = blocking.stat()
@@ -216,12 +221,12 @@ def not_permitted(path: Path) -> NotPermitted:
     fix = None
     hint = denied_hint(blocking, PermissionError(errno.EACCES, ""))
     if os.geteuid() != 0:
-        hint += f", or put its user into the group that may read {blocking}"
+        hint += f", or add its user to the group that may read {blocking}"
     elif not may_owner:
         fix = f"chmod u+rX {shlex.quote(str(blocking))}"
         hint = f"let its owner read it: {fix}"
     return NotPermitted(
-        f"{path}: {asking} may not read it: {blocking} has {owner}; the last good maps stay",
+        f"{path}: {user} is not permitted to read it: {blocking} has {owner}; {KEPT}",
         hint,
         fix,
     )

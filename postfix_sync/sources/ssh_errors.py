@@ -1,7 +1,8 @@
-"""What can be wrong between this host and Mailman's files over SSH, in an operator's words.
+"""The errors between this host and Mailman's files over SSH, with hints. Pure.
 
-Each function makes one error: who (the host, or the bastion before it), what is wrong, that the
-last good maps stay, and the command that mends it. What a server said is quoted and cut.
+Each function returns one error: the server (the host, or the bastion before it), what is wrong,
+that the last good lists stay in use, and the command that fixes it. A server's text is quoted and
+cut.
 """
 
 import math
@@ -11,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from postfix_sync.errors import Missing, NotPermitted, OutOfReach, quote
-from postfix_sync.sources.mailman_files import NOT_WRITTEN_YET
-
-STAY = "the last good maps stay"
+from postfix_sync.sources.mailman_files import KEPT, NOT_WRITTEN_YET
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,11 @@ class Server:
     port: int
     user: str
     role: str = ""
-    """`bastion`, or nothing."""
+    """`bastion`, or empty for Mailman's host."""
     behind: str = ""
-    """The name of the bastion through which it is reached, or nothing."""
+    """The name of the bastion through which it is reached, or empty."""
     by_hand: str = ""
-    """The command that logs in there as postfix-sync does, and says what happens."""
+    """The command that logs in as postfix-sync does, verbosely."""
 
     def __str__(self) -> str:
         name = f"[{self.host}]" if ":" in self.host else self.host
@@ -39,7 +38,7 @@ class Server:
 
     @property
     def known_as(self) -> str:
-        """Its name in a known_hosts file."""
+        """Return the server's name in a known_hosts file."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
 
@@ -49,10 +48,13 @@ class Server:
 def host_key_unknown(
     server: Server, offered: str, other: tuple[str, ...], file: Path
 ) -> NotPermitted:
-    """The host key, `TYPE FINGERPRINT`, is none of those in `file` (`other`: its CAs there)."""
-    expected = f", which wants a certificate of {' or '.join(other)}" if other else ""
+    """Return the error for a host key that `file` does not have.
+
+    `offered` is the key as `TYPE FINGERPRINT`; `other` are the host's CAs in `file`.
+    """
+    expected = f", which requires a certificate by {' or '.join(other)}" if other else ""
     return NotPermitted(
-        f"{server}: its host key {offered} is not in {file}{expected}; {STAY}",
+        f"{server}: its host key {offered} is not in {file}{expected}; {KEPT}",
         f"{_compare(server, offered)}; if it is the same: {_scan(server, file)}",
     )
 
@@ -60,10 +62,10 @@ def host_key_unknown(
 def host_key_changed(
     server: Server, offered: str, known: tuple[str, ...], file: Path
 ) -> NotPermitted:
-    """The host has another key than those that `file` knows it by."""
+    """Return the error for a host whose key differs from its keys in `file`."""
     return NotPermitted(
         f"{server}: its host key has changed, or another host answers: it offers {offered},"
-        f" {file} has {', '.join(known)}; {STAY}",
+        f" {file} has {', '.join(known)}; {KEPT}",
         f"find out why first. {_compare(server, offered)}; if it is the same:"
         f" ssh-keygen -R {shlex.quote(server.known_as)} -f {shlex.quote(str(file))},"
         f" then {_scan(server, file)}",
@@ -71,19 +73,19 @@ def host_key_changed(
 
 
 def host_key_revoked(server: Server, offered: str, file: Path) -> NotPermitted:
-    """A line of `file` marks the key, or the CA that signed it, as @revoked."""
+    """Return the error for a key, or the CA that signed it, that `file` marks as @revoked."""
     return NotPermitted(
-        f"{server}: its host key {offered} is marked @revoked in {file}; {STAY}",
-        f"whoever has that key can pass for {server.host}: give the host a new one (there:"
+        f"{server}: its host key {offered} is marked @revoked in {file}; {KEPT}",
+        f"anyone with that key can impersonate {server.host}: give the host a new key (there:"
         " rm the old /etc/ssh/ssh_host_*_key, ssh-keygen -A, systemctl restart ssh), then"
         f" {_scan(server, file)}",
     )
 
 
 def host_certificate(server: Server, offered: str, reason: str, file: Path) -> NotPermitted:
-    """The host's certificate is not good, or not by a CA that `file` names for this host."""
+    """Return the error for a host certificate that is invalid, or whose CA `file` does not name."""
     return NotPermitted(
-        f"{server}: its host certificate by {offered} is not accepted: {quote(reason)}; {STAY}",
+        f"{server}: its host certificate by {offered} is not accepted: {quote(reason)}; {KEPT}",
         f"compare with the @cert-authority lines of {file}; what the certificate says, on"
         f" {server.host}: ssh-keygen -Lf /etc/ssh/ssh_host_ed25519_key-cert.pub",
     )
@@ -107,56 +109,55 @@ def _scan(server: Server, file: Path) -> str:
 
 
 def no_known_hosts(file: Path, reason: str, server: Server) -> NotPermitted:
-    """There is nothing to know hosts by."""
+    """Return the error for a known_hosts file that can't be read."""
     return NotPermitted(
-        f"{file}: {reason}: no host key can be checked without it; {STAY}",
+        f"{file}: {reason}: no host key can be checked without it; {KEPT}",
         f"{_scan(server, file)}; then compare ssh-keygen -lf {shlex.quote(str(file))} with what"
         f" ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub prints on {server.host}",
     )
 
 
 def bad_known_hosts(file: Path, line: int, text: str) -> NotPermitted:
-    """A line that can't be read could have been a @revoked one."""
+    """Return the error for an invalid line of known_hosts: it could be a damaged @revoked line."""
     return NotPermitted(
-        f"{file}:{line}: no line of a known_hosts file: {quote(text)}; {STAY}",
+        f"{file}:{line}: not a line of a known_hosts file: {quote(text)}; {KEPT}",
         "NAME TYPE KEY, as ssh-keyscan prints it; see sshd(8), SSH_KNOWN_HOSTS FILE FORMAT",
     )
 
 
 def no_identity(file: Path, reason: str) -> NotPermitted:
-    """The private key is not there, or can't be read."""
+    """Return the error for a private key that does not exist or can't be read."""
     return NotPermitted(
-        f"{file}: {reason}: there is no key to log in with; {STAY}",
-        f"ssh-keygen -t ed25519 -N '' -f {shlex.quote(str(file))}, then let it in:"
+        f"{file}: {reason}: there is no key to log in with; {KEPT}",
+        f"ssh-keygen -t ed25519 -N '' -f {shlex.quote(str(file))}, then authorize it:"
         f" {_authorized_keys(file)}",
     )
 
 
 def open_identity(file: Path, mode: int) -> NotPermitted:
-    """Others than its owner can read the private key."""
+    """Return the error for a private key that users other than its owner can access."""
     return NotPermitted(
-        f"{file}: mode {stat.S_IMODE(mode):04o}: others than its owner have access to this private"
-        f" key; {STAY}",
-        f"chmod 600 {shlex.quote(str(file))}; if somebody may have read it, make a new one",
+        f"{file}: mode {stat.S_IMODE(mode):04o}: users other than its owner have access to this"
+        f" private key; {KEPT}",
+        f"chmod 600 {shlex.quote(str(file))}; if another user may have read it, make a new key",
         fix=f"chmod 600 {shlex.quote(str(file))}",
     )
 
 
 def encrypted_identity(file: Path) -> NotPermitted:
-    """The private key needs a passphrase."""
+    """Return the error for a private key that needs a passphrase."""
     path = shlex.quote(str(file))
     return NotPermitted(
-        f"{file}: this private key needs a passphrase, and a daemon has nobody to ask for it;"
-        f" {STAY}",
-        f"make one for postfix-sync alone: ssh-keygen -t ed25519 -N '' -f {path}.new; or take the"
-        f" passphrase off: ssh-keygen -p -N '' -f {path}",
+        f"{file}: this private key needs a passphrase, and postfix-sync can't enter one; {KEPT}",
+        f"make a key for postfix-sync alone: ssh-keygen -t ed25519 -N '' -f {path}.new; or remove"
+        f" the passphrase: ssh-keygen -p -N '' -f {path}",
     )
 
 
 def bad_identity(file: Path) -> NotPermitted:
-    """Something else than a private key."""
+    """Return the error for a file that is not a private key."""
     return NotPermitted(
-        f"{file}: this is no private key; {STAY}",
+        f"{file}: not a private key; {KEPT}",
         f"ssh-keygen -y -f {shlex.quote(str(file))} says what is wrong; its public half, in"
         " FILE.pub, is for the other host",
     )
@@ -170,9 +171,9 @@ def _authorized_keys(identity: Path) -> str:
 
 
 def login_refused(server: Server, identity: Path, key: str) -> NotPermitted:
-    """The server doesn't let this user in with this key, `TYPE FINGERPRINT`."""
+    """Return the error for a user whose key, `TYPE FINGERPRINT`, the server refuses."""
     return NotPermitted(
-        f"{server}: refuses user {quote(server.user)} with the key {key} of {identity}; {STAY}",
+        f"{server}: refuses user {quote(server.user)} with the key {key} of {identity}; {KEPT}",
         f"{_authorized_keys(identity)} prints the line for that user's authorized_keys on"
         f" {server.host}"
         + (" (with restrict,port-forwarding there)" if server.role else "")
@@ -181,30 +182,30 @@ def login_refused(server: Server, identity: Path, key: str) -> NotPermitted:
 
 
 def no_sftp(server: Server) -> NotPermitted:
-    """Logged in, but no SFTP session comes about."""
+    """Return the error for a server that accepts the login, but starts no SFTP."""
     return NotPermitted(
-        f"{server}: user {quote(server.user)} may log in, but there is no SFTP; {STAY}",
+        f"{server}: user {quote(server.user)} may log in, but there is no SFTP; {KEPT}",
         f"in /etc/ssh/sshd_config on {server.host}: Subsystem sftp internal-sftp, and for that user"
         " ForceCommand internal-sftp -R; then: systemctl reload ssh",
     )
 
 
 def no_forwarding(server: Server, bastion: Server, reason: str) -> NotPermitted:
-    """The bastion does not connect anybody to the host."""
+    """Return the error for a bastion that does not permit connections to the host."""
     return NotPermitted(
-        f"{bastion}: does not forward to {server.host}:{server.port}: {quote(reason)}; {STAY}",
+        f"{bastion}: does not forward to {server.host}:{server.port}: {quote(reason)}; {KEPT}",
         f"on {bastion.host}, for user {bastion.user}: AllowTcpForwarding local in sshd_config, and"
         " restrict,port-forwarding (not restrict alone) in authorized_keys",
     )
 
 
 def unreachable(server: Server, reason: str, hint: str = "") -> OutOfReach:
-    """The server is not there, is not one, or has gone; trying again may help."""
-    return OutOfReach(f"{server}: {reason}; {STAY}", hint or _try_it(server))
+    """Return the error for a server that does not answer as an SSH server; it may be transient."""
+    return OutOfReach(f"{server}: {reason}; {KEPT}", hint or _try_it(server))
 
 
 def thrown_out(server: Server) -> str:
-    """The hint where a server ends the connection as soon as it has let the user in."""
+    """Return the hint if a server closes the connection right after the login."""
     return (
         f"journalctl -u ssh on {server.host} says why; often ChrootDirectory or a directory above"
         " it does not belong to root, or others may write to it"
@@ -218,10 +219,10 @@ def _try_it(server: Server) -> str:
 def by_hand(
     server: Server, identity: Path, known_hosts: Path, timeout: float, bastion: Server | None
 ) -> str:
-    """The command that logs in as postfix-sync does, with the same files and no others, verbosely.
+    """Return the command that logs in verbosely with the same files as postfix-sync, and no others.
 
-    It starts SFTP, asks for nothing, and ends. `timeout` is in seconds, for each connection. A
-    `-J` would not do: the options for the host do not hold for the bastion then (ssh(1)).
+    It starts SFTP and ends. `timeout` is in seconds, for each connection. The command uses
+    ProxyCommand, because with `-J` the options would not apply to the bastion (ssh(1)).
     """
     same = ["-v", "-F", "none", "-i", str(identity)]
     for option in (
@@ -247,9 +248,9 @@ def by_hand(
 
 
 def missing(place: str, server: Server, directory: PurePosixPath, *, there: bool) -> Missing:
-    """A file that must be there is not; `there`: its directory is."""
+    """Return the error for a file that does not exist; `there`: whether its directory exists."""
     return Missing(
-        f"{place}: No such file or directory; {STAY}",
+        f"{place}: No such file or directory; {KEPT}",
         NOT_WRITTEN_YET
         if there
         else f"is {directory} Mailman's var/data, as user {server.user} sees it on {server.host}?"
@@ -260,17 +261,18 @@ def missing(place: str, server: Server, directory: PurePosixPath, *, there: bool
 def denied(
     place: str, server: Server, path: PurePosixPath, owner: str, group: int | None
 ) -> NotPermitted:
-    """The user may not read a file, or not enter a directory.
+    """Return the error for a file or directory that the user is not permitted to read.
 
-    `owner` says of `path` whose it is; `group` is the GID that may read it, if one may.
+    `owner` is the text about owner and mode of `path`; `group` is the GID that has read permission,
+    None if no group has it.
     """
-    # By its number: in a container's files it mostly has no name on the host.
+    # By number: a group in a container mostly has no name on its host.
     join = (
         f"usermod -aG {group} {shlex.quote(server.user)} (if that group has no name there, first:"
         f" groupadd -g {group} mailman-maps)"
     )
     return NotPermitted(
-        f"{place}: user {quote(server.user)} may not read it ({owner}); {STAY}",
+        f"{place}: user {quote(server.user)} is not permitted to read it ({owner}); {KEPT}",
         f"on {server.host}, as root: "
         + (f"chmod o+rX {shlex.quote(str(path))}" if group is None else join),
     )

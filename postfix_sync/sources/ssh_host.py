@@ -1,4 +1,4 @@
-"""One SSH server: its known host keys, and how far a connection to it got."""
+"""One SSH server: its known host keys, and the progress of a connection to it."""
 
 import asyncio
 import contextlib
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import OutOfReach, SyncError, quote, why
-from postfix_sync.sources import ssh_errors as say
+from postfix_sync.sources import ssh_errors
 from postfix_sync.sources.ssh_errors import Server
 
 if TYPE_CHECKING:
     import asyncssh
 
 KEEPALIVE = 15.0
-"""Seconds of silence after which the other side is asked whether it is there; three times."""
+"""Seconds without data before each of three keepalive requests to the server."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds for an orderly goodbye."""
+"""Seconds in which a connection must be closed in order."""
 
 SLACK = 1024 * 1024
-"""Bytes that a server may send without having been asked for a file's content."""
+"""Bytes that a server may send in addition to the content that was requested."""
 
 HOST_KEYS = (
     "ssh-ed25519",
@@ -33,7 +33,7 @@ HOST_KEYS = (
     "rsa-sha2-256",
 )
 
-# asyncssh logs what it then raises; without a handler Python would print some of it.
+# asyncssh logs the errors that it raises; without a handler Python would print some of them.
 logging.getLogger("asyncssh").addHandler(logging.NullHandler())
 
 
@@ -42,7 +42,7 @@ logging.getLogger("asyncssh").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class KnownHost:
-    """What the known_hosts file says of one host."""
+    """The keys of one host in the known_hosts file."""
 
     file: Path
     keys: tuple["asyncssh.SSHKey", ...]
@@ -51,9 +51,11 @@ class KnownHost:
 
     @property
     def algorithms(self) -> list[str]:
-        """Host key algorithms, the known ones first: a server has keys of several types.
+        """Return all host key algorithms, those of known keys first.
 
-        The others are named all the same, so that a host that has another key shows it.
+        A server has keys of several types and offers the first type in this list that it has. The
+        other algorithms follow, so that a host with another key offers that key, and a message can
+        show it.
         """
         kinds = {key.get_algorithm() for key in self.keys}
         signers = [f"{name}-cert-v01@openssh.com" for name in HOST_KEYS if self.authorities]
@@ -62,7 +64,7 @@ class KnownHost:
 
 
 class Hop:
-    """What is known of one server while, and after, a connection to it is made."""
+    """The state of one connection to a server: progress, refusals, bytes."""
 
     def __init__(self, server: Server, known: KnownHost) -> None:
         self.server = server
@@ -70,14 +72,14 @@ class Hop:
         self.socket: socket.socket | None = None
         self.connection: asyncssh.SSHClientConnection | None = None
         self.refusal: SyncError | None = None
-        """What is wrong with its host key."""
+        """Why the server's host key is not accepted; None if it is, or was not checked yet."""
         self.logged_in = False
         self.allowance = SLACK
-        """How many more bytes it may send; below zero, it has sent what nobody asked for."""
+        """Bytes that the server may still send; below zero, it has sent unrequested data."""
 
     @property
     def phase(self) -> str:
-        """How far it got."""
+        """Return the phase that the connection has reached, for messages."""
         if not self.connection:
             return "while connecting"
         if not self.connection.get_extra_info("server_version"):
@@ -87,13 +89,13 @@ class Hop:
         return "while starting SFTP" if self.logged_in else "at login"
 
     def allow(self, size: int) -> None:
-        """Lets the server send `size` bytes of content, with what SSH and SFTP add to them."""
+        """Permit `size` more bytes of content, and an eighth for the headers of SSH and SFTP."""
         self.allowance += size + size // 8
 
     def guard(self, connection: "asyncssh.SSHClientConnection") -> None:
-        """Aborts the connection when the server sends far more than it was asked for.
+        """Abort the connection when the server sends far more data than was requested.
 
-        asyncssh 2.20 would collect packets of any length that a server announces, up to 4 GiB.
+        asyncssh 2.20 buffers a packet of any length that a server announces, up to 4 GiB.
         """
         deliver = connection.data_received
 
@@ -108,26 +110,28 @@ class Hop:
         self.connection = connection
 
     def accepts_key(self, key: "asyncssh.SSHKey") -> bool:
-        """Whether a plain host key is one of the known ones."""
+        """Check whether a plain host key is known; set `refusal` if it is not."""
         known, offered = self.known, _name(key)
         if key in known.revoked:
-            self.refusal = say.host_key_revoked(self.server, offered, known.file)
+            self.refusal = ssh_errors.host_key_revoked(self.server, offered, known.file)
         elif known.keys and key not in known.keys:
             others = tuple(map(_name, known.keys))
-            self.refusal = say.host_key_changed(self.server, offered, others, known.file)
+            self.refusal = ssh_errors.host_key_changed(self.server, offered, others, known.file)
         elif key not in known.keys:
             authorities = tuple(map(_name, known.authorities))
-            self.refusal = say.host_key_unknown(self.server, offered, authorities, known.file)
+            self.refusal = ssh_errors.host_key_unknown(
+                self.server, offered, authorities, known.file
+            )
         return self.refusal is None
 
     def accepts_authority(self, key: "asyncssh.SSHKey") -> bool:
-        """Whether a host certificate's CA is one of the known ones."""
+        """Check whether a host certificate's CA is known; set `refusal` if it is not."""
         known, offered = self.known, f"the CA {_name(key)}"
         if key in known.revoked:
-            self.refusal = say.host_key_revoked(self.server, offered, known.file)
+            self.refusal = ssh_errors.host_key_revoked(self.server, offered, known.file)
         elif key not in known.authorities:
             unknown = "no such CA is known for this host"
-            self.refusal = say.host_certificate(self.server, offered, unknown, known.file)
+            self.refusal = ssh_errors.host_certificate(self.server, offered, unknown, known.file)
         return self.refusal is None
 
 
@@ -136,21 +140,23 @@ def _name(key: "asyncssh.SSHKey") -> str:
 
 
 def lost(hop: Hop, error: Exception) -> OutOfReach:
-    """The server is not there, is no SSH server, or went away."""
+    """Return the error for a connection that failed or ended: the server, the phase, the reason."""
     if hop.allowance < 0:
-        return say.unreachable(hop.server, f"sends data without end {hop.phase}")
+        return ssh_errors.unreachable(hop.server, f"sends data without end {hop.phase}")
     if isinstance(error, socket.gaierror):
-        return say.unreachable(
+        return ssh_errors.unreachable(
             hop.server, f"name unknown: {error.strerror}", f"getent ahosts {hop.server.host}"
         )
     if isinstance(error, OSError):
-        return say.unreachable(hop.server, why(error))
+        return ssh_errors.unreachable(hop.server, why(error))
     said = f"connection lost {hop.phase}: {quote(str(error))}"
-    return say.unreachable(hop.server, said, say.thrown_out(hop.server) if hop.logged_in else "")
+    return ssh_errors.unreachable(
+        hop.server, said, ssh_errors.thrown_out(hop.server) if hop.logged_in else ""
+    )
 
 
-async def has_gone(connection: "asyncssh.SSHClientConnection") -> bool:
-    """Whether a connection is closed, or will be in a moment: its channels end before it does."""
+async def is_closing(connection: "asyncssh.SSHClientConnection") -> bool:
+    """Check whether a connection is closed within 0.2 s: its channels end before it does."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.2):
             await connection.wait_closed()
@@ -158,7 +164,7 @@ async def has_gone(connection: "asyncssh.SSHClientConnection") -> bool:
 
 
 async def abort(hops: list[Hop]) -> None:
-    """Drops connections, the inner one first, without a word to the other side."""
+    """Drop connections, the innermost first, without notice to the servers."""
     for hop in reversed(hops):
         if hop.connection:
             hop.connection.abort()
@@ -167,9 +173,9 @@ async def abort(hops: list[Hop]) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await hop.connection.wait_closed()
-    # asyncssh's tasks see the end one after the other, each at its next turn.
+    # asyncssh's tasks end one after the other, each in another iteration of the event loop.
     for _ in range(5):
         await asyncio.sleep(0)
     for hop in hops:
         if hop.socket:
-            hop.socket.close()  # asyncssh does, if it came to use it
+            hop.socket.close()  # asyncssh closes only a socket that it has used

@@ -1,9 +1,7 @@
-"""SSH and SFTP: a login with one key on one known host, and what is asked of it then.
+"""An SFTP session: the requests to Mailman's host after the login.
 
-asyncssh does the cryptography. Decided here is whom to believe: the host's key must be in one
-known_hosts file, for the bastion as well, and nothing but the configured identity is ever used: no
-agent, no ~/.ssh, no password. Whatever a server does or fails to do, a request ends in time, with
-bounded memory, in an answer or in a SyncError.
+Whatever a server sends or fails to send, each request ends within a time limit and with bounded
+memory, with a reply or a SyncError.
 """
 
 import asyncio
@@ -16,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from postfix_sync.errors import OutOfReach, SyncError, quote
-from postfix_sync.sources import ssh_errors as say
+from postfix_sync.sources import ssh_errors
 from postfix_sync.sources.mailman_files import NAMES
 from postfix_sync.sources.ssh_host import CLOSE_TIMEOUT, SLACK, Hop, abort
 
@@ -26,20 +24,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_TIMEOUT = 30.0
-"""Seconds in which an SFTP request must be answered, and a read must get on by one block."""
+"""Seconds in which a server must answer an SFTP request, or the next block of a read."""
 
 IN_FLIGHT = 16
-"""Read requests under way at once, for each file. With `BLOCK` it fills asyncssh's window."""
+"""Read requests for each file at the same time. With `BLOCK` they fill asyncssh's window."""
 
 BLOCK = 255 * 1024
-"""Bytes of one read request: the most that OpenSSH answers."""
+"""Bytes of one read request: the most that OpenSSH sends in a reply."""
 
 BLOCK_AT_LEAST = 32 * 1024
-"""Bytes: what every server has to answer, whatever it announces."""
+"""Bytes of one read request that every server must support, whatever limit it announces."""
 
 
 class Stat(NamedTuple):
-    """What tells a file from its next version, as far as SFTP knows."""
+    """The attributes of a file in SFTP, which differ between its versions."""
 
     size: int
     modified: int
@@ -49,18 +47,18 @@ class Stat(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """Whose it is, for messages."""
+        """Return owner and mode, for messages."""
         return f"owner {self.uid}:{self.gid}, mode {stat.S_IMODE(self.mode):04o}"
 
     @property
     def readers(self) -> int | None:
-        """The group whose members may read it, or enter it; None if none may."""
+        """Return the GID if its members can read the file, or enter the directory; else None."""
         needed = 0o050 if stat.S_ISDIR(self.mode) else 0o040
         return self.gid if self.mode & needed == needed else None
 
 
 State: TypeAlias = tuple[Stat | None, ...]
-"""The three files, in the order of NAMES; None for one that is not there."""
+"""The attributes of the three files, in the order of NAMES; None for a file that does not exist."""
 
 
 class Session:
@@ -79,30 +77,30 @@ class Session:
 
     @property
     def is_up(self) -> bool:
-        """Whether the connection is there, as far as it is known."""
+        """Return whether no connection is known to be closed."""
         return not any(hop.connection and hop.connection.is_closed() for hop in self._hops)
 
-    async def look(self) -> State:
-        """The state of the three files. Raises OutOfReach or NotPermitted."""
-        async with self._asked():
+    async def state(self) -> State:
+        """Return the state of the three files. Raises OutOfReach or NotPermitted."""
+        async with self._request():
             return tuple(await _together(*(self._stat(name) for name in NAMES)))
 
     async def has_directory(self) -> bool:
-        """Whether the directory is there. Raises OutOfReach."""
+        """Check whether the directory exists. Raises OutOfReach."""
         import asyncssh  # noqa: PLC0415 - see above
 
-        async with self._asked():
+        async with self._request():
             try:
                 return stat.S_ISDIR((await self._sftp.stat(self._directory)).permissions or 0)
             except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied):
                 return False
 
     async def read(self, state: State) -> list[bytes | None]:
-        """The files' content, None for one that is not there or no longer what it was.
+        """Return the files' content, None for a file that does not exist or differs from `state`.
 
         Raises OutOfReach or NotPermitted.
         """
-        async with self._asked() as limit:
+        async with self._request() as limit:
             return await _together(
                 *(
                     self._content(name, found, limit)
@@ -111,7 +109,7 @@ class Session:
             )
 
     async def close(self) -> None:
-        """An orderly goodbye, as far as there is time for it."""
+        """Close the connections in order, within CLOSE_TIMEOUT; abort them after that."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 self._sftp.exit()
@@ -122,12 +120,12 @@ class Session:
         await self.abort()
 
     async def abort(self) -> None:
-        """Drops the connection."""
+        """Drop the connections."""
         await abort(self._hops)
 
     @asynccontextmanager
-    async def _asked(self) -> AsyncIterator[asyncio.Timeout]:
-        """Gives whatever becomes of a request its name, and an end in time and in size."""
+    async def _request(self) -> AsyncIterator[asyncio.Timeout]:
+        """Limit time and size of a request, and raise every failure as a SyncError."""
         for hop in self._hops:
             hop.allowance = SLACK
         try:
@@ -140,12 +138,12 @@ class Session:
 
     def _named(self, error: Exception, *, late: bool) -> OutOfReach:
         if late and isinstance(error, TimeoutError):
-            return say.unreachable(self.server, f"no answer for {READ_TIMEOUT:g} s")
+            return ssh_errors.unreachable(self.server, f"no answer for {READ_TIMEOUT:g} s")
         if any(hop.allowance < 0 for hop in self._hops):
-            return say.unreachable(self.server, "sends data that nobody asked for")
+            return ssh_errors.unreachable(self.server, "sends data that was not requested")
         if not self.is_up:
-            return say.unreachable(self.server, f"connection lost: {quote(str(error))}")
-        return say.unreachable(self.server, f"SFTP failed: {quote(str(error))}")
+            return ssh_errors.unreachable(self.server, f"connection lost: {quote(str(error))}")
+        return ssh_errors.unreachable(self.server, f"SFTP failed: {quote(str(error))}")
 
     async def _stat(self, name: str) -> Stat | None:
         import asyncssh  # noqa: PLC0415 - see above
@@ -159,19 +157,19 @@ class Session:
             raise await self._denied(path) from None
 
     async def _denied(self, path: PurePosixPath, found: Stat | None = None) -> SyncError:
-        """Names what denies access: the file, or its directory where that can't be entered."""
+        """Name the file that denies access, or its directory if that can't be entered."""
         import asyncssh  # noqa: PLC0415 - see above
 
         place = self._place(path)
         if found:
-            return say.denied(place, self.server, path, found.owner, found.readers)
+            return ssh_errors.denied(place, self.server, path, found.owner, found.readers)
         above = self._directory
         try:
             entered = _stat_of(await self._sftp.stat(above))
         except asyncssh.SFTPError:
-            return say.denied(place, self.server, above, f"nor look at {above}", None)
+            return ssh_errors.denied(place, self.server, above, f"nor to stat {above}", None)
         owner = f"{above} has {entered.owner}"
-        return say.denied(place, self.server, above, owner, entered.readers)
+        return ssh_errors.denied(place, self.server, above, owner, entered.readers)
 
     async def _content(self, name: str, found: Stat | None, limit: asyncio.Timeout) -> bytes | None:
         import asyncssh  # noqa: PLC0415 - see above
@@ -185,7 +183,7 @@ class Session:
             return None
         except asyncssh.SFTPPermissionDenied:
             raise await self._denied(path, found) from None
-        # What is open may be another file than the one that was looked at, or none at all.
+        # The open file may be another one than the file whose state is `found`.
         same = _stat_of(await file.stat()) == found
         content = await self._blocks(file, found.size, limit) if same else None
         await file.close()
@@ -194,7 +192,7 @@ class Session:
     async def _blocks(
         self, file: "asyncssh.SFTPClientFile", size: int, limit: asyncio.Timeout
     ) -> bytes | None:
-        """What a file holds if that is `size` bytes and no more, read in several blocks at once."""
+        """Read a file with concurrent requests; return None unless it has exactly `size` bytes."""
         content = io.BytesIO()
         block = max(BLOCK_AT_LEAST, min(BLOCK, self._sftp.limits.max_read_len))
         received = 0
@@ -211,7 +209,7 @@ class Session:
                     if not data:
                         return
                     if len(data) > end - at:
-                        raise say.unreachable(self.server, "sends more than it was asked for")
+                        raise ssh_errors.unreachable(self.server, "sends more than was requested")
                     content.seek(at)
                     content.write(data)
                     received += len(data)
@@ -227,19 +225,19 @@ class Session:
 
 
 def _stat_of(found: "asyncssh.SFTPAttrs") -> Stat:
-    """What SFTP version 3 says of a file. Raises OutOfReach where a server leaves out the size."""
+    """Return a file's attributes in SFTP version 3. Raises ValueError if a server omits one."""
     if found.size is None or found.permissions is None or found.mtime is None:
-        raise ValueError("the server does not tell a file's size, mode and time")
+        raise ValueError("the server does not report a file's size, mode and time")
     return Stat(found.size, int(found.mtime), found.permissions, found.uid or 0, found.gid or 0)
 
 
 async def _together(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
-    """Runs all at once; the first error ends the others and is raised by itself.
+    """Run coroutines concurrently; the first error cancels the others and is raised.
 
-    No TaskGroup: Python 3.11's leaves its task cancelled in part when one of the others fails, and
-    the next asyncio.timeout() there ends the task instead of raising TimeoutError.
+    This is not a TaskGroup: Python 3.11's leaves the parent task partly cancelled if a child fails,
+    and the next asyncio.timeout() there ends the task instead of raising TimeoutError.
     """
-    tasks = [asyncio.create_task(one) for one in coroutines]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -60,7 +60,7 @@ def after_sync(old: Status, config: "Config", report: Report, now: float) -> Sta
         destinations=old["destinations"] if probing else {},
         clusters=old["clusters"],
         passes=_syncs(old["passes"], report, now),
-        queue=old["queue"] if config.metrics.wanted else None,
+        queue=old["queue"] if config.metrics.enabled else None,
     )
     if report.sources:
         status["generation"] = report.generation

@@ -1,15 +1,17 @@
-"""The last states of the four maps, one file a generation, to go back to; and whether one is held.
+"""The generations, which are the last states of the four maps, one file each; and the hold.
 
-A generation is what a pass left installed. It is kept after the maps were changed, so no list waits
-for it; a state that was not kept, because the pass was killed there, is kept by the next one. The
-same state again is the same generation, so a change that comes and goes fills no disk. A number is
-never used again. What was in place last comes first, and what is too many goes from the end.
+A generation is a state that a sync installed. The sync writes it after it has changed the maps, so
+that no list is delayed; if the sync is killed before that, the next sync writes the generation. The
+same state has the same generation, so a change that is undone and made again takes no space on the
+disk. No number is used twice. The generations are ordered by the time when they were last
+installed; the oldest in excess of the limit are removed.
 
-A hold is an order: written before the maps are changed, and obeyed by every pass until it is
-taken away. Which generation is installed is only a note, made anew where it does not fit the maps.
+A hold is an order to install one generation: it is written before the maps are changed, and every
+sync obeys it until it is released. A note names the installed generation; it is written again if it
+does not match the maps.
 
-Routes of removed lists that merely stay while mail waits for them are no part of a generation, and
-the recipients are those of the routes: so 100,000 lists are 3.4 MB, and half a second of a pass.
+A generation has no routes of removed lists, which the maps keep while mail for them is queued; and
+its recipients are those of the routes. So 100,000 lists are 3.4 MB, and half a second of a sync.
 """
 
 import asyncio
@@ -46,17 +48,17 @@ from postfix_sync.text import iso
 SUFFIX = ".json.gz"
 
 LAST_NUMBER = 999_999_999
-"""No generation has a larger one: a change a second takes 30 years to get there."""
+"""The largest number of a generation: 30 years of one change a second."""
 
 UNPACKING = (OSError, EOFError, zlib.error)
-"""What gzip raises where a file is damaged."""
+"""The exceptions that gzip raises if a file is damaged."""
 
 Texts: TypeAlias = Mapping[str, tuple[int, int]]
-"""What tells one version of the installed texts from another: by map, time of change (ns), size."""
+"""By map, the time of change (ns) and size of the installed text, which differ between versions."""
 
 
 class NoSuchGeneration(SyncError):
-    """One was asked for that is not kept."""
+    """The error for the number of a generation that is not kept."""
 
     status = Exit.USAGE
 
@@ -67,25 +69,26 @@ class Generation:
 
     number: int
     at: float
-    """When it was put in place the last time, in seconds since the epoch."""
+    """The time when it was last installed, in seconds since the epoch."""
     tables: MailmanTables
     hosts: Mapping[str, str]
-    """The host names of its routes that had a known address, with that address.
+    """The host names of its routes that had a known address, each with that address.
 
-    The hosts file gave it to them; or, if they must not enter that, routes had it instead of them.
+    The hosts file had the name; or, if the name must not enter that file, routes had the address
+    instead of the name.
     """
 
 
 @dataclass(frozen=True)
 class Hold:
-    """The order to leave the maps as one generation has them."""
+    """The order to keep the maps as one generation has them."""
 
     generation: int | None
-    """None: there is an order, but it can't be read."""
+    """The number to hold; None if the file of the order can't be read."""
     since: float
-    """Seconds since the epoch."""
+    """The time of the order, in seconds since the epoch."""
     before: int | None = None
-    """What was installed before the order, as far as that is known."""
+    """The generation that was installed before the order; None if it is unknown."""
 
     def __str__(self) -> str:
         number = "?" if self.generation is None else self.generation
@@ -94,16 +97,16 @@ class Hold:
 
 @dataclass(frozen=True)
 class Generations:
-    """What is kept in a state directory: `limit` generations at most."""
+    """The generations in a state directory, `limit` at most, and the hold."""
 
     state_directory: Path
     limit: int
     listing: str
-    """The command that lists them, as an operator types it."""
+    """The command that lists the generations, as an operator types it."""
 
     @property
     def directory(self) -> Path:
-        """Where the generations are."""
+        """Return the directory of the generations' files."""
         return self.state_directory / "generations"
 
     @property
@@ -115,25 +118,25 @@ class Generations:
         return self.state_directory / "installed.json"
 
     def path(self, number: int) -> Path:
-        """The file of a generation."""
+        """Return the file of a generation."""
         return self.directory / f"{number}{SUFFIX}"
 
     def numbers(self) -> list[int]:
-        """All that are kept, what was in place last first."""
+        """Return the numbers of all generations, the last installed first."""
         return [number for _, number in self._dated()]
 
     def _dated(self) -> list[tuple[int, int]]:
-        """The same, each after the time (in ns) when it was put in place."""
+        """Return (time when last installed in ns, number) of all generations, the last first."""
         found = []
         for path in self.directory.glob(f"[1-9]*{SUFFIX}"):
             number = path.name.removesuffix(SUFFIX)
             if number.isascii() and number.isdecimal() and int(number) <= LAST_NUMBER:
-                with suppress(FileNotFoundError):  # it goes as another comes
+                with suppress(FileNotFoundError):  # a sync is removing it
                     found.append((path.stat().st_mtime_ns, int(number)))
         return sorted(found, reverse=True)
 
     async def load(self, number: int) -> Generation:
-        """A generation. Raises NoSuchGeneration, NotPermitted, or ApplyError if it is damaged."""
+        """Read a generation. Raises NoSuchGeneration, NotPermitted, or ApplyError if damaged."""
         return await asyncio.to_thread(self._load, number)
 
     def _load(self, number: int) -> Generation:
@@ -149,24 +152,28 @@ class Generations:
             kept = ", ".join(map(str, sorted(self.numbers())))
             raise NoSuchGeneration(
                 f"{path}: there is no generation {number}",
-                f"there are {kept}: see {self.listing}" if kept else "none is kept yet",
+                f"there are {kept}: see {self.listing}" if kept else "no generation is kept yet",
             ) from None
         except PermissionError as error:
             raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
         except (*UNPACKING, ValueError) as error:
             raise ApplyError(
-                f"{path}: is damaged, so generation {number} can't be put back: {why(error)}",
-                f"others can: see {self.listing}; this one is of no use: rm {path}",
+                f"{path}: is damaged, so generation {number} can't be installed: {why(error)}",
+                f"see {self.listing} for other generations; remove the damaged file: rm {path}",
             ) from None
 
     async def load_held(self, order: Hold) -> Generation:
-        """The generation that is held. Raises as `load` does, and where the order says none."""
+        """Read the generation that is held.
+
+        Raises the errors of `load`, and ApplyError if the order can't be read.
+        """
         if order.generation is None:
-            raise ApplyError(f"{self._hold}: can't be read, so what is to be held is not known")
+            problem = "can't be read, so it is unknown which generation to hold"
+            raise ApplyError(f"{self._hold}: {problem}")
         return await self.load(order.generation)
 
     def installed(self, texts: Texts) -> int | None:
-        """Which generation these texts of the maps are, None where that is not noted."""
+        """Return the generation that the note names for these texts of the maps; None if none."""
         noted = self._read_note()
         if noted and noted[1] == texts and self.path(noted[0]).exists():
             return noted[0]
@@ -180,15 +187,15 @@ class Generations:
         return None
 
     def damage(self) -> Notice | None:
-        """What is wrong with the note of what is installed; the next one replaces it."""
+        """Return a notice if the note of the installed generation is damaged."""
         try:
             parse(read_file(self._note), _Note)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             return Notice(
-                f"{self._note}: is damaged: {why(error)}; it is written anew, and which generation"
-                " is installed is not known until then"
+                f"{self._note}: is damaged: {why(error)}; the next sync writes it again, and until"
+                " then it is unknown which generation is installed"
             )
         return None
 
@@ -200,11 +207,12 @@ class Generations:
         *,
         spare: int | None = None,
     ) -> int:
-        """Keeps what is installed, and notes that it is; its number. For who holds the lock.
+        """Write the installed state as a generation, note it as installed, and return its number.
 
-        `spare` is a generation that does not go for it, though it be one too many.
+        The caller holds the lock. `spare` is a generation that is not removed, even if it exceeds
+        the limit.
 
-        Raises ApplyError or NotPermitted where it can't be written.
+        Raises ApplyError or NotPermitted if a file can't be written.
         """
         return await asyncio.to_thread(self._keep, tables, hosts, texts, spare)
 
@@ -215,12 +223,12 @@ class Generations:
         digest = hashlib.sha256(content).hexdigest()
         header = json.dumps({"sha256": digest, "hosts": hosts}, sort_keys=True).encode()
         known = self.numbers()
-        number = next((one for one in known if self._digest(one) == digest), None)
+        number = next((old for old in known if self._digest(old) == digest), None)
         number = number or self._next(known)
         path = self.path(number)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # Also what is known already: this dates it, and mends it if it was damaged.
+            # A known generation is written again, too: this dates it, and repairs a damaged file.
             replace_file(path, gzip.compress(header + b"\n" + content, 1, mtime=0))
         except OSError as error:
             raise _not_kept(path, error) from None
@@ -231,25 +239,25 @@ class Generations:
         return number
 
     def _digest(self, number: int) -> str | None:
-        """What a generation says of its content."""
+        """Read the digest in a generation's header; None if it can't be read."""
         unreadable = suppress(*UNPACKING, ValueError)
         with unreadable, open_file(self.path(number)) as packed, gzip.open(packed) as file:
             return parse(file.readline(), _Header)["sha256"]
         return None
 
     def _next(self, known: list[int]) -> int:
-        """A number that no generation ever had, though somebody may have removed some."""
+        """Return a number that no generation ever had, even if an operator removed some files."""
         noted = self._read_note()
         hold = self.held()
         named = (noted and noted[0], hold and hold.generation, hold and hold.before)
-        return 1 + max([*known, *(one or 0 for one in named)])
+        return 1 + max([*known, *(number or 0 for number in named)])
 
     def note(self, number: int, texts: Texts) -> None:
-        """Notes that this generation is installed, as these texts. Raises as `keep` does."""
-        noted = {"generation": number, "texts": {name: list(one) for name, one in texts.items()}}
+        """Note that this generation is installed as these texts. Raises the errors of `keep`."""
+        noted = {"generation": number, "texts": {name: list(text) for name, text in texts.items()}}
         try:
-            others = [at for at, one in self._dated() if one != number]
-            # It comes first also where the clock was set back: the next one would else go for it.
+            others = [at for at, other in self._dated() if other != number]
+            # It comes first even if the clock was set back; else the next `keep` would remove it.
             now = max([time.time_ns(), *(at + 1 for at in others)])
             os.utime(self.path(number), ns=(now, now))
             replace_file(self._note, json.dumps(noted).encode() + b"\n")
@@ -257,7 +265,7 @@ class Generations:
             raise _not_kept(self._note, error) from None
 
     def discard_staged(self) -> None:
-        """Removes what a pass left that was killed while it wrote; for who holds the lock."""
+        """Remove the staged files of a sync that was killed; the caller holds the lock."""
         for path in (
             *self.directory.glob(f".*{SUFFIX}.*"),
             *self.state_directory.glob(".*.json.*"),
@@ -265,7 +273,7 @@ class Generations:
             discard(path)
 
     def held(self) -> Hold | None:
-        """The order that there is, if any; one that can't be read is an order as well."""
+        """Return the order, or None; an order that can't be read has no generation."""
         try:
             found = parse(read_file(self._hold), _Hold)
             return Hold(found["generation"], float(found["since"]), found["before"])
@@ -278,7 +286,7 @@ class Generations:
             return Hold(None, since)
 
     def hold(self, order: Hold) -> None:
-        """Gives the order. Raises ApplyError or NotPermitted; what was ordered before stays."""
+        """Write the order. Raises ApplyError or NotPermitted; the previous order is then kept."""
         ordered = {
             "generation": order.generation,
             "since": order.since,
@@ -289,8 +297,8 @@ class Generations:
         except OSError as error:
             raise unwritable(self._hold, error) from None
 
-    async def put_back(self, order: Hold) -> Maps | None:
-        """The entries that are installed for nothing but this order, as far as that is known."""
+    async def restored(self, order: Hold) -> Maps | None:
+        """Return the entries that are installed only because of this order; None if unknown."""
         if order.generation is None or order.before is None:
             return None
         try:
@@ -301,7 +309,7 @@ class Generations:
         return Maps({name: Diff.between(old[name], new[name]).added for name in MAP_NAMES})
 
     def release(self) -> None:
-        """Takes the order away. Raises ApplyError or NotPermitted; then it stays."""
+        """Remove the order. Raises ApplyError or NotPermitted; the order is then kept."""
         try:
             remove_file(self._hold)
         except OSError as error:
@@ -309,12 +317,12 @@ class Generations:
 
 
 def _not_kept(path: Path, error: OSError) -> ApplyError:
-    message = f"{path}: {why(error)}; what is installed now can't be gone back to later"
+    message = f"{path}: {why(error)}; a rollback can't install the present state later"
     return ApplyError(message, space_hint(path, message))
 
 
 def _content(tables: MailmanTables) -> bytes:
-    """Tables as bytes, the same for the same entries: the addresses by their next hop."""
+    """Return tables as JSON, with addresses by next hop; equal tables give equal bytes."""
     routes: dict[str, list[str]] = {}
     for address in sorted(tables.routes):
         routes.setdefault(tables.routes[address], []).append(address)
@@ -323,7 +331,7 @@ def _content(tables: MailmanTables) -> bytes:
 
 
 def _tables(content: bytes) -> MailmanTables:
-    """Raises ValueError where it is nothing that `_content` has made."""
+    """Read the JSON of `_content`. Raises ValueError if it is damaged."""
     found = parse(content, _Content)
     routes = {
         address: next_hop
@@ -331,10 +339,10 @@ def _tables(content: bytes) -> MailmanTables:
         for address in addresses
     }
     if not all(map(parse_next_hops, found["routes"])):
-        raise Damaged("it has a route that is no next hop")
+        raise Damaged("a route is not a next hop")
     aliases = check_entries(found["aliases"])
     if not routes.keys() >= set(aliases.values()):
-        raise Damaged("it has an alias that leads nowhere")
+        raise Damaged("an alias has no route")
     return MailmanTables(check_entries(routes), check_entries(found["domains"]), aliases)
 
 
@@ -365,21 +373,22 @@ class _Header(TypedDict):
 
 
 class _Content(TypedDict):
+    """The rest of a generation's file: `routes` are the addresses by next hop."""
+
     routes: dict[str, list[str]]
-    """By next hop, the addresses."""
     domains: dict[str, str]
     aliases: dict[str, str]
 
 
 class _Note(TypedDict):
-    """installed.json."""
+    """The content of installed.json."""
 
     generation: _Number
     texts: dict[str, Annotated[list[int], _is_pair]]
 
 
 class _Hold(TypedDict):
-    """held.json."""
+    """The content of held.json."""
 
     generation: _Number
     since: float

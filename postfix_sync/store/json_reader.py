@@ -1,8 +1,8 @@
 """Read the JSON that an earlier run has stored: a value of the expected shape, or one error. Pure.
 
-A file may hold anything after a crash, on a disk with errors, or after an edit. A `TypedDict`
-describes what a file holds; `parse` returns that or raises `Damaged`, whatever the bytes are. What
-a damaged file means is the decision of the module whose file it is.
+A file may have any content after a crash, on a disk with errors, or after an edit. A `TypedDict`
+describes the expected content; for any bytes, `parse` returns that content or raises `Damaged`. The
+module that owns the file decides what a damaged file means.
 """
 
 import json
@@ -30,23 +30,24 @@ _Fits: TypeAlias = Callable[[Any], bool]
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _LARGEST = 2**63
-"""No number that is stored comes near it, and times and counters beyond it can't be shown."""
+"""The limit of a number's absolute value: stored numbers are far smaller, and larger times and
+counters can't be displayed."""
 
 
 class Damaged(ValueError):
-    """The bytes are not what was stored; the text says what is wrong with them."""
+    """The error for bytes that differ from what was stored; its text is the problem."""
 
 
 def parse(content: bytes, kind: type[T]) -> T:
-    """Returns the JSON document in `content`, of the shape of `kind`. Raises Damaged."""
+    """Return the JSON document in `content`, of the shape of `kind`. Raises Damaged."""
     return shaped(loads(content), kind)
 
 
 def loads(content: bytes) -> object:
-    """Returns the JSON document in `content`, without a check of its shape.
+    """Return the JSON document in `content`, without a check of its shape.
 
     Its numbers are finite and have 64 bits at most, and its texts can be encoded as UTF-8, which
-    json(3) does not make sure of. Raises Damaged.
+    Python's json module does not guarantee. Raises Damaged.
     """
     try:
         found = json.loads(
@@ -55,7 +56,7 @@ def loads(content: bytes) -> object:
             parse_float=_finite,
             parse_constant=_finite,
         )
-        if _ESCAPED_SURROGATE.search(content):  # of a pair, or half a character
+        if _ESCAPED_SURROGATE.search(content):  # of a valid pair, or a lone surrogate
             json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise Damaged("it is nested too deeply") from None
@@ -79,10 +80,10 @@ def _finite(text: str) -> float:
 
 
 def shaped(found: object, kind: type[T]) -> T:
-    """Returns `found` if it is of the shape of `kind`, a TypedDict. Raises Damaged.
+    """Return `found` if it is of the shape of `kind`, a TypedDict. Raises Damaged.
 
     The values may be TypedDict, dict[str, X], list[X], X | Y, plain types, and Annotated[X, test]:
-    an X for which the function `test` is true. Keys that `kind` does not name are ignored.
+    an X for which the function `test` returns true. Keys that `kind` does not name are ignored.
     """
     if type(found) is not dict:
         raise Damaged("it is not a JSON object")
@@ -96,7 +97,7 @@ def shaped(found: object, kind: type[T]) -> T:
 
 
 def _keys(kind: type[object]) -> dict[str, tuple[bool, _Fits]]:
-    """The keys of a TypedDict: whether each is required, and a test of its value."""
+    """Return, by key of a TypedDict, whether the key is required, and a test of its value."""
     return {
         key: (get_origin(value) is not NotRequired, _test(value))
         for key, value in get_type_hints(kind, include_extras=True).items()
@@ -104,7 +105,7 @@ def _keys(kind: type[object]) -> dict[str, tuple[bool, _Fits]]:
 
 
 def _test(kind: Any) -> _Fits:
-    """Makes a function that says whether a value is of a kind: a map has a million entries."""
+    """Return a test of whether a value is of a kind; fast, because a map has a million entries."""
     if make := _TESTS.get(get_origin(kind)):
         return make(*get_args(kind))
     if is_typeddict(kind):
@@ -138,17 +139,17 @@ def _is_any(*kinds: Any) -> _Fits:
     return lambda value: any(fits(value) for fits in several)
 
 
-def _passes(kind: Any, test: _Fits) -> _Fits:
+def _is_annotated(kind: Any, test: _Fits) -> _Fits:
     plain = _test(kind)
     return lambda value: plain(value) and test(value)
 
 
 _TESTS: dict[Any, Callable[..., _Fits]] = {
-    Annotated: _passes,
+    Annotated: _is_annotated,
     NotRequired: _test,
     Union: _is_any,
     UnionType: _is_any,
     dict: _is_dict,
     list: _is_list,
 }
-"""By what typing.get_origin says of a kind: how its test is made of its arguments."""
+"""By the typing.get_origin of a kind, the function that makes its test from its arguments."""

@@ -1,7 +1,7 @@
-"""What was last known of each source, one file a source: its lists survive while it is away.
+"""The last good lists of each source, one file a source, which are used while it is unreachable.
 
-A record is written before the maps are changed. So whoever interrupts a pass, the lists that
-Postfix was to learn of are known to the next one, though their source be out of reach by then.
+A record is written before the maps are changed. So, if a sync is interrupted, the next sync knows
+the lists that the interrupted sync was installing, even if their source is unreachable by then.
 """
 
 import asyncio
@@ -21,17 +21,19 @@ from postfix_sync.system.files import denied_hint, discard, read_file, replace_f
 SUFFIX = ".json"
 
 Stamp: TypeAlias = tuple[int, int]
-"""What tells one version of a record from another: inode and time of change (ns)."""
+"""The inode and time of change (ns) of a record, which differ between versions."""
 
 
 class _Peer(TypedDict):
+    """The `peer` of a record's file; see `Peer`."""
+
     addresses: list[str]
     published: dict[str, str]
     is_here: bool
 
 
 class _Record(TypedDict):
-    """The file, as `write` writes it."""
+    """The content of a record's file."""
 
     peer: _Peer | None
     left_out: list[str]
@@ -50,21 +52,21 @@ class Records:
         return self.directory / (source + SUFFIX)
 
     def sources(self) -> set[str]:
-        """The names of the sources that there are records of."""
+        """Return the names of the sources that have a record."""
         return {path.name.removesuffix(SUFFIX) for path in self.directory.glob(f"[!.]*{SUFFIX}")}
 
     def stamp(self, source: str) -> Stamp | None:
-        """The version of a source's record, None where there is none."""
+        """Return the version of a source's record; None if there is no record."""
         try:
             found = self._path(source).stat()
         except OSError:
-            return None  # reading it says what is wrong with it
+            return None  # read() reports why
         return found.st_ino, found.st_mtime_ns
 
     async def read(self, source: str) -> Record | None:
-        """A source's record, None where there is none.
+        """Read a source's record; return None if there is no record.
 
-        Raises NotPermitted, or ApplyError where it is damaged.
+        Raises NotPermitted, or ApplyError if the record is damaged.
         """
         return await asyncio.to_thread(self._read, source)
 
@@ -78,12 +80,12 @@ class Records:
             raise NotPermitted(f"{path}: {why(error)}", denied_hint(path, error)) from None
         except (OSError, ValueError) as error:
             raise ApplyError(
-                f"{path}: is no record of a source's lists: {why(error)}; it is written anew when"
-                " the source has been read, and no list is removed until then"
+                f"{path}: is not a record of a source's lists: {why(error)}; it is written again"
+                " when the source has been read, and no list is removed until then"
             ) from None
 
     async def write(self, source: str, record: Record) -> None:
-        """Replaces a source's record. Raises ApplyError or NotPermitted; the old one then stays."""
+        """Replace a source's record, or keep the old one and raise ApplyError or NotPermitted."""
         await asyncio.to_thread(self._write, source, record)
 
     def _write(self, source: str, record: Record) -> None:
@@ -102,23 +104,23 @@ class Records:
             raise unwritable(path, error) from None
 
     def discard_staged(self) -> None:
-        """Removes what a pass left that was killed while it wrote; for who holds the lock."""
+        """Remove the staged files of a sync that was killed; the caller holds the lock."""
         for path in self.directory.glob(f".*{SUFFIX}.*"):
             discard(path)
 
     def remove(self, source: str) -> None:
-        """Forgets a source; what can't be removed is forgotten later."""
+        """Remove a source's record; ignore a failure, because a later sync tries again."""
         discard(self._path(source))
 
 
 def _record(content: bytes) -> Record:
-    """Raises ValueError where it is not one that `write` has written."""
+    """Read the JSON of a record. Raises ValueError if it is damaged."""
     found = parse(content, _Record)
     routes, aliases = check_entries(found["routes"]), check_entries(found["aliases"])
     for next_hop in set(routes.values()):
         parse_unjudged(next_hop)
     if not set(aliases.values()) <= routes.keys():
-        raise Damaged("an alias leads nowhere")
+        raise Damaged("an alias has no route")
     return Record(
         tables=MailmanTables(routes, check_entries(found["domains"]), aliases),
         peer=_peer(found["peer"]) if found["peer"] else None,
@@ -133,5 +135,5 @@ def _peer_as_json(peer: Peer) -> dict[str, object]:
 
 def _peer(found: _Peer) -> Peer:
     published = {int(port): parse_destination(hop) for port, hop in found["published"].items()}
-    addresses = tuple(str(ipaddress.ip_address(one)) for one in found["addresses"])
+    addresses = tuple(str(ipaddress.ip_address(address)) for address in found["addresses"])
     return Peer(addresses, published, is_here=found["is_here"])

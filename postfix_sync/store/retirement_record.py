@@ -1,4 +1,4 @@
-"""What is not needed any more, and since when, as a file in the state directory."""
+"""The names and routes that are no longer needed, with times, as a file in the state directory."""
 
 import json
 from collections.abc import Mapping
@@ -17,37 +17,37 @@ NAME_KEPT = 600.0
 """Seconds: longer than qmgr(8) keeps a message in the active queue without resolving it again."""
 
 MOVED_FOR = 60.0
-"""Seconds after a move in which mail may still be deferred by a try at the old destination."""
+"""Seconds after a move in which a delivery to the old destination may still defer mail."""
 
 
 @dataclass(frozen=True)
 class Retiring:
-    """What is kept for a while, each with when it was noted, in seconds since the epoch."""
+    """The names and routes to remove later, each with its time, in seconds since the epoch."""
 
     routes: Mapping[str, float] = field(default_factory=dict)
-    """By list, or by address where it is part of none, routes that no accepted address needs."""
+    """By list, or by address if it belongs to no list, routes that no accepted address needs."""
     names: Mapping[str, float] = field(default_factory=dict)
-    """Names in our block of the hosts file that are not wanted there."""
+    """Names in our block of the hosts file that the desired state does not have there."""
     moved: Mapping[str, float] = field(default_factory=dict)
-    """By list, those whose next hop has changed."""
+    """Lists whose next hop has changed."""
 
     def __bool__(self) -> bool:
         return bool(self.routes or self.names or self.moved)
 
     def due_routes(self, now: float, oldest: float) -> AbstractSet[str]:
-        """Find the lists whose routes may go if nothing in the queue needs them.
+        """Find the lists whose routes can be removed if no message in the queue needs them.
 
-        `oldest` is for how many seconds the oldest smtpd(8) has been running: one from before may
-        be taking a message, and one that has tables from before accepts more of them.
+        `oldest` is the age of the oldest smtpd(8), in seconds: a process that is older than the
+        removal of a list may be receiving a message for it, and with old tables accepts more.
         """
         return older(self.routes, now - max(ROUTE_KEPT, oldest))
 
     def due_names(self, now: float) -> AbstractSet[str]:
-        """Find the host names that may go if no route leads to them."""
+        """Find the host names that can be removed if no route has them."""
         return older(self.names, now - NAME_KEPT)
 
     def without(self, routes: AbstractSet[str], names: AbstractSet[str], now: float) -> "Retiring":
-        """Take out what has been retired, and the moves that are long over."""
+        """Return the record without the retired routes and names, and without old moves."""
         return Retiring(
             {name: at for name, at in self.routes.items() if name not in routes},
             {name: at for name, at in self.names.items() if name not in names},
@@ -56,11 +56,12 @@ class Retiring:
 
 
 def older(noted: Mapping[str, float], limit: float) -> AbstractSet[str]:
+    """Return the keys that were noted at `limit` or before, in seconds since the epoch."""
     return {name for name, at in noted.items() if at <= limit}
 
 
 class _Stored(TypedDict):
-    """What the file holds; see `Retiring`."""
+    """The content of the file; see `Retiring`."""
 
     routes: dict[str, float]
     names: dict[str, float]
@@ -69,12 +70,12 @@ class _Stored(TypedDict):
 
 @dataclass(frozen=True)
 class RetirementRecord:
-    """What is kept for a while, on the disk."""
+    """The file of a `Retiring`."""
 
     path: Path
 
     def read(self) -> Retiring:
-        """Read it; what is damaged is noted again by the next sync, as of then."""
+        """Read the file; if it is damaged, return an empty record, which the next sync fills."""
         try:
             found = parse(read_file(self.path), _Stored)
         except (OSError, Damaged):
@@ -82,9 +83,9 @@ class RetirementRecord:
         return Retiring(found["routes"], found["names"], found["moved"])
 
     def write(self, retiring: Retiring) -> None:
-        """Replace it, or remove it if there is nothing.
+        """Replace the file, or remove it if `retiring` is empty.
 
-        Raises ApplyError or NotPermitted; it is then as it was.
+        Raises ApplyError or NotPermitted; the file is then unchanged.
         """
         try:
             if retiring:

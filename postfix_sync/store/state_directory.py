@@ -1,4 +1,4 @@
-"""Where each file of the state directory is."""
+"""The places of the files in the state directory."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 LOCK_NAME = "lock"
 
 ONCE_LOCK_NAME = "once.lock"
-"""One `--once` reads the sources at a time. A lock of its own: the daemon waits for no source."""
+"""The lock of the `--once` that reads the sources: one at a time, without delaying the daemon."""
 
 RECORDS_NAME = "sources"
 
@@ -20,15 +20,15 @@ RETIREMENT_NAME = "retiring.json"
 
 
 def generations_of(config: "Config") -> Generations:
-    """Where the last states of the maps are."""
+    """Return the generations of the configured state directory."""
     return Generations(config.state_directory, config.generations, config.command("rollback"))
 
 
 def retirement_record_of(config: "Config") -> RetirementRecord:
-    """Where what is kept for a while is noted."""
+    """Return the retirement record of the configured state directory."""
     return RetirementRecord(config.state_directory / RETIREMENT_NAME)
 
 
 def records_of(config: "Config") -> Records:
-    """Where the sources' records are."""
+    """Return the sources' records of the configured state directory."""
     return Records(config.state_directory / RECORDS_NAME)

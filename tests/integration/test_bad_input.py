@@ -126,7 +126,7 @@ LAST_LIST = lmtp_text(LISTS[:2], HOP).count("\n") + FIRST
 REGEX = lmtp_text(LISTS, HOP, regex=True)
 
 BAD = {
-    "cut in a line": Bad(GOOD[:900], GOOD[:900].count("\n") + 1, "cut short"),
+    "cut in a line": Bad(GOOD[:900], GOOD[:900].count("\n") + 1, "truncated"),
     "cut behind a line": Bad(GOOD[: GOOD.index("ants-owner")], 0, "all its 9 addresses"),
     "cut behind a list": Bad(lmtp_text(LISTS[:2], HOP), 0, "half-updated"),
     "domain missing": Bad(
@@ -143,13 +143,13 @@ BAD = {
     "alias to another list": Bad(
         vmap_text({"ants@mail.example.net": "bees@lists.example.net"}),
         0,
-        "no address of the same list",
+        "not an address of the same list",
         ALIASES,
     ),
     "no value": Bad(with_line("emus@lists.example.net"), SECOND, "not a key, blanks and a value"),
     "begins with a blank": Bad(with_line(f" emus@x.example {HOP}"), SECOND, "begins with a blank"),
     "a key with two values": Bad(
-        with_line("ants@lists.example.net lmtp:[127.0.0.1]:8025"), SECOND, "a second time"
+        with_line("ants@lists.example.net lmtp:[127.0.0.1]:8025"), SECOND, "duplicate key"
     ),
     "CRLF": Bad(GOOD.replace("\n", "\r\n"), 1, "carriage return"),
     "CR in one line": Bad(with_line(f"emus@x.example {HOP}\r"), SECOND, "carriage return"),
@@ -157,16 +157,16 @@ BAD = {
     "NUL": Bad(with_line(b"emus\0@x.example lmtp:[127.0.0.1]:8024"), SECOND, "NUL"),
     "not UTF-8": Bad(with_line(b"em\xffus@x.example lmtp:[127.0.0.1]:8024"), SECOND, "UTF-8"),
     "1 MiB line": Bad(with_line("e" * 2**20), SECOND, f"{2**20} bytes"),
-    "key without a domain": Bad(with_line(f"emus {HOP}"), SECOND, "no full address"),
+    "key without a domain": Bad(with_line(f"emus {HOP}"), SECOND, "not a full address"),
     "key with an empty domain": Bad(with_line(f"emus@ {HOP}"), SECOND, "domain is missing"),
-    "star": Bad(with_line(f"* {HOP}"), SECOND, "no full address"),
-    "bare domain": Bad(with_line(f"x.example {HOP}"), SECOND, "no full address"),
-    ".domain": Bad(with_line(f".x.example {HOP}"), SECOND, "no full address"),
-    "@domain": Bad(with_line(f"@x.example {HOP}"), SECOND, "no local part"),
+    "star": Bad(with_line(f"* {HOP}"), SECOND, "not a full address"),
+    "bare domain": Bad(with_line(f"x.example {HOP}"), SECOND, "not a full address"),
+    ".domain": Bad(with_line(f".x.example {HOP}"), SECOND, "not a full address"),
+    "@domain": Bad(with_line(f"@x.example {HOP}"), SECOND, "not a local part"),
     ".domain of domains": Bad(
         GOOD_DOMAINS + ".x.example x.example\n",
         GOOD_DOMAINS.count("\n") + 1,
-        "no mail domain",
+        "not a mail domain",
         DOMAINS,
     ),
     "escape sequence": Bad(with_line(f"\x1b[31m\u202e@x.example {HOP}"), SECOND, "\\x1b[31m"),
@@ -188,7 +188,7 @@ BAD = {
         "plain keys and regular expressions",
     ),
     "a regex of one's own": Bad(
-        REGEX.replace("/^ants@", "/^.*@", 1), FIRST, "no regular expression that Mailman writes"
+        REGEX.replace("/^ants@", "/^.*@", 1), FIRST, "not a regular expression that Mailman writes"
     ),
     "an extension of one's own": Bad(
         REGEX.replace("/^ants@", "/^ants(\\+.*)?@", 1), FIRST, "only -bounces and -confirm"
@@ -341,7 +341,7 @@ def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site)
     assert done.returncode == 77, done
     message, hint = done.stderr.splitlines()
     path = site.files.directory / ROUTES
-    assert f"{path}: user nobody (65534) may not read it" in message
+    assert f"{path}: user nobody (65534) is not permitted to read it" in message
     assert "owner daemon (1), mode 0600" in message
     assert str(path) in hint
     assert tree(site.maps) == before

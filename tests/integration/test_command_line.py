@@ -162,7 +162,7 @@ def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, command: Sequen
         (2, 'sources[0].pth: unknown key; did you mean "path"?'),
         (3, "sources[0].interval: expected a duration such as 500ms, 30s, 5m or 1h"),
         (5, "postfix.map_type: "),
-        (7, "postfix.reload: stands here a second time"),
+        (7, "postfix.reload: duplicate key"),
         (9, "probe.level: expected 'connect', 'lhlo', 'rcpt' or 'off'"),
         (10, 'gaurd: unknown key; did you mean "guard"?'),
         (12, 'state_directory: expected an absolute path, not "var/lib"'),
@@ -178,8 +178,8 @@ def test_no_configuration(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     problem, hint = done.stderr.splitlines()
     assert problem == (
-        f"postfix-sync: error: {path}: No such file or directory: there is no configuration to"
-        " work with"
+        f"postfix-sync: error: {path}: No such file or directory: postfix-sync can't run"
+        " without a configuration"
     )
     assert "sources: [{path: /srv/mailman_var/data}]" in hint
 

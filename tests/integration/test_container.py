@@ -268,7 +268,7 @@ def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm, "--network=test-far")
     cut_off(podman, "test-far")
     told = site.once(expect=75)
-    assert "but this host has none in that network, and no port of it is published here" in told
+    assert "but this host has no address in that network, and no port of the container" in told
     assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
     apart = finding(site, f"container:{mm}")
     assert (apart["status"], apart["fix"]) == ("failure", None)
@@ -788,7 +788,7 @@ DENIED = f"permission denied while trying to connect to the Docker daemon socket
             f"echo '{DENIED}' >&2; exit 1",
             77,
             f"docker container: {DENIED}",
-            "root is denied it: see docker info",
+            "root is denied access: see docker info",
         ),
         ("echo 'no JSON'", 75, 'printed "no JSON', "docker container inspect"),
         ("exec sleep 600", 75, "not done after 10 s; killed", "docker info"),

@@ -522,5 +522,5 @@ def test_the_json_log_is_one_document_a_line(site: Site) -> None:
     told = {(entry["level"], entry["message"]): entry.get("hint") for entry in entries}
     assert told["info", f"lists: +1 list: {BEES}"] is None
     assert {level for level, _ in told} == {"info", "warning", "error"}
-    missing = f"{site.files.directory / 'postfix_lmtp'}: {AWAY}; the last good maps stay"
+    missing = f"{site.files.directory / 'postfix_lmtp'}: {AWAY}; the last good lists stay in use"
     assert told["error", missing] == "is the volume mounted, and is it the source's path?"

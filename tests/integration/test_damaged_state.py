@@ -239,7 +239,7 @@ def use_all(site: Site, configuration: Config) -> None:
         str(hold)
         with contextlib.suppress(SyncError):
             asyncio.run(generations.load_held(hold))
-        asyncio.run(generations.put_back(hold))
+        asyncio.run(generations.restored(hold))
     with contextlib.suppress(SyncError):
         asyncio.run(records_of(configuration).read("lists"))
     use_status(configuration)

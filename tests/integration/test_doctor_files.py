@@ -257,7 +257,8 @@ def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
     (site.files.directory / "postfix_lmtp").unlink()
     (site.files.directory / "postfix_domains").unlink()
     report = sees(site, "source:lists", "failure")
-    assert "No such file or directory; the last good maps stay" in report["source:lists"]["seen"]
+    seen = report["source:lists"]["seen"]
+    assert "No such file or directory; the last good lists stay in use" in seen
     assert "mailman aliases" in report["source:lists"]["why"]
     assert report.status("in_step") == "ok"
     site.files.write(ANTS)  # what `mailman aliases` does
@@ -302,14 +303,14 @@ def test_a_source_without_its_volume(site: Site) -> None:
 def _cut(site: Site) -> str:
     path = site.files.directory / "postfix_lmtp"
     path.write_bytes(path.read_bytes()[:-200])
-    return "cut short"
+    return "truncated"
 
 
 def _part(site: Site) -> str:
     path = site.files.directory / "postfix_lmtp"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-4]))
-    return "belongs to no list that has all its 9 addresses: the file is cut short"
+    return "belongs to no list that has all its 9 addresses: the file is truncated"
 
 
 def _merged_columns(site: Site) -> str:

@@ -132,6 +132,6 @@ def test_a_refused_source_is_refused_here_too(site: Site) -> None:
     before = tree(site.directory)
     done = site.call("--once", "--dry-run")
     assert done.returncode == 65
-    assert "cut short" in done.stderr
+    assert "truncated" in done.stderr
     assert done.stdout == ""
     assert tree(site.directory) == before

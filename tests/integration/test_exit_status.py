@@ -80,7 +80,7 @@ def test_69_a_probe_failed_after_the_maps_were_made(down: Site) -> None:
 def test_65_refused_before_69(down: Site) -> None:
     down.files.put(ROUTES, "ants")
     said = down.once(expect=65)
-    assert "cut short" in said
+    assert "truncated" in said
     assert "down: connect" in said
 
 
@@ -95,7 +95,7 @@ def test_75_out_of_reach_before_69(down: Site) -> None:
 def test_77_not_permitted_before_69(down: Site) -> None:
     (down.files.directory / ROUTES).chmod(0)
     said = down.once(expect=77)
-    assert "may not read it" in said
+    assert "is not permitted to read it" in said
     assert "down: connect" in said
 
 
@@ -120,7 +120,7 @@ def test_65_refused_before_1_failed_to_apply(down: Site) -> None:
     (state / "status.json").mkdir()  # which no file can replace
     said = down.once(expect=65)
     assert "status.json" in said
-    assert "cut short" in said
+    assert "truncated" in said
 
 
 def test_1_failed_to_apply_before_75_out_of_reach(down: Site) -> None:
@@ -137,7 +137,7 @@ def test_77_not_permitted_before_1(down: Site) -> None:
     (down.state / "status.json").unlink()
     (down.state / "status.json").mkdir()
     said = down.once(expect=77)
-    assert "may not read it" in said
+    assert "is not permitted to read it" in said
     assert "status.json" in said
 
 

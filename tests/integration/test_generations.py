@@ -131,7 +131,7 @@ def test_a_damaged_one_is_named_and_mended_when_its_state_is_there_again(
     path.write_bytes(whole[:-9] if damage == "cut short" else damages()[damage])
     with pytest.raises(ApplyError) as error:
         asyncio.run(kept.load(1))
-    assert f"{path}: is damaged, so generation 1 can't be put back" in error.value.message
+    assert f"{path}: is damaged, so generation 1 can't be installed" in error.value.message
     assert f"rm {path}" in error.value.hint
     assert asyncio.run(kept.load(2)).tables == B
     number = keep(kept, A)
@@ -178,7 +178,7 @@ def test_an_order_that_can_not_be_read_is_one(kept: Generations, content: str) -
 def test_what_a_rollback_has_put_back(kept: Generations) -> None:
     keep(kept, mailman("a@x.example", "b@y.example"))
     keep(kept, mailman("a@x.example", "c@x.example"))
-    entries = asyncio.run(kept.put_back(Hold(1, 0, 2)))
+    entries = asyncio.run(kept.restored(Hold(1, 0, 2)))
     assert entries
     assert (
         entries["postfix_lmtp"].keys()
@@ -187,7 +187,7 @@ def test_what_a_rollback_has_put_back(kept: Generations) -> None:
     )
     assert entries["postfix_domains"].keys() == {"y.example"}
     for unknown in (Hold(None, 0, 2), Hold(1, 0, None), Hold(1, 0, 9)):
-        assert asyncio.run(kept.put_back(unknown)) is None
+        assert asyncio.run(kept.restored(unknown)) is None
 
 
 def test_what_is_half_written_is_swept_away(kept: Generations) -> None:

@@ -197,7 +197,7 @@ TOO_MANY = MAX_LISTS * 9 + 1
 KINDS: dict[str, tuple[str, Callable[[], bytes], int, str]] = {
     "comments": (ROUTES, partial(repeated, "#a\n"), 1001, "too many comments and blank lines"),
     "blank lines": (ROUTES, partial(repeated, "\n"), 1001, "too many comments and blank lines"),
-    "one line": (ROUTES, lambda: b"a" * HOSTILE, 1, "the last line has no end"),
+    "one line": (ROUTES, lambda: b"a" * HOSTILE, 1, "the last line has no newline"),
     "one line with an end": (ROUTES, lambda: b"a" * HOSTILE + b"\n", 1, "2048 at most"),
     "distinct keys": (
         ROUTES,

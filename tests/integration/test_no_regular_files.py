@@ -91,7 +91,7 @@ def test_what_is_remembered(site: Site) -> None:
     done = site.run("status")
     assert done.returncode == 75
     assert f"{status}: is not a status file: {FIFO}" in done.stderr
-    assert f"{kept}: is damaged, so generation 1 can't be put back: {FIFO}" in (
+    assert f"{kept}: is damaged, so generation 1 can't be installed: {FIFO}" in (
         site.run("rollback", "1").stderr
     )
     report = examine(site)

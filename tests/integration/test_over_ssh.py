@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 ANTS, BEES, CATS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats"))
 
-STAY = "the last good maps stay"
+STAY = "the last good lists stay in use"
 
 
 class Far:
@@ -138,7 +138,7 @@ def forget_host_key(far: Far) -> str:
 
 def open_key(far: Far) -> str:
     far.key.chmod(0o644)
-    return "others than its owner have access to this private key"
+    return "users other than its owner have access to this private key"
 
 
 def lock_key(far: Far) -> str:
@@ -154,7 +154,7 @@ def lose_key(far: Far) -> str:
 
 def hide_files(far: Far) -> str:
     (far.files.directory / "postfix_lmtp").chmod(0)
-    return "may not read it"
+    return "is not permitted to read it"
 
 
 def end_sshd(far: Far) -> str:
@@ -187,7 +187,7 @@ def link_file(far: Far) -> str:
 
 def cut_file(far: Far) -> str:
     far.files.put("postfix_lmtp", f"{ANTS} lmtp:[127.0.0.1]:8024\n")
-    return "cut short"
+    return "truncated"
 
 
 TROUBLE: dict[Callable[[Far], str], tuple[int, str]] = {

@@ -127,7 +127,8 @@ def test_a_source_out_of_reach_keeps_its_lists_and_stops_nobody(several: Several
     several.two.write(BEES, CATS, hop=TWO)
     for _ in range(2):
         said = several.site.once("-v", expect=75)
-        assert "one/postfix_lmtp: No such file or directory; the last good maps stay" in said
+        missing = "one/postfix_lmtp: No such file or directory"
+        assert f"{missing}; the last good lists stay in use" in said
         assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
         assert several.states() == ["stale", "ok"]
     several.two.write(BEES, hop=TWO)
@@ -184,7 +185,7 @@ def test_a_damaged_record_is_told_and_mended(several: Several, content: bytes) -
     good = record.read_bytes()
     record.write_bytes(content)
     several.one.directory.rename(several.site.directory / "away")
-    assert f"{record}: is no record of a source's lists" in several.site.once(expect=75)
+    assert f"{record}: is not a record of a source's lists" in several.site.once(expect=75)
     assert several.lists == {ANTS: ONE, BEES: TWO}
     (several.site.directory / "away").rename(several.one.directory)
     several.site.once()

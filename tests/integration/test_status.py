@@ -210,7 +210,8 @@ def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
     away = site.directory / "away"
     site.files.directory.rename(away)
     site.once(expect=75)
-    expect("stale", "No such file or directory; the last good maps stay", "is the volume mounted")
+    missing = "No such file or directory; the last good lists stay in use"
+    expect("stale", missing, "is the volume mounted")
     away.rename(site.files.directory)
 
     site.files.write()
@@ -362,7 +363,7 @@ def test_status_for_people(with_ants: MakeSite) -> None:
         "",
         "source  state  lists  addresses  last success  last change",
         rf"lists   stale      2         18  {age} +{age}",
-        rf"  {routes}: No such file or directory; the last good maps stay",
+        rf"  {routes}: No such file or directory; the last good lists stay in use",
         r"  hint: is the volume mounted, and is it the source's path\?",
         "",
         "map                 type  entries  updated",
@@ -373,7 +374,8 @@ def test_status_for_people(with_ants: MakeSite) -> None:
         "",
         r"destination +state  for +phase +seconds",
     ]
-    lines = done.stdout.splitlines()
+    unwrapped = done.stdout.replace("stay in\n  use\n", "stay in use\n")
+    lines = unwrapped.splitlines()
     for line, pattern in zip(lines, expected, strict=False):
         assert re.fullmatch(pattern, line), (pattern, done.stdout)
     rest = [" ".join(line.split()) for line in lines[len(expected) :]]

@@ -103,7 +103,7 @@ def test_the_status_line_follows_what_happens(site: Site) -> None:
         site.files.directory.rename(site.directory / "away")
         daemon.look()
         routes = site.files.directory / "postfix_lmtp"
-        expected = f"STATUS={routes}: No such file or directory; the last good maps stay"
+        expected = f"STATUS={routes}: No such file or directory; the last good lists stay in use"
         assert daemon.notify.received[-1] == f"READY=1\n{expected}"
 
 

@@ -22,7 +22,7 @@ import pytest
 
 from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Snapshot
-from postfix_sync.sources.local import LOOK_AGAIN, READ_AT_MOST, Volume
+from postfix_sync.sources.local import RECHECK, REREAD_FOR, Volume
 from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from tests.parts.common import PATIENCE, TRIES, run, wait_for
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
@@ -212,9 +212,9 @@ def test_a_set_that_is_never_quiet_is_given_up_or_taken_whole(files: MailmanFile
         else:
             assert found.lmtp.content.decode() in texts
             assert seconds > SETTLE_AT_MOST or were_quiet
-        if SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + READ_AT_MOST + 0.5:
+        if SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + REREAD_FOR + 0.5:
             break
-    assert SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + READ_AT_MOST + 0.5
+    assert SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + REREAD_FOR + 0.5
 
 
 async def _fetched(source: Volume) -> Snapshot | OutOfReach:
@@ -286,7 +286,7 @@ class Watch:
         async with asyncio.timeout(PATIENCE):
             while True:
                 seen = len(self.times)
-                await asyncio.sleep(1.2 * LOOK_AGAIN)
+                await asyncio.sleep(1.2 * RECHECK)
                 if len(self.times) == seen:
                     return seen
 

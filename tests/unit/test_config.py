@@ -162,10 +162,10 @@ def test_what_no_container_is_called(tmp_path: Path, name: str) -> None:
 def test_a_container_is_one_of_this_host(tmp_path: Path) -> None:
     text = "sources: [{path: /m, address: 'podman:mm', ssh: {host: mm}}]"
     [problem] = problems(tmp_path, text)
-    assert "the container would be one of this host, and ssh is another" in problem
+    assert "the container would be on this host, and ssh: names another host" in problem
     text = "sources: [{path: /m, address: 'podman:mm', destination: 'lmtp:[10.0.0.1]:24'}]"
     assert problems(tmp_path, text) == [
-        "1: sources[0].destination: expected a host name, as its address is that of a container"
+        "1: sources[0].destination: expected a host name, because address: names a container"
     ]
 
 
@@ -236,10 +236,10 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
             ["2: hosts.zzz: unknown key; known here: file, chroot"],
         ),
         (ONE + "guard: 3\n", ["2: guard: expected a mapping of keys"]),
-        (ONE + "guard: {}\nguard: {}\n", ["3: guard: stands here a second time"]),
+        (ONE + "guard: {}\nguard: {}\n", ["3: guard: duplicate key"]),
         (
             "sources: [{path: /m, path: /n}]",
-            ["1: sources[0].path: stands here a second time"],
+            ["1: sources[0].path: duplicate key"],
         ),
         (
             "sources: [{path: m}]",
@@ -268,7 +268,7 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
         (
             "sources: [{path: /m, domains: [a..b, c.d, 3]}]",
             [
-                '1: sources[0].domains[0]: "a..b" is no mail domain',
+                '1: sources[0].domains[0]: "a..b" is not a mail domain',
                 "1: sources[0].domains[2]: expected a valid string; 3 is read as a number; "
                 + IN_QUOTES,
             ],

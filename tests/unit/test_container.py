@@ -153,7 +153,7 @@ def test_the_network_of_another_container() -> None:
         (docker(), "has no address, and no port of it is published on this host", None),
         (
             docker({"far": network(20)}),
-            "has the address 172.20.0.2 (network far), but this host has none in that network",
+            "172.20.0.2 (network far), but this host has no address in that network",
             None,
         ),
     ],
