@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from postfix_sync.containers.relocate import by_address, unpublished
 from postfix_sync.errors import Refused, SyncError
 from postfix_sync.mailman.addresses import lists_of
+from postfix_sync.mailman.files import REFUSED
 from postfix_sync.model import RECIPIENTS, ROUTES, Destination, Installed, Maps, Record
 from postfix_sync.postfix.next_hop import host_names, next_hops_of
 from postfix_sync.reconcile.changes import named
@@ -292,7 +293,7 @@ def _unpublished(name: str, ports: AbstractSet[int]) -> Refused:
     first = min(ports)
     return Refused(
         f"{name}: leads to port {', '.join(map(str, sorted(ports)))} of its container, which is not"
-        " published on this host; refused, its last good lists stay",
+        f" published on this host; {REFUSED}",
         f"publish it: -p 127.0.0.1:{first}:{first}; or connect the container to a network",
     )
 
@@ -316,7 +317,7 @@ def _clash(name: str, own: str | None, clash: Clash) -> Refused:
     there = f"has the address {clash.address}" if clash.address else "has no address: here"
     return Refused(
         f"{name}: names the host {clash.host}, which {there} for {clash.source}, so it cannot"
-        f" {f'have {own}' if own else 'be looked up'}; refused, its last good lists stay",
+        f" {f'have {own}' if own else 'be looked up'}; {REFUSED}",
         f"give {name} a next hop that needs no name: destination: lmtp:[{own or 'ADDRESS'}]:8024;"
         " or, if both are on one host, give both the same address:",
     )

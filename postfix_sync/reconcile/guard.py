@@ -4,6 +4,7 @@ from collections.abc import Set as AbstractSet
 
 from postfix_sync.errors import Refused
 from postfix_sync.mailman.addresses import lists_of
+from postfix_sync.mailman.files import REFUSED
 from postfix_sync.model import MailmanTables, Policy
 
 FEW_LISTS = 10
@@ -32,13 +33,12 @@ def guard(
     if installed and not wanted:
         if not policy.allow_empty:
             raise Refused(
-                f"{source}: names no list at all, {len(installed)} are installed;"
-                " refused, Postfix keeps the last good maps",
+                f"{source}: names no list at all, {len(installed)} are installed; {REFUSED}",
                 f"if all lists were really removed: {policy.override}, or set guard.allow_empty",
             )
     elif gone > FEW_LISTS and gone > policy.max_removed * len(installed):
         raise Refused(
             f"{source}: {gone} of {len(installed)} lists are gone, more than guard.max_removed"
-            f" ({policy.max_removed:.0%}) allows; refused, Postfix keeps the last good maps",
+            f" ({policy.max_removed:.0%}) allows; {REFUSED}",
             f"if they were really removed: {policy.override}",
         )
