@@ -27,7 +27,7 @@ async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
     delimiters = instance.parameters["recipient_delimiter"]
     try:
         async with asyncio.timeout(COUNTING):
-            messages = await instance.queue()
+            messages = await instance.queue.messages()
     except TimeoutError:
         raise ApplyError(
             f"postqueue -j: not done after {COUNTING:g} s; deferred mail is not counted",

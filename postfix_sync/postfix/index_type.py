@@ -8,7 +8,7 @@ from postfix_sync.model import INDEX_SUFFIX
 SUCCESSORS = ("lmdb", "cdb")
 """The map types that replace a type that Postfix warns of, the preferred one first."""
 
-_TEXT = "\0"
+TEXT = "\0"
 """The placeholder for the name of the text in `IndexType.standing`."""
 
 
@@ -24,7 +24,7 @@ class IndexType:
     opened: str
     """The type of the index that Postfix builds and reads; differs from `name` if it redirects."""
     standing: frozenset[str] = frozenset()
-    """The lines that postmap(1) prints about the type for every map, with _TEXT for the text."""
+    """The lines that postmap(1) prints about the type for every map, with TEXT for the text."""
 
     def index(self, text: Path) -> Path:
         """Return the path of the index beside a text."""
@@ -32,10 +32,10 @@ class IndexType:
 
     def is_standing(self, line: str, text: Path) -> bool:
         """Return whether a line of postmap(1) is about the type, and not about this map."""
-        return line.replace(str(text), _TEXT) in self.standing
+        return line.replace(str(text), TEXT) in self.standing
 
     @property
     def warnings(self) -> list[str]:
         """Postfix's warnings about the type, for instance that it is deprecated."""
         warnings = (line.partition("warning: ")[2] for line in sorted(self.standing))
-        return [line.removeprefix(f"{_TEXT}: ") for line in warnings if line]
+        return [line.removeprefix(f"{TEXT}: ") for line in warnings if line]

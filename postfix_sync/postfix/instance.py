@@ -4,30 +4,23 @@ Every command names the instance with `-c`, so that any instance on a host with 
 Nothing here changes main.cf.
 """
 
-import asyncio
-import fcntl
-import json
-import math
-import os
 import re
-import tempfile
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from postfix_sync.errors import ApplyError, ConfigError, NotPermitted, SyncError, TimedOut, why
-from postfix_sync.model import BOTH_FAMILIES, INDEX_SUFFIX, Destination, Families, Table
+from postfix_sync.errors import ConfigError
+from postfix_sync.model import BOTH_FAMILIES, Families
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
-from postfix_sync.postfix.index_type import _TEXT, SUCCESSORS, IndexType
+from postfix_sync.postfix.index_type import SUCCESSORS, IndexType
+from postfix_sync.postfix.mail_queue import MailQueue
 from postfix_sync.postfix.master_cf import LMTP, Service, lmtp_is_chrooted, service
 from postfix_sync.postfix.match_list import items
-from postfix_sync.postfix.postconf import postconf, settings_of
-from postfix_sync.postfix.queue import Queued, unquoted, without_extensions
-from postfix_sync.system.commands import Completed, find_command, run
-from postfix_sync.system.connections import connections_to
-from postfix_sync.system.files import denied_hint, open_file, read_file, replace_file, unwritable
+from postfix_sync.postfix.postconf import instance_command, postconf, settings_of
+from postfix_sync.postfix.postmap import Postmap
+from postfix_sync.postfix.processes import Processes
+from postfix_sync.system.commands import find_command, run
+from postfix_sync.system.files import read_file, replace_file, unwritable
 from postfix_sync.system.interfaces import has_ipv6
 
 PARAMETERS = (
@@ -74,24 +67,6 @@ PARAMETERS = (
 TRANSPORTS = ("default_transport", "local_transport", "relay_transport", "virtual_transport")
 """The parameters whose transport delivers mail that no route is for."""
 
-REMEMBERING = ("qmgr", "trivial-rewrite")
-"""The programs that remember tables: a reload is complete once all their processes are new."""
-
-STARTED_WITH = 2.0
-"""Seconds within which master(8), once started, starts qmgr(8)."""
-
-TURNOVER_TIMEOUT = 30.0
-"""Seconds; trivial-rewrite(8) checks every 10 s whether a table has changed, and ends if so."""
-
-TURNOVER_POLL = 0.05
-
-SLOWEST = 100_000
-"""Bytes a second that postmap(1) processes at least, on a slow disk and a busy host: measured, it
-takes 5 s for 68 MB on two idle cores."""
-
-AT_ONCE = 4
-"""Processes of postqueue(1) at the same time: more of them are not faster."""
-
 
 @dataclass(frozen=True)
 class Postfix:
@@ -117,6 +92,22 @@ class Postfix:
     def queue_directory(self) -> Path:
         """The directory of the queue, which is also the root of chrooted services."""
         return Path(self.parameters["queue_directory"])
+
+    @property
+    def processes(self) -> Processes:
+        """The processes of this instance."""
+        return Processes(self.config_directory, self.queue_directory)
+
+    @property
+    def queue(self) -> MailQueue:
+        """The mail queue of this instance."""
+        delimiters = self.parameters["recipient_delimiter"]
+        return MailQueue(self.config_directory, self.queue_directory, self.fold, delimiters)
+
+    @property
+    def postmap(self) -> Postmap:
+        """The postmap(1) of this instance."""
+        return Postmap(self.config_directory, self.queue_directory, self.habitual)
 
     @property
     def several_next_hops(self) -> bool:
@@ -155,7 +146,7 @@ class Postfix:
         return await self._warnings("-m")
 
     async def _warnings(self, option: str) -> list[str]:
-        done = await run(self._command("postconf", option))
+        done = await run(instance_command(self.config_directory, "postconf", option))
         warnings = [line.partition("warning: ")[2] for line in done.stderr.splitlines()]
         return [line for line in warnings if line]
 
@@ -175,9 +166,6 @@ class Postfix:
             found |= settings_of(await postconf(self.config_directory, "-x", *classes))
         return found
 
-    def _command(self, name: str, *arguments: str) -> list[str]:
-        return [find_command(name), "-c", str(self.config_directory), *arguments]
-
     async def index_type(self, name: str) -> IndexType:
         """Find out which type this Postfix opens for a name: have it build and query a tiny map.
 
@@ -188,30 +176,8 @@ class Postfix:
         if not self.at_least(3, 11):
             return IndexType(name, name)  # redirection and its warnings exist since 3.11
         if name not in self._index_types:
-            self._index_types[name] = await self._try_out(name)
+            self._index_types[name] = await self.postmap.try_out(name)
         return self._index_types[name]
-
-    async def _try_out(self, name: str) -> IndexType:
-        as_named = IndexType(name, name)
-        try:
-            with tempfile.TemporaryDirectory(prefix="postfix-sync-") as directory:
-                text = Path(directory) / "map"
-                text.write_text("key value\n")
-                table = f"{name}:{text}"
-                built = await run(self._command("postmap", table))
-                queried = await run(self._command("postmap", "-q", "key", table))
-                opened = [
-                    kind
-                    for kind in (name, *INDEX_SUFFIX)
-                    if IndexType(kind, kind).index(text).exists()
-                ]
-        except (OSError, SyncError):
-            return as_named
-        if built.status or queried.status or not opened:
-            return as_named
-        lines = {*self._complaints(built), *self._complaints(queried)}
-        standing = frozenset(line.replace(str(text), _TEXT) for line in lines)
-        return IndexType(name, opened[0], standing)
 
     async def successor(self, kind: IndexType) -> str | None:
         """Return the map type to use instead of one that Postfix warns of, if it has one."""
@@ -219,108 +185,6 @@ class Postfix:
             if name in self.map_types and not (await self.index_type(name)).warnings:
                 return name
         return None
-
-    async def build(self, kind: IndexType, text: Path, size: int, lock: int) -> None:
-        """Compile a text of `size` bytes into the index beside it.
-
-        postmap(1) inherits the file descriptor `lock`, and holds that lock as long as it runs.
-
-        Raises ApplyError if postmap(1) prints anything about the map, because its exit status is 0
-        even if it skips lines.
-        """
-        table = f"{kind.name}:{text}"
-        done = await run(
-            self._command("postmap", table), keep_open=[lock], timeout=_long_enough(size)
-        )
-        said = self._about(kind, text, done)
-        if done.status or said:
-            raise _failed(f"postmap {table}", done, said)
-
-    async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> Table:
-        """Query the index beside `text` for `keys`; return the entries that it has.
-
-        Raises ApplyError if postmap(1) fails, or prints anything else about the map.
-        """
-        table = f"{kind.name}:{text}"
-        done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
-        said = self._about(kind, text, done)
-        # An index that is older than its text can still be queried.
-        older = f"is older than source file {text}"
-        if any(not line.endswith(older) for line in said):
-            raise _failed(f"postmap -q - {table}", done, said)
-        return _pairs(done)
-
-    async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
-        """Query any table that main.cf may name for `keys`; return the entries that it has.
-
-        Raises ApplyError if the table cannot be queried, or not within `timeout` seconds.
-        """
-        done = await self._query(table, keys, timeout=timeout)
-        said = self._complaints(done)
-        if any(": fatal: " in line or ": error: " in line for line in said):
-            raise _failed(f"postmap -q - {table}", done, said)
-        return _pairs(done)
-
-    async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
-        lines = "".join(f"{key}\n" for key in keys).encode()
-        # Postfix's daemons run in the queue directory, so the path of a socket may be relative.
-        done = await run(
-            self._command("postmap", "-q", "-", table),
-            stdin=lines,
-            timeout=timeout,
-            directory=self.queue_directory if self.queue_directory.is_dir() else None,
-        )
-        # Status 1 without output means that none of the keys was found.
-        if done.status not in (0, 1):
-            raise _failed(f"postmap -q - {table}", done, self._complaints(done))
-        return done
-
-    def _complaints(self, done: Completed) -> list[str]:
-        return [line for line in done.stderr.splitlines() if line and line not in self.habitual]
-
-    def _about(self, kind: IndexType, text: Path, done: Completed) -> list[str]:
-        """Return postmap(1)'s lines about one map, without those about main.cf and the type."""
-        return [line for line in self._complaints(done) if not kind.is_standing(line, text)]
-
-    @property
-    def master(self) -> int | None:
-        """The process id of this instance's master(8), None if Postfix is stopped.
-
-        Raises NotPermitted if that cannot be determined, because it decides whether a reload is
-        due. `postfix status` takes a second if Postfix is stopped, and logs a line each time.
-        """
-        path = self.queue_directory / "pid/master.pid"
-        try:
-            pid = int(read_file(path))
-            # The command line is empty if the process has ended and is a zombie.
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            running = words[0].rpartition(b"/")[2] == b"master"
-        except PermissionError as error:
-            raise NotPermitted(
-                f"{path}: {why(error)}: cannot determine whether Postfix runs",
-                denied_hint(path, error),
-            ) from None
-        except (OSError, ValueError):
-            return None
-        return pid if running else None
-
-    @property
-    def runs_elsewhere(self) -> bool:
-        """Whether this instance runs in another PID namespace.
-
-        Its processes can then not be seen or signalled. master(8) holds a lock on its pid file as
-        long as it runs (flock(2)); this tries to take that lock, as `postfix status` does.
-        """
-        if self.master is not None:
-            return False
-        try:
-            with open_file(self.queue_directory / "pid/master.pid") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass  # it has never run
-        return False
 
     @property
     def other_domains(self) -> frozenset[str]:
@@ -336,46 +200,6 @@ class Postfix:
             self.parameters[parameter].partition(":")[0] == "error" for parameter in TRANSPORTS
         )
 
-    @property
-    def reload_age(self) -> float:
-        """Seconds since Postfix was last reloaded; infinite if never since its start.
-
-        A reload replaces the process of qmgr(8), and keeps that of master(8).
-        """
-        master = self.master
-        age = min((_age(pid) for pid in self.processes("qmgr")), default=math.inf)
-        return age if master is not None and _age(master) - age > STARTED_WITH else math.inf
-
-    async def reload(self) -> None:
-        """Reload Postfix, and wait until no process remembers the previous tables.
-
-        `postfix reload` itself only sends signals.
-
-        Raises:
-            ApplyError: it failed, or an old process still runs after TURNOVER_TIMEOUT seconds.
-        """
-        before = self.processes(*REMEMBERING)
-        try:
-            done = await run(self._command("postfix", "reload"))
-        except TimedOut as error:
-            raise TimedOut(
-                error.message,
-                "run it by hand, and see in another terminal what it waits for:"
-                f" postfix -c {self.config_directory} reload",
-            ) from None
-        if done.status:
-            raise ApplyError(
-                f"postfix reload: {done.complaint}",
-                f"see what it says: postfix -c {self.config_directory} check",
-            )
-        await self._ended(before)
-
-    async def start(self) -> None:
-        """Start a Postfix that is stopped. Raises ApplyError if it does not start."""
-        done = await run(self._command("postfix", "start"))
-        if done.status:
-            raise ApplyError(f"postfix start: {done.complaint}")
-
     async def check(self) -> str:
         """Return what `postfix check` reports; empty if Postfix could start so configured.
 
@@ -387,7 +211,7 @@ class Postfix:
         """
         copy = self.queue_directory / "etc/hosts"
         before = read_file(copy) if copy.is_file() else None
-        done = await run(self._command("postfix", "check"))
+        done = await run(instance_command(self.config_directory, "postfix", "check"))
         try:
             if before is not None and read_file(copy) != before:
                 replace_file(copy, before)
@@ -395,142 +219,10 @@ class Postfix:
             raise unwritable(copy, error) from None
         return done.complaint if done.status else ""
 
-    def processes(self, *names: str) -> frozenset[int]:
-        """Find the process ids of this instance's programs; none if Postfix is stopped."""
-        master = str(self.master)
-        found = set()
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                pid, _, rest = stat.read_text("utf-8", "replace").partition(" (")
-            except OSError:
-                continue  # the process has ended meanwhile
-            name, _, fields = rest.rpartition(") ")
-            if name in names and fields.split()[1] == master:
-                found.add(int(pid))
-        return frozenset(found)
-
-    def connections(self, destinations: Collection[Destination]) -> frozenset[str]:
-        """Find this instance's open connections to some destinations; none if it is stopped."""
-        master = self.master if destinations else None
-        return connections_to(master, destinations) if master else frozenset()
-
-    def oldest(self, *names: str) -> float:
-        """Return the age in seconds of the oldest process of its programs; 0 without any."""
-        ages = (_age(pid) for pid in self.processes(*names))
-        return max((age for age in ages if age < math.inf), default=0.0)
-
-    async def _ended(self, before: frozenset[int]) -> None:
-        give_up = time.monotonic() + TURNOVER_TIMEOUT
-        while left := before & self.processes(*REMEMBERING):
-            if time.monotonic() > give_up:
-                raise ApplyError(
-                    f"process {min(left)} of Postfix still uses the previous tables"
-                    f" {TURNOVER_TIMEOUT:g} s after the reload; nothing else is changed before it"
-                    " ends",
-                    f"postfix -c {self.config_directory} reload",
-                )
-            await asyncio.sleep(TURNOVER_POLL)
-
-    async def queue(self) -> list[Queued]:
-        """List the messages in the queue. Raises ApplyError if postqueue(1) fails."""
-        if not (self.queue_directory / "active").is_dir():
-            return []  # this Postfix was never started
-        done = await run(self._command("postqueue", "-j"))
-        if done.status:
-            raise ApplyError(f"postqueue -j: {done.complaint}")
-        try:
-            return await asyncio.to_thread(_messages, done.stdout)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ApplyError(f"postqueue -j: its output cannot be parsed: {error}") from None
-
-    async def deliver_now(self, queue_ids: Sequence[str]) -> None:
-        """Have Postfix retry deferred messages now; those on hold, or already removed, are skipped.
-
-        postqueue(1) takes only one queue id, so each message needs a process. With the first of
-        them, qmgr(8) also forgets which destinations are dead, so that it tries new mail for them.
-
-        Raises ApplyError if postqueue(1) fails.
-        """
-        for start in range(0, len(queue_ids), AT_ONCE):
-            done = await asyncio.gather(
-                *(
-                    run(self._command("postqueue", "-i", queue_id))
-                    for queue_id in queue_ids[start : start + AT_ONCE]
-                )
-            )
-            for completed in done:
-                if completed.status:
-                    raise ApplyError(f"postqueue -i: {completed.complaint}")
-
-    async def queued_recipients(self, before: float) -> frozenset[str]:
-        """Return the folded recipients of queued mail, each with its extensions and without them.
-
-        Only mail that arrived by `before`, in seconds since the epoch, counts.
-
-        Raises ApplyError if postqueue(1) fails.
-        """
-        queue = await self.queue()
-        return self.recipients_of(message for message in queue if message.arrival_time <= before)
-
-    def recipients_of(self, messages: Iterable[Queued]) -> frozenset[str]:
-        """Return the folded recipients of messages, each with its extensions and without them."""
-        delimiters = self.parameters["recipient_delimiter"]
-        fold = self.fold
-        return frozenset(
-            key
-            for message in messages
-            for address, _ in message.recipients
-            for key in without_extensions(fold(address), delimiters)
-        )
-
     @property
     def fold(self) -> Fold:
         """The function that folds keys and addresses as this Postfix does."""
         return _fold(self.parameters)
-
-
-def _age(pid: int) -> float:
-    """Return the seconds since a process was started (proc(5), starttime); infinite if it ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(") ")[2]
-    except OSError:
-        return math.inf
-    ticks = int(fields.split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _messages(printed: str) -> list[Queued]:
-    # Addresses may hold U+2028 and its like, at which splitlines() would split.
-    return [_queued(json.loads(line)) for line in printed.split("\n") if line]
-
-
-def _failed(command: str, done: Completed, said: Sequence[str]) -> ApplyError:
-    """Make the error of a postmap(1) that printed lines (`said`) about its map, or failed."""
-    return ApplyError(f"{command}: {'; '.join(said) or done.complaint}")
-
-
-def _long_enough(size: int) -> float:
-    """Return the timeout in seconds of a postmap(1) that processes `size` bytes."""
-    return 60 + size / SLOWEST
-
-
-def _pairs(done: Completed) -> Table:
-    """Parse what `postmap -q -` prints."""
-    pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
-    return {key: value for key, _, value in pairs}
-
-
-def _queued(found: dict[str, Any]) -> Queued:
-    """Parse a line of `postqueue -j` (Postfix 3.1 and later)."""
-    return Queued(
-        queue_id=found["queue_id"],
-        queue_name=found["queue_name"],
-        arrival_time=float(found["arrival_time"]),
-        recipients=tuple(
-            (unquoted(recipient["address"]), recipient.get("delay_reason", ""))
-            for recipient in found["recipients"]
-        ),
-    )
 
 
 def list_file(path: str) -> str:

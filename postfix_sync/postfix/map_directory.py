@@ -39,9 +39,10 @@ from postfix_sync.model import (
 )
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.index_type import IndexType
-from postfix_sync.postfix.instance import REMEMBERING, Postfix
+from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_text import parse_installed, render
 from postfix_sync.postfix.next_hop import parse_next_hops
+from postfix_sync.postfix.processes import REMEMBERING
 from postfix_sync.system.files import (
     discard,
     free_bytes,
@@ -134,9 +135,9 @@ class MapDirectory:
             noted = self._owed.stat().st_mtime
         except OSError:
             return False
-        age = self.postfix.oldest(*REMEMBERING)
+        age = self.postfix.processes.oldest(*REMEMBERING)
         was_reloaded = 0 < age < time.time() - noted - A_TICK
-        return not was_reloaded or bool(self.postfix.connections(left))
+        return not was_reloaded or bool(self.postfix.processes.connections(left))
 
     def _noted(self) -> tuple[frozenset[str], frozenset[Destination]]:
         """Read .reload: see `Installed.unseen` and `.left`; all domains if it cannot be read."""
@@ -188,7 +189,7 @@ class MapDirectory:
         sample = _sample(table or {})
         keys = list(sample) or [NO_KEY]  # postmap(1) opens the index only if it gets a key
         try:
-            held = await self.postfix.query(self.kind, self.path / name, keys)
+            held = await self.postfix.postmap.query(self.kind, self.path / name, keys)
         except TimedOut:
             raise  # a timeout does not mean that the index is broken
         except SyncError:
@@ -276,7 +277,7 @@ class MapDirectory:
             with _mapped(index if in_place else None) as before:
                 if in_place:
                     staged_index.symlink_to(Path("..") / index.name)
-                await self.postfix.build(self.kind, staged, len(content), lock)
+                await self.postfix.postmap.build(self.kind, staged, len(content), lock)
                 await self._check(staged, table, len(content))
                 seen = before is None or before[:] == _head(index)
             if not seen:
@@ -302,7 +303,7 @@ class MapDirectory:
 
         `size` is that of the text, in bytes: if less than that is free, the disk counts as full.
         """
-        held = await self.postfix.query(self.kind, staged, list(table))
+        held = await self.postfix.postmap.query(self.kind, staged, list(table))
         if held != table:
             wrong = next(key for key in table if held.get(key) != table[key])
             problem = f"{staged}: read back, the index does not hold {wrong} as written"

@@ -8,6 +8,11 @@ from postfix_sync.system.commands import Completed, find_command, run
 from postfix_sync.system.files import NotRegular, denied_hint, open_file
 
 
+def instance_command(config_directory: Path, name: str, *arguments: str) -> list[str]:
+    """Return the argument list of a Postfix command for one instance."""
+    return [find_command(name), "-c", str(config_directory), *arguments]
+
+
 async def set_in(config_directory: Path) -> dict[str, str]:
     """Return the parameters that main.cf sets, as written. Raises ConfigError if there is none."""
     done = await _run_postconf(config_directory, "-n")

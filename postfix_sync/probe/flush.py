@@ -146,14 +146,14 @@ async def recover(
     configuration of Postfix cannot be read, or if postqueue(1) fails.
     """
     instance = await inspect(config_directory)
-    if instance.master is None:
+    if instance.processes.master is None:
         return set()
     delimiters = instance.parameters["recipient_delimiter"]
     tried: set[str] = set()
     done = set(wanted.failed)
     alive_since = 0.0
     for _ in range(LISTINGS):
-        messages = await instance.queue()
+        messages = await instance.queue.messages()
         if tried:
             messages = [message for message in messages if message.arrival_time <= alive_since]
         found = await asyncio.to_thread(chosen, messages, routes, instance.fold, delimiters, wanted)
@@ -165,7 +165,7 @@ async def recover(
         await asyncio.sleep(LATE)
         late: set[str] = set()
         for _ in range(LISTINGS):
-            unreached = queue.not_reached(await instance.queue(), 0.0)
+            unreached = queue.not_reached(await instance.queue.messages(), 0.0)
             found = await asyncio.to_thread(
                 chosen, unreached, routes, instance.fold, delimiters, Due(failed=done)
             )
@@ -202,4 +202,4 @@ async def _deliver(
     for start in range(0, len(ids), BATCH):
         if not is_up(endpoint):
             break
-        await instance.deliver_now(ids[start : start + BATCH])
+        await instance.queue.deliver_now(ids[start : start + BATCH])

@@ -141,8 +141,8 @@ def _owe_as_before(place: "Locked", installed: Installed) -> None:
 async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
     """Make sure that no process works with the maps from before."""
     postfix = directory.postfix
-    elsewhere = postfix.runs_elsewhere
-    if not elsewhere and postfix.master is None:
+    elsewhere = postfix.processes.runs_elsewhere
+    if not elsewhere and postfix.processes.master is None:
         directory.reloaded()
         line = "postfix: not running, so not reloaded; it will start with these maps"
         return _Visible(line=line)
@@ -179,11 +179,11 @@ async def _reload(postfix: Postfix, left: AbstractSet[Destination]) -> tuple[int
     idle seconds, makes Postfix close it. Returns how often it was reloaded, and the connections
     that are left even so: of deliveries that hang, which are no use to anybody else.
     """
-    await postfix.reload()
-    old = await _still_open(postfix.connections(left), postfix, left)
+    await postfix.processes.reload()
+    old = await _still_open(postfix.processes.connections(left), postfix, left)
     reloads = 1
     while old and reloads < RELOADS_AT_MOST:
-        await postfix.reload()
+        await postfix.processes.reload()
         reloads += 1
         old = await _still_open(old, postfix, left)
     return reloads, old
@@ -196,7 +196,7 @@ async def _still_open(
     give_up = time.monotonic() + CLOSED_WITHIN
     while connections and time.monotonic() < give_up:
         await asyncio.sleep(CONNECTION_POLL)
-        connections &= postfix.connections(left)
+        connections &= postfix.processes.connections(left)
     return connections
 
 

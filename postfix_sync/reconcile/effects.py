@@ -131,7 +131,7 @@ async def bring_about(
             place.records.remove(name)
     waits = 0.0
     if done.waits:
-        age = place.directory.postfix.reload_age
+        age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
     made = Effects(target.installed, failed, notices, stamps=recorded.stamps, waits=waits)
     return _described(made, done, planned)
@@ -271,5 +271,5 @@ def reading_of(place: "Locked", request: "Request") -> Reading:
         at_once=place.directory.is_seen_at_once,
         default_refuses=instance.default_refuses,
         reload=place.config.postfix.reload,
-        reload_now=instance.reload_age >= request.reload_age,
+        reload_now=instance.processes.reload_age >= request.reload_age,
     )

@@ -39,16 +39,18 @@ async def retire(config: "Config") -> list[str]:
     if not (retiring.due_routes(now, 0) or names or retiring.moved):
         return []
     instance = await inspect(config.postfix.config_directory)
-    oldest = NAME_KEPT if instance.runs_elsewhere else instance.oldest("smtpd")
+    oldest = NAME_KEPT if instance.processes.runs_elsewhere else instance.processes.oldest("smtpd")
     routes = retiring.due_routes(now, oldest)
-    queue = await instance.queue() if routes or retiring.moved else []
+    queue = await instance.queue.messages() if routes or retiring.moved else []
     due = {name: retiring.routes[name] for name in routes}
     try:
         async with locked(config) as place:
             installed = await place.directory.read()
             if not _is_settled(installed):
                 return []  # a sync is not complete, and another one follows
-            lines = await _take_out(config, place, installed, due, instance.recipients_of(queue))
+            lines = await _take_out(
+                config, place, installed, due, instance.queue.recipients_of(queue)
+            )
     except OSError as error:
         # What no step foresaw, such as a file that another process removes while it is read.
         raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None
@@ -95,7 +97,7 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
     ids = deferred_for(queue, retiring.moved, instance.fold, delimiters)
     if not ids:
         return []
-    await instance.deliver_now(ids)
+    await instance.queue.deliver_now(ids)
     return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
 
 

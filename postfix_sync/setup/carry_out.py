@@ -196,7 +196,7 @@ class _Work:
 
         Raises OutOfReach if some still does after QUEUE_GRACE seconds.
         """
-        if self.postfix.master:
+        if self.postfix.processes.master:
             await asyncio.sleep(SESSION_GRACE)
         now = time.time()
         while stranded := await self._stranded(step, now):
@@ -216,7 +216,7 @@ class _Work:
         Only mail that arrived by `before`, in seconds since the epoch, counts.
         """
         routes = installed_routes(self.config.postfix.map_directory)
-        stranded = routes.keys() & await self.postfix.queued_recipients(before)
+        stranded = routes.keys() & await self.postfix.queue.recipients(before)
         ours = {item for change in step.changes for item in items(change.after or "")}
         others = [
             item for item in items(self.postfix.parameters["transport_maps"]) if item not in ours
@@ -224,7 +224,7 @@ class _Work:
         for table in others if stranded else []:
             keys = sorted({*stranded, *(domain_of(address) for address in stranded)})
             with contextlib.suppress(SyncError):  # then the table counts as without a route
-                found = await self.postfix.look_up(unproxied(table), keys, timeout=TIMEOUT)
+                found = await self.postfix.postmap.look_up(unproxied(table), keys, timeout=TIMEOUT)
                 stranded = {
                     address
                     for address in stranded
@@ -234,18 +234,18 @@ class _Work:
 
     async def _record_state(self) -> None:
         """Record whether Postfix runs and what its listeners reply, before any change."""
-        self.ran = self.postfix.master is not None
+        self.ran = self.postfix.processes.master is not None
         if self.ran:
             self.replies = await smtpd.replies(await smtpd.listeners(self.postfix))
 
     async def _reload_postfix(self) -> None:
         """Have Postfix use main.cf as it is now. Raises ApplyError if it then replies worse."""
-        if not self.postfix.master:
+        if not self.postfix.processes.master:
             if self.ran:
                 raise ApplyError("postfix: has stopped")
             LOG.info("postfix: not running, so not reloaded; it will start with this main.cf")
             return
-        await self.postfix.reload()
+        await self.postfix.processes.reload()
         LOG.info("postfix: reloaded")
         if worse := await smtpd.worse_than(self.replies):
             raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")
@@ -258,8 +258,8 @@ class _Work:
                 LOG.error("%s: is put back to what it was", self.main_cf.path)
             self.main_cf.remember(kept)
             if made:
-                if self.ran and not self.postfix.master:
-                    await self.postfix.start()
+                if self.ran and not self.postfix.processes.master:
+                    await self.postfix.processes.start()
                 await self._reload_postfix()
         except SyncError as error:
             log_problem(error)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.model import MAP_NAMES, MOVED_LISTS, RECIPIENTS, ROUTES
-from postfix_sync.postfix.instance import STARTED_WITH
 from postfix_sync.postfix.map_directory import RELOAD_OWED
+from postfix_sync.postfix.processes import STARTED_WITH
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon

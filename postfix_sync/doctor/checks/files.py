@@ -78,7 +78,11 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
     installed = host.upcoming.found or await directory.read()
     for name in MAP_NAMES:
         yield await _map(host, directory, name, installed.maps[name])
-    if installed.reload_owed and host.postfix.master and directory.owed_for() > TURN_TAKES:
+    if (
+        installed.reload_owed
+        and host.postfix.processes.master
+        and directory.owed_for() > TURN_TAKES
+    ):
         yield failure(
             "interrupted_pass",
             f"{directory.path / '.reload'}: a pass changed the maps, and was interrupted before it"
@@ -86,7 +90,7 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
             "processes of Postfix may work with the maps from before",
             host.command("--once"),
         )
-    elif installed.reload_owed and host.postfix.master:
+    elif installed.reload_owed and host.postfix.processes.master:
         yield ok("interrupted_pass", "a change waits for its turn to reload Postfix")
     elif installed.interrupted:
         yield warning(
@@ -135,7 +139,7 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
         open_file(index).close()
         if await is_kept_locked(index, host.map_type):
             return f"somebody keeps it locked; see who: fuser -v {index}"
-        await host.postfix.query(host.kind, text, ["nobody@invalid"])
+        await host.postfix.postmap.query(host.kind, text, ["nobody@invalid"])
     except OSError as error:
         return why(error)
     except SyncError as error:

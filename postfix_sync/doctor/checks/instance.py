@@ -59,7 +59,7 @@ async def found(host: Host) -> AsyncIterator[Finding]:
 
 async def running(host: Host) -> AsyncIterator[Finding]:
     """Check that master(8) of this instance runs."""
-    if pid := host.postfix.master:
+    if pid := host.postfix.processes.master:
         yield ok("running", f"process {pid}")
     else:
         yield warning(

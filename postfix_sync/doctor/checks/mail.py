@@ -43,7 +43,7 @@ async def deferred(host: Host) -> AsyncIterator[Finding]:
     postfix = host.postfix
     delimiters = postfix.parameters["recipient_delimiter"]
     found = deferred_by_destination(
-        await postfix.queue(), host.table(ROUTES), postfix.fold, delimiters
+        await postfix.queue.messages(), host.table(ROUTES), postfix.fold, delimiters
     )
     for destination, held in sorted(found.items()):
         yield _deferred(host, destination, held)
@@ -56,7 +56,7 @@ def _deferred(host: Host, destination: Destination, held: DeferredMail) -> Findi
     reason = max(held.reasons, key=lambda text: held.reasons[text])
     number = len(held.queue_ids)
     fix = None
-    if not host.postfix.master:
+    if not host.postfix.processes.master:
         meaning = "Postfix is stopped: nothing is delivered before it is started"
     elif any(result.destination == destination and not result.up for result in host.probes):
         meaning = f"the destination does not take mail: see probe:{destination.endpoint}"

@@ -308,7 +308,7 @@ def _stale(host: Host, root: Path) -> Iterator[Finding]:
         try:
             inside, made = read_file(copy), copy.stat().st_mtime
         except OSError as error:
-            if host.postfix.master:  # else the start of Postfix makes the copy
+            if host.postfix.processes.master:  # else the start of Postfix makes the copy
                 yield warning(f"chroot:{name}", f"{copy}: {why(error)}", _USED[name], fix)
             continue
         if not copy.stat().st_mode & 0o004:

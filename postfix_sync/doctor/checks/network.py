@@ -143,7 +143,7 @@ async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
     kept = loopback if present == LOOPBACK_ONLY else items(present)
     change = f"inet_interfaces = {', '.join([*kept, item])}"
     fix = command(host.postfix, "postconf", "-e", change)
-    if host.postfix.master:
+    if host.postfix.processes.master:
         fix += f" && {host.service('restart')}"
     finding = warning if peer.is_remote else failure
     yield finding(
@@ -200,7 +200,7 @@ async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
 
 async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
     with suppress(SyncError):
-        return bool(await postfix.look_up(table.text, [str(address)], timeout=TIMEOUT))
+        return bool(await postfix.postmap.look_up(table.text, [str(address)], timeout=TIMEOUT))
     return False
 
 

@@ -48,7 +48,7 @@ def reloaded(postfix: "Postfix", changing: str) -> str:
     `postfix reload` fails if Postfix is stopped; it then reads everything when it starts.
     """
     try:
-        runs = postfix.master is not None
+        runs = postfix.processes.master is not None
     except NotPermitted:
         runs = True  # the user of a dry run may lack the permission to determine it; most run
     return f"{changing} && {command(postfix, 'postfix', 'reload')}" if runs else changing

@@ -72,7 +72,7 @@ class Tables:
         if table not in self.unreadable and (new := set(keys) - queried):
             queried |= new
             try:
-                held.update(await self.postfix.look_up(table, sorted(new), timeout=TIMEOUT))
+                held.update(await self.postfix.postmap.look_up(table, sorted(new), timeout=TIMEOUT))
             except SyncError as error:
                 self.unreadable[table] = error
         return held
