@@ -9,15 +9,7 @@ from postfix_sync.errors import OutOfReach
 from postfix_sync.model import Peer
 from postfix_sync.sources import ssh_session
 from tests.parts.slow_link import Link
-from tests.parts.ssh_source import (
-    BEES,
-    BIG,
-    Far,
-    closing,
-    refusal,
-    run,
-    until,
-)
+from tests.parts.ssh_source import BEES, BIG, Far, closing, refusal, run, until
 
 pytestmark = pytest.mark.slow
 

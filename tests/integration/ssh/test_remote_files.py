@@ -9,17 +9,7 @@ import pytest
 
 from postfix_sync.errors import Exit, Missing, NotPermitted, OutOfReach, Refused
 from tests.parts.mailman_files import MailmanFiles
-from tests.parts.ssh_source import (
-    ANTS,
-    STAY,
-    Far,
-    closing,
-    failed,
-    fetched,
-    refusal,
-    run,
-    until,
-)
+from tests.parts.ssh_source import ANTS, STAY, Far, closing, failed, fetched, refusal, run, until
 
 pytestmark = pytest.mark.slow
 

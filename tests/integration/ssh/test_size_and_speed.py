@@ -9,12 +9,7 @@ import pytest
 
 from tests.parts.common import TRIES
 from tests.parts.slow_link import Link
-from tests.parts.ssh_source import (
-    BIG,
-    Far,
-    closing,
-    run,
-)
+from tests.parts.ssh_source import BIG, Far, closing, run
 
 pytestmark = pytest.mark.slow
 

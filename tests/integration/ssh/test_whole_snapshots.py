@@ -15,17 +15,7 @@ from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from postfix_sync.sources.sftp import Ssh
 from postfix_sync.sources.ssh_session import BLOCK, Session
 from tests.parts.mailman_files import lmtp_text
-from tests.parts.ssh_source import (
-    ANTS,
-    BEES,
-    BIG,
-    Far,
-    closing,
-    failed,
-    fetched,
-    run,
-    until,
-)
+from tests.parts.ssh_source import ANTS, BEES, BIG, Far, closing, failed, fetched, run, until
 
 pytestmark = pytest.mark.slow
 

@@ -1,24 +1,13 @@
-"""When a destination is down, when what waited for it is due, and which messages those are."""
+"""When deferred mail is due for a flush after an outage, and which messages are flushed."""
 
 import pytest
 
-from postfix_sync.model import Destination, ProbeResult
 from postfix_sync.postfix.folding import fold_ascii
-from postfix_sync.postfix.queue import Queued, not_reached, unquoted
+from postfix_sync.postfix.queue import Queued
 from postfix_sync.probe.flush import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
-from postfix_sync.status.schema import ClusterStatus, DestinationStatus, Status, no_passes
-from postfix_sync.status.transitions import (
-    OUTAGE,
-    RECOVERED,
-    after_flush,
-    after_probes,
-    asked_soon,
-    doubted,
-    rankings,
-)
+from postfix_sync.status.transitions import after_flush
+from tests.parts.statuses import NOW, probed
 
-NOW = 1_800_000_000.0
-A, B = Destination("a", 8024), Destination("b", 8024)
 REFUSED = "connect to a[192.0.2.1]:8024: Connection refused"
 LATER = "host a[192.0.2.1] said: 451 try later (in reply to RCPT TO command)"
 ROUTES = {
@@ -26,142 +15,6 @@ ROUTES = {
     "bees@lists.example": "lmtp:[b]:8024",
     "both@lists.example": "lmtp:[a]:8024, [b]:8024",
 }
-
-
-def empty(*clusters: ClusterStatus) -> Status:
-    named = {str(number): cluster for number, cluster in enumerate(clusters)}
-    return Status(
-        version="",
-        updated="",
-        generation=None,
-        held=False,
-        held_since=None,
-        waiting="",
-        sources={},
-        maps={},
-        destinations={},
-        clusters=named,
-        passes=no_passes(),
-        queue=None,
-    )
-
-
-def result(answer: bool | str, of: Destination = A) -> ProbeResult:
-    """Up, or down in a phase."""
-    up = answer is True
-    return ProbeResult(of, up, "rcpt" if up else str(answer), "", 0.1, "" if up else "an error")
-
-
-def probed(*answers: bool | str, status: Status | None = None, at: float = NOW) -> Status:
-    """The status after these probes of A, a second apart."""
-    status = status or empty()
-    for second, answer in enumerate(answers):
-        status = after_probes(status, [result(answer)], at + second)
-    return status
-
-
-def of_a(status: Status) -> DestinationStatus:
-    return status["destinations"]["a:8024"]
-
-
-# --- down and up
-
-
-@pytest.mark.parametrize(
-    ("answers", "up", "failures", "since"),
-    [
-        ([True], True, 0, 0),
-        (["connect"], False, 1, 0),
-        (["connect", "connect"], False, 2, 0),
-        ([True, "connect"], True, 1, 0),
-        ([True, "connect", "rcpt"], False, 2, 2),
-        ([True, "connect", True], True, 0, 0),
-        ([True, "connect", True, "connect", True, "connect"], True, 1, 0),
-        ([True, "connect", "connect", "connect", True], True, 0, 4),
-        (["connect", True, "connect"], True, 1, 1),
-    ],
-)
-def test_two_failures_down_one_success_up(
-    answers: list[bool | str], up: bool, failures: int, since: int
-) -> None:
-    """But what was never seen up is down at once."""
-    status = probed(*answers)
-    one = of_a(status)
-    assert (one["up"], one["failures"]) == (up, failures)
-    assert one["since"][-3:-1] == f"{since:02}"
-    assert doubted(status) == ({"a:8024"} if failures else set())
-    assert doubted(status, still_up=True) == ({"a:8024"} if failures and up else set())
-
-
-@pytest.mark.parametrize(
-    ("answers", "soon"),
-    [
-        ([True], False),
-        ([True, "connect"], True),
-        ([True, "rcpt"], True),
-        ([True, "rcpt", "rcpt"], False),
-        (["lhlo"], False),
-        (["resolve"], True),
-        ([True, *["greeting"] * 99], True),
-        (["rcpt", "connect"], True),
-        (["connect", True], False),
-    ],
-)
-def test_asked_soon_for_certainty_and_where_nobody_is(
-    answers: list[bool | str], soon: bool
-) -> None:
-    """A Mailman that is there, and refuses, is not asked all the time."""
-    assert asked_soon(probed(*answers)) == ({"a:8024"} if soon else set())
-
-
-def test_the_last_failure_is_remembered_over_successes() -> None:
-    assert of_a(probed(True))["last_failure"] is None
-    assert of_a(probed(True, "connect"))["last_failure"] == "2027-01-15T08:00:01Z"
-    assert of_a(probed(True, "connect", True, True))["last_failure"] == "2027-01-15T08:00:01Z"
-
-
-def test_member_of_a_cluster_is_tried_last_from_five_minutes_down_to_thirty_minutes_up() -> None:
-    """Postfix goes on to the next by itself; each change of the order builds all routes again."""
-    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
-    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
-    down = probed("connect", "connect", status=status, at=NOW + 1)
-    assert not of_a(down)["up"]
-    for after, last in ((OUTAGE - 1, set()), (OUTAGE + 2, {"a:8024"})):
-        down = probed("connect", status=down, at=NOW + after)
-        assert rankings(down)["0"].last == last
-    back = probed(True, status=down, at=NOW + 400)
-    for after, last in ((400 + RECOVERED - 1, {"a:8024"}), (400 + RECOVERED, set())):
-        back = probed(True, status=back, at=NOW + after)
-        assert rankings(back)["0"].last == last
-
-
-def test_member_of_a_cluster_that_flaps_changes_nothing() -> None:
-    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
-    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
-    for at in range(10, 600, 10):
-        answer = at % 60 < 30 or "connect"
-        status = probed(answer, status=status, at=NOW + at)
-        assert status["clusters"]["0"] == members
-
-
-def test_cluster_that_is_down_altogether_keeps_its_order() -> None:
-    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
-    status = empty(members)
-    for at in range(0, 1200, 60):
-        status = after_probes(status, [result("connect"), result("connect", B)], NOW + at)
-    assert rankings(status)["0"].last == set()
-
-
-def test_a_name_that_is_lost_counts_at_once() -> None:
-    """As the last of several next hops, Postfix would return mail for want of it."""
-    members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
-    status = after_probes(empty(members), [result(True), result(True, B)], NOW)
-    once = probed("resolve", status=status, at=NOW + 1)
-    assert of_a(once)["up"]
-    assert rankings(once)["0"].nameless == {"a:8024"}
-
-
-# --- what is due
 
 
 def test_what_failed_is_due_when_it_is_back_until_that_is_done() -> None:
@@ -210,9 +63,6 @@ def test_one_that_never_failed_may_have_been_away_unseen() -> None:
     assert due(done, NOW + UNSEEN_AGAIN) == Due(unseen={"a:8024": NOW})
 
 
-# --- which messages
-
-
 def message(number: int, *recipients: tuple[str, str], queue: str = "deferred") -> Queued:
     return Queued(f"Q{number}", queue, NOW + number, recipients)
 
@@ -247,41 +97,3 @@ def test_of_one_that_never_failed_only_what_did_not_reach_it_and_only_once() -> 
         message(5, ("ants@lists.example", LATER), ("bees@lists.example", REFUSED)),
     )
     assert found == {"a:8024": ("Q2",)}
-
-
-@pytest.mark.parametrize(
-    ("printed", "address"),
-    [
-        ("ants@b.c", "ants@b.c"),
-        ('"an..ts"@b.c', "an..ts@b.c"),
-        ('"a \\"b\\\\c"@b.c', 'a "b\\c@b.c'),
-        ('"a@b"@b.c', "a@b@b.c"),
-        ('"ants@b.c', '"ants@b.c'),
-        ("", ""),
-    ],
-)
-def test_addresses_are_known_in_the_form_that_postqueue_prints(printed: str, address: str) -> None:
-    assert unquoted(printed) == address
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        REFUSED,
-        f"delivery temporarily suspended: {REFUSED}",
-        "connect to a[192.0.2.1]:8024: Connection timed out",
-        "lost connection with a[192.0.2.1] while receiving the initial server greeting",
-        "lost connection with a[192.0.2.1] while performing the LHLO handshake",
-        "host a[192.0.2.1] refused to talk to me: 421 4.3.2 shutting down",
-        "conversation with a[192.0.2.1] timed out while receiving the initial server greeting",
-        "unable to look up host a: Temporary failure in name resolution",
-        "Host or domain name not found. Name service error for name=a type=A: Host not found",
-    ],
-)
-def test_reasons_for_which_mail_did_not_reach_a_destination(reason: str) -> None:
-    assert not_reached([message(1, ("ants@lists.example", reason))], 0)
-
-
-@pytest.mark.parametrize("reason", ["", LATER, "mail transport unavailable"])
-def test_other_reasons(reason: str) -> None:
-    assert not not_reached([message(1, ("ants@lists.example", reason))], 0)
