@@ -1,6 +1,7 @@
 """Merging: who has which list, where replicas' lists lead, and what never happens."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,15 @@ def test_separate_mailmans_are_put_together() -> None:
     assert lost(claim("one", one), claim("two", two)) == {}
 
 
+def test_domain_of_two_sources_has_the_value_of_the_first() -> None:
+    """As where only the first one's Mailman has an alias_domain."""
+    one = replace(tables(ANTS), domains={"b.c": "mail.example"})
+    two = replace(tables(BEES), domains={"b.c": "b.c"})
+    for first, second in ((one, two), (two, one)):
+        merged = merge([claim("one", first), claim("two", second)], {}, several_hops=True)
+        assert merged.tables.domains == first.domains
+
+
 def test_of_two_new_claims_the_first_in_the_file_wins() -> None:
     one, two = tables(ANTS, hop="lmtp:[a]:24"), tables(ANTS, CATS, hop="lmtp:[b]:24")
     assert routes(claim("one", one), claim("two", two)) == {
@@ -131,6 +141,18 @@ def test_an_alias_that_is_new_takes_no_list_away() -> None:
     had = claim("one", one, before=one), claim("two", two)
     assert lost(*had) == {"two": {ANTS: "one"}}
     assert merge(had, {}, several_hops=True).tables.aliases == one.aliases
+
+
+def test_aliases_of_a_removed_list_are_removed_with_it() -> None:
+    both = tables(ANTS, BEES, aliases={"ants@x.y": ANTS, "bees@x.y": BEES})
+    assert without(both, {ANTS}).aliases.keys() == {*nine("bees@x.y")}
+
+
+def test_aliases_are_removed_alone_and_their_list_is_kept() -> None:
+    both = tables(ANTS, BEES, aliases={"ants@x.y": ANTS, "bees@x.y": BEES})
+    kept = without(both, {"ants@x.y"})
+    assert kept.aliases.keys() == {*nine("bees@x.y")}
+    assert lists_of(kept.routes) == {ANTS, BEES}
 
 
 def test_a_domain_goes_with_its_last_list() -> None:
