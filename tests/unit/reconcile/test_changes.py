@@ -127,6 +127,22 @@ def test_the_listing_of_a_dry_run() -> None:
     ]
 
 
+def test_preview_of_maps_without_a_readable_index_says_which_is_empty() -> None:
+    before = installed(MailmanTables({}, {}, {}), Condition.BROKEN)
+    made = plan(before, Desired(Maps.of(mailman("a@b.c")), {}), Reading(at_once=True))
+    listing = list(preview(made, before, "/etc/hosts"))
+    assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"
+
+
+def test_preview_of_a_stale_map_says_that_its_entries_are_kept() -> None:
+    same = mailman("a@b.c")
+    before = installed(same, Condition.STALE)
+    listing = list(preview(planned(before, same), before, "/etc/hosts"))
+    kept = "(built anew; its entries stay as they are)"
+    assert listing[listing.index("postfix_lmtp") + 1] == kept
+    assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"
+
+
 def test_the_listing_of_a_copy_that_is_out_of_step() -> None:
     same = mailman("a@b.c")
     before = replace(installed(same), hosts={"m": "::1"}, hosts_copied=False)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from postfix_sync.errors import NotPlaced, OutOfReach, Refused
 from postfix_sync.model import (
     MAP_NAMES,
+    RECIPIENTS,
     Condition,
     Destination,
     Installed,
@@ -156,6 +157,17 @@ def test_lists_of_unknown_origin_are_guarded_as_well() -> None:
     found = ask(Asked("one", tables=many(2)), present=present)
     assert "28 of 30 lists are gone" in messages(found)["one"][0]
     assert len(lists(found)) == 30
+
+
+def test_lists_that_have_only_routes_are_guarded_as_well() -> None:
+    """As after the map of recipients was lost."""
+    present = installed(many(30))
+    present = replace(
+        present, maps={**present.maps, RECIPIENTS: InstalledMap({}, Condition.BROKEN)}
+    )
+    answered = Asked("one", tables=many(2), has_answered=True)
+    found = decide([answered], present, {}, forgotten={})
+    assert "28 of 30 lists are gone" in messages(found)["one"][0]
 
 
 def test_a_conflict_is_an_error_of_the_source_that_came_second() -> None:

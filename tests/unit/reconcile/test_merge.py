@@ -17,6 +17,7 @@ from postfix_sync.reconcile.merge import (
     held_back,
     host_addresses,
     merge,
+    reordered,
     with_unclaimed,
     without,
 )
@@ -279,7 +280,38 @@ def test_what_nobody_is_known_to_have_stays() -> None:
 def test_an_address_that_only_has_a_route_left_is_not_accepted_again() -> None:
     present = Maps.of(tables(ANTS))
     routed = Maps({**present.tables, "postfix_recipients": {}})
-    assert with_unclaimed(Maps.of(tables()), routed, [])["postfix_recipients"] == {}
+    found = with_unclaimed(Maps.of(tables()), routed, [])
+    assert found["postfix_recipients"] == {}
+    assert found["postfix_lmtp"] == {}, "plan() keeps that route, and retires it"
+
+
+def test_domain_of_a_list_that_its_source_removed_is_not_kept() -> None:
+    present = Maps.of(tables(ANTS, CATS))
+    found = with_unclaimed(Maps.of(tables()), present, [tables(CATS)])
+    assert lists_of(found["postfix_recipients"]) == {ANTS}
+    assert found["postfix_domains"] == {"b.c": "b.c"}
+
+
+@pytest.mark.parametrize(
+    ("down", "order"), [("c", "lmtp:[d]:24, [c]:24"), ("d", "lmtp:[c]:24, [d]:24")]
+)
+@pytest.mark.parametrize("before", ["lmtp:[c]:24, [d]:24", "lmtp:[d]:24, [c]:24"])
+def test_kept_route_is_reordered_by_the_ranking_of_its_own_cluster(
+    down: str, order: str, before: str
+) -> None:
+    members = {host: Destination(host, 24) for host in "abcd"}
+    clusters = {"x": {members["a"], members["b"]}, "y": {members["c"], members["d"]}}
+    rankings = {"x": Ranking(frozenset(["a:24"])), "y": Ranking(frozenset([f"{down}:24"]))}
+    kept = {**dict.fromkeys(nine(ANTS), before), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
+    found = reordered(kept, clusters, rankings)
+    assert found == {**dict.fromkeys(nine(ANTS), order), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
+
+
+@pytest.mark.parametrize("before", ["lmtp:[e]:24, [f]:24", "lmtp:[f]:24, [e]:24"])
+def test_kept_route_to_no_current_cluster_keeps_its_order(before: str) -> None:
+    clusters = {"x": {Destination("a", 24), Destination("b", 24)}}
+    kept = dict.fromkeys(nine(ANTS), before)
+    assert reordered(kept, clusters, {"x": Ranking(frozenset(["e:24", "f:24"]))}) == kept
 
 
 def test_replicas_that_disagree_on_an_alias_keep_it_as_one() -> None:
