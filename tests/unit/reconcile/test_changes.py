@@ -107,6 +107,25 @@ def test_why_a_map_is_built_again() -> None:
     ]
 
 
+def test_only_published_maps_without_a_change_are_reported_as_built_again() -> None:
+    before = installed(mailman("a@b.c"), Condition.STALE)
+    made = planned(before, mailman("a@b.c", "d@b.c"))
+    built = "built again: its index was older than its text, or a pass was interrupted"
+    assert told(made, before, {"postfix_domains", "postfix_lmtp"}) == [f"postfix_domains: {built}"]
+    assert told(made, before, {"postfix_recipients"}) == ["lists: +1 list: d@b.c"]
+
+
+def test_moved_lists_are_reported_in_the_order_of_their_next_hops() -> None:
+    def moved(port: int) -> MailmanTables:
+        lists = [mailman(f"l{n}@b.c", hop=f"lmtp:[m{n}]:{port}") for n in range(9)]
+        routes = {key: value for one in lists for key, value in one.routes.items()}
+        return MailmanTables(routes, {"b.c": "x"}, {})
+
+    assert lines(moved(1), moved(2)) == [
+        f"lists: ~1 list: l{n}@b.c -> lmtp:[m{n}]:2" for n in range(9)
+    ]
+
+
 def test_the_listing_of_a_dry_run() -> None:
     old = MailmanTables({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
     new = MailmanTables({"a@b.c": "lmtp:[n]:2", "c@b.c": "lmtp:[n]:2"}, {"b.c": "b.c"}, {})

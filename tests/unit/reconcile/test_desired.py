@@ -399,6 +399,14 @@ def test_a_container_that_is_gone_keeps_its_place() -> None:
     assert error.hint == "docker start mm"
 
 
+def test_a_container_that_is_gone_keeps_its_published_ports() -> None:
+    peer = Peer(published={24: Destination("127.0.0.1", 8024)})
+    before = Record(tables(ANTS, hop="lmtp:[]:24"), peer)
+    found = ask(contained(misplaced=GONE, recorded=before), present=tables(ANTS))
+    assert hops(found) == {"lmtp:[127.0.0.1]:8024"}
+    assert "; its last known ports stay in use" in messages(found)["one"][0]
+
+
 @pytest.mark.parametrize("hop", ["lmtp:[]:24", "lmtp:[m]:24"])
 def test_without_any_known_address_nothing_is_taken_in_and_nothing_goes(hop: str) -> None:
     """Lists that have nowhere to go are not accepted; those that are installed have a route."""

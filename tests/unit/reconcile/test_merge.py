@@ -156,6 +156,24 @@ def test_aliases_are_removed_alone_and_their_list_is_kept() -> None:
     assert lists_of(kept.routes) == {ANTS, BEES}
 
 
+def test_aliases_of_a_list_that_is_left_out_take_no_address() -> None:
+    one = tables(ANTS, aliases={BEES: ANTS})
+    two, three = tables(ANTS), tables(BEES)
+    claims = claim("one", one), claim("two", two, before=two), claim("three", three)
+    assert lost(*claims) == {"one": {ANTS: "two"}}
+    assert set(routes(*claims)) == {ANTS, BEES}
+
+
+def test_replica_is_left_without_only_the_lists_that_it_names() -> None:
+    old = tables(ANTS)
+    claims = [
+        claim("one", tables(ANTS), cluster="mm"),
+        claim("two", tables(BEES), cluster="mm"),
+        claim("three", old, before=old),
+    ]
+    assert lost(*claims) == {"one": {ANTS: "three"}}
+
+
 def test_a_domain_goes_with_its_last_list() -> None:
     both = tables(ANTS, CATS)
     assert without(both, {CATS}).domains == {"b.c": "b.c"}
@@ -411,6 +429,12 @@ def test_merging_again_changes_nothing(claims: list[Claim]) -> None:
 
 def maps(*names: str, hop: str = "lmtp:[m]:24", aliases: Mapping[str, str] | None = None) -> Maps:
     return Maps.of(tables(*names, hop=hop, aliases=aliases))
+
+
+def test_domain_of_a_list_that_is_held_back_has_its_new_value() -> None:
+    before = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "b.c"}))
+    after = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "mail.example"}))
+    assert held_back(after, before, {*nine(ANTS)})["postfix_domains"] == {"b.c": "mail.example"}
 
 
 def test_list_that_is_held_back_stays_as_installed_or_out() -> None:
