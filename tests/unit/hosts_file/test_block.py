@@ -44,6 +44,11 @@ def test_first_line_that_has_a_name_gives_its_address() -> None:
     assert hosts.foreign() == {"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"}
 
 
+def test_lookup_prefers_the_address_outside_the_block() -> None:
+    hosts = parse(BLOCK + b"192.0.2.1 mailman-test\n", "/etc/hosts")
+    assert hosts.lookup() == {**NAMES, "mailman-test": "192.0.2.1"}
+
+
 def test_first_line_of_the_block_that_has_a_name_gives_its_address() -> None:
     block = BEGIN + b"\n192.0.2.1 mm\n192.0.2.2 mm\n" + END + b"\n"
     assert parse(block, "/etc/hosts").block == {"mm": "192.0.2.1"}

@@ -68,6 +68,13 @@ def test_many_lists_are_counted() -> None:
     ]
 
 
+def test_five_lists_are_all_named() -> None:
+    names = [f"l{i}@b.c" for i in range(5)]
+    assert lines(mailman("a@b.c"), mailman("a@b.c", *names)) == [
+        f"lists: +5 lists: {', '.join(names)}"
+    ]
+
+
 def test_each_source_has_lines_of_its_own() -> None:
     before = installed(mailman("a@b.c", "d@x.y"))
     made = planned(before, mailman("c@b.c", "e@x.y"))
