@@ -40,7 +40,7 @@ def way(directory: Path) -> Iterator[Way]:
         yield made
 
 
-def test_through_a_bastion(way: Way) -> None:
+def test_fetch_through_a_bastion_reconnects_after_its_end(way: Way) -> None:
     way.far.grow()
 
     async def session() -> None:
@@ -66,7 +66,7 @@ def test_hint_goes_through_bastion_with_the_same_files(way: Way) -> None:
     by_hand(error, expect=0)
 
 
-def test_a_bastion_that_does_nothing_else(directory: Path) -> None:
+def test_bastion_restricted_to_one_forwarding_is_enough(directory: Path) -> None:
     """As docs/ssh.md has it."""
     way = Way(directory, "restrict,port-forwarding")
     port = way.far.sshd.port
@@ -100,7 +100,7 @@ def test_both_host_keys_are_checked(way: Way, whose: str) -> None:
         assert f"append what ssh-keyscan -p {port} 127.0.0.1 prints on the {bastion}" in error.hint
 
 
-def test_a_bastion_that_does_not_let_in(way: Way) -> None:
+def test_login_refused_by_the_bastion_is_named(way: Way) -> None:
     way.bastion.authorized_keys.write_text("")
     error = failed(way.source())
     assert type(error) is NotPermitted
@@ -109,7 +109,7 @@ def test_a_bastion_that_does_not_let_in(way: Way) -> None:
     )
 
 
-def test_a_bastion_that_does_not_forward(directory: Path) -> None:
+def test_bastion_without_forwarding_is_named(directory: Path) -> None:
     way = Way(directory, "restrict")
     with way.far.sshd, way.bastion:
         error = failed(way.source())
@@ -118,7 +118,7 @@ def test_a_bastion_that_does_not_forward(directory: Path) -> None:
     assert "restrict,port-forwarding" in error.hint
 
 
-def test_a_host_that_its_bastion_does_not_reach(way: Way) -> None:
+def test_host_that_the_bastion_cannot_reach_is_named(way: Way) -> None:
     way.far.sshd.stop()
     error = failed(way.source())
     assert type(error) is OutOfReach
@@ -126,14 +126,14 @@ def test_a_host_that_its_bastion_does_not_reach(way: Way) -> None:
     assert "no way from there" in error.message
 
 
-def test_a_bastion_that_is_down(way: Way) -> None:
+def test_bastion_that_is_down_is_named(way: Way) -> None:
     way.bastion.stop()
     error = failed(way.source())
     assert type(error) is OutOfReach
     assert error.message == f"bastion 127.0.0.1:{way.bastion.port}: Connection refused; {STAY}"
 
 
-def test_a_bastion_that_freezes(way: Way, impatient: None) -> None:
+def test_frozen_bastion_times_out_and_is_reconnected(way: Way, impatient: None) -> None:
     async def session() -> None:
         async with closing(way.source(connect_timeout=0.5)) as source:
             assert await source.fetch()
@@ -148,7 +148,7 @@ def test_a_bastion_that_freezes(way: Way, impatient: None) -> None:
     run(session())
 
 
-def test_a_host_that_freezes_behind_its_bastion(way: Way) -> None:
+def test_frozen_host_behind_a_bastion_times_out(way: Way) -> None:
     way.far.sshd.freeze()
     began = time.monotonic()
     error = failed(way.source(connect_timeout=0.5))

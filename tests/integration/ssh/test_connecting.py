@@ -17,7 +17,7 @@ from tests.parts.ssh_source import STAY, Far, by_hand, closing, failed, rewrite_
 pytestmark = pytest.mark.slow
 
 
-def test_nobody_listens(far: Far) -> None:
+def test_port_without_a_listener_is_reported_as_refused(far: Far) -> None:
     port = free_port()
     error = failed(far.source(port=port))
     assert type(error) is OutOfReach
@@ -36,7 +36,7 @@ def test_hint_logs_in_as_postfix_sync_does(far: Far) -> None:
     assert "Host key verification failed" in by_hand(error, expect=255)
 
 
-def test_an_unknown_name(far: Far) -> None:
+def test_unknown_host_name_is_reported(far: Far) -> None:
     error = failed(far.source(host="no-such-host.invalid"))
     assert type(error) is OutOfReach
     assert f"no-such-host.invalid:{far.sshd.port}: name unknown: " in error.message
@@ -79,7 +79,7 @@ def test_another_address_of_the_host_is_enough(several: Callable[..., Ssh], firs
 
 
 @pytest.mark.parametrize("kinds", [["drops"], ["drops", "drops"], ["refuses", "drops"]])
-def test_no_address_of_the_host_is_any_good(
+def test_host_without_a_reachable_address_times_out(
     several: Callable[..., Ssh], far: Far, kinds: list[str]
 ) -> None:
     began = time.monotonic()
@@ -90,6 +90,6 @@ def test_no_address_of_the_host_is_any_good(
     assert error.message == said
 
 
-def test_an_address_that_refuses_comes_last(several: Callable[..., Ssh], far: Far) -> None:
+def test_refusal_of_the_last_address_is_reported(several: Callable[..., Ssh], far: Far) -> None:
     error = failed(several("drops", "refuses", connect_timeout=0.5))
     assert error.message == f"several.example:{far.sshd.port}: Connection refused; {STAY}"

@@ -39,7 +39,7 @@ def test_names_match_as_in_ssh(far: Far, pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["[127.0.0.1]:1", "127.0.0.2", "*,!127.0.0.1,![127.0.0.1]:*"])
-def test_names_of_others_do_not_match(far: Far, pattern: str) -> None:
+def test_host_key_of_another_name_is_refused(far: Far, pattern: str) -> None:
     rewrite_names(far, pattern)
     assert type(failed(far.source())) is NotPermitted
 
@@ -51,21 +51,21 @@ def test_an_address_of_another_host_does_not_vouch_for_this_one(far: Far) -> Non
 
 
 @pytest.mark.parametrize("pattern", ["LocalHost", "[LocalHost]:*", "other,LOCAL*"])
-def test_capitals_make_no_difference(far: Far, pattern: str) -> None:
+def test_known_hosts_names_match_in_any_case(far: Far, pattern: str) -> None:
     """Hosts are in lower case in the configuration, and names before they are hashed."""
     rewrite_names(far, pattern)
     assert fetched(far.source(host="localhost"))
 
 
 @pytest.mark.parametrize("pattern", ["LocalHost", "[LOCALHOST]:{port}", "Local*", "x,LocalHost"])
-def test_capitals_make_no_difference_to_a_revoked_key(far: Far, pattern: str) -> None:
+def test_revoked_key_matches_its_host_in_any_case(far: Far, pattern: str) -> None:
     key = public(far.sshd.host_key())
     pattern = pattern.format(port=far.sshd.port)
     far.known_hosts.write_text(f"localhost {key}\n@revoked {pattern} {key}\n")
     assert "is marked @revoked in" in failed(far.source(host="localhost")).message
 
 
-def test_comments_make_no_difference(far: Far) -> None:
+def test_comments_in_known_hosts_are_ignored(far: Far) -> None:
     key = public(far.sshd.host_key())
     far.known_hosts.write_text(f"127.0.0.1 {key} clé de l'hôte\n", encoding="utf-8")
     assert fetched(far.source())
@@ -83,7 +83,7 @@ def test_one_of_several_host_keys_is_enough(directory: Path, known: str) -> None
         assert fetched(far.source())
 
 
-def test_an_unknown_host_key(far: Far) -> None:
+def test_unknown_host_key_is_refused_with_the_command_that_adds_it(far: Far) -> None:
     far.known_hosts.write_text("# nobody is known\n\nother.example ssh-ed25519 AAAA\n")
     error = failed(far.source())
     port = far.sshd.port
@@ -99,7 +99,7 @@ def test_an_unknown_host_key(far: Far) -> None:
     assert fetched(far.source())
 
 
-def test_a_changed_host_key(far: Far) -> None:
+def test_changed_host_key_is_refused_with_both_fingerprints(far: Far) -> None:
     """Also in a daemon's life: the connection that it had is gone, and the next is not made."""
     known = fingerprint(far.sshd.host_key())
 
@@ -126,7 +126,7 @@ def test_a_changed_host_key(far: Far) -> None:
     assert fetched(far.source())
 
 
-def test_a_key_of_another_type_than_the_known_one(directory: Path) -> None:
+def test_host_key_of_another_type_is_refused_with_both_fingerprints(directory: Path) -> None:
     """The host's key is shown, where a handshake would only say that no algorithm matched."""
     far = Far(directory, host_keys=["rsa"])
     other = make_key(directory / "other")
@@ -139,7 +139,7 @@ def test_a_key_of_another_type_than_the_known_one(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["{known_as}", "127.0.0.1", "*"])
-def test_a_revoked_host_key(far: Far, name: str) -> None:
+def test_revoked_host_key_is_refused(far: Far, name: str) -> None:
     """Whether or not its line names the port, and although another line trusts the key."""
     key = public(far.sshd.host_key())
     with far.known_hosts.open("a") as file:
@@ -150,7 +150,7 @@ def test_a_revoked_host_key(far: Far, name: str) -> None:
     assert f"{fingerprint(far.sshd.host_key())} is marked @revoked in" in error.message
 
 
-def test_a_key_revoked_under_its_port_alone(far: Far) -> None:
+def test_key_revoked_for_its_port_is_refused(far: Far) -> None:
     """asyncssh's own match would forget this line when it falls back to the plain name."""
     key = public(far.sshd.host_key())
     far.known_hosts.write_text(f"@revoked {far.sshd.known_as} {key}\n127.0.0.1 {key}\n")
@@ -183,11 +183,11 @@ def certify(key: Path, authority: Path, name: str, valid: str = "+1h") -> None:
     subprocess.run([*command, "-V", valid, f"{key}.pub"], check=True, capture_output=True)
 
 
-def test_a_host_that_its_ca_vouches_for(certified: tuple[Far, Path]) -> None:
+def test_host_certificate_of_a_known_ca_is_accepted(certified: tuple[Far, Path]) -> None:
     assert fetched(certified[0].source())
 
 
-def test_capitals_make_no_difference_to_a_ca(certified: tuple[Far, Path]) -> None:
+def test_ca_matches_its_host_in_any_case(certified: tuple[Far, Path]) -> None:
     far, authority = certified
     certify(far.directory / "sshd" / "ssh_host_ed25519_key", authority, "localhost")
     far.sshd.restart()
@@ -195,7 +195,7 @@ def test_capitals_make_no_difference_to_a_ca(certified: tuple[Far, Path]) -> Non
     assert fetched(far.source(host="localhost"))
 
 
-def test_a_certificate_of_another_ca(certified: tuple[Far, Path]) -> None:
+def test_certificate_of_an_unknown_ca_is_refused(certified: tuple[Far, Path]) -> None:
     far, authority = certified
     other = make_key(far.directory / "other")
     far.known_hosts.write_text(f"@cert-authority * {public(other)}\n")
@@ -205,7 +205,7 @@ def test_a_certificate_of_another_ca(certified: tuple[Far, Path]) -> None:
     assert "no such CA is known for this host" in error.message
 
 
-def test_a_certificate_of_a_revoked_ca(certified: tuple[Far, Path]) -> None:
+def test_certificate_of_a_revoked_ca_is_refused(certified: tuple[Far, Path]) -> None:
     far, authority = certified
     with far.known_hosts.open("a") as file:
         file.write(f"@revoked * {public(authority)}\n")
@@ -214,7 +214,7 @@ def test_a_certificate_of_a_revoked_ca(certified: tuple[Far, Path]) -> None:
     assert f"{fingerprint(authority)} is marked @revoked" in error.message
 
 
-def test_a_certificate_of_a_revoked_key(certified: tuple[Far, Path]) -> None:
+def test_certificate_of_a_revoked_key_is_refused(certified: tuple[Far, Path]) -> None:
     far, _ = certified
     key = far.directory / "sshd" / "ssh_host_ed25519_key"
     with far.known_hosts.open("a") as file:
@@ -227,7 +227,7 @@ def test_a_certificate_of_a_revoked_key(certified: tuple[Far, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "valid"), [("other.example", "+1h"), ("127.0.0.1", "20200101:20200102")]
 )
-def test_a_certificate_for_another_host_or_time(
+def test_certificate_for_another_host_or_time_is_refused(
     certified: tuple[Far, Path], name: str, valid: str
 ) -> None:
     far, authority = certified
@@ -238,7 +238,7 @@ def test_a_certificate_for_another_host_or_time(
     assert "its host certificate by a known CA is not accepted" in error.message
 
 
-def test_a_certificate_that_is_revoked_itself_can_not_be_read(
+def test_revoked_certificate_in_known_hosts_is_an_error(
     certified: tuple[Far, Path],
 ) -> None:
     """Passed over, it would be accepted."""
@@ -252,7 +252,7 @@ def test_a_certificate_that_is_revoked_itself_can_not_be_read(
 
 
 @pytest.mark.parametrize("names", ["other.example,", ",other.example", "a,,b", ","])
-def test_an_empty_name_in_known_hosts_is_no_name_of_every_host(far: Far, names: str) -> None:
+def test_empty_name_in_known_hosts_is_an_error(far: Far, names: str) -> None:
     key = public(far.sshd.host_key())
     far.known_hosts.write_text(f"{names} {key}\n")
     error = failed(far.source())
@@ -260,7 +260,7 @@ def test_an_empty_name_in_known_hosts_is_no_name_of_every_host(far: Far, names: 
     assert error.message.startswith(f"{far.known_hosts}:1: no line of a known_hosts file")
 
 
-def test_a_host_without_a_certificate_where_one_is_expected(far: Far) -> None:
+def test_host_without_the_expected_certificate_is_refused(far: Far) -> None:
     authority = make_key(far.directory / "ca")
     far.known_hosts.write_text(f"@cert-authority * {public(authority)}\n")
     error = failed(far.source())
@@ -268,7 +268,7 @@ def test_a_host_without_a_certificate_where_one_is_expected(far: Far) -> None:
     assert f"wants a certificate of ssh-ed25519 {fingerprint(authority)}" in error.message
 
 
-def test_no_known_hosts_file(far: Far) -> None:
+def test_missing_known_hosts_file_is_named(far: Far) -> None:
     far.known_hosts.unlink()
     error = failed(far.source())
     assert type(error) is NotPermitted
@@ -293,7 +293,7 @@ def test_no_known_hosts_file(far: Far) -> None:
         "|1|x|y {key}",
     ],
 )
-def test_a_malformed_known_hosts_file(far: Far, line: str) -> None:
+def test_malformed_line_in_known_hosts_is_an_error(far: Far, line: str) -> None:
     key = public(far.sshd.host_key())
     line = line.format(key=key, cut=key[:-4], data=key.split()[1])
     far.known_hosts.write_bytes(far.known_hosts.read_bytes() + b"# caf\xe9\n" + line.encode())

@@ -56,7 +56,7 @@ def test_a_server_that_lets_anybody_in_is_refused(far: Far) -> None:
 
 @pytest.mark.attack
 @pytest.mark.parametrize("name", sorted(BANNERS))
-def test_servers_that_speak_no_ssh(far: Far, name: str) -> None:
+def test_server_that_does_not_speak_ssh_is_out_of_reach(far: Far, name: str) -> None:
     async def session() -> tuple[SyncError, float]:
         async with rogue(BANNERS[name]) as (_, port):
             rewrite_names(far, f"[127.0.0.1]:{port}")
@@ -116,26 +116,28 @@ def test_the_rogue_is_honest_but_for_what_is_wrong(far: Far) -> None:
 
 
 @pytest.mark.parametrize("request_", ["lstat", "open", "fstat", "read", "close"])
-def test_a_reply_that_never_comes(far: Far, impatient: None, request_: str) -> None:
+def test_missing_reply_times_out(far: Far, impatient: None, request_: str) -> None:
     error = lying(far, mute_at(request_))
     assert type(error) is OutOfReach
     assert "no answer for 0.5 s" in error.message
 
 
 @pytest.mark.parametrize("change", [lambda size: size + 10, lambda size: size - 10])
-def test_a_size_that_is_not_true(far: Far, change: Callable[[int], int]) -> None:
+def test_wrong_size_is_reported_as_files_that_change(
+    far: Far, change: Callable[[int], int]
+) -> None:
     """As far as a client can know, the file changes all the time."""
     error = lying(far, sized(change))
     assert type(error) is OutOfReach
     assert "change faster than they can be read" in error.message
 
 
-def test_a_size_that_is_not_true_and_allowed(far: Far) -> None:
+def test_size_beyond_the_limit_is_refused(far: Far) -> None:
     error = lying(far, sized(lambda size: 2**62))
     assert type(error) is Refused
 
 
-def test_more_than_was_asked_for(far: Far) -> None:
+def test_more_data_than_requested_is_refused(far: Far) -> None:
     error = lying(far, Generous)
     assert type(error) is OutOfReach
     assert "sends more than it was asked for" in error.message or "nobody asked" in error.message
@@ -151,18 +153,18 @@ class Chatty(Honest):
         return super().lstat(path)
 
 
-def test_what_a_large_file_left_over_is_no_leave_to_say_more(far: Far) -> None:
+def test_allowance_of_a_large_file_ends_with_it(far: Far) -> None:
     """What is allowed beyond a file's size is for that file alone."""
     far.grow(2**25)
     assert "nobody asked" in lying(far, Chatty).message
 
 
-def test_one_byte_at_a_time(far: Far, impatient: None) -> None:
+def test_blocks_sent_byte_by_byte_time_out(far: Far, impatient: None) -> None:
     """Each byte comes in time, but the block does not."""
     assert "no answer for 0.5 s" in lying(far, Stingy).message
 
 
-def test_one_byte_at_a_time_as_announced(
+def test_announced_blocks_of_one_byte_time_out(
     far: Far, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """limits@openssh.com may say so; a block that moves the deadline is larger all the same."""
@@ -171,7 +173,7 @@ def test_one_byte_at_a_time_as_announced(
     assert "no answer for 0.5 s" in lying(far, Stingy).message
 
 
-def test_words_for_a_terminal_are_quoted(far: Far) -> None:
+def test_control_characters_of_the_server_are_quoted(far: Far) -> None:
     error = lying(far, Rude)
     assert type(error) is OutOfReach
     assert '"\\x1b[2J' in error.message
@@ -185,7 +187,7 @@ def test_words_for_a_terminal_are_quoted(far: Far) -> None:
         (ends, NotPermitted, "may log in, but there is no SFTP"),
     ],
 )
-def test_something_else_in_sftp_s_place(
+def test_subsystem_that_is_not_sftp_is_named(
     far: Far, say: Any, kind: type[SyncError], message: str
 ) -> None:
     async def session() -> SyncError:
@@ -202,7 +204,7 @@ def test_something_else_in_sftp_s_place(
 
 
 @pytest.mark.attack
-def test_a_packet_of_four_gigabytes(far: Far) -> None:
+def test_packet_of_four_gigabytes_is_refused(far: Far) -> None:
     """Newer versions of asyncssh refuse it as such; the older ones would wait for all of it."""
 
     async def session() -> SyncError:

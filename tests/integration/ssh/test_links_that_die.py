@@ -14,7 +14,9 @@ from tests.parts.ssh_source import BEES, BIG, Far, closing, refusal, run, until
 pytestmark = pytest.mark.slow
 
 
-def test_frozen_between_two_fetches(far: Far, impatient: None) -> None:
+def test_server_frozen_between_two_fetches_times_out_and_is_reconnected(
+    far: Far, impatient: None
+) -> None:
     """The kept connection is given up, a new one is tried; and all is well when it thaws."""
 
     async def session() -> None:
@@ -32,7 +34,7 @@ def test_frozen_between_two_fetches(far: Far, impatient: None) -> None:
     run(session())
 
 
-def test_frozen_in_the_middle_of_a_transfer(counted: Far, impatient: None) -> None:
+def test_server_frozen_during_a_transfer_times_out(counted: Far, impatient: None) -> None:
     counted.grow()
 
     async def session() -> None:
@@ -50,7 +52,7 @@ def test_frozen_in_the_middle_of_a_transfer(counted: Far, impatient: None) -> No
     run(session())
 
 
-def test_killed_in_the_middle_of_a_transfer(counted: Far) -> None:
+def test_server_killed_during_a_transfer_is_a_lost_connection(counted: Far) -> None:
     counted.grow()
 
     async def session() -> None:
@@ -94,7 +96,7 @@ def test_a_connection_that_dies_at_the_question_is_made_anew(far: Far) -> None:
     run(session())
 
 
-def test_a_server_that_stays_away(far: Far) -> None:
+def test_server_that_is_down_is_refused_until_it_returns(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
             assert await source.fetch()
@@ -149,7 +151,9 @@ def test_closing_does_not_wait_for_a_frozen_server(far: Far) -> None:
     run(session())
 
 
-def test_dropped_packets(far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_that_drops_packets_times_out(
+    far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No word from anybody: nothing says that the connection is gone."""
     monkeypatch.setattr(ssh_session, "READ_TIMEOUT", 2.0)
 

@@ -16,7 +16,7 @@ from tests.parts.sshd import fingerprint, make_key
 pytestmark = pytest.mark.slow
 
 
-def test_no_identity(far: Far) -> None:
+def test_missing_identity_is_named_with_the_command_that_makes_it(far: Far) -> None:
     far.key.unlink()
     error = failed(far.source())
     assert type(error) is NotPermitted
@@ -25,7 +25,7 @@ def test_no_identity(far: Far) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_an_identity_that_others_can_read(far: Far, mode: int) -> None:
+def test_identity_that_others_can_read_is_refused(far: Far, mode: int) -> None:
     far.key.chmod(mode)
     error = failed(far.source())
     assert type(error) is NotPermitted
@@ -35,7 +35,7 @@ def test_an_identity_that_others_can_read(far: Far, mode: int) -> None:
 
 
 @pytest.mark.parametrize("form", [[], ["-m", "PEM", "-t", "rsa"], ["-m", "PKCS8", "-t", "ecdsa"]])
-def test_an_encrypted_identity(far: Far, form: list[str]) -> None:
+def test_encrypted_identity_is_refused(far: Far, form: list[str]) -> None:
     path = far.directory / "encrypted"
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", *form, "-f", str(path)]
     subprocess.run(command, check=True)
@@ -48,7 +48,7 @@ def test_an_encrypted_identity(far: Far, form: list[str]) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\0", b"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", b"ssh-ed25519 AAAA"]
 )
-def test_an_identity_that_is_no_key(far: Far, content: bytes) -> None:
+def test_identity_that_is_not_a_key_is_refused(far: Far, content: bytes) -> None:
     far.key.write_bytes(content)
     error = failed(far.source())
     assert type(error) is NotPermitted
@@ -68,7 +68,7 @@ def test_keys_of_other_types_log_in(far: Far, kind: str) -> None:
     assert fetched(far.source(identity=key))
 
 
-def test_a_refused_login(far: Far) -> None:
+def test_refused_login_gets_the_command_that_authorizes_the_key(far: Far) -> None:
     other = make_key(far.directory / "other key")
     error = failed(far.source(identity=other))
     assert type(error) is NotPermitted
@@ -82,7 +82,7 @@ def test_a_refused_login(far: Far) -> None:
     assert fetched(far.source(identity=other))
 
 
-def test_a_user_that_does_not_exist(far: Far) -> None:
+def test_unknown_user_is_refused(far: Far) -> None:
     error = failed(far.source(user="no-such-user"))
     assert type(error) is NotPermitted
     assert 'refuses user "no-such-user" with the key' in error.message
@@ -118,7 +118,7 @@ def test_neither_agent_nor_home_are_used(
 
 
 @pytest.mark.parametrize("option", ["Subsystem other /bin/true", "ForceCommand /bin/false"])
-def test_a_server_without_sftp(directory: Path, option: str) -> None:
+def test_server_without_sftp_is_named(directory: Path, option: str) -> None:
     far = Far(directory, options=[option])
     with far.sshd:
         error = failed(far.source())

@@ -14,7 +14,7 @@ from tests.parts.ssh_source import ANTS, STAY, Far, closing, failed, fetched, re
 pytestmark = pytest.mark.slow
 
 
-def test_a_directory_that_comes_later(far: Far) -> None:
+def test_directory_that_is_created_later_is_fetched_over_the_same_connection(far: Far) -> None:
     away = far.files.directory.with_name("away")
     far.files.directory.rename(away)
 
@@ -38,7 +38,7 @@ def test_a_directory_that_comes_later(far: Far) -> None:
 
 
 @pytest.mark.parametrize("name", ["postfix_lmtp", "postfix_domains"])
-def test_a_file_is_missing(far: Far, name: str) -> None:
+def test_missing_file_is_named(far: Far, name: str) -> None:
     (far.files.directory / name).unlink()
     error = failed(far.source())
     assert type(error) is Missing
@@ -80,14 +80,14 @@ def test_a_file_that_is_too_large_is_not_opened(counted: Far) -> None:
     assert fetched(counted.source(max_size=size))
 
 
-def test_a_jailed_user_is_enough(jailed: Far) -> None:
+def test_user_in_a_chroot_can_fetch(jailed: Far) -> None:
     snapshot = fetched(jailed.source(user="list", path=Path("/")))
     assert snapshot
     assert snapshot.lmtp.content == (jailed.files.directory / "postfix_lmtp").read_bytes()
     assert snapshot.lmtp.place == "127.0.0.1:/postfix_lmtp"
 
 
-def test_a_chroot_that_sshd_does_not_accept(jailed: Far) -> None:
+def test_chroot_that_sshd_refuses_is_explained_in_the_hint(jailed: Far) -> None:
     """It lets the user in, and then hangs up: what is wrong, only its log says."""
     jailed.files.directory.chmod(0o775)
     error = failed(jailed.source(user="list", path=Path("/")))
@@ -97,7 +97,7 @@ def test_a_chroot_that_sshd_does_not_accept(jailed: Far) -> None:
     assert "bad ownership or modes for chroot" in jailed.sshd.log_text()
 
 
-def test_a_user_who_may_not_read_the_files(jailed: Far) -> None:
+def test_user_without_read_permission_gets_the_command_that_grants_it(jailed: Far) -> None:
     path = jailed.files.directory / "postfix_lmtp"
     os.chown(path, 999, 65533)
     path.chmod(0o660)
@@ -115,7 +115,7 @@ def test_a_user_who_may_not_read_the_files(jailed: Far) -> None:
     assert hint == "on 127.0.0.1, as root: chmod o+rX /postfix_lmtp"
 
 
-def test_a_directory_that_may_not_be_entered(jailed: Far) -> None:
+def test_directory_without_search_permission_is_named(jailed: Far) -> None:
     inner = MailmanFiles(jailed.files.directory / "inner")
     inner.write(ANTS)
     inner.directory.chmod(0o750)
@@ -128,7 +128,7 @@ def test_a_directory_that_may_not_be_entered(jailed: Far) -> None:
     assert "usermod -aG 0 list" in error.hint
 
 
-def test_after_a_denial_the_next_fetch_logs_in_anew(jailed: Far) -> None:
+def test_fetch_after_a_denial_logs_in_again(jailed: Far) -> None:
     """A user's groups are those of the login: usermod would change nothing for an open session."""
     path = jailed.files.directory / "postfix_lmtp"
     path.chmod(0o660)

@@ -64,7 +64,7 @@ def test_nothing_is_printed_and_nothing_heavy_is_loaded(far: Far) -> None:
     assert (done.stderr, done.stdout) == ("", "NotPermitted\n")
 
 
-def test_the_event_loop_goes_round_while_a_large_file_comes(far: Far) -> None:
+def test_event_loop_is_not_blocked_while_a_large_file_is_fetched(far: Far) -> None:
     far.grow(2 * BIG)
 
     async def session() -> float:
@@ -86,7 +86,7 @@ def test_the_event_loop_goes_round_while_a_large_file_comes(far: Far) -> None:
     assert min(run(session()) for _ in range(TRIES)) < 0.5
 
 
-def test_a_slow_link_with_a_long_delay(far: Far, slow_link: Link) -> None:
+def test_unchanged_files_take_one_round_trip_on_a_slow_link(far: Far, slow_link: Link) -> None:
     far.grow(20_000_000)
 
     async def session() -> list[float]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 HOP = "lmtp:[127.0.0.1]:8024"
 
 
-def test_the_files_come_whole(far: Far) -> None:
+def test_fetch_returns_all_three_files(far: Far) -> None:
     far.files.write(ANTS, aliases={"ants@alias.example.net": ANTS})
     snapshot = fetched(far.source())
     assert snapshot
@@ -36,7 +36,7 @@ def test_the_files_come_whole(far: Far) -> None:
         assert found.place == far.place(name)
 
 
-def test_no_aliases_are_normal(far: Far) -> None:
+def test_missing_vmap_is_no_error(far: Far) -> None:
     snapshot = fetched(far.source())
     assert snapshot
     assert snapshot.vmap is None
@@ -46,7 +46,7 @@ def test_no_aliases_are_normal(far: Far) -> None:
     "size",
     [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5_000_001],
 )
-def test_every_size_comes_whole(far: Far, size: int) -> None:
+def test_file_of_any_size_is_fetched_whole(far: Far, size: int) -> None:
     content = os.urandom(size)
     far.files.put("postfix_lmtp", content)
     snapshot = fetched(far.source())
@@ -54,7 +54,7 @@ def test_every_size_comes_whole(far: Far, size: int) -> None:
     assert snapshot.lmtp.content == content
 
 
-def test_an_unchanged_set_is_only_looked_at(counted: Far) -> None:
+def test_unchanged_files_are_not_read_again(counted: Far) -> None:
     """It is read a second time if it was young when it was read first, and never after that."""
 
     async def session() -> None:
@@ -78,7 +78,7 @@ def test_an_unchanged_set_is_only_looked_at(counted: Far) -> None:
     run(session())
 
 
-def test_news_is_fetched(far: Far) -> None:
+def test_changed_files_are_fetched_again(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
             assert await source.fetch()
@@ -94,7 +94,7 @@ def test_news_is_fetched(far: Far) -> None:
     run(session())
 
 
-def test_a_rewrite_within_the_same_second_is_noticed(far: Far) -> None:
+def test_rewrite_within_the_same_second_is_fetched(far: Far) -> None:
     """Same size, same second: nothing that SFTP tells of the file has changed."""
     name = "postfix_domains"
     path = far.files.directory / name
@@ -114,7 +114,7 @@ def test_a_rewrite_within_the_same_second_is_noticed(far: Far) -> None:
     run(session())
 
 
-def test_a_set_that_was_just_written_is_given_time_to_be_completed(far: Far) -> None:
+def test_fetch_waits_until_files_just_written_are_complete(far: Far) -> None:
     far.files.put("postfix_lmtp", lmtp_text([ANTS, "cats@other.example"], HOP))
     far.files.put("postfix_domains", "early")
 
@@ -169,7 +169,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(counted: Far) ->
         assert (len(one.content), one.content[:1], one.content[-1:]) == (BIG, b"2", b"2")
 
 
-def test_a_set_that_never_rests_is_given_up_or_taken_whole(far: Far) -> None:
+def test_files_that_change_all_the_time_are_refused_or_fetched_whole(far: Far) -> None:
     """Each version is longer than the one before, or SFTP would not know one from another."""
     ended = threading.Event()
 
