@@ -36,7 +36,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo 'make test-fast   lint, types, unit tests and quick integration tests, in 30 s'
+	@echo 'make test-fast   lint, types, unit tests and quick integration tests: about a minute'
 	@echo 'make lint, make types, make format, make clean'
 
 # A package's service is started when it is installed, and openssh-server's would listen on port 22

@@ -29,6 +29,8 @@ from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import COMMAND, Site
 
+pytestmark = pytest.mark.slow
+
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 

@@ -50,7 +50,7 @@ from tests.parts.site import STATE, Site
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 HOP = "lmtp:[127.0.0.1]:8024"
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from tests.parts.daemon import install
 from tests.parts.screen import at_a_terminal, width
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 ANTS = "ants@lists.example.net"
 
 MakeSite = Callable[..., Site]

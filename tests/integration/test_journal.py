@@ -11,6 +11,8 @@ import pytest
 from tests.parts.daemon import RunningDaemon
 from tests.parts.site import Site
 
+pytestmark = pytest.mark.slow
+
 ANTS = "ants@lists.example.net"
 
 MakeSite = Callable[..., Site]

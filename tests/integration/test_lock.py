@@ -28,7 +28,7 @@ from tests.parts.site import STATE, Site
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 
 from postfix_sync.monitoring import metrics
 from tests.parts.monitor import promtool, samples
-from tests.unit.test_metrics import status
+from tests.parts.statuses import status
 
 DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = DOCS / "monitoring/alerts.yaml"

@@ -152,6 +152,7 @@ def test_many_failures_are_not_run_again() -> None:
     assert (verdict.failed, verdict.flaky, verdict.status) == (many, (), 1)
 
 
+@pytest.mark.slow
 def test_no_phase_leaves_a_test_out() -> None:
     """Each test is in one phase, and none is in two; those of the matrix are in none."""
 

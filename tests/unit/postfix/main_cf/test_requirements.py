@@ -1,112 +1,31 @@
-"""What main.cf lacks for the maps to work, and which map type to build."""
+"""What main.cf lacks for the maps to work, and the values that setup gives it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from postfix_sync.errors import ApplyError, ConfigError, NotPermitted
+from postfix_sync.errors import ApplyError, NotPermitted
 from postfix_sync.model import Verdict
-from postfix_sync.postfix.instance import PARAMETERS, Postfix
+from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, Classes
-from postfix_sync.postfix.main_cf.fixes import Setting, remedy
-from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.main_cf.parameter import Installation
 from postfix_sync.postfix.main_cf.requirements import cluster_notices, left_open, notices, settings
-from postfix_sync.postfix.match_list import Style, decision, patterns
-
-MAPS = Path("/etc/postfix/mailman")
-VOLUME = Path("/srv/mailman_var/data")
-WIRED = {
-    "transport_maps": "lmdb:/etc/postfix/mailman/postfix_lmtp",
-    "relay_domains": "lmdb:/etc/postfix/mailman/postfix_domains",
-    "relay_recipient_maps": "lmdb:/etc/postfix/mailman/postfix_recipients",
-    "virtual_alias_maps": "lmdb:/etc/postfix/mailman/postfix_vmap",
-    "lmtp_host_lookup": "native",
-}
-LOCAL = {**WIRED, "mydestination": "localhost Lists.example.NET", "relay_domains": ""}
-MAILBOX = {
-    **WIRED,
-    "relay_domains": "",
-    "relay_recipient_maps": "",
-    "virtual_mailbox_domains": "example.com, lists.example.net",
-    "virtual_mailbox_maps": "lmdb:/etc/postfix/mailboxes",
-}
-DOMAINS = frozenset({"lists.example.net"})
-TWO = frozenset({"lists.example.net", "lists.example.org"})
-RECIPIENTS = "lmdb:/etc/postfix/mailman/postfix_recipients"
-
-
-class Running(Postfix):
-    """One that is not stopped."""
-
-    @property
-    def master(self) -> int:
-        return 1
-
-
-def postfix(
-    types: str = "hash btree lmdb cdb", directory: str = "/etc/postfix", **parameters: str
-) -> Postfix:
-    values = {
-        **dict.fromkeys(PARAMETERS, ""),
-        "default_database_type": "hash",
-        "lmtp_host_lookup": "dns",
-        "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
-        "recipient_delimiter": "+",
-        **parameters,
-    }
-    return Running(
-        Path(directory), values, values, frozenset(types.split()), lmtp_chrooted=True, version="3.7"
-    )
-
-
-def classes(
-    one: Postfix, domains: frozenset[str], mail_hosts: frozenset[str] = frozenset()
-) -> Classes:
-    """As address_classes.classify has it where main.cf names domains, and no tables of others."""
-
-    def named(parameter: str, *, with_maps: bool = True) -> dict[str, bool | None]:
-        value = one.parameters[parameter]
-        if with_maps and parameter != "virtual_alias_domains":
-            value = value.replace(f"lmdb:{MAPS}/postfix_domains", " ".join(domains))
-        listed = list(patterns(value, lambda path: ""))
-        style = Style.PARENTS if parameter == "relay_domains" else Style.EXACT
-        every = domains | mail_hosts
-        return {name: decision(name, listed, style, lambda *_: False) for name in every}
-
-    def true(found: dict[str, bool | None]) -> set[str]:
-        return {name for name, is_named in found.items() if is_named}
-
-    return Classes(
-        domains=domains,
-        mail_hosts=mail_hosts,
-        named={parameter: true(named(parameter)) for parameter in CLASSES},
-        relayed_anyway=true(named("relay_domains", with_maps=False)),
-        kept_out={n for n, is_named in named("relay_domains").items() if is_named is False},
-    )
-
-
-def wanted(
-    one: Postfix,
-    domains: frozenset[str] = DOMAINS,
-    mail_hosts: frozenset[str] = frozenset(),
-    *,
-    hosts: bool = False,
-) -> dict[str, Setting]:
-    ours = Installation(MAPS, "lmdb", (VOLUME,), hosts_used=hosts)
-    listed = settings(one, ours, classes(one, domains, mail_hosts))
-    by_parameter = {setting.parameter: setting for setting in listed}
-    assert len(by_parameter) == len(listed)
-    for setting in listed:
-        assert setting.problem.startswith(setting.parameter)
-        assert setting.present == one.unexpanded[setting.parameter]
-    return by_parameter
-
-
-def values(one: Postfix, *args: frozenset[str]) -> dict[str, str]:
-    return {parameter: setting.wanted for parameter, setting in wanted(one, *args).items()}
+from postfix_sync.postfix.processes import Processes
+from tests.parts.parameters import (
+    DOMAINS,
+    LOCAL,
+    MAILBOX,
+    MAPS,
+    RECIPIENTS,
+    TWO,
+    VOLUME,
+    WIRED,
+    classes,
+    postfix,
+    values,
+    wanted,
+)
 
 
 def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -> dict[str, str]:
@@ -165,12 +84,20 @@ def test_one_that_is_stopped_is_not_reloaded() -> None:
     assert not any("reload" in hint for hint in found(stopped).values())
 
 
-class Unknown(Postfix):
-    """Who asks is not root."""
+class UnknownProcesses(Processes):
+    """Those that the user is not permitted to see."""
 
     @property
     def master(self) -> int:
         raise NotPermitted("spool/pid/master.pid: Permission denied")
+
+
+class Unknown(Postfix):
+    """Who asks is not root."""
+
+    @property
+    def processes(self) -> Processes:
+        return UnknownProcesses(self.config_directory, self.queue_directory)
 
 
 def test_who_can_not_know_whether_it_runs_is_told_to_reload() -> None:
@@ -544,59 +471,6 @@ def test_the_hosts_file_matters_only_where_it_is_used() -> None:
     assert list(found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}))) == ["lmtp_host_lookup"]
 
 
-@pytest.mark.parametrize(
-    ("types", "parameters", "configured", "expected"),
-    [
-        ("hash lmdb", {}, "auto", "lmdb"),
-        ("hash btree", {}, "auto", "hash"),
-        ("cdb", {"default_database_type": "cdb"}, "auto", "cdb"),
-        ("hash lmdb", {"transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp"}, "auto", "hash"),
-        ("hash lmdb", {"relay_domains": "hash:/etc/postfix/mailman/other"}, "auto", "lmdb"),
-        ("lmdb", {"transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp"}, "auto", "lmdb"),
-        ("lmdb", {"transport_maps": "regexp:/etc/postfix/mailman/postfix_lmtp"}, "auto", "lmdb"),
-        ("hash lmdb btree", {}, "btree", "btree"),
-    ],
-)
-def test_the_type_to_build(
-    types: str, parameters: dict[str, str], configured: str, expected: str
-) -> None:
-    assert choose_map_type(postfix(types, **parameters), MAPS, configured) == expected
-
-
-@pytest.mark.parametrize("configured", ["btree", "auto"])
-def test_two_types_that_would_share_one_file(configured: str) -> None:
-    named = {
-        "transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp",
-        "relay_domains": "btree:/etc/postfix/mailman/postfix_domains",
-    }
-    with pytest.raises(ConfigError, match="the same names"):
-        choose_map_type(postfix("hash btree", **named), MAPS, configured)
-
-
-@pytest.mark.parametrize("configured", ["lmdb", "auto"])
-def test_no_type_to_build(configured: str) -> None:
-    with pytest.raises(ConfigError, match="has no map type"):
-        choose_map_type(postfix("regexp texthash"), MAPS, configured)
-
-
-@pytest.mark.parametrize(
-    ("version", "several"),
-    [
-        ("3.4.29", False),
-        ("3.5.0", True),
-        ("3.7.11", True),
-        ("3.10.0-RC1", True),
-        ("3.11-20251112", True),
-        ("4.0.0", True),
-        ("2.11.3", False),
-        ("", False),
-    ],
-)
-def test_which_postfix_takes_several_next_hops(version: str, several: bool) -> None:
-    """Compared as numbers; an older one would stop all LMTP delivery over them."""
-    assert replace(postfix(), version=version).several_next_hops == several
-
-
 @pytest.mark.parametrize(("timeout", "told"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
 def test_replicas_need_an_end_to_connecting(timeout: str, told: int) -> None:
     listed = list(cluster_notices(postfix(lmtp_connect_timeout=timeout)))
@@ -610,58 +484,6 @@ def test_local_users_are_put_back(only: str) -> None:
     assert values(one) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname, $alias_maps, {RECIPIENTS}"
     }
-
-
-def told(one: Postfix, *recipients: str) -> dict[str, str]:
-    """What is advised where these are the lists' addresses."""
-    listed = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset(recipients))
-    return {setting.parameter: setting.wanted for setting in listed}
-
-
-def test_other_relay_domains_that_are_refused() -> None:
-    """Only told, where somebody has closed them; see `test_other_relay_domains_stay_accepted`."""
-    domains = f"example.org, {WIRED['relay_domains']}"
-    one = postfix(**{**WIRED, "relay_domains": domains})
-    assert values(one) == {}
-    others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    assert told(one) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
-
-
-@pytest.mark.parametrize("present", [RECIPIENTS, ""])
-def test_other_relay_domains_before_a_table_can_stand_in_main_cf(present: str) -> None:
-    """Then it is a file of the operator's; setup leaves an empty parameter as it is."""
-    domains = f"example.org, {WIRED['relay_domains']}"
-    parameters = {**WIRED, "relay_domains": domains, "relay_recipient_maps": present}
-    one = replace(postfix(**parameters), version="3.6.4")
-    assert values(one) == {}
-    advised = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset())
-    told_of = {setting.parameter: setting for setting in advised}["relay_recipient_maps"]
-    assert told_of.verdict is Verdict.WARNING
-    assert told_of.present == present
-    path = "/etc/postfix/outside_of_list_domains"
-    assert remedy(one, told_of) == (
-        rf"echo '!/@(lists\.example\.net)$/ OK' > {path}"
-        f" && postconf -e 'relay_recipient_maps = {RECIPIENTS}, regexp:{path}' && postfix reload"
-    )
-
-
-def test_delimiters_that_cut_names() -> None:
-    ants = ("ants@lists.example.net", "ants-bounces@lists.example.net")
-    team = ("dev-team@lists.example.net", "dev-team-bounces@lists.example.net")
-    owner = ("owner@lists.example.net", "owner-bounces@lists.example.net")
-    both = postfix(**{**WIRED, "recipient_delimiter": "-+", "owner_request_special": "yes"})
-    assert told(both, *ants) == {}
-    assert told(both, *ants, *team) == {"recipient_delimiter": "+"}
-    assert told(both, *ants, *owner) == {"owner_request_special": "no"}
-    plus = postfix(**{**WIRED, "owner_request_special": "yes"})
-    assert told(plus, *ants, *team, *owner) == {}
-
-
-def test_codes_matter_where_there_is_a_list_of_that_class() -> None:
-    relay = "unknown_relay_recipient_reject_code"
-    codes = {relay: "450", "unknown_local_recipient_reject_code": "450"}
-    assert told(postfix(**WIRED, **codes)) == {relay: "550"}
-    assert told(postfix(**LOCAL, **codes)) == {"unknown_local_recipient_reject_code": "550"}
 
 
 @pytest.mark.parametrize("named", ["hash:/etc/postfix/mailman/", f"regexp:{VOLUME}/"])
@@ -683,8 +505,3 @@ def test_what_gives_the_domains_their_class_is_not_lost(parameter: str, named: s
     assert {setting.parameter: (setting.wanted, setting.verdict) for setting in found} == {
         parameter: ("example.org, lmdb:/etc/postfix/mailman/postfix_domains", Verdict.FAILURE)
     }
-
-
-def test_the_type_of_a_map_that_stands_where_it_does_no_harm() -> None:
-    one = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
-    assert choose_map_type(one, MAPS, "auto") == "hash"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from postfix_sync.errors import NotPlaced, OutOfReach, Refused
 from postfix_sync.model import (
     MAP_NAMES,
+    RECIPIENTS,
     Condition,
     Destination,
     Installed,
@@ -161,6 +162,17 @@ def test_lists_of_unknown_origin_are_guarded_as_well() -> None:
     found = ask(SourceInput("one", tables=many(2)), present=present)
     assert "28 of 30 lists are gone" in messages(found)["one"][0]
     assert len(lists(found)) == 30
+
+
+def test_lists_that_have_only_routes_are_guarded_as_well() -> None:
+    """As after the map of recipients was lost."""
+    present = installed(many(30))
+    present = replace(
+        present, maps={**present.maps, RECIPIENTS: InstalledMap({}, Condition.BROKEN)}
+    )
+    answered = SourceInput("one", tables=many(2), has_answered=True)
+    found = decide([answered], present, {}, forgotten={})
+    assert "28 of 30 lists are gone" in messages(found)["one"][0]
 
 
 def test_a_conflict_is_an_error_of_the_source_that_came_second() -> None:
@@ -396,6 +408,14 @@ def test_a_container_that_is_gone_keeps_its_place() -> None:
         " use, and mail waits for it"
     )
     assert error.hint == "docker start mm"
+
+
+def test_a_container_that_is_gone_keeps_its_published_ports() -> None:
+    peer = Peer(published={24: Destination("127.0.0.1", 8024)})
+    before = Record(tables(ANTS, hop="lmtp:[]:24"), peer)
+    found = ask(contained(misplaced=GONE, recorded=before), present=tables(ANTS))
+    assert hops(found) == {"lmtp:[127.0.0.1]:8024"}
+    assert "; its last known ports stay in use" in messages(found)["one"][0]
 
 
 @pytest.mark.parametrize("hop", ["lmtp:[]:24", "lmtp:[m]:24"])

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.mailman.addresses import addresses_of, destinations_of, lists_of
+from postfix_sync.mailman.addresses import addresses_of, lists_of
 from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
     MAX_LINE,
@@ -22,15 +22,7 @@ from postfix_sync.mailman.names import check_address
 from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
 from postfix_sync.postfix.folding import fold_ascii, fold_unicode
 from postfix_sync.postfix.map_text import parse_installed, render
-from postfix_sync.postfix.next_hop import parse_destination
-from tests.parts.mailman_files import (
-    HEADER,
-    decorated,
-    domains_text,
-    lmtp_text,
-    nine,
-    vmap_text,
-)
+from tests.parts.mailman_files import HEADER, decorated, domains_text, lmtp_text, nine, vmap_text
 
 HOP = "lmtp:[mailman-test]:8024"
 ANY = Policy()
@@ -182,21 +174,6 @@ def test_more_next_hops_than_mailman_writes_are_refused() -> None:
         routes(text)
 
 
-@pytest.mark.parametrize("host", ["mailman-test", "mailman_core_1", "MM.example.net", "a" * 63])
-def test_host_names(host: str) -> None:
-    assert parse_destination(f"lmtp:[{host}]:8024") == Destination(host.lower(), 8024)
-
-
-@pytest.mark.parametrize(
-    ("host", "endpoint"), [("127.0.0.1", "127.0.0.1:24"), ("::1", "[::1]:24"), ("m", "m:24")]
-)
-def test_destinations_round_trip(host: str, endpoint: str) -> None:
-    destination = parse_destination(f"lmtp:[{host}]:24")
-    assert parse_destination(destination.next_hop) == destination
-    assert destination.endpoint == endpoint
-    assert destination.is_name == (host == "m")
-
-
 def test_invalid_utf8_is_refused_with_its_line() -> None:
     with pytest.raises(Refused, match=r":2: byte 2 is not valid UTF-8"):
         routes(b"#\na\xff@b.c lmtp:[m]:1\n")
@@ -322,16 +299,6 @@ def test_a_vmap_that_lost_its_bytes() -> None:
         read_tables(files, fold_unicode, ANY)
 
 
-def test_lists_whose_names_look_like_addresses_of_others() -> None:
-    names = {"a@b.c", "a-bounces@b.c", "a-bounces-owner@b.c"}
-    assert lists_of({key for name in names for key in nine(name)}) == names
-
-
-def test_destinations_pass_over_routes_of_other_kinds() -> None:
-    table = dict.fromkeys(nine("a@b.c"), "lmtp:[m]:24") | dict.fromkeys(nine("x@b.c"), "smtp:z")
-    assert destinations_of(table) == {Destination("m", 24): ["a@b.c"]}
-
-
 addresses = st.from_regex(
     re.compile(
         r"[a-zA-Zäß0-9!$%&'*+=?^_`{|}~/.-]{1,9}(\.[a-z+=]{1,5})?@[a-zü0-9]{1,9}(\.[a-z]{2,5})?"
@@ -374,9 +341,3 @@ def test_any_mixture_of_what_the_files_are_made_of(content: bytes) -> None:
     assert set(found.routes) == {
         address for name in lists_of(found.routes) for address in addresses_of(name)
     }
-
-
-@given(st.binary())
-def test_installed_text_is_a_table_or_none(content: bytes) -> None:
-    table = parse_installed(content)
-    assert table is None or parse_installed(render(table)) in (table, None)

@@ -216,7 +216,19 @@ nonsense = st.recursive(
 )
 
 
-@given(nonsense, nonsense, nonsense, nonsense)
+# Near enough to what an engine prints that some of these ports are read as published.
+bindings = st.fixed_dictionaries(
+    {
+        "HostIp": st.sampled_from(["", "0.0.0.0", "::", "192.0.2.1", "x"]),
+        "HostPort": st.from_regex(r"[0-9]{0,6}", fullmatch=True) | nonsense,
+    }
+)
+almost_ports = st.dictionaries(
+    st.from_regex(r"[0-9]{1,6}/(tcp|udp)", fullmatch=True), nonsense | st.lists(bindings)
+)
+
+
+@given(nonsense, nonsense, nonsense, nonsense | almost_ports)
 def test_any_shape_is_read(all_of_it: Any, state: Any, networks: Any, ports: Any) -> None:
     assert isinstance(read("docker", "mm", all_of_it), Container)
     settings = {"Networks": networks, "Ports": ports}

@@ -1,6 +1,6 @@
 """The command and the daemon with sources over SSH, on OpenSSH's own sshd: exit status, log, pace.
 
-What the source itself does with each failure is in test_ssh.py.
+What the source itself does with each failure is in the other files of this directory.
 """
 
 import signal

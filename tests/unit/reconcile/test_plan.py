@@ -364,6 +364,14 @@ def test_broken_index_gets_its_own_entries_first() -> None:
     assert made.steps[1] == Publish(ROUTES, mailman(a="m").routes, fresh=True)
 
 
+def test_broken_index_with_a_text_is_published_once_and_takes_one_reload() -> None:
+    """Unlike one that is lost, with its text: that one takes a second reload."""
+    same = mailman(a="m")
+    for name in (ROUTES, DOMAINS, RECIPIENTS):
+        made = planned(installed(same, **{name: Condition.BROKEN}), same, LMDB)
+        assert kinds(made) == ["Owe", f"Publish {name}", "MakeVisible"]
+
+
 def test_stale_map_is_built_again_without_a_change() -> None:
     same = mailman(a="m")
     for name in MAP_NAMES:

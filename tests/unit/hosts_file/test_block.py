@@ -38,6 +38,22 @@ def test_what_the_file_says() -> None:
     assert hosts.lookup() == {**NAMES, **hosts.foreign()}
 
 
+def test_first_line_that_has_a_name_gives_its_address() -> None:
+    """As the resolver reads hosts(5): also where our block is between the two lines."""
+    hosts = parse(b"192.0.2.1 a\n192.0.2.2 b A\n" + BLOCK + b"192.0.2.3 b c\n", "/etc/hosts")
+    assert hosts.foreign() == {"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"}
+
+
+def test_lookup_prefers_the_address_outside_the_block() -> None:
+    hosts = parse(BLOCK + b"192.0.2.1 mailman-test\n", "/etc/hosts")
+    assert hosts.lookup() == {**NAMES, "mailman-test": "192.0.2.1"}
+
+
+def test_first_line_of_the_block_that_has_a_name_gives_its_address() -> None:
+    block = BEGIN + b"\n192.0.2.1 mm\n192.0.2.2 mm\n" + END + b"\n"
+    assert parse(block, "/etc/hosts").block == {"mm": "192.0.2.1"}
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -1,6 +1,7 @@
 """Merging: who has which list, where replicas' lists lead, and what never happens."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from postfix_sync.mailman.addresses import addresses_of, lists_of
 from postfix_sync.model import Destination, MailmanTables, Maps, Record
 from postfix_sync.postfix.next_hop import parse_next_hops, render_next_hops
-from postfix_sync.reconcile.clusters import Ranking
+from postfix_sync.reconcile.clusters import Ranking, reordered
 from postfix_sync.reconcile.merge import Claim, Clash, host_addresses, merge, without
 from postfix_sync.reconcile.partial_maps import held_back, with_unclaimed
 from tests.parts.mailman_files import nine
@@ -69,6 +70,15 @@ def test_separate_mailmans_are_put_together() -> None:
     assert lost(claim("one", one), claim("two", two)) == {}
 
 
+def test_domain_of_two_sources_has_the_value_of_the_first() -> None:
+    """As where only the first one's Mailman has an alias_domain."""
+    one = replace(tables(ANTS), domains={"b.c": "mail.example"})
+    two = replace(tables(BEES), domains={"b.c": "b.c"})
+    for first, second in ((one, two), (two, one)):
+        merged = merge([claim("one", first), claim("two", second)], {}, several_hops=True)
+        assert merged.tables.domains == first.domains
+
+
 def test_of_two_new_claims_the_first_in_the_file_wins() -> None:
     one, two = tables(ANTS, hop="lmtp:[a]:24"), tables(ANTS, CATS, hop="lmtp:[b]:24")
     assert routes(claim("one", one), claim("two", two)) == {
@@ -124,6 +134,36 @@ def test_an_alias_that_is_new_takes_no_list_away() -> None:
     had = claim("one", one, before=one), claim("two", two)
     assert lost(*had) == {"two": {ANTS: "one"}}
     assert merge(had, {}, several_hops=True).tables.aliases == one.aliases
+
+
+def test_aliases_of_a_removed_list_are_removed_with_it() -> None:
+    both = tables(ANTS, BEES, aliases={"ants@x.y": ANTS, "bees@x.y": BEES})
+    assert without(both, {ANTS}).aliases.keys() == {*nine("bees@x.y")}
+
+
+def test_aliases_are_removed_alone_and_their_list_is_kept() -> None:
+    both = tables(ANTS, BEES, aliases={"ants@x.y": ANTS, "bees@x.y": BEES})
+    kept = without(both, {"ants@x.y"})
+    assert kept.aliases.keys() == {*nine("bees@x.y")}
+    assert lists_of(kept.routes) == {ANTS, BEES}
+
+
+def test_aliases_of_a_list_that_is_left_out_take_no_address() -> None:
+    one = tables(ANTS, aliases={BEES: ANTS})
+    two, three = tables(ANTS), tables(BEES)
+    claims = claim("one", one), claim("two", two, before=two), claim("three", three)
+    assert lost(*claims) == {"one": {ANTS: "two"}}
+    assert set(routes(*claims)) == {ANTS, BEES}
+
+
+def test_replica_is_left_without_only_the_lists_that_it_names() -> None:
+    old = tables(ANTS)
+    claims = [
+        claim("one", tables(ANTS), cluster="mm"),
+        claim("two", tables(BEES), cluster="mm"),
+        claim("three", old, before=old),
+    ]
+    assert lost(*claims) == {"one": {ANTS: "three"}}
 
 
 def test_a_domain_goes_with_its_last_list() -> None:
@@ -250,7 +290,38 @@ def test_what_nobody_is_known_to_have_stays() -> None:
 def test_an_address_that_only_has_a_route_left_is_not_accepted_again() -> None:
     present = Maps.of(tables(ANTS))
     routed = Maps({**present.tables, "postfix_recipients": {}})
-    assert with_unclaimed(Maps.of(tables()), routed, [])["postfix_recipients"] == {}
+    found = with_unclaimed(Maps.of(tables()), routed, [])
+    assert found["postfix_recipients"] == {}
+    assert found["postfix_lmtp"] == {}, "plan() keeps that route, and retires it"
+
+
+def test_domain_of_a_list_that_its_source_removed_is_not_kept() -> None:
+    present = Maps.of(tables(ANTS, CATS))
+    found = with_unclaimed(Maps.of(tables()), present, [tables(CATS)])
+    assert lists_of(found["postfix_recipients"]) == {ANTS}
+    assert found["postfix_domains"] == {"b.c": "b.c"}
+
+
+@pytest.mark.parametrize(
+    ("down", "order"), [("c", "lmtp:[d]:24, [c]:24"), ("d", "lmtp:[c]:24, [d]:24")]
+)
+@pytest.mark.parametrize("before", ["lmtp:[c]:24, [d]:24", "lmtp:[d]:24, [c]:24"])
+def test_kept_route_is_reordered_by_the_ranking_of_its_own_cluster(
+    down: str, order: str, before: str
+) -> None:
+    members = {host: Destination(host, 24) for host in "abcd"}
+    clusters = {"x": {members["a"], members["b"]}, "y": {members["c"], members["d"]}}
+    rankings = {"x": Ranking(frozenset(["a:24"])), "y": Ranking(frozenset([f"{down}:24"]))}
+    kept = {**dict.fromkeys(nine(ANTS), before), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
+    found = reordered(kept, clusters, rankings)
+    assert found == {**dict.fromkeys(nine(ANTS), order), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
+
+
+@pytest.mark.parametrize("before", ["lmtp:[e]:24, [f]:24", "lmtp:[f]:24, [e]:24"])
+def test_kept_route_to_no_current_cluster_keeps_its_order(before: str) -> None:
+    clusters = {"x": {Destination("a", 24), Destination("b", 24)}}
+    kept = dict.fromkeys(nine(ANTS), before)
+    assert reordered(kept, clusters, {"x": Ranking(frozenset(["e:24", "f:24"]))}) == kept
 
 
 def test_replicas_that_disagree_on_an_alias_keep_it_as_one() -> None:
@@ -350,6 +421,12 @@ def test_merging_again_changes_nothing(claims: list[Claim]) -> None:
 
 def maps(*names: str, hop: str = "lmtp:[m]:24", aliases: Mapping[str, str] | None = None) -> Maps:
     return Maps.of(tables(*names, hop=hop, aliases=aliases))
+
+
+def test_domain_of_a_list_that_is_held_back_has_its_new_value() -> None:
+    before = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "b.c"}))
+    after = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "mail.example"}))
+    assert held_back(after, before, {*nine(ANTS)})["postfix_domains"] == {"b.c": "mail.example"}
 
 
 def test_list_that_is_held_back_stays_as_installed_or_out() -> None:

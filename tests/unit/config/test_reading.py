@@ -97,12 +97,12 @@ state_directory: /s
 
 
 def test_the_example_loads_as_it_is() -> None:
-    example = Path(__file__).parents[2] / "config.example.yaml"
+    example = Path(__file__).parents[3] / "config.example.yaml"
     assert reading.load(example).sources[0].path == Path("/opt/mailman/var/data")
 
 
 def test_the_example_has_every_option_with_its_default() -> None:
-    text = (Path(__file__).parents[2] / "config.example.yaml").read_text()
+    text = (Path(__file__).parents[3] / "config.example.yaml").read_text()
     sections = (
         SourceSection,
         SshSection,

@@ -68,6 +68,13 @@ def test_many_lists_are_counted() -> None:
     ]
 
 
+def test_five_lists_are_all_named() -> None:
+    names = [f"l{i}@b.c" for i in range(5)]
+    assert lines(mailman("a@b.c"), mailman("a@b.c", *names)) == [
+        f"lists: +5 lists: {', '.join(names)}"
+    ]
+
+
 def test_each_source_has_lines_of_its_own() -> None:
     before = installed(mailman("a@b.c", "d@x.y"))
     made = planned(before, mailman("c@b.c", "e@x.y"))
@@ -107,6 +114,25 @@ def test_why_a_map_is_built_again() -> None:
     ]
 
 
+def test_only_published_maps_without_a_change_are_reported_as_built_again() -> None:
+    before = installed(mailman("a@b.c"), Condition.STALE)
+    made = planned(before, mailman("a@b.c", "d@b.c"))
+    built = "built again: its index was older than its text, or a sync was interrupted"
+    assert told(made, before, {"postfix_domains", "postfix_lmtp"}) == [f"postfix_domains: {built}"]
+    assert told(made, before, {"postfix_recipients"}) == ["lists: +1 list: d@b.c"]
+
+
+def test_moved_lists_are_reported_in_the_order_of_their_next_hops() -> None:
+    def moved(port: int) -> MailmanTables:
+        lists = [mailman(f"l{n}@b.c", hop=f"lmtp:[m{n}]:{port}") for n in range(9)]
+        routes = {key: value for one in lists for key, value in one.routes.items()}
+        return MailmanTables(routes, {"b.c": "x"}, {})
+
+    assert lines(moved(1), moved(2)) == [
+        f"lists: ~1 list: l{n}@b.c -> lmtp:[m{n}]:2" for n in range(9)
+    ]
+
+
 def test_the_listing_of_a_dry_run() -> None:
     old = MailmanTables({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
     new = MailmanTables({"a@b.c": "lmtp:[n]:2", "c@b.c": "lmtp:[n]:2"}, {"b.c": "b.c"}, {})
@@ -125,6 +151,22 @@ def test_the_listing_of_a_dry_run() -> None:
         "postfix",
         "reload",
     ]
+
+
+def test_preview_of_maps_without_a_readable_index_says_which_is_empty() -> None:
+    before = installed(MailmanTables({}, {}, {}), Condition.BROKEN)
+    made = plan(before, Desired(Maps.of(mailman("a@b.c")), {}), Reading(at_once=True))
+    listing = list(preview(made, before, "/etc/hosts"))
+    assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"
+
+
+def test_preview_of_a_stale_map_says_that_its_entries_are_kept() -> None:
+    same = mailman("a@b.c")
+    before = installed(same, Condition.STALE)
+    listing = list(preview(planned(before, same), before, "/etc/hosts"))
+    kept = "(built anew; its entries stay as they are)"
+    assert listing[listing.index("postfix_lmtp") + 1] == kept
+    assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"
 
 
 def test_the_listing_of_a_copy_that_is_out_of_step() -> None:

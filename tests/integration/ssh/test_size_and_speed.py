@@ -1,0 +1,103 @@
+"""What a fetch over SSH costs: memory, questions over a slow link, time of the event loop."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.parts.common import TRIES
+from tests.parts.slow_link import Link
+from tests.parts.ssh_source import BIG, Far, closing, run
+
+pytestmark = pytest.mark.slow
+
+
+def in_its_own_process(far: Far, script: str) -> subprocess.CompletedProcess[str]:
+    """A program with `source` at hand, in a process whose memory and output are its own."""
+    head = (
+        "import asyncio, resource, sys, time\n"
+        "from pathlib import Path, PurePosixPath\n"
+        "from postfix_sync.sources.sftp import Ssh\n"
+        "from postfix_sync.sources.ssh_login import Login\n"
+        f"login = Login('127.0.0.1', {far.sshd.port}, 'root', Path({str(far.key)!r}),"
+        f" Path({str(far.known_hosts)!r}), 10.0)\n"
+        f"source = Ssh(login, PurePosixPath({str(far.files.directory)!r}), 2**30)\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", head + script], capture_output=True, text=True, check=False
+    )
+
+
+def test_memory_is_bounded_by_the_size_of_the_files(far: Far) -> None:
+    script = (
+        "async def main():\n"
+        "    await source.fetch()\n"
+        "    before = peak()\n"
+        "    with open({path!r}, 'r+b') as file: file.truncate({size})\n"
+        "    snapshot = await source.fetch()\n"
+        "    assert len(snapshot.lmtp.content) == {size}\n"
+        "    await source.close()\n"
+        "    print(peak() - before)\n"
+        "asyncio.run(main())\n"
+    ).format(path=str(far.files.directory / "postfix_lmtp"), size=2 * BIG)
+    done = in_its_own_process(far, script)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 1.4 * 2 * BIG
+
+
+def test_nothing_is_printed_and_nothing_heavy_is_loaded(far: Far) -> None:
+    script = (
+        "assert 'asyncssh' not in sys.modules\n"
+        "async def main():\n"
+        "    for key in (login.identity, Path('/etc/hostname')):\n"
+        "        object.__setattr__(login, 'identity', key)\n"
+        "        try: await source.fetch()\n"
+        "        except Exception as error: print(type(error).__name__)\n"
+        "        await source.close()\n"
+        "asyncio.run(main())\n"
+    )
+    far.known_hosts.write_text(far.known_hosts.read_text() + "# nothing\n")
+    done = in_its_own_process(far, script)
+    assert (done.stderr, done.stdout) == ("", "NotPermitted\n")
+
+
+def test_event_loop_is_not_blocked_while_a_large_file_is_fetched(far: Far) -> None:
+    far.grow(2 * BIG)
+
+    async def session() -> float:
+        longest = 0.0
+
+        async def beat() -> None:
+            nonlocal longest
+            while True:
+                began = time.monotonic()
+                await asyncio.sleep(0)
+                longest = max(longest, time.monotonic() - began)
+
+        async with closing(far.source()) as source:
+            beating = asyncio.create_task(beat())
+            assert await source.fetch()
+            beating.cancel()
+        return longest
+
+    assert min(run(session()) for _ in range(TRIES)) < 0.5
+
+
+def test_unchanged_files_take_one_round_trip_on_a_slow_link(far: Far, slow_link: Link) -> None:
+    far.grow(20_000_000)
+
+    async def session() -> list[float]:
+        async with closing(far.source(port=slow_link.port)) as source:
+            assert await source.fetch()
+            await source.fetch()
+            seconds = []
+            for _ in range(TRIES):
+                began = time.monotonic()
+                assert await source.fetch() is None
+                seconds.append(time.monotonic() - began)
+            return seconds
+
+    assert 0.2 < min(run(session())) < 0.4, "one question and one answer, for three files at once"

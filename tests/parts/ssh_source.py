@@ -1,0 +1,163 @@
+"""The SSH source and a Mailman host with an sshd of its own; `run` checks what a fetch leaves."""
+
+import asyncio
+import dataclasses
+import stat
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import pytest
+
+from postfix_sync.errors import SyncError
+from postfix_sync.model import Snapshot
+from postfix_sync.sources.sftp import Ssh
+from postfix_sync.sources.ssh_login import Login
+
+from .mailman_files import MailmanFiles
+from .sshd import Sshd, make_key
+
+T = TypeVar("T")
+ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
+BIG = 2**26
+"""Bytes that take a while to come, so that something can happen meanwhile."""
+STAY = "the last good lists stay in use"
+
+
+class Far:
+    """Mailman's host: its files, its sshd, and what this host needs to log in there."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        """Prepare; sshd takes the options."""
+        self.directory = directory
+        self.files = MailmanFiles(directory / "data")
+        self.files.write(ANTS)
+        self.sshd = Sshd(directory / "sshd", **options)
+        self.key = make_key(directory / "id_ed25519")
+        self.sshd.authorize(self.key, "restrict")
+        self.known_hosts = self.sshd.write_known_hosts(directory / "known_hosts")
+
+    def login(self, **changed: Any) -> Login:
+        """A login that works, but for what is changed."""
+        plain = Login("127.0.0.1", self.sshd.port, "root", self.key, self.known_hosts, 10.0)
+        return dataclasses.replace(plain, **changed)
+
+    def source(self, *, max_size: int = 2**30, path: Path | None = None, **changed: Any) -> Ssh:
+        """The source, with a login that works but for what is changed."""
+        path = path or self.files.directory
+        return Ssh(self.login(**changed), PurePosixPath(path), max_size)
+
+    def place(self, name: str = "postfix_lmtp") -> str:
+        """A file, as messages name it."""
+        return f"127.0.0.1:{self.files.directory / name}"
+
+    def grow(self, size: int = BIG) -> Path:
+        """Makes postfix_lmtp a large file, of zeros."""
+        path = self.files.directory / "postfix_lmtp"
+        with path.open("r+b") as file:
+            file.truncate(size)
+        return path
+
+
+def run(session: Coroutine[Any, Any, T]) -> T:
+    """asyncio.run, after which nothing may be left: no task, no socket, no complaint."""
+    complaints: list[str] = []
+
+    async def watched() -> T:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+        try:
+            return await session
+        finally:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            complaints.extend(map(str, left))
+
+    before = sockets()
+    try:
+        return asyncio.run(watched())
+    finally:
+        assert not complaints
+        assert sockets() == before
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    found = 0
+    for one in Path("/proc/self/fd").iterdir():
+        try:
+            found += stat.S_ISSOCK(one.stat().st_mode)
+        except OSError:  # it was closed meanwhile
+            continue
+    return found
+
+
+@asynccontextmanager
+async def closing(source: Ssh) -> AsyncIterator[Ssh]:
+    """Closes the source after the block, in time."""
+    try:
+        yield source
+    finally:
+        began = time.monotonic()
+        await source.close()
+        assert time.monotonic() - began < 5
+
+
+def fetched(source: Ssh) -> Snapshot | None:
+    """One fetch, and close."""
+
+    async def session() -> Snapshot | None:
+        async with closing(source):
+            return await source.fetch()
+
+    return run(session())
+
+
+def failed(source: Ssh) -> SyncError:
+    """What one fetch raises."""
+    with pytest.raises(SyncError) as caught:
+        fetched(source)
+    error = caught.value
+    assert error.message.isprintable()
+    assert error.hint
+    assert STAY in error.message or "keeps the last good maps" in error.message
+    return error
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Waits, with the event loop going on."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.005)
+
+
+async def refusal(source: Ssh) -> SyncError:
+    """What a fetch raises, within a session."""
+    try:
+        found = await source.fetch()
+    except SyncError as error:
+        return error
+    raise AssertionError(f"fetched {found}")
+
+
+def rewrite_names(far: Far, pattern: str) -> None:
+    """Gives the keys of known_hosts to other names."""
+    keys = [line.split(None, 1)[1] for line in far.known_hosts.read_text().splitlines()]
+    far.known_hosts.write_text("".join(f"{pattern} {key}\n" for key in keys))
+
+
+def run_fix(command: str) -> None:
+    """Does what a hint says."""
+    subprocess.run(["sh", "-ec", command], check=True, capture_output=True)
+
+
+def by_hand(error: SyncError, expect: int) -> str:
+    """What the command of a hint prints, as root pastes it; `expect` is its exit status."""
+    introduction, _, command = error.hint.partition(": ")
+    assert introduction == "see where it fails, as root"
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)
+    assert done.returncode == expect, done
+    return done.stderr

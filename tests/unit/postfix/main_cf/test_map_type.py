@@ -1,0 +1,47 @@
+"""Which map type is built, by what main.cf names and what Postfix supports."""
+
+import pytest
+
+from postfix_sync.errors import ConfigError
+from postfix_sync.postfix.main_cf.map_type import choose_map_type
+from tests.parts.parameters import MAPS, postfix
+
+
+@pytest.mark.parametrize(
+    ("types", "parameters", "configured", "expected"),
+    [
+        ("hash lmdb", {}, "auto", "lmdb"),
+        ("hash btree", {}, "auto", "hash"),
+        ("cdb", {"default_database_type": "cdb"}, "auto", "cdb"),
+        ("hash lmdb", {"transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp"}, "auto", "hash"),
+        ("hash lmdb", {"relay_domains": "hash:/etc/postfix/mailman/other"}, "auto", "lmdb"),
+        ("lmdb", {"transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp"}, "auto", "lmdb"),
+        ("lmdb", {"transport_maps": "regexp:/etc/postfix/mailman/postfix_lmtp"}, "auto", "lmdb"),
+        ("hash lmdb btree", {}, "btree", "btree"),
+    ],
+)
+def test_the_type_to_build(
+    types: str, parameters: dict[str, str], configured: str, expected: str
+) -> None:
+    assert choose_map_type(postfix(types, **parameters), MAPS, configured) == expected
+
+
+@pytest.mark.parametrize("configured", ["btree", "auto"])
+def test_two_types_that_would_share_one_file(configured: str) -> None:
+    named = {
+        "transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp",
+        "relay_domains": "btree:/etc/postfix/mailman/postfix_domains",
+    }
+    with pytest.raises(ConfigError, match="the same names"):
+        choose_map_type(postfix("hash btree", **named), MAPS, configured)
+
+
+@pytest.mark.parametrize("configured", ["lmdb", "auto"])
+def test_no_type_to_build(configured: str) -> None:
+    with pytest.raises(ConfigError, match="has no map type"):
+        choose_map_type(postfix("regexp texthash"), MAPS, configured)
+
+
+def test_the_type_of_a_map_that_stands_where_it_does_no_harm() -> None:
+    one = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
+    assert choose_map_type(one, MAPS, "auto") == "hash"
