@@ -40,6 +40,7 @@ from postfix_sync.status.schema import touched
 from postfix_sync.status.transitions import after_count, after_sync, rankings
 from postfix_sync.store.state_directory import records_of
 from postfix_sync.system.tasks import interrupted
+from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import counted
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class Daemon:
         before = frozenset[str]()
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            found = await asyncio.to_thread(files_of_maps, self.config.postfix.map_directory)
+            found = await run_in_daemon_thread(files_of_maps, self.config.postfix.map_directory)
             if before - found:
                 self.news.set()
             before = found

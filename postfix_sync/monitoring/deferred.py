@@ -9,6 +9,7 @@ from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import installed_routes
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
+from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -39,4 +40,4 @@ async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
         none = {hop: DeferredMail() for hop in next_hops_of(routes)}
         return {**none, **deferred_by_destination(messages, routes, instance.fold, delimiters)}
 
-    return await asyncio.to_thread(count)
+    return await run_in_daemon_thread(count)

@@ -12,6 +12,7 @@ from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.postfix.queue import Queued, unquoted, without_extensions
 from postfix_sync.system.commands import run
+from postfix_sync.system.threads import run_in_daemon_thread
 
 AT_ONCE = 4
 """Processes of postqueue(1) at the same time: more of them are not faster."""
@@ -35,7 +36,7 @@ class MailQueue:
         if done.status:
             raise ApplyError(f"postqueue -j: {done.complaint}")
         try:
-            return await asyncio.to_thread(_messages, done.stdout)
+            return await run_in_daemon_thread(_messages, done.stdout)
         except (ValueError, KeyError, TypeError) as error:
             raise ApplyError(f"postqueue -j: its output cannot be parsed: {error}") from None
 

@@ -53,6 +53,7 @@ from postfix_sync.system.files import (
     unwritable,
     write_file,
 )
+from postfix_sync.system.threads import run_in_daemon_thread
 
 STAGING = ".staging"
 RELOAD_OWED = ".reload"
@@ -182,7 +183,7 @@ class MapDirectory:
 
     async def _read_map(self, name: str, *, kept_locked: bool) -> InstalledMap:
         text, index = self.path / name, self.index(name)
-        table = await asyncio.to_thread(self._table, name)
+        table = await run_in_daemon_thread(self._table, name)
         # postmap(1) takes a second to report a missing index, and blocks on a FIFO or a lock.
         if not index.is_file() or kept_locked:
             return InstalledMap(table, Condition.BROKEN)
@@ -267,7 +268,7 @@ class MapDirectory:
         """
         staged, index = self._staging / name, self.index(name)
         staged_index = staged.with_name(index.name)
-        content = await asyncio.to_thread(render, table)
+        content = await run_in_daemon_thread(render, table)
         try:
             staged_index.unlink(missing_ok=True)
             # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.

@@ -29,6 +29,7 @@ from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.status.schema import DestinationStatus, Status
+from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import counted, seconds_of
 
 AGAIN = 60.0
@@ -156,7 +157,9 @@ async def recover(
         messages = await instance.queue.messages()
         if tried:
             messages = [message for message in messages if message.arrival_time <= alive_since]
-        found = await asyncio.to_thread(chosen, messages, routes, instance.fold, delimiters, wanted)
+        found = await run_in_daemon_thread(
+            chosen, messages, routes, instance.fold, delimiters, wanted
+        )
         done |= found.keys()
         alive_since = alive_since or time.time()
         if not await _deliver_fresh(instance, found, tried, is_up):
@@ -166,7 +169,7 @@ async def recover(
         late: set[str] = set()
         for _ in range(LISTINGS):
             unreached = queue.not_reached(await instance.queue.messages(), 0.0)
-            found = await asyncio.to_thread(
+            found = await run_in_daemon_thread(
                 chosen, unreached, routes, instance.fold, delimiters, Due(failed=done)
             )
             if not await _deliver_fresh(instance, found, late, is_up):

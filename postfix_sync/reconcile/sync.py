@@ -14,7 +14,6 @@ was started plays no part. So a killed sync is completed by the next one, and a 
 a `--once` beside it. The sources were polled before (fetch.py): a sync waits for none of them.
 """
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -102,7 +101,7 @@ async def _stages(
     goal = await desired_state(place, inputs, order.hold, decision)
     effects = await _effects(place, inputs, goal)
     wiring = await wiring_notices(place, goal)
-    return await asyncio.to_thread(report, place, inputs, goal, effects, wiring)
+    return await run_in_daemon_thread(report, place, inputs, goal, effects, wiring)
 
 
 async def _effects(place: Locked, inputs: Inputs, goal: DesiredState) -> Effects:

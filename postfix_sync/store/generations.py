@@ -43,6 +43,7 @@ from postfix_sync.system.files import (
     space_hint,
     unwritable,
 )
+from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import iso
 
 SUFFIX = ".json.gz"
@@ -137,7 +138,7 @@ class Generations:
 
     async def load(self, number: int) -> Generation:
         """Read a generation. Raises NoSuchGeneration, NotPermitted, or ApplyError if damaged."""
-        return await asyncio.to_thread(self._load, number)
+        return await run_in_daemon_thread(self._load, number)
 
     def _load(self, number: int) -> Generation:
         path = self.path(number)

@@ -17,6 +17,7 @@ from postfix_sync.model import MailmanTables, Peer, Record
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 from postfix_sync.store.json_reader import Damaged, parse
 from postfix_sync.system.files import denied_hint, discard, read_file, replace_file, unwritable
+from postfix_sync.system.threads import run_in_daemon_thread
 
 SUFFIX = ".json"
 
@@ -68,7 +69,7 @@ class Records:
 
         Raises NotPermitted, or ApplyError if the record is damaged.
         """
-        return await asyncio.to_thread(self._read, source)
+        return await run_in_daemon_thread(self._read, source)
 
     def _read(self, source: str) -> Record | None:
         path = self._path(source)

@@ -2,18 +2,23 @@
 
 A thread can't be interrupted, and a process waits for the threads of asyncio.to_thread() before it
 ends. So a file that takes long to parse, or a mount that does not answer, would keep the daemon
-running. The threads here are daemon threads, which end with the process. Use them only for
-functions that read or compute: a function that writes must be completed.
+running. The threads here end with the process. Use them only for functions that read or compute: a
+function that writes must be completed.
 """
 
+import _thread
 import asyncio
-import threading
+import contextlib
+import traceback
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CHECK = 1.0
+"""Seconds between checks whether a thread has ended; one that has memory for it says so at once."""
 
 
 async def run_in_daemon_thread(
@@ -21,16 +26,59 @@ async def run_in_daemon_thread(
 ) -> T:
     """Run a function in a thread of its own; return its result, or raise its exception.
 
-    If the task is cancelled meanwhile, it ends at once, and the result is dropped.
+    If the task is cancelled meanwhile, it ends at once, and the result is dropped. If there is no
+    memory for the thread, or in it, this raises MemoryError or RuntimeError, and never waits for a
+    thread that has died: threading.Thread.start() does, and a Future needs memory to be set.
     """
-    result: Future[T] = Future()
-    result.set_running_or_notify_cancel()  # from here on, it can't be cancelled
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    outcome: _Outcome[T] = _Outcome()
 
-    def work() -> None:
+    def work(_held: _Thread) -> None:
         try:
-            result.set_result(function(*arguments, **named))
-        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
-            result.set_exception(error)
+            outcome.value = function(*arguments, **named)
+            outcome.has_value = True
+        except BaseException as error:  # noqa: BLE001 - raised where the outcome is awaited
+            outcome.error = error
+            if isinstance(error, MemoryError):
+                traceback.clear_frames(error.__traceback__)  # what is done next needs memory
+        loop.call_soon_threadsafe(ended.set)
 
-    threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wrap_future(result)
+    held = _Thread()
+    is_alive = weakref.ref(held)
+    _thread.start_new_thread(_quietly, (work, held))
+    del held
+    while not ended.is_set() and is_alive():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CHECK):
+                await ended.wait()
+    if outcome.error:
+        raise outcome.error
+    if not outcome.has_value:
+        raise MemoryError("a thread died at its start")
+    return outcome.value
+
+
+def _quietly(work: "Callable[[_Thread], None]", held: "_Thread") -> None:
+    """Run a thread's work; what is left to fail is for want of memory, or of a loop that is over."""
+    with contextlib.suppress(MemoryError, RuntimeError):
+        work(held)
+
+
+class _Thread:
+    """An object that only a thread holds: a weak reference to it says whether the thread runs.
+
+    That takes no memory, as a flag that the thread sets in the end may.
+    """
+
+
+class _Outcome(Generic[T]):
+    """What came of a thread."""
+
+    __slots__ = ("error", "has_value", "value")
+
+    value: T
+
+    def __init__(self) -> None:
+        self.has_value = False
+        self.error: BaseException | None = None

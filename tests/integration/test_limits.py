@@ -154,7 +154,7 @@ def test_pass_for_which_there_is_no_memory_is_named(site: Site) -> None:
     os.truncate(site.maps / ROUTES, SMALL)
     done = run_small(site, "--once")
     assert done.returncode == 1
-    assert done.stderr.startswith("postfix-sync: error: the pass: out of memory; Postfix keeps")
+    assert done.stderr.startswith("postfix-sync: error: the sync: out of memory; Postfix keeps")
 
 
 def test_command_without_memory_ends_with_one_line(site: Site) -> None:
