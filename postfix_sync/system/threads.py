@@ -34,7 +34,7 @@ async def run_in_daemon_thread(
     ended = asyncio.Event()
     outcome: _Outcome[T] = _Outcome()
 
-    def work(_held: _Thread) -> None:
+    def work() -> None:
         try:
             outcome.value = function(*arguments, **named)
             outcome.has_value = True
@@ -46,7 +46,7 @@ async def run_in_daemon_thread(
 
     held = _Thread()
     is_alive = weakref.ref(held)
-    _thread.start_new_thread(_quietly, (work, held))
+    _thread.start_new_thread(_run, (work, held))
     del held
     while not ended.is_set() and is_alive():
         with contextlib.suppress(TimeoutError):
@@ -59,10 +59,13 @@ async def run_in_daemon_thread(
     return outcome.value
 
 
-def _quietly(work: "Callable[[_Thread], None]", held: "_Thread") -> None:
-    """Run a thread's work; what is left to fail is for want of memory, or of a loop that is over."""
+def _run(work: Callable[[], None], _held: "_Thread") -> None:
+    """Run a thread's work, and hold an object that no traceback keeps.
+
+    An error that is left is for want of memory, or of an event loop that has ended.
+    """
     with contextlib.suppress(MemoryError, RuntimeError):
-        work(held)
+        work()
 
 
 class _Thread:

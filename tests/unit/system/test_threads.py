@@ -38,3 +38,17 @@ def test_process_ends_while_cancelled_work_goes_on() -> None:
         [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=20, check=True
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_thread_without_memory_to_report_its_end_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    async def main() -> tuple[int, int]:
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", fail)
+        async with asyncio.timeout(10):
+            return await run_in_daemon_thread(divmod, 7, 2)
+
+    assert asyncio.run(main()) == (3, 1)
