@@ -119,7 +119,7 @@ async def _take(
 
 
 def _owe_from_now(directory: MapDirectory, owed: Owe | None) -> None:
-    """Date the note of an owed reload anew, after a step that the reload is for.
+    """Renew the date of the note of an owed reload, after a step that the reload is for.
 
     A reload by another process counts for what was published before it, and for nothing that came
     after; and one that was made for another step has removed the note.
@@ -139,7 +139,7 @@ def _owe_as_before(place: "Locked", installed: Installed) -> None:
 
 
 async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
-    """Make sure that no process works with the maps from before."""
+    """Make sure that no process works with the previous maps."""
     postfix = directory.postfix
     elsewhere = postfix.processes.runs_elsewhere
     if not elsewhere and postfix.processes.master is None:

@@ -34,7 +34,7 @@ class DesiredState:
 
     @property
     def may_record(self) -> bool:
-        """Whether the sources' answers may be recorded: under a hold, none is let through."""
+        """Whether the sources' answers may be recorded: under a hold, none is accepted."""
         return self.hold is None
 
 
@@ -86,7 +86,7 @@ def _kept_out(place: "Locked", decision: "Decision") -> tuple[Notice, ...]:
 
 
 def _held(place: "Locked", hold: "Hold", waiting: str) -> Notice:
-    """Report what waits, for as long as something does."""
+    """Report the pending changes, as long as there are some."""
     return Notice(
         f"{hold}; pending: {waiting or 'nothing'}",
         f"see all of it: {place.config.command('--once', '--dry-run')};"

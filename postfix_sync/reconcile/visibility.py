@@ -18,9 +18,9 @@ may remember an answer that is now wrong. The sources of the rows:
   reload has started.
 
 `postfix reload` makes all of them start again; it only sends signals, so who needs the effect waits
-until trivial-rewrite(8) and qmgr(8) are other processes; and for connections, the kernel is asked
-which of them are still open (apply.py). Everything here was measured with real
-ones (tests/e2e/test_transitions.py): each row that asks for a reload has a test that loses mail
+until trivial-rewrite(8) and qmgr(8) are other processes; and the kernel says which connections
+are still open (apply.py). Everything here was measured with real
+ones (tests/e2e/test_transitions.py): each row that needs a reload has a test that loses mail
 without it.
 """
 
@@ -60,7 +60,7 @@ class Kind(Enum):
     LIST_ADDED = "a list is added in a domain that Postfix knows"
     LIST_ADDED_DEFAULT_REFUSES = "the same, and without a route Postfix refuses the address"
     LIST_MOVED = "a list has a next hop that it did not have"
-    LIST_RETURNED = "an address is accepted anew whose kept route had other next hops"
+    LIST_RETURNED = "an address is accepted again whose kept route had other next hops"
     LIST_REORDERED = "a list has the same next hops in another order"
     LIST_REMOVED = "a list is not accepted any more; its route is kept"
     ALIAS_CHANGED = "a virtual alias is added, removed, or leads to another address"
@@ -96,7 +96,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.LIST_ADDED_DEFAULT_REFUSES: Rule(
         Need.BEFORE_DONE,
         Need.BEFORE_ACCEPTANCE,
-        "smtpd(8) remembers that an address it was asked for before had the transport error(8)",
+        "smtpd(8) remembers that an address had the transport error(8) at an earlier RCPT",
     ),
     Kind.LIST_MOVED: Rule(
         Need.BEFORE_DONE,
@@ -111,7 +111,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.LIST_REORDERED: Rule(
         Need.NOTHING,
         Need.NOTHING,
-        "lmtp(8) tries the other next hops by itself, whichever comes first",
+        "lmtp(8) tries the other next hops on its own, whichever is first",
     ),
     Kind.LIST_REMOVED: Rule(
         Need.NOTHING,
@@ -230,7 +230,7 @@ def addresses_left(installed: Installed, desired: Desired) -> frozenset[Destinat
 
 
 def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
-    """Find the addresses that are accepted anew, or lead elsewhere, to a route that has moved."""
+    """Find the addresses that are accepted again, or lead elsewhere, to a route that has moved."""
     away = moved_addresses(changes[ROUTES])
     if not away:
         return frozenset()
