@@ -40,7 +40,6 @@ from postfix_sync.status.schema import touched
 from postfix_sync.status.transitions import after_count, after_sync, rankings
 from postfix_sync.store.state_directory import records_of
 from postfix_sync.system.tasks import interrupted
-from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import counted
 
 if TYPE_CHECKING:
@@ -224,7 +223,7 @@ class Daemon:
             report = Report(failed=(SyncError(f"internal error: {bug!r}"),))
         if report.rerouted:
             self.rerouted.set()
-            self.reloads += [time.monotonic()] * report.reloads
+            self.reloads += [time.monotonic()] * bool(report.reloads)
             del self.reloads[:-RELOADS_KEPT]
         for name, source in report.sources.items():
             self.followers[name].synced(answers.get(name), source)
@@ -269,7 +268,7 @@ class Daemon:
         before = frozenset[str]()
         while True:
             await asyncio.sleep(WATCH_EVERY)
-            found = await run_in_daemon_thread(files_of_maps, self.config.postfix.map_directory)
+            found = await asyncio.to_thread(files_of_maps, self.config.postfix.map_directory)
             if before - found:
                 self.news.set()
             before = found

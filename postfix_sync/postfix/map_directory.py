@@ -119,12 +119,14 @@ class MapDirectory:
             for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
         }
         unseen, left = self._noted()
+        owed = self._is_owed(left)
         return Installed(
             maps,
             interrupted=self._staging.exists(),
-            reload_owed=self._is_owed(left),
-            unseen=unseen,
-            left=left,
+            reload_owed=owed,
+            # A note stays on the disk when another process has reloaded Postfix: it is void then.
+            unseen=unseen if owed else frozenset(),
+            left=left if owed else frozenset(),
         )
 
     def _is_owed(self, left: AbstractSet[Destination]) -> bool:
@@ -149,7 +151,8 @@ class MapDirectory:
         except OSError:
             return frozenset({EVERY_DOMAIN}), frozenset()
         hops = {line for line in lines if line.startswith("lmtp:")}
-        return lines - hops, frozenset(to for hop in hops for to in parse_next_hops(hop))
+        named = (to for hop in hops for to in parse_next_hops(hop))
+        return lines - hops, frozenset(to for to in named if not to.is_name)
 
     def tables(self) -> dict[str, Table | None]:
         """Return the entries of each map by its text, None if they cannot be known.
@@ -282,7 +285,8 @@ class MapDirectory:
                 await self._check(staged, table, len(content))
                 seen = before is None or before[:] == _head(index)
             if not seen:
-                self.owe_reload({EVERY_DOMAIN})
+                unseen_before, left = self._noted()
+                self.owe_reload(unseen_before | {EVERY_DOMAIN}, left)
             if in_place:
                 staged_index.unlink()
             else:

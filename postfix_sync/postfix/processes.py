@@ -130,7 +130,10 @@ class Processes:
         return frozenset(found)
 
     def connections(self, destinations: Collection[Destination]) -> frozenset[str]:
-        """Find this instance's open connections to some destinations; none if it is stopped."""
+        """Find the open connections to some destinations in this instance's network namespace.
+
+        There are none if it is stopped. Those of other programs there count as well.
+        """
         master = self.master if destinations else None
         return connections_to(master, destinations) if master else frozenset()
 

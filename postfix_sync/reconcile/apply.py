@@ -57,6 +57,8 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
                 taken.append(await _take(step, taken[-1].owed, plan, installed, place))
                 if taken[-1].without_hosts:
                     return Outcome(without_hosts=taken[-1].without_hosts)
+                if taken[-1].error:
+                    raise taken[-1].error
     except SyncError as failure:
         error = failure
     published = {one.published.name: one.published.table for one in taken if one.published}
@@ -87,6 +89,8 @@ class _Taken(NamedTuple):
     seen: _Visible = _Visible()
     line: str = ""
     """For the log."""
+    error: SyncError | None = None
+    """Why the note could not be renewed after it."""
     without_hosts: SyncError | None = None
 
 
@@ -102,8 +106,8 @@ async def _take(
             except SyncError as failure:
                 _owe_as_before(place, installed)
                 return _Taken(owed, without_hosts=failure)
-            _owe_from_now(directory, owed)
-            return _Taken(owed, line=f"{place.hosts.path}: {_entered(names, installed)}")
+            line = f"{place.hosts.path}: {_entered(names, installed)}"
+            return _Taken(owed, line=line, error=_owe_from_now(directory, owed))
         case Owe(unseen, left):
             directory.owe_reload(unseen, left)
             return _Taken(step)
@@ -112,20 +116,24 @@ async def _take(
             if not await directory.publish(name, table, place.lock, fresh=fresh):
                 again = MakeVisible(reload=plan.may_reload, remembered=True)
                 seen = await _make_visible(again, directory)
-            _owe_from_now(directory, owed)
-            return _Taken(owed, published=step, seen=seen)
+            error = _owe_from_now(directory, owed)
+            return _Taken(owed, published=step, seen=seen, error=error)
         case MakeVisible():
             return _Taken(None, seen=await _make_visible(step, directory))
 
 
-def _owe_from_now(directory: MapDirectory, owed: Owe | None) -> None:
+def _owe_from_now(directory: MapDirectory, owed: Owe | None) -> SyncError | None:
     """Renew the date of the note of an owed reload, after a step that the reload is for.
 
     A reload by another process counts for what was published before it, and for nothing that came
     after; and one that was made for another step has removed the note.
     """
-    if owed:
-        directory.owe_reload(owed.unseen, owed.left)
+    try:
+        if owed:
+            directory.owe_reload(owed.unseen, owed.left)
+    except SyncError as error:
+        return error
+    return None
 
 
 def _owe_as_before(place: "Locked", installed: Installed) -> None:
@@ -179,8 +187,10 @@ async def _reload(postfix: Postfix, left: AbstractSet[Destination]) -> tuple[int
     idle seconds, makes Postfix close it. Returns how often it was reloaded, and the connections
     that are left even so: of deliveries that hang, which are no use to anybody else.
     """
+    # A connection that is opened later has a reason to be.
+    old: AbstractSet[str] = postfix.processes.connections(left)
     await postfix.processes.reload()
-    old = await _still_open(postfix.processes.connections(left), postfix, left)
+    old = await _still_open(old, postfix, left)
     reloads = 1
     while old and reloads < RELOADS_AT_MOST:
         await postfix.processes.reload()

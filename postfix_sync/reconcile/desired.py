@@ -7,7 +7,7 @@ from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model import Desired, Notice
 from postfix_sync.reconcile.changes import difference
 from postfix_sync.reconcile.deliverable import without_undeliverable
-from postfix_sync.reconcile.hold import HeldState, held_state
+from postfix_sync.reconcile.hold import HeldState, Order, held_state
 
 if TYPE_CHECKING:
     from postfix_sync.reconcile.decide import Decision
@@ -41,11 +41,12 @@ class DesiredState:
 async def desired_state(
     place: "Locked",
     inputs: "Inputs",
-    hold: "Hold | None",
+    order: Order,
     decision: "Decision",
 ) -> DesiredState:
     """Compute what the maps and the hosts file are to hold. A dry run shows what has no hold."""
-    notices = _kept_out(place, decision) if decision.maps else ()
+    hold = order.hold
+    notices = order.notices + (_kept_out(place, decision) if decision.maps else ())
     goal = None
     if decision.maps:
         maps = decision.maps.beside(place.directory.postfix.other_domains)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.containers.relocate import by_address
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.model import Desired, Installed, Maps
+from postfix_sync.model import Desired, Installed, Maps, Notice
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.reconcile.clusters import reordered
 from postfix_sync.reconcile.keep import keep_present
@@ -26,6 +26,8 @@ class Order:
     hold: Hold | None
     installed: Installed
     """What is installed, without what only a released rollback had put there."""
+    notices: tuple[Notice, ...] = ()
+    """What could not be kept before a rollback."""
 
 
 async def obey(place: "Locked", inputs: "Inputs") -> Order:
@@ -41,16 +43,17 @@ async def obey(place: "Locked", inputs: "Inputs") -> Order:
         generations.release()
         # What only the rollback had put back is removed, even if its source is away.
         return Order(None, installed.without(put_back) if put_back else installed)
+    notices: tuple[Notice, ...] = ()
     if request.roll_back is not None:
         await generations.load(request.roll_back)
         if not hold:
-            await keep_present(place, installed, spare=request.roll_back)
+            notices = await keep_present(place, installed, spare=request.roll_back)
             before = generations.installed(place.directory.texts())
             hold = Hold(request.roll_back, time.time(), before)
         elif hold.generation != request.roll_back:
             hold = Hold(request.roll_back, time.time(), hold.before)
         generations.hold(hold)
-    return Order(hold, installed)
+    return Order(hold, installed, notices)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ async def _stages(
         forgotten=inputs.forgotten,
         allowed=Allowed(place.directory.postfix.several_next_hops, inputs.routable),
     )
-    goal = await desired_state(place, inputs, order.hold, decision)
+    goal = await desired_state(place, inputs, order, decision)
     effects = await _effects(place, inputs, goal)
     wiring = await wiring_notices(place, goal)
     return await run_in_daemon_thread(report, place, inputs, goal, effects, wiring)

@@ -48,10 +48,14 @@ async def run_in_daemon_thread(
     is_alive = weakref.ref(held)
     _thread.start_new_thread(_run, (work, held))
     del held
-    while not ended.is_set() and is_alive():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CHECK):
-                await ended.wait()
+    waiter = asyncio.ensure_future(ended.wait())
+    try:
+        # An error keeps the thread's frames alive, and so what they hold. asyncio.timeout() of
+        # Python 3.11.2 would end a task that was cancelled before and goes on.
+        while not (outcome.has_value or outcome.error or waiter.done()) and is_alive():
+            await asyncio.wait({waiter}, timeout=CHECK)
+    finally:
+        waiter.cancel()
     if outcome.error:
         raise outcome.error
     if not outcome.has_value:
@@ -60,7 +64,7 @@ async def run_in_daemon_thread(
 
 
 def _run(work: Callable[[], None], _held: "_Thread") -> None:
-    """Run a thread's work, and hold an object that no traceback keeps.
+    """Run a thread's work, and hold an object for as long as the thread runs.
 
     An error that is left is for want of memory, or of an event loop that has ended.
     """

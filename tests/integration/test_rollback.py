@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.model import DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.store.generations import SUFFIX
 from tests.parts.common import wait_for
 from tests.parts.daemon import RunningDaemon
-from tests.parts.disk import Entry, fill, small_disk, tree
+from tests.parts.disk import Entry, fill, mounted, small_disk, tree
 from tests.parts.mailman_files import MailmanFiles, nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import STATE, Site
@@ -442,3 +443,15 @@ def test_what_is_put_back_is_not_what_the_present_state_takes_the_place_of(make:
     assert lists(site) == {ANTS}
     run(site, "resume")
     assert lists(site) == {ANTS, BEES, CATS}
+
+
+def test_rollback_reports_that_the_present_state_can_not_be_kept(make: MakeSite) -> None:
+    """Nothing notes which generation is installed, and its file can't be replaced."""
+    site = states(make(), (ANTS,), (ANTS, BEES))
+    (site.state / "installed.json").unlink()
+    newest = site.state / f"generations/2{SUFFIX}"
+    with mounted(newest, "-o", "bind,ro", str(newest)):
+        done = site.call("rollback", "1")
+    assert done.returncode == 0, done
+    assert "a rollback can't install the present state later" in done.stderr
+    assert lists(site) == {ANTS}

@@ -3,10 +3,12 @@
 import asyncio
 import subprocess
 import sys
+import time
 
 import pytest
 
-from postfix_sync.system.threads import run_in_daemon_thread
+from postfix_sync.system.tasks import interrupted, to_its_end
+from postfix_sync.system.threads import CHECK, run_in_daemon_thread
 
 HANGS = """\
 import asyncio, threading
@@ -40,15 +42,40 @@ def test_process_ends_while_cancelled_work_goes_on() -> None:
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_thread_without_memory_to_report_its_end_is_noticed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def mute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can report its end, as for want of memory."""
+
     def fail(*_: object) -> None:
         raise MemoryError
 
-    async def main() -> tuple[int, int]:
-        monkeypatch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", fail)
-        async with asyncio.timeout(10):
-            return await run_in_daemon_thread(divmod, 7, 2)
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "call_soon_threadsafe", fail)
 
-    assert asyncio.run(main()) == (3, 1)
+
+@pytest.mark.usefixtures("mute")
+def test_thread_that_can_not_report_its_end_is_noticed() -> None:
+    async def run(dividend: int, divisor: int) -> tuple[int, int]:
+        async with asyncio.timeout(10):
+            return await run_in_daemon_thread(divmod, dividend, divisor)
+
+    assert asyncio.run(run(7, 2)) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run(7, 0))
+
+
+def test_task_that_was_cancelled_and_goes_on_gets_its_result() -> None:
+    """As a sync does that is stopped: it has a report to make, which takes more than a second."""
+
+    async def main() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await to_its_end(asyncio.sleep(0.01))
+        assert interrupted()
+        return await run_in_daemon_thread(slowly)
+
+    def slowly() -> str:
+        time.sleep(CHECK + 0.3)
+        return "done"
+
+    assert asyncio.run(main()) == "done"
