@@ -391,7 +391,7 @@ def _has_something(directory: Path) -> bool:
 def _places(target: Target) -> tuple[Path, Path, Path]:
     """Maps, state and Postfix's configuration, as postfix-sync's configuration has them."""
     asked = (
-        "import pathlib; from postfix_sync.config import load;"
+        "import pathlib; from postfix_sync.config.reading import load;"
         f" c = load(pathlib.Path({CONFIGURATION!r}));"
         " print(c.postfix.map_directory, c.state_directory, c.postfix.config_directory, sep='\\n')"
     )

@@ -5,6 +5,7 @@ Mailman's LMTP server is known by a host name that only postfix-sync makes known
 delivered message also shows that the hosts file and its copy in the chroot were in time.
 """
 
+import json
 import smtplib
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.store.state_directory import RETIREMENT_NAME
 from tests.conftest import Measured
 from tests.e2e.conftest import need_map_type, need_real_parts
 from tests.parts.common import PATIENCE, public_directory, wait_for
@@ -100,6 +102,7 @@ def test_second_list_and_its_subaddresses(world: World) -> None:
     """A second list in a domain that is known: one line, and nothing about the first one."""
     create_and_send(world, "first@lists.example.net")
     world.daemon.look()  # all of it is told
+    wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = len(world.daemon.messages)
     world.mailman.create_list("second@lists.example.net")
     for recipient, subaddress in (
@@ -129,6 +132,7 @@ def test_removed_list_is_refused(world: World) -> None:
     sent = create_and_send(world, "goes@lists.example.net")
     world.wait_until_received(sent)
     world.daemon.look()  # all of it is told
+    wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = len(world.daemon.messages)
     world.mailman.remove_list("goes@lists.example.net")
     world.daemon.wait_for("lists: -1 list: goes@lists.example.net")
@@ -239,11 +243,22 @@ def takes(world: World, recipient: str) -> bool:
         return code == 250
 
 
+RETIRED = 180.0
+"""Seconds: a minute after a list was removed its routes are, if nothing needs them; see retire.py."""
+
+
+def retiring(world: World) -> bool:
+    """Whether routes of removed lists are still to be removed."""
+    record = world.site.state / RETIREMENT_NAME
+    return record.exists() and bool(json.loads(record.read_text())["routes"])
+
+
 def test_mailman_aliases_changes_nothing(world: World) -> None:
     """`mailman aliases` writes all its files anew, again and again, and nothing happens here."""
     create_and_send(world, "steady@lists.example.net")
     world.daemon.wait_for("lists: +1 list: steady@lists.example.net")
     world.daemon.look()  # all of it is told
+    wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = (state_of(world), world.postfix.reloads, world.daemon.messages)
     for _ in range(AGAIN[world.site.map_type]):
         written = (world.mailman.data / "postfix_lmtp").stat()
