@@ -244,7 +244,7 @@ def takes(world: World, recipient: str) -> bool:
 
 
 RETIRED = 180.0
-"""Seconds: a minute after a list was removed its routes are, if nothing needs them; see retire.py."""
+"""Seconds. A minute after a list was removed, its routes are, if nothing needs them (retire.py)."""
 
 
 def retiring(world: World) -> bool:
