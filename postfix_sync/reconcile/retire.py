@@ -19,7 +19,7 @@ from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.locked import Locked, locked
 from postfix_sync.reconcile.retirement import deferred_for, narrowed
 from postfix_sync.store.retirement_record import NAME_KEPT, Retiring
-from postfix_sync.store.state_directory import generations_of, retirement_record_of
+from postfix_sync.store.state_directory import retirement_record_of
 from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import counted
 
@@ -48,9 +48,7 @@ async def retire(config: "Config") -> list[str]:
             installed = await place.directory.read()
             if not _is_settled(installed):
                 return []  # a sync is not complete, and another one follows
-            lines = await _take_out(
-                config, place, installed, due, instance.queue.recipients_of(queue)
-            )
+            lines = await _take_out(place, installed, due, instance.queue.recipients_of(queue))
     except OSError as error:
         # What no step foresaw, such as a file that another process removes while it is read.
         raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None
@@ -64,7 +62,6 @@ def _is_settled(installed: Installed) -> bool:
 
 
 async def _take_out(
-    config: "Config",
     place: Locked,
     installed: Installed,
     due: Mapping[str, float],
@@ -79,15 +76,14 @@ async def _take_out(
     if maps is None:
         return []
     now = time.time()
-    record = retirement_record_of(config)
-    retiring = record.read()
+    retiring = place.retirement.read()
     routes = {name for name, at in due.items() if retiring.routes.get(name) == at}
     names = retiring.due_names(now)
     table = await run_in_daemon_thread(narrowed, maps, routes, queued)
-    lines = await _narrow_routes(config, place, maps[ROUTES], table)
+    lines = await _narrow_routes(place, maps[ROUTES], table)
     lines += _narrow_hosts(place.hosts, names - host_names(table))
     left = {name for name in routes if not table.keys().isdisjoint(addresses_of(name))}
-    record.write(retiring.without(routes - left, names, now))
+    place.retirement.write(retiring.without(routes - left, names, now))
     return lines
 
 
@@ -101,18 +97,15 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
     return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
 
 
-async def _narrow_routes(
-    config: "Config", place: Locked, present: Table, table: Table
-) -> list[str]:
+async def _narrow_routes(place: Locked, present: Table, table: Table) -> list[str]:
     """Publish the routes without those that are due."""
     if table == present:
         return []
-    generations = generations_of(config)
-    generation = generations.installed(place.directory.texts())
+    generation = place.generations.installed(place.directory.texts())
     with place.directory.staging():
         await place.directory.publish(ROUTES, table, place.lock, fresh=False)
     if generation is not None:
-        generations.note(generation, place.directory.texts())
+        place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")
     return [f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"]
 

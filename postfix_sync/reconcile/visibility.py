@@ -202,12 +202,9 @@ def kinds_of(
         yield Kind.DOMAIN_ADDED
     if domains.removed:
         yield Kind.DOMAIN_REMOVED
-    hosts = {**desired.hosts, **dict.fromkeys(desired.dropped, "")}
-    entering = hosts.keys() - installed.hosts.keys()
+    entering = (desired.hosts.keys() | desired.dropped) - installed.hosts.keys()
     used = {hop.host for hop in next_hops_of(installed.table(ROUTES))} if entering else set()
-    if not entering.isdisjoint(used) or any(
-        installed.hosts.get(name, address) != address for name, address in hosts.items()
-    ):
+    if not entering.isdisjoint(used) or _old_addresses(installed, desired):
         yield Kind.HOST_READDRESSED
     conditions = {one.condition for one in installed.maps.values()}
     if Condition.BROKEN in conditions:
@@ -218,15 +215,20 @@ def kinds_of(
 
 def addresses_left(installed: Installed, desired: Desired) -> frozenset[Destination]:
     """Find the addresses that hosts of routes had, and are not to have any more."""
-    old = {
-        name: installed.hosts[name]
-        for name, address in {**desired.hosts, **dict.fromkeys(desired.dropped, "")}.items()
-        if installed.hosts.get(name, address) != address
-    }
+    old = _old_addresses(installed, desired)
     if not old:
         return frozenset()
     hops = next_hops_of(installed.table(ROUTES)) | next_hops_of(desired.maps[ROUTES])
     return frozenset(Destination(old[hop.host], hop.port) for hop in hops if hop.host in old)
+
+
+def _old_addresses(installed: Installed, desired: Desired) -> dict[str, str]:
+    """Return the installed addresses of the host names that get another one, or are dropped."""
+    return {
+        name: installed.hosts[name]
+        for name, address in {**desired.hosts, **dict.fromkeys(desired.dropped, "")}.items()
+        if installed.hosts.get(name, address) != address
+    }
 
 
 def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
