@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Notice
+from postfix_sync.model.notice import Notice
 
 LOG = logging.getLogger("postfix_sync")
 

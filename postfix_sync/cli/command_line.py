@@ -17,7 +17,7 @@ from pathlib import Path
 from postfix_sync import __version__
 from postfix_sync.errors import ApplyError, Exit, SyncError, is_out_of_memory, out_of_memory, why
 from postfix_sync.log import LOG, configure, log_problem
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 
 LMTP_PORT = 8024
 """Mailman's default port, for a destination without a port (`port` in Mailman's [mta] section)."""

@@ -11,7 +11,7 @@ from postfix_sync.cli.running import complete, load
 from postfix_sync.cli.terminal import ProgressLine, Terminal
 from postfix_sync.doctor import examination
 from postfix_sync.errors import Exit
-from postfix_sync.model import Finding
+from postfix_sync.model.finding import Finding
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config

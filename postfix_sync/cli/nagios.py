@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 from postfix_sync.errors import SyncError, out_of_memory
-from postfix_sync.model import ProbeResult
+from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.probe.lmtp import consequence
 
 WITHIN = 8.0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import Busy, ConfigError, Exit, SyncError, worst
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import Destination, ProbeResult
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.textfile import write_textfile
 from postfix_sync.postfix.queue import DeferredMail

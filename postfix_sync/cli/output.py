@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from postfix_sync.cli.terminal import Cell, Colour, Terminal
 from postfix_sync.errors import escape
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import Finding, Verdict
+from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.postfix.main_cf.classes import ROLES
 from postfix_sync.status.schema import DestinationStatus, SourceStatus, Status
 from postfix_sync.store.generations import Generation, Hold
@@ -205,7 +204,7 @@ def generations(
         [
             Cell(str(row.generation.number), Colour.NAME),
             Cell(iso(row.generation.at)),
-            Cell(str(len(lists_of(row.generation.tables.routes))), right=True),
+            Cell(str(len(row.generation.tables.routes.names())), right=True),
             Cell(str(len(row.generation.tables.routes)), right=True),
             Cell("" if row.differs else "installed", Colour.GOOD),
         ]

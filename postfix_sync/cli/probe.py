@@ -11,7 +11,8 @@ from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.log import log_problem
-from postfix_sync.model import BOTH_FAMILIES, Families, ProbeResult
+from postfix_sync.model.destination import BOTH_FAMILIES, Families
+from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.postfix.instance import families_of
 from postfix_sync.postfix.map_directory import installed_maps
 from postfix_sync.probe.lmtp import describe, probe_all

@@ -15,7 +15,7 @@ from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import Exit, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import Maps
+from postfix_sync.model.maps import Maps
 from postfix_sync.postfix.map_directory import installed_maps
 from postfix_sync.reconcile.changes import difference
 from postfix_sync.reconcile.once import completed

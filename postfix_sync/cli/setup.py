@@ -12,7 +12,7 @@ from postfix_sync.cli.terminal import Terminal
 from postfix_sync.doctor import examination
 from postfix_sync.errors import Exit
 from postfix_sync.log import LOG
-from postfix_sync.model import Verdict
+from postfix_sync.model.finding import Verdict
 from postfix_sync.setup.carry_out import carry_out, undo
 from postfix_sync.setup.main_cf_file import Outdated
 from postfix_sync.setup.proposal import Proposal, propose, propose_undoing

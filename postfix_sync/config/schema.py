@@ -32,7 +32,8 @@ from postfix_sync.config.values import (
 )
 from postfix_sync.errors import quote
 from postfix_sync.mailman.names import check_domain
-from postfix_sync.model import Destination, Policy
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.source import Policy
 from postfix_sync.postfix.next_hop import check_host
 
 DEFAULT_PATH = Path("/etc/postfix-sync/config.yaml")

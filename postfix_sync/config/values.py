@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import PlainValidator
 
 from postfix_sync.errors import quote
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.next_hop import parse_destination
 
 NAME_LENGTH = 100

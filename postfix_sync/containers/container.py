@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from postfix_sync.errors import NotPlaced, quote
-from postfix_sync.model import Destination, Peer
+from postfix_sync.model.destination import Destination, Peer
 
 TYPED_WRONG = 2
 """Adjacent letters by which a name may differ from a name that is suggested for it."""

@@ -21,7 +21,7 @@ from postfix_sync.containers import container
 from postfix_sync.containers.base_hosts_file import base_hosts_file
 from postfix_sync.containers.container import Container
 from postfix_sync.errors import NotPermitted, NotPlaced, OutOfReach, SyncError, TimedOut, quote
-from postfix_sync.model import Peer
+from postfix_sync.model.destination import Peer
 from postfix_sync.system.commands import SEARCH_PATH, Completed, Running, find_command, run, running
 from postfix_sync.system.files import read_file
 from postfix_sync.system.interfaces import toward

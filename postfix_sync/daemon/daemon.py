@@ -24,8 +24,7 @@ from postfix_sync.daemon.tasks import every, report_end, set_within, until_one_e
 from postfix_sync.daemon.watcher import Follower, answers_of
 from postfix_sync.errors import Busy, ConfigError, SyncError
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import RECIPIENTS
+from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.monitoring import http_server
 from postfix_sync.monitoring import pages as pages_module
 from postfix_sync.monitoring.deferred import count_deferred
@@ -311,5 +310,5 @@ def _summary(report: Report) -> str:
     """Return the result of a sync in one line, for `systemctl status`."""
     if report.errors:
         return report.errors[0].message
-    lists = len(lists_of(report.installed[RECIPIENTS])) if report.installed else 0
+    lists = len(report.installed[RECIPIENTS].names()) if report.installed else 0
     return f"{report.held or 'in step'}, {counted(lists, 'list')}"

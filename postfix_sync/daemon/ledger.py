@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import SyncError
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import Notice
+from postfix_sync.model.notice import Notice
 from postfix_sync.monitoring.textfile import write_textfile
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.schema import Status

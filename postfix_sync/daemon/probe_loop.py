@@ -17,7 +17,7 @@ from postfix_sync.daemon.ledger import Ledger
 from postfix_sync.daemon.tasks import set_within
 from postfix_sync.errors import SyncError
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import PHASES, Destination, ProbeResult
+from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.probe import flush
 from postfix_sync.probe.lmtp import describe, probe_all
 from postfix_sync.probe.targets import targets
@@ -25,6 +25,7 @@ from postfix_sync.reconcile.report import Report
 from postfix_sync.status.transitions import after_flush, after_probes, doubted, due_early, rankings
 
 if TYPE_CHECKING:
+    from postfix_sync.model.destination import Destination
     from postfix_sync.reconcile.clusters import Ranking
 
 DOUBTED = 5.0

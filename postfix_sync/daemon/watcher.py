@@ -19,7 +19,8 @@ from postfix_sync.daemon.retry import next_try, retry_delay
 from postfix_sync.daemon.tasks import set_within
 from postfix_sync.errors import Missing, Refused, SyncError, out_of_memory
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import Notice, Peer
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.instance import fold_of
 from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.sources.container import Contained

@@ -29,7 +29,9 @@ from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
 from postfix_sync.errors import ConfigError, SyncError, why
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.model import INDEX_SUFFIX, Finding, ProbeResult, Verdict
+from postfix_sync.model.finding import Finding, Verdict
+from postfix_sync.model.map_names import INDEX_SUFFIX
+from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.main_cf.address_classes import classify

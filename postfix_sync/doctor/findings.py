@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 from postfix_sync.doctor.host import Host
-from postfix_sync.model import Finding, Verdict
+from postfix_sync.model.finding import Finding, Verdict
 
 Check: TypeAlias = Callable[[Host], AsyncIterator[Finding]]
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.containers.relocate import by_address, host_address, relocated
-from postfix_sync.model import MAP_NAMES, Destination, Maps, Peer, ProbeResult, Table
+from postfix_sync.model.destination import Destination, Peer
+from postfix_sync.model.map_names import MAP_NAMES
+from postfix_sync.model.maps import Maps, table_of
+from postfix_sync.model.probe_result import ProbeResult
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_type import IndexType
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.lmtp_resolver import Answer, Resolver
@@ -34,7 +38,7 @@ class Host:
     postfix: Postfix
     kind: IndexType
     """The type of the maps."""
-    installed: Mapping[str, Table | None]
+    installed: Mapping[str, Table[str] | None]
     """The entries of each map by its text, None if they cannot be known."""
     answers: Mapping[str, Fetched]
     """What was fetched from each source, by its name."""
@@ -77,9 +81,9 @@ class Host:
         """The map directory."""
         return MapDirectory(self.config.postfix.map_directory, self.kind, self.postfix)
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str) -> Table[str]:
         """Return the entries of an installed map; none if they cannot be known."""
-        return self.installed.get(name) or {}
+        return self.installed.get(name) or table_of(name, {})
 
     @property
     def domains(self) -> AbstractSet[str]:
@@ -92,7 +96,7 @@ class Host:
         return next_hops_of(self.routes_in_use)
 
     @property
-    def routes_in_use(self) -> Table:
+    def routes_in_use(self) -> Table[str]:
         """The installed routes of accepted addresses; none if they cannot be known."""
         return Maps({name: self.table(name) for name in MAP_NAMES}).routes_in_use
 
@@ -100,12 +104,12 @@ class Host:
     def named(self) -> Mapping[str, AbstractSet[Destination]]:
         """The destinations that each source names, by the source's name, as they are reached."""
         return {
-            name: next_hops_of(self.reached(name) or {})
+            name: next_hops_of(self.reached(name) or Table({}, {}))
             for name, answer in self.answers.items()
             if answer.tables
         }
 
-    def reached(self, source: str) -> Table | None:
+    def reached(self, source: str) -> Table[str] | None:
         """Compute the routes of a source that has answered, with its next hops as a sync would.
 
         None if it has named no routes, or if its container cannot be reached at a port of theirs.
@@ -113,7 +117,7 @@ class Host:
         answer = self.answers[source]
         if not answer.tables:
             return None
-        routes: Table | None = answer.tables.routes
+        routes: Table[str] | None = answer.tables.routes
         configured = next(section for section in self.config.sources if section.name == source)
         if configured.container:
             routes = relocated(answer.tables.routes, answer.peer or Peer())
@@ -188,14 +192,11 @@ SYSTEMD = Path("/run/systemd/system")
 
 
 def served(
-    installed: Mapping[str, Table | None], answers: Mapping[str, Fetched]
-) -> Mapping[str, Table]:
+    installed: Mapping[str, Table[str] | None], answers: Mapping[str, Fetched]
+) -> Mapping[str, Table[str]]:
     """Return the entries that the maps have or will have: installed, or named by a source."""
     wanted = [Maps.of(answer.tables) for answer in answers.values() if answer.tables]
-    return {
-        name: {
-            **{key: value for maps in wanted for key, value in maps[name].items()},
-            **(installed.get(name) or {}),
-        }
-        for name in MAP_NAMES
-    }
+    tables = {name: table_of(name, {}) for name in MAP_NAMES}
+    for maps in wanted:
+        tables = {name: table | maps[name] for name, table in tables.items()}
+    return {name: table | (installed.get(name) or table) for name, table in tables.items()}

@@ -10,13 +10,14 @@ line. For any bytes, each parser returns a table or raises `Refused`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from postfix_sync.errors import HalfWritten, Refused, quote
-from postfix_sync.mailman.addresses import ADDRESSES_PER_LIST, SUBADDRESSES, lists_of
 from postfix_sync.mailman.names import check_address, check_domain
-from postfix_sync.model import MailmanTables, Policy, Snapshot, SourceFile, Table, domain_of
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, domain_of
+from postfix_sync.model.source import MailmanTables, Policy, Snapshot, SourceFile
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 
@@ -192,12 +193,12 @@ def _parse(
     return table
 
 
-def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
     """Parse postfix_lmtp: address -> next hop. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
-        return _parse(file, fold, check, lambda _key, _text: next_hop)
+        return Table.of(_parse(file, fold, check, lambda _key, _text: next_hop))
     read = parse_unjudged if policy.is_placed else parse_destination
     known: dict[str, str] = {}
 
@@ -209,10 +210,10 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table:
                 raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
         return known[text]
 
-    return _parse(file, fold, check, read_next_hop)
+    return Table.of(_parse(file, fold, check, read_next_hop))
 
 
-def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str]:
     """Parse postfix_domains: domain -> the mail host of its lists. Raises `Refused`.
 
     A domain that is not its own mail host is the alias_domain of its mail host.
@@ -258,10 +259,10 @@ def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
     )
 
 
-def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Table:
+def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Aliases:
     """Parse postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
-    return _parse(file, fold, check, lambda _key, text: fold(check(text)))
+    return Aliases.of(_parse(file, fold, check, lambda _key, text: fold(check(text))))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
@@ -291,19 +292,14 @@ def _not_allowed(domain: str, verb: str = "is not") -> _UnfitError:
     )
 
 
-def _check_whole(file: SourceFile, table: Table) -> None:
+def _check_whole(file: SourceFile, table: Table[str]) -> None:
     """Check that each address belongs to a list with all nine addresses. Raises `Refused`."""
-    lists = lists_of(table)
-    for address in table:
-        local, _, domain = address.rpartition("@")
-        name, _, subaddress = local.rpartition("-")
-        is_subaddress = subaddress in SUBADDRESSES and f"{name}@{domain}" in lists
-        if not is_subaddress and address not in lists:
-            raise Refused(
-                f"{file.place}: {quote(address)} belongs to no list that has all its"
-                f" {ADDRESSES_PER_LIST} addresses: the file is truncated or was edited; {REFUSED}",
-                f"let Mailman write it again: {MAILMAN_ALIASES}",
-            )
+    if address := min(table.parts(), default=""):
+        raise Refused(
+            f"{file.place}: {quote(address)} belongs to no list that has all its"
+            f" {ADDRESSES_PER_LIST} addresses: the file is truncated or was edited; {REFUSED}",
+            f"let Mailman write it again: {MAILMAN_ALIASES}",
+        )
 
 
 def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables:
@@ -317,7 +313,7 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         snapshot.domains, fold, policy
     )  # first, because its errors explain alias domains
     routes = parse_routes(snapshot.lmtp, fold, policy)
-    aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else {}
+    aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else Aliases.of({})
     _check_whole(snapshot.lmtp, routes)
     if snapshot.vmap:
         if not snapshot.vmap.content:
@@ -330,32 +326,31 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
     return MailmanTables(routes, domains, aliases)
 
 
-def _check_domains(snapshot: Snapshot, routes: Table, domains: Table) -> None:
+def _check_domains(snapshot: Snapshot, routes: Table[str], domains: Mapping[str, str]) -> None:
     """Check that postfix_domains has exactly the domains of the lists. Raises `HalfWritten`."""
-    used = {domain_of(address) for address in routes}
-    for domain in sorted(used ^ domains.keys()):
+    for domain in sorted(routes.domains() ^ domains.keys()):
         has, lacks = snapshot.lmtp, snapshot.domains
         if domain in domains:
             has, lacks = lacks, has
         raise _half_written(f"{has.place} has the domain {quote(domain)}, {lacks.place} has not")
 
 
-def _check_aliases(vmap: SourceFile, aliases: Table, lmtp: SourceFile, routes: Table) -> None:
+def _check_aliases(
+    vmap: SourceFile, aliases: Aliases, lmtp: SourceFile, routes: Table[str]
+) -> None:
     """Check that each alias has the same local part as its key, and a route.
 
     Raises `Refused` or `HalfWritten`. Mailman's mta/postfix.py writes no other aliases.
     """
-    for key, value in aliases.items():
-        if key.rpartition("@")[0] != value.rpartition("@")[0]:
+    for key, target in (*aliases.lists.items(), *aliases.others.items()):
+        if key.rpartition("@")[0] != target.rpartition("@")[0]:
             raise Refused(
-                f"{vmap.place}: {quote(key)} leads to {quote(value)}, which is not an address of"
+                f"{vmap.place}: {quote(key)} leads to {quote(target)}, which is not an address of"
                 f" the same list; {REFUSED}",
                 f"let Mailman write it again: {MAILMAN_ALIASES}",
             )
-        if value not in routes:
-            raise _half_written(
-                f"{vmap.place} leads to {quote(value)}, which is not in {lmtp.place}"
-            )
+    if target := min(aliases.targets().beyond(routes), default=""):
+        raise _half_written(f"{vmap.place} leads to {quote(target)}, which is not in {lmtp.place}")
 
 
 def _half_written(problem: str) -> HalfWritten:

@@ -2,9 +2,9 @@
 
 import functools
 import re
+from collections.abc import Mapping
 
 from postfix_sync.errors import quote
-from postfix_sync.model import Table
 from postfix_sync.postfix.folding import _NON_ASCII
 
 _LABEL = rf"[A-Za-z0-9_{_NON_ASCII}](?:[A-Za-z0-9_\-{_NON_ASCII}]{{0,61}}[A-Za-z0-9_{_NON_ASCII}])?"
@@ -12,7 +12,7 @@ _LOCAL_PART = re.compile(rf"[A-Za-z0-9!#$%&'*+\-./=?^_`{{|}}~{_NON_ASCII}]+")
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
-def check_entries(table: Table) -> Table:
+def check_entries(table: Mapping[str, str]) -> Mapping[str, str]:
     """Return `table` if each entry can be a line of a map. Raises ValueError with the problem.
 
     A table may have a million entries, so this function checks nothing else.

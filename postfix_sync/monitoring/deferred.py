@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import installed_routes
 from postfix_sync.postfix.next_hop import next_hops_of

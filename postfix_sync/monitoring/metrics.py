@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from postfix_sync.model import PHASES
+from postfix_sync.model.probe_result import PHASES
 from postfix_sync.status.schema import Status
 from postfix_sync.text import seconds_of
 

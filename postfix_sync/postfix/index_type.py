@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.model import INDEX_SUFFIX
+from postfix_sync.model.map_names import INDEX_SUFFIX
 
 SUCCESSORS = ("lmdb", "cdb")
 """The map types that replace a type that Postfix warns of, the preferred one first."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postfix_sync.errors import ConfigError
-from postfix_sync.model import BOTH_FAMILIES, Families
+from postfix_sync.model.destination import BOTH_FAMILIES, Families
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from postfix_sync.postfix.index_type import SUCCESSORS, IndexType
 from postfix_sync.postfix.mail_queue import MailQueue

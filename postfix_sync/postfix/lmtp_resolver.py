@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import BOTH_FAMILIES, Destination, family_of
+from postfix_sync.model.destination import BOTH_FAMILIES, Destination, family_of
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.fixes import command, reloaded
 from postfix_sync.postfix.master_cf import LMTP, Service

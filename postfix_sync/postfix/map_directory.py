@@ -26,17 +26,11 @@ from itertools import islice
 from pathlib import Path
 
 from postfix_sync.errors import ApplyError, NotPermitted, SyncError, TimedOut
-from postfix_sync.model import (
-    EVERY_DOMAIN,
-    MAP_NAMES,
-    ROUTES,
-    Condition,
-    Destination,
-    Installed,
-    InstalledMap,
-    Maps,
-    Table,
-)
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import EVERY_DOMAIN, Condition, Installed, InstalledMap
+from postfix_sync.model.map_names import MAP_NAMES, ROUTES
+from postfix_sync.model.maps import Maps, of_entries, table_of
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.index_type import IndexType
 from postfix_sync.postfix.instance import Postfix
@@ -154,21 +148,22 @@ class MapDirectory:
         named = (to for hop in hops for to in parse_next_hops(hop))
         return lines - hops, frozenset(to for to in named if not to.is_name)
 
-    def tables(self) -> dict[str, Table | None]:
+    def tables(self) -> dict[str, Table[str] | None]:
         """Return the entries of each map by its text, None if they cannot be known.
 
         Raises NotPermitted or ApplyError if a text cannot be read.
         """
         return {name: self._table(name) for name in MAP_NAMES}
 
-    def _table(self, name: str) -> Table | None:
+    def _table(self, name: str) -> Table[str] | None:
         text = self.path / name
         try:
-            return parse_installed(read_file(text))
+            entries = parse_installed(read_file(text))
         except FileNotFoundError:
-            return None if self.index(name).exists() else {}
+            entries = None if self.index(name).exists() else {}
         except OSError as error:
             raise unwritable(text, error) from None
+        return None if entries is None else table_of(name, entries)
 
     def updated(self) -> dict[str, float]:
         """Return when each map was last published, in seconds since the epoch."""
@@ -190,7 +185,7 @@ class MapDirectory:
         # postmap(1) takes a second to report a missing index, and blocks on a FIFO or a lock.
         if not index.is_file() or kept_locked:
             return InstalledMap(table, Condition.BROKEN)
-        sample = _sample(table or {})
+        sample = _sample(table) if table else {}
         keys = list(sample) or [NO_KEY]  # postmap(1) opens the index only if it gets a key
         try:
             held = await self.postfix.postmap.query(self.kind, self.path / name, keys)
@@ -256,7 +251,7 @@ class MapDirectory:
         """Record that Postfix uses all that was published so far."""
         self._owed.unlink(missing_ok=True)
 
-    async def publish(self, name: str, table: Table, lock: int, *, fresh: bool) -> bool:
+    async def publish(self, name: str, table: Table[str], lock: int, *, fresh: bool) -> bool:
         """Publish a map; return whether processes that have its index open see the change.
 
         With `fresh`, its index becomes a new file, whatever the type. The running postmap(1) holds
@@ -303,7 +298,7 @@ class MapDirectory:
             ) from None
         return seen
 
-    async def _check(self, staged: Path, table: Table, size: int) -> None:
+    async def _check(self, staged: Path, table: Table[str], size: int) -> None:
         """Raise ApplyError unless the index holds exactly the entries that it was built from.
 
         `size` is that of the text, in bytes: if less than that is free, the disk counts as full.
@@ -371,7 +366,7 @@ def check_owner(path: Path) -> None:
         )
 
 
-def _sample(table: Table) -> Table:
+def _sample(table: Table[str]) -> dict[str, str]:
     """Return about SAMPLE entries, spread over the table."""
     return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
 
@@ -386,15 +381,15 @@ def installed_maps(path: Path) -> Maps:
 
     Raises NotPermitted or ApplyError if a text cannot be read.
     """
-    return Maps({name: _installed(path / name) for name in MAP_NAMES})
+    return of_entries({name: _installed(path / name) for name in MAP_NAMES})
 
 
-def installed_routes(path: Path) -> Table:
+def installed_routes(path: Path) -> Table[str]:
     """Read the installed routes; see `installed_maps`."""
-    return _installed(path / ROUTES)
+    return table_of(ROUTES, _installed(path / ROUTES))
 
 
-def _installed(text: Path) -> Table:
+def _installed(text: Path) -> dict[str, str]:
     try:
         return parse_installed(read_file(text)) or {}
     except FileNotFoundError:

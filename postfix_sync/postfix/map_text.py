@@ -1,16 +1,16 @@
 """Render and parse the text of an installed map. Pure."""
 
-from postfix_sync.model import Table
+from collections.abc import Mapping
 
 HEADER = "# Written by postfix-sync, which keeps it in step with Mailman. Edits will be lost.\n"
 
 
-def render(table: Table) -> bytes:
+def render(table: Mapping[str, str]) -> bytes:
     """Return a table as the text that is installed beside its index: sorted, one entry a line."""
-    return (HEADER + "".join(f"{key}\t{table[key]}\n" for key in sorted(table))).encode()
+    return (HEADER + "".join(f"{key}\t{value}\n" for key, value in sorted(table.items()))).encode()
 
 
-def parse_installed(text: bytes) -> Table | None:
+def parse_installed(text: bytes) -> dict[str, str] | None:
     """Return the table that `render` made a text of; None if `render` could not have made it."""
     try:
         lines = text.decode("utf-8").split("\n")

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 
 from postfix_sync.errors import quote
-from postfix_sync.model import Destination, Table
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.table import Table
 
 # Postfix's valid_hostname() also accepts the underscore, which container names often have.
 _HOST_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
@@ -87,11 +88,20 @@ def check_host(host: str) -> str:
     return host.lower()
 
 
-def next_hops_of(routes: Table) -> set[Destination]:
+def next_hops_of(routes: Table[str]) -> set[Destination]:
     """Return the destinations of all routes, including routes of single addresses of a list."""
-    return {hop for value in set(routes.values()) for hop in parse_next_hops(value)}
+    return {hop for value in routes.distinct_values() for hop in parse_next_hops(value)}
 
 
-def host_names(routes: Table) -> set[str]:
+def host_names(routes: Table[str]) -> set[str]:
     """Return the host names in the next hops of routes, without IP addresses."""
     return {hop.host for hop in next_hops_of(routes) if hop.is_name}
+
+
+def destinations_of(routes: Table[str]) -> dict[Destination, list[str]]:
+    """Return the destinations of installed routes, each with its lists in alphabetical order."""
+    found: dict[Destination, list[str]] = {}
+    for name in sorted(routes.names()):
+        for destination in parse_next_hops(routes[name]):
+            found.setdefault(destination, []).append(name)
+    return found

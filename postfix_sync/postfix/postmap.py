@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.model import INDEX_SUFFIX, Table
+from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix.index_type import TEXT, IndexType
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.system.commands import Completed, run
@@ -43,7 +43,7 @@ class Postmap:
         if done.status or said:
             raise _failed(f"postmap {table}", done, said)
 
-    async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> Table:
+    async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> dict[str, str]:
         """Query the index beside `text` for `keys`; return the entries that it has.
 
         Raises ApplyError if postmap(1) fails, or prints anything else about the map.
@@ -57,7 +57,7 @@ class Postmap:
             raise _failed(f"postmap -q - {table}", done, said)
         return _pairs(done)
 
-    async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> Table:
+    async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> dict[str, str]:
         """Query any table that main.cf may name for `keys`; return the entries that it has.
 
         Raises ApplyError if the table cannot be queried, or not within `timeout` seconds.
@@ -124,7 +124,7 @@ def _long_enough(size: int) -> float:
     return 60 + size / SLOWEST
 
 
-def _pairs(done: Completed) -> Table:
+def _pairs(done: Completed) -> dict[str, str]:
     """Parse what `postmap -q -` prints."""
     pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
     return {key: value for key, _, value in pairs}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import ApplyError, NotPermitted, TimedOut, why
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.system.commands import run
 from postfix_sync.system.connections import connections_to

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from postfix_sync.model import Destination, Table
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import parse_next_hops
 
@@ -73,7 +74,7 @@ class DeferredMail:
 
 
 def deferred_by_destination(
-    messages: Iterable[Queued], routes: Table, fold: Fold, delimiters: str
+    messages: Iterable[Queued], routes: Table[str], fold: Fold, delimiters: str
 ) -> dict[Destination, DeferredMail]:
     """Return the deferred mail of each destination that a recipient's route leads to.
 
@@ -115,7 +116,7 @@ def _deferred(messages: Iterable[Queued], reasons: Mapping[str, int]) -> Deferre
     )
 
 
-def _next_hops(address: str, routes: Table, delimiters: str) -> Iterator[Destination]:
+def _next_hops(address: str, routes: Table[str], delimiters: str) -> Iterator[Destination]:
     for key in without_extensions(address, delimiters):
         if key in routes:
             yield from parse_next_hops(routes[key])

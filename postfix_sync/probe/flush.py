@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postfix_sync.log import LOG
-from postfix_sync.model import Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix import queue
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.instance import Postfix, inspect
@@ -115,7 +115,7 @@ def _failed_since(destination: DestinationStatus) -> bool:
 
 
 def chosen(
-    messages: Sequence[Queued], routes: Table, fold: Fold, delimiters: str, wanted: Due
+    messages: Sequence[Queued], routes: Table[str], fold: Fold, delimiters: str, wanted: Due
 ) -> dict[str, tuple[str, ...]]:
     """Return the queue ids of the messages to retry now, by HOST:PORT, the oldest first. Pure.
 
@@ -135,7 +135,7 @@ def chosen(
 
 
 async def recover(
-    config_directory: Path, routes: Table, wanted: Due, is_up: Callable[[str], bool]
+    config_directory: Path, routes: Table[str], wanted: Due, is_up: Callable[[str], bool]
 ) -> AbstractSet[str]:
     """Have Postfix retry the deferred mail of the destinations in `wanted`, BATCH by BATCH.
 

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import quote, why
-from postfix_sync.model import PHASES, Notice, ProbeResult
+from postfix_sync.model.notice import Notice
+from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.probe.targets import Target
 from postfix_sync.system.tcp import dial, resolve
 

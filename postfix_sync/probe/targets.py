@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from postfix_sync.mailman.addresses import destinations_of
-from postfix_sync.model import BOTH_FAMILIES, Destination, Families, Table
-from postfix_sync.postfix.next_hop import parse_next_hops
+from postfix_sync.model.destination import BOTH_FAMILIES, Destination, Families
+from postfix_sync.model.table import Table
+from postfix_sync.postfix.next_hop import destinations_of, parse_next_hops
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Target:
 
 
 def targets(
-    routes: Table, replicas: Mapping[Destination, str], families: Families = BOTH_FAMILIES
+    routes: Table[str], replicas: Mapping[Destination, str], families: Families = BOTH_FAMILIES
 ) -> list[Target]:
     """Return the destinations of installed routes and of `replicas`, each with one of its lists.
 
@@ -48,5 +48,5 @@ def targets(
     ]
 
 
-def _rank(routes: Table, name: str) -> tuple[int, str]:
+def _rank(routes: Table[str], name: str) -> tuple[int, str]:
     return -len(parse_next_hops(routes.get(name, ""))), name

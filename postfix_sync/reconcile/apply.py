@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.model import Destination, Installed
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import Installed
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step

@@ -3,20 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    MAP_NAMES,
-    RECIPIENTS,
-    ROUTES,
-    Change,
-    Condition,
-    Diff,
-    Installed,
-    Maps,
-    Table,
-)
+from postfix_sync.model.installed import Condition, Installed
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Change, Diff, Maps
+from postfix_sync.model.table import Table
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Plan, Publish
 from postfix_sync.text import counted
 
@@ -49,18 +39,17 @@ def log_lines(
 
 def _divided(diff: Diff, whose: Callable[[str], str]) -> dict[str, Diff]:
     """Divide a difference by source."""
-    parts: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Change]]] = {}
-
-    def part(key: str) -> tuple[dict[str, str], dict[str, str], dict[str, Change]]:
-        return parts.setdefault(whose(key), ({}, {}, {}))
-
-    for key, value in diff.added.items():
-        part(key)[0][key] = value
-    for key, value in diff.removed.items():
-        part(key)[1][key] = value
-    for key, change in diff.changed.items():
-        part(key)[2][key] = change
-    return {party: Diff(*tables) for party, tables in parts.items()}
+    kinds = diff.added.units(), diff.removed.units(), diff.changed.units()
+    parts: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    for number, units in enumerate(kinds):
+        for unit in units:
+            parts.setdefault(whose(unit), ([], [], []))[number].append(unit)
+    return {
+        party: Diff(
+            diff.added.of_units(added), diff.removed.of_units(removed), diff.changed.of_units(new)
+        )
+        for party, (added, removed, new) in parts.items()
+    }
 
 
 def difference(old: Maps, new: Maps) -> list[str]:
@@ -74,15 +63,18 @@ def _lines_of(changed: Mapping[str, Diff]) -> Iterator[str]:
             for sign, table in (("+", changed[name].added), ("-", changed[name].removed)):
                 if table:
                     yield f"{sign}{named(what, _lists(table))}"
-    moved = changed[ROUTES].changed if ROUTES in changed else {}
-    for next_hop in sorted({change.new for change in moved.values()}):
-        names = _lists({key: change.new for key, change in moved.items() if change.new == next_hop})
-        yield f"~{named('list', names)} -> {next_hop}"
+    if ROUTES in changed:
+        moved = changed[ROUTES].changed
+        changes = moved.distinct_values()
+        for next_hop in sorted({change.new for change in changes}):
+            to_it = {change for change in changes if change.new == next_hop}
+            names = _lists(moved.with_values_in(to_it))
+            yield f"~{named('list', names)} -> {next_hop}"
 
 
-def _lists(table: Table) -> AbstractSet[str]:
+def _lists(table: Table[str] | Table[Change]) -> AbstractSet[str]:
     """Return the lists of a table; its addresses, if it has only parts of lists."""
-    return lists_of(table) or table.keys()
+    return table.names() or table.keys()
 
 
 def named(what: str, names: AbstractSet[str]) -> str:
@@ -98,7 +90,8 @@ def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[st
     for step in plan.steps:
         if isinstance(step, EnterHosts):
             yield str(hosts_file)
-            entered = list(entries(Diff.between(installed.hosts, step.names)))
+            hosts = Diff.between(Table.of(installed.hosts), Table.of(step.names))
+            entered = list(entries(hosts))
             yield from entered or ["(its copy in the chroot is brought in step)"]
     for name in MAP_NAMES:
         if plan.changes[name]:

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from postfix_sync.mailman.addresses import addresses_of, destinations_of, lists_of
-from postfix_sync.model import Destination, MailmanTables, Table
-from postfix_sync.postfix.next_hop import parse_next_hops, render_next_hops
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.list_addresses import list_with
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Table
+from postfix_sync.postfix.next_hop import destinations_of, parse_next_hops, render_next_hops
 
 
 @dataclass(frozen=True)
@@ -36,46 +38,47 @@ def united_tables(tables: Sequence[MailmanTables]) -> MailmanTables:
     """Return all entries; those of an earlier table win."""
     if len(tables) == 1:
         return tables[0]
-    united = MailmanTables({}, {}, {})
+    united = MailmanTables.of({}, {}, {})
     for one in reversed(tables):
         united = MailmanTables(
-            {**united.routes, **one.routes},
+            united.routes | one.routes,
             {**united.domains, **one.domains},
-            {**united.aliases, **one.aliases},
+            united.aliases | one.aliases,
         )
     return united
 
 
-def by_list(routes: Mapping[str, object]) -> dict[str, str]:
-    """Map each address to its list; if two lists share one, to the list that has it as its name."""
-    lists = lists_of(routes)
-    found = {address: name for name in sorted(lists) for address in addresses_of(name)}
-    return {**found, **{name: name for name in lists}}
+def list_of(address: str, lists: AbstractSet[str]) -> str:
+    """Return the list that has an address; if two share it, the one that has it as its name.
+
+    Return the address itself if none of `lists` has it.
+    """
+    name = list_with(address)
+    return name if name in lists and address not in lists else address
 
 
 def cluster_party(
     name: str, shares: Sequence[MailmanTables], ranking: Ranking, several_hops: bool
 ) -> Party:
-    """Make one party of replicas: each address is routed to all that have it."""
-    routes: dict[str, str] = {}
+    """Make one party of replicas: each list is routed to all that have it."""
     hops: dict[str, set[Destination]] = {}
     for share in shares:
-        for address, value in share.routes.items():
-            hops.setdefault(address, set()).update(parse_next_hops(value))
-    orders: dict[tuple[str, frozenset[Destination]], str] = {}
-    for address, list_name in by_list(hops).items():
-        order = (list_name, frozenset(hops[address]))
-        if order not in orders:
-            tried = _ordered(*order, ranking)
-            orders[order] = render_next_hops(tried if several_hops else tried[:1])
-        routes[address] = orders[order]
+        for unit in share.routes.units():
+            hops.setdefault(unit, set()).update(parse_next_hops(share.routes[unit]))
+    names = frozenset[str]().union(*(share.routes.names() for share in shares))
+    lists: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    for unit, destinations in hops.items():
+        tried = _ordered(list_of(unit, names), destinations, ranking)
+        value = render_next_hops(tried if several_hops else tried[:1])
+        (lists if unit in names else parts)[unit] = value
     united = united_tables(shares)
     replicas = {
-        destination: lists[0]
+        destination: known[0]
         for share in reversed(shares)
-        for destination, lists in destinations_of(share.routes).items()
+        for destination, known in destinations_of(share.routes).items()
     }
-    return Party(name, MailmanTables(routes, united.domains, united.aliases), replicas)
+    return Party(name, replace(united, routes=Table.of_lists(lists, parts)), replicas)
 
 
 def _ordered(
@@ -91,27 +94,28 @@ def _ordered(
 
 
 def reordered(
-    routes: Table,
+    routes: Table[str],
     clusters: Mapping[str, AbstractSet[Destination]],
     rankings: Mapping[str, Ranking],
-) -> Table:
+) -> Table[str]:
     """Order the next hops of a generation's routes as they are tried now.
 
     `clusters` are the current ones with their members; a route to others keeps its order.
     """
     if not clusters:
         return routes
-    hops = {value: frozenset(parse_next_hops(value)) for value in set(routes.values())}
-    several = {address: hops[value] for address, value in routes.items() if len(hops[value]) > 1}
-    found = dict(routes)
-    orders: dict[tuple[str, frozenset[Destination]], str] = {}
-    for address, list_name in by_list(several).items():
-        order = (list_name, several[address])
-        if order not in orders:
-            known = (one for one, members in clusters.items() if not members.isdisjoint(order[1]))
-            cluster = next(known, None)
-            ranking = rankings.get(cluster, Ranking()) if cluster else None
-            tried = _ordered(*order, ranking) if ranking else parse_next_hops(routes[address])
-            orders[order] = render_next_hops(tried)
-        found[address] = orders[order]
-    return found
+    lists = routes.names()
+
+    def order(key: str, value: str) -> str:
+        hops = frozenset(parse_next_hops(value))
+        known = (one for one, members in clusters.items() if not members.isdisjoint(hops))
+        cluster = next(known, None)
+        if len(hops) < 2 or cluster is None:
+            return value
+        ranking = rankings.get(cluster, Ranking())
+        return render_next_hops(_ordered(list_of(key, lists), hops, ranking))
+
+    return Table.of_lists(
+        {name: order(name, value) for name, value in routes.lists.items()},
+        {key: order(key, value) for key, value in routes.others.items()},
+    )

@@ -11,9 +11,13 @@ from dataclasses import dataclass, replace
 
 from postfix_sync.containers.relocate import by_address, unpublished
 from postfix_sync.errors import Refused, SyncError
-from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.mailman.files import REFUSED
-from postfix_sync.model import RECIPIENTS, ROUTES, Destination, Installed, Maps, Record
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import Installed
+from postfix_sync.model.map_names import RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import Record
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import host_names, next_hops_of
 from postfix_sync.reconcile.changes import named
 from postfix_sync.reconcile.clusters import Ranking
@@ -55,12 +59,12 @@ class Decision:
     errors: Mapping[str, Sequence[SyncError]]
     """By source, what is wrong with it."""
 
-    def served(self, source: str) -> AbstractSet[str]:
-        """Return the addresses that are routed for a source; for an unknown one, the unclaimed."""
+    def served(self, source: str) -> Table[str]:
+        """Return the routes that are served for a source; for an unknown one, the unclaimed."""
         if source in self.merged.shares:
-            return self.merged.shares[source].routes.keys()
-        routed = self.maps[ROUTES].keys() if self.maps else frozenset[str]()
-        return routed - self.merged.tables.routes.keys()
+            return self.merged.shares[source].routes
+        routes = self.maps[ROUTES] if self.maps else Table[str].of({})
+        return routes.beyond(self.merged.tables.routes)
 
 
 def decide(
@@ -138,9 +142,8 @@ def _newly_kept_out(
     """
     if not kept_out:
         return frozenset()
-    recipients = installed.table(RECIPIENTS)
     routes = installed.table(ROUTES)
-    present = host_names({key: value for key, value in routes.items() if key in recipients})
+    present = host_names(routes.common(installed.table(RECIPIENTS)))
     before = [host_names(one.recorded.tables.routes) for one in sources if one.recorded]
     return kept_out.keys() - (frozenset[str]().union(*before) - present)
 
@@ -208,7 +211,7 @@ def _judge(
         if not before:
             guard(source.name, unclaimed, first, source.policy)
         elif before.tables != source.tables:
-            present = lists_of(before.tables.routes)
+            present = before.tables.routes.names()
             guard(source.name, present, reached(before.tables, source.tables), source.policy)
     except Refused as error:
         return _Judgement(before, (*errors, error))
@@ -265,14 +268,14 @@ def _claims(
 def _first_answers(sources: Sequence[SourceInput]) -> AbstractSet[str]:
     """Return the lists of the sources that answer for the first time."""
     answers = (one.tables.routes for one in sources if one.tables and not one.recorded)
-    return frozenset[str]().union(*map(lists_of, answers))
+    return frozenset[str]().union(*(routes.names() for routes in answers))
 
 
 def _unclaimed(sources: Sequence[SourceInput], installed: Installed) -> AbstractSet[str]:
     """Return the installed lists that no source is known to have."""
-    claimed = (lists_of(one.recorded.tables.routes) for one in sources if one.recorded)
-    present = lists_of(installed.table(RECIPIENTS) or installed.table(ROUTES))
-    return present.difference(*claimed)
+    claimed = (one.recorded.tables.routes.names() for one in sources if one.recorded)
+    present = (installed.table(RECIPIENTS) or installed.table(ROUTES)).names()
+    return frozenset(present).difference(*claimed)
 
 
 def _misplaced(source: SourceInput, error: SyncError, before: Record | None) -> SyncError:

@@ -7,22 +7,15 @@ permits it to use; it passes over other next hops.
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import Refused, SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import (
-    BOTH_FAMILIES,
-    MAP_NAMES,
-    ROUTES,
-    Desired,
-    Destination,
-    Installed,
-    Maps,
-    Table,
-)
+from postfix_sync.model.destination import BOTH_FAMILIES, Destination
+from postfix_sync.model.installed import Desired, Installed
+from postfix_sync.model.map_names import MAP_NAMES, ROUTES
+from postfix_sync.model.maps import Diff, Maps
+from postfix_sync.model.table import Table
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.next_hop import host_names, parse_next_hops
 from postfix_sync.reconcile.changes import named
@@ -61,23 +54,23 @@ async def without_undeliverable(
     if postfix.families == BOTH_FAMILIES:
         return Checked(goal, decision.errors)
     routes = goal.maps[ROUTES]
-    last = {value: parse_next_hops(value)[-1:] for value in set(routes.values())}
+    last = {value: parse_next_hops(value)[-1:] for value in routes.distinct_values()}
     hosts = _to_look_up(goal, last, inputs.installed.table(ROUTES))
     barred: Mapping[str, Sequence[str]] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(JUDGED_WITHIN):
             barred = await lmtp_resolver.barred(postfix, hosts, goal.hosts)
     values = {value for value, hops in last.items() if any(hop.host in barred for hop in hops)}
-    keys = {key for key, value in routes.items() if value in values}
-    if not keys:
+    held = routes.with_values_in(values)
+    if not held:
         return Checked(goal, decision.errors)
-    desired = _without(goal, inputs.installed, keys)
+    desired = _without(goal, inputs.installed, held)
     if hold:
-        error = _refusal(postfix, f"{hold}", keys, barred, routes)
+        error = _refusal(postfix, f"{hold}", held, barred)
         return Checked(desired, decision.errors, (error,))
     errors = {
-        name: (*known, _refusal(postfix, name, own, barred, routes))
-        if (own := keys & decision.served(name))
+        name: (*known, _refusal(postfix, name, own, barred))
+        if (own := held.common(decision.served(name)))
         else known
         for name, known in decision.errors.items()
     }
@@ -85,10 +78,12 @@ async def without_undeliverable(
 
 
 def _to_look_up(
-    goal: Desired, last: Mapping[str, Sequence[Destination]], present: Table
+    goal: Desired, last: Mapping[str, Sequence[Destination]], present: Table[str]
 ) -> set[str]:
     """Choose the hosts whose addresses decide: those of new routes, literals, and our own names."""
-    news = {value for key, value in goal.maps[ROUTES].items() if present.get(key) != value}
+    diff = Diff.between(present, goal.maps[ROUTES])
+    new = {change.new for change in diff.changed.distinct_values()}
+    news = diff.added.distinct_values() | new
     return {
         hop.host
         for value, hops in last.items()
@@ -97,9 +92,9 @@ def _to_look_up(
     }
 
 
-def _without(goal: Desired, installed: Installed, keys: AbstractSet[str]) -> Desired:
+def _without(goal: Desired, installed: Installed, held: Table[str]) -> Desired:
     present = Maps({name: installed.table(name) for name in MAP_NAMES})
-    maps = held_back(goal.maps, present, keys)
+    maps = held_back(goal.maps, present, held)
     names = host_names(maps[ROUTES])
     return Desired(maps, {host: ip for host, ip in goal.hosts.items() if host in names})
 
@@ -107,12 +102,12 @@ def _without(goal: Desired, installed: Installed, keys: AbstractSet[str]) -> Des
 def _refusal(
     postfix: "Postfix",
     source: str,
-    keys: AbstractSet[str],
+    held: Table[str],
     barred: Mapping[str, Sequence[str]],
-    routes: Table,
 ) -> Refused:
     """Report the lists of a source that lead to where lmtp(8) must not connect."""
-    hosts = sorted({parse_next_hops(routes[key])[-1].host for key in keys} & barred.keys())
+    hops = map(parse_next_hops, held.distinct_values())
+    hosts = sorted({several[-1].host for several in hops} & barred.keys())
     places = [
         host if list(barred[host]) == [host] else f"{host} ({', '.join(barred[host])})"
         for host in hosts
@@ -123,6 +118,6 @@ def _refusal(
     return Refused(
         f"{source}: {' and '.join(places)} is {family}, which inet_protocols keeps Postfix from"
         f" using, so it would accept mail and return it; refused:"
-        f" {named('list', lists_of(keys))}; what is installed stays",
+        f" {named('list', held.names())}; what is installed stays",
         f"let lmtp(8) use {family}: {fix}; or {hint}" if fix else hint,
     )

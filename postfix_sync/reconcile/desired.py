@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.model import Desired, Notice
+from postfix_sync.model.installed import Desired
+from postfix_sync.model.notice import Notice
 from postfix_sync.reconcile.changes import difference
 from postfix_sync.reconcile.deliverable import without_undeliverable
 from postfix_sync.reconcile.hold import HeldState, Order, held_state

@@ -7,17 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import (
-    ALIASES,
-    MAP_NAMES,
-    MOVED_LISTS,
-    RECIPIENTS,
-    ROUTES,
-    Desired,
-    Installed,
-    Notice,
-)
+from postfix_sync.model.installed import MOVED_LISTS, Desired, Installed
+from postfix_sync.model.map_names import ALIASES, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.reconcile.apply import Outcome, carry_out
 from postfix_sync.reconcile.changes import log_lines, named, preview
@@ -231,18 +223,20 @@ def _without_names(
     if not present:
         raise error
     lacking = place.hosts.lacking(target.desired.hosts)
-    keys = {
-        key
-        for key, value in target.desired.maps[ROUTES].items()
+    routes = target.desired.maps[ROUTES]
+    values = {
+        value
+        for value in routes.distinct_values()
         if any(hop.host in lacking for hop in parse_next_hops(value))
     }
-    if keys:
+    held = routes.with_values_in(values)
+    if held:
         needed = f"held back, for want of {' and '.join(sorted(lacking))} there"
-        left = named("list", lists_of(keys))
+        left = named("list", held.names())
         error = type(error)(
             f"{error.message}; {needed}: {left}; every other list goes in", error.hint
         )
-    return Desired(held_back(target.desired.maps, present, keys), target.installed.hosts), error
+    return Desired(held_back(target.desired.maps, present, held), target.installed.hosts), error
 
 
 def _described(made: Effects, done: _Done, planned: Planned) -> Effects:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError, is_out_of_memory, out_of_memory
 from postfix_sync.mailman.files import read_tables
-from postfix_sync.model import Families, MailmanTables, Peer, Policy, Snapshot
+from postfix_sync.model.destination import Families, Peer
+from postfix_sync.model.source import MailmanTables, Policy, Snapshot
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.sources.container import Contained
 from postfix_sync.sources.local import Volume

@@ -3,9 +3,8 @@
 from collections.abc import Set as AbstractSet
 
 from postfix_sync.errors import Refused
-from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.mailman.files import REFUSED
-from postfix_sync.model import MailmanTables, Policy
+from postfix_sync.model.source import MailmanTables, Policy
 
 FEW_LISTS = 10
 """So few lists may be removed in one sync, whatever part of all lists they are."""
@@ -16,12 +15,12 @@ def reached(old: MailmanTables, new: MailmanTables) -> AbstractSet[str]:
 
     A list whose domain gets an alias_domain, or loses it, keeps one of its names.
     """
-    lists = lists_of(new.routes)
-    names = lists | lists_of(new.aliases)
+    lists = new.routes.names()
+    names = lists | new.aliases.names()
     return (
         lists
-        | {old.aliases[alias] for alias in lists_of(old.aliases) & names}
-        | (lists_of(old.routes) & names)
+        | {old.aliases[alias] for alias in old.aliases.names() & names}
+        | (old.routes.names() & names)
     )
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.containers.relocate import by_address
 from postfix_sync.errors import ApplyError, SyncError
-from postfix_sync.model import Desired, Installed, Maps, Notice
+from postfix_sync.model.installed import Desired, Installed
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.reconcile.clusters import reordered
 from postfix_sync.reconcile.keep import keep_present

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import ROUTES, Desired, Installed, Notice
+from postfix_sync.model.installed import Desired, Installed
+from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.next_hop import host_names
 
 if TYPE_CHECKING:

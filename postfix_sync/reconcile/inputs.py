@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import NotPermitted, SyncError
-from postfix_sync.model import Families, Installed, Notice, Peer, Record
+from postfix_sync.model.destination import Families, Peer
+from postfix_sync.model.installed import Installed
+from postfix_sync.model.notice import Notice
+from postfix_sync.model.source import Record
 from postfix_sync.reconcile.fetch import Fetched, usable
 from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
 from postfix_sync.store.records import Records, Stamp

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.containers.relocate import moved
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Condition, Destination, Installed, Maps, Notice
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import Condition, Installed
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.next_hop import host_names
 
 if TYPE_CHECKING:

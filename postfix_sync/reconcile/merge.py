@@ -13,12 +13,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from postfix_sync.mailman.addresses import addresses_of, lists_of
-from postfix_sync.model import MailmanTables, Record, domain_of
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.source import MailmanTables, Record
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import host_names
-from postfix_sync.reconcile.clusters import Party, Ranking, by_list, cluster_party, united_tables
+from postfix_sync.reconcile.clusters import Party, Ranking, cluster_party, list_of, united_tables
 
-NOTHING = MailmanTables({}, {}, {})
+NOTHING = MailmanTables.of({}, {}, {})
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def merge(
         out = lost.get(party, {})
         for member in members:
             tables = member.record.tables
-            names = out.keys() & (tables.routes.keys() | tables.aliases.keys())
+            names = {name for name in out if name in tables.routes or name in tables.aliases}
             left_out[member.source] = {name: out[name] for name in sorted(names)}
             shares[member.source] = without(tables, names)
         own = [shares[member.source] for member in members]
@@ -119,19 +120,17 @@ def _conflicts(
     return lost
 
 
-def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> set[str]:
+def _contested(parties: Mapping[tuple[str, str], Sequence[Claim]]) -> Table[str]:
     """Return the addresses that more than one party claims."""
-    seen: set[str] = set()
-    twice: set[str] = set()
+    seen = twice = Table[str].of({})
     for members in parties.values() if len(parties) > 1 else ():
-        named = {
-            address
-            for member in members
-            for table in (member.record.tables.routes, member.record.tables.aliases)
-            for address in table
-        }
-        twice |= seen & named
-        seen |= named
+        claimed = seen
+        for member in members:
+            for table in (member.record.tables.routes, member.record.tables.aliases):
+                named = table.with_value("")
+                twice |= named.common(seen)
+                claimed |= named
+        seen = claimed
     return twice
 
 
@@ -145,25 +144,27 @@ class _Unit(NamedTuple):
     def is_in(self, tables: MailmanTables) -> bool:
         """Check whether all its addresses are in `tables`, and those that they lead to."""
         table = tables.aliases if self.leads_to else tables.routes
-        lists = [one for name in self.leads_to for one in addresses_of(name)]
-        return table.keys() >= {*addresses_of(self.name)} and tables.routes.keys() >= {*lists}
+        lists = [address for name in self.leads_to for address in addresses_of(name)]
+        return all(address in table for address in addresses_of(self.name)) and all(
+            address in tables.routes for address in lists
+        )
 
 
-def _units(members: Iterable[Claim], contested: AbstractSet[str]) -> Iterator[_Unit]:
+def _units(members: Iterable[Claim], contested: Table[str]) -> Iterator[_Unit]:
     """Yield a party's lists and aliases that have a contested address."""
     lists: set[str] = set()
     aliases: dict[str, set[str]] = {}
     for member in members:
         tables = member.record.tables
-        lists |= lists_of(tables.routes)
-        for name in lists_of(tables.aliases):
+        lists |= tables.routes.names()
+        for name in tables.aliases.names():
             # read_tables() refuses an alias that leads to another part of a list.
             aliases.setdefault(name, set()).add(tables.aliases[name])
     for name in lists:
-        if not contested.isdisjoint(addresses_of(name)):
+        if any(address in contested for address in addresses_of(name)):
             yield _Unit((), name)
     for name, leads_to in aliases.items():
-        if not contested.isdisjoint(addresses_of(name)):
+        if any(address in contested for address in addresses_of(name)):
             yield _Unit(tuple(sorted(leads_to)), name)
 
 
@@ -171,15 +172,14 @@ def without(tables: MailmanTables, names: AbstractSet[str]) -> MailmanTables:
     """Remove some lists, and their aliases, from a source's tables."""
     if not names:
         return tables
-    kept = {one for name in lists_of(tables.routes) - names for one in addresses_of(name)}
-    routes = {key: value for key, value in tables.routes.items() if key in kept}
-    list_of, alias_of = by_list(tables.routes), by_list(tables.aliases)
-    aliases = {
-        key: value
-        for key, value in tables.aliases.items()
-        if alias_of.get(key, key) not in names and list_of.get(value, value) not in names
-    }
-    used = {domain_of(address) for address in routes}
+    lists = tables.routes.names()
+
+    def is_kept(alias: str) -> bool:
+        return alias not in names and list_of(tables.aliases[alias], lists) not in names
+
+    routes = tables.routes.of_units(lists - names)
+    aliases = tables.aliases.of_units(filter(is_kept, tables.aliases.units()))
+    used = routes.domains()
     domains = {key: value for key, value in tables.domains.items() if key in used}
     return MailmanTables(routes, domains, aliases)
 

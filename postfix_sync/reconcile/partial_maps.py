@@ -1,68 +1,60 @@
 """The maps with some addresses left as they are installed. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    MAP_NAMES,
-    RECIPIENTS,
-    ROUTES,
-    MailmanTables,
-    Maps,
-    domain_of,
-)
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Aliases, Table
 
 
-def held_back(maps: Maps, installed: Maps, keys: AbstractSet[str]) -> Maps:
+def held_back(maps: Maps, installed: Maps, held: Table[str]) -> Maps:
     """Leave some addresses as they are installed, or uninstalled, and all others as in `maps`.
 
-    Aliases of these addresses and domains that nothing else needs are held back with them.
+    `held` has the addresses. Their aliases, and domains that nothing else needs, are held back with
+    them.
     """
     kept = {
-        name: {
-            **{key: value for key, value in maps[name].items() if key not in keys},
-            **{key: value for key, value in installed[name].items() if key in keys},
-        }
+        name: maps[name].beyond(held) | installed[name].common(held)
         for name in (ROUTES, RECIPIENTS)
     }
-    kept[ALIASES] = {
-        **{key: value for key, value in maps[ALIASES].items() if value not in keys},
-        **{
-            key: value
-            for key, value in installed[ALIASES].items()
-            if value in keys & kept[ROUTES].keys() and key not in kept[ROUTES]
-        },
-    }
-    used = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in kept[name]}
-    gone = {domain_of(key) for name in (RECIPIENTS, ALIASES) for key in maps[name]} - used
-    kept[DOMAINS] = {
-        **{key: value for key, value in installed[DOMAINS].items() if key in used},
-        **{key: value for key, value in maps[DOMAINS].items() if key not in gone},
-    }
+    entering = _leading_to(maps[ALIASES], held, wanted=False)
+    staying = _leading_to(installed[ALIASES], held.common(kept[ROUTES]), wanted=True)
+    kept[ALIASES] = entering | staying.beyond(kept[ROUTES])
+    used = _domains(kept)
+    gone = _domains(maps.tables) - used
+    present = installed[DOMAINS].within(used.__contains__)
+    kept[DOMAINS] = present | maps[DOMAINS].without(gone)
     return Maps({name: kept[name] for name in MAP_NAMES})
 
 
 def with_unclaimed(maps: Maps, installed: Maps, known: Iterable[MailmanTables]) -> Maps:
     """Add to `maps` what is installed and in none of `known`: no source has dropped it."""
-    claimed = [*known]
-    kept = {
-        name: {
-            key: value
-            for key, value in installed[name].items()
-            if not any(tables.names(key) for tables in claimed)
-        }
-        for name in MAP_NAMES
-    }
+    kept = dict(installed.tables)
+    for tables in known:
+        for name in (ROUTES, RECIPIENTS, ALIASES):
+            kept[name] = kept[name].beyond(tables.routes).beyond(tables.aliases)
+        kept[DOMAINS] = kept[DOMAINS].without(tables.domains)
     # Routes of removed lists are kept without this, and no source claims them.
-    needed = kept[RECIPIENTS].keys() | set(kept[ALIASES].values())
-    kept[ROUTES] = {key: value for key, value in kept[ROUTES].items() if key in needed}
-    used = {domain_of(address) for name in (RECIPIENTS, ALIASES) for address in kept[name]}
-    kept[DOMAINS] = {
-        key: value
-        for key, value in installed[DOMAINS].items()
-        if key in used or key in kept[DOMAINS]
-    }
-    kept[ALIASES] = {k: v for k, v in kept[ALIASES].items() if k not in maps[ROUTES]}
-    return Maps({name: {**kept[name], **maps[name]} for name in MAP_NAMES})
+    targets = Aliases.of(kept[ALIASES]).targets()
+    needed = kept[RECIPIENTS].with_value("") | targets.with_value("")
+    kept[ROUTES] = kept[ROUTES].common(needed)
+    used = _domains(kept) | kept[DOMAINS].keys()
+    kept[DOMAINS] = installed[DOMAINS].within(used.__contains__)
+    kept[ALIASES] = kept[ALIASES].beyond(maps[ROUTES])
+    return Maps({name: kept[name] | maps[name] for name in MAP_NAMES})
+
+
+def _leading_to(aliases: Table[str], targets: Table[str], *, wanted: bool) -> Table[str]:
+    """Return the aliases that lead to one of `targets`, or to none of them."""
+    led = Aliases.of(aliases).targets().common(targets)
+    if not led:
+        return aliases.of_units(()) if wanted else aliases
+    chosen = {key for key, target in aliases.items() if (target in led) == wanted}
+    return aliases.without(aliases.keys() - chosen)
+
+
+def _domains(tables: Mapping[str, Table[str]]) -> AbstractSet[str]:
+    """Return the domains of the addresses that the maps accept."""
+    return tables[RECIPIENTS].domains() | tables[ALIASES].domains()

@@ -24,23 +24,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    EVERY_DOMAIN,
-    MAP_NAMES,
-    MOVED_LISTS,
-    RECIPIENTS,
-    ROUTES,
-    Condition,
-    Desired,
-    Destination,
-    Diff,
-    Installed,
-    Maps,
-    Table,
-    domain_of,
-)
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import EVERY_DOMAIN, MOVED_LISTS, Condition, Desired, Installed
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Diff, Maps
+from postfix_sync.model.table import Table
 from postfix_sync.reconcile.visibility import (
     REROUTING,
     RULES,
@@ -78,7 +66,7 @@ class Publish:
     """Build, check and publish one map. `fresh`: no reader can have its index open."""
 
     name: str
-    table: Table
+    table: Table[str]
     fresh: bool = False
 
 
@@ -154,19 +142,18 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
 
 
-def _with_followed(wanted: Maps, present: Table) -> Maps:
+def _with_followed(wanted: Maps, present: Table[str]) -> Maps:
     """Have the kept routes of addresses that are aliases now lead where the aliases do.
 
     Mail that cleanup(8) took before is delivered to the address itself, and the host that had its
     list may not know it any more.
     """
-    routes = wanted[ROUTES]
-    followed = {
-        address: routes[target]
-        for address, target in wanted[ALIASES].items()
-        if address in present and address not in routes and target in routes
-    }
-    return Maps({**wanted.tables, ROUTES: {**followed, **routes}}) if followed else wanted
+    routes, aliases = wanted[ROUTES], wanted[ALIASES]
+    kept = present.common(aliases).beyond(routes)
+    if not kept:
+        return wanted
+    followed = {key: routes[aliases[key]] for key in kept if aliases[key] in routes}
+    return Maps({**wanted.tables, ROUTES: routes | Table.of(followed)})
 
 
 def _visible(
@@ -188,8 +175,8 @@ def _unseen(
     if not waiting <= {Kind.DOMAIN_ADDED, Kind.LIST_RETURNED}:
         return frozenset({EVERY_DOMAIN})
     added = diffs[DOMAINS].added.keys() if Kind.DOMAIN_ADDED in waiting else frozenset[str]()
-    back = returning(diffs) if Kind.LIST_RETURNED in waiting else frozenset[str]()
-    return frozenset({*added, *map(domain_of, back)})
+    back = returning(diffs).domains() if Kind.LIST_RETURNED in waiting else frozenset[str]()
+    return frozenset({*added, *back})
 
 
 def _entered(installed: Installed, desired: Desired) -> Iterator[EnterHosts]:
@@ -222,27 +209,23 @@ def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
 
     An address that goes from one map to the other stays in the one until it is in the other.
     """
-    routes = {**installed.table(ROUTES), **wanted[ROUTES]}
+    routes = installed.table(ROUTES) | wanted[ROUTES]
     if not held:
         return Maps({**wanted.tables, ROUTES: routes})
 
-    def is_held(address: str) -> bool:
-        return EVERY_DOMAIN in held or domain_of(address) in held
+    def is_held(domain: str) -> bool:
+        return EVERY_DOMAIN in held or domain in held
 
-    def entering(name: str) -> Table:
-        known = installed.table(name)
+    def entering(name: str) -> Table[str]:
         # An alias does not lead to another address, either, before that one's route is seen.
-        return {
-            key: known[key] if key in known and is_held(key) else value
-            for key, value in wanted[name].items()
-            if key in known or not is_held(key)
-        }
+        free = wanted[name].without(wanted[name].within(is_held))
+        return free | installed.table(name).common(wanted[name]).within(is_held)
 
     tables = {name: entering(name) for name in (DOMAINS, *ACCEPTING)}
-    late = {key for name in ACCEPTING for key in wanted[name].keys() - tables[name].keys()}
+    late = [wanted[name].beyond(tables[name]).with_value("") for name in ACCEPTING]
     for name in ACCEPTING:
         present = installed.table(name)
-        tables[name] = {**{key: present[key] for key in late & present.keys()}, **tables[name]}
+        tables[name] = present.common(late[0] | late[1]) | tables[name]
     return Maps({**tables, ROUTES: routes})
 
 
@@ -251,21 +234,20 @@ def _accepting(installed: Installed, result: Maps) -> Iterator[Publish]:
 
     A map is published twice only if an address leaves it that the other map is to accept.
     """
-    everywhere = {key for name in ACCEPTING for key in result[name]}
     narrowed = []
     for name in ACCEPTING:
         present, table = installed.table(name), result[name]
         if table == present and not _is_in_doubt(installed, name):
             continue
         lost = _is_lost(installed, name)
-        leaving = present.keys() - table.keys()
-        grows = any(present.get(key) != value for key, value in table.items())
-        if not grows and not lost:
+        leaving = present.beyond(table)
+        widened = present | table
+        if widened == present and not lost:
             narrowed.append(Publish(name, table))
-        elif leaving.isdisjoint(everywhere):
+        elif not any(leaving.common(result[other]) for other in ACCEPTING):
             yield Publish(name, table, fresh=lost)
         else:
-            yield Publish(name, {**present, **table}, fresh=lost)
+            yield Publish(name, widened, fresh=lost)
             narrowed.append(Publish(name, table))
     yield from narrowed
 

@@ -6,16 +6,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from postfix_sync.errors import Exit, SyncError, worst
-from postfix_sync.model import (
-    BOTH_FAMILIES,
-    ROUTES,
-    Destination,
-    Families,
-    Installed,
-    Maps,
-    Notice,
-    Table,
-)
+from postfix_sync.model.destination import BOTH_FAMILIES, Destination, Families
+from postfix_sync.model.installed import Installed
+from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.notice import Notice
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.reload_spacing import RELOAD_AGE
 from postfix_sync.store.generations import Hold
@@ -120,14 +116,14 @@ class Report:
         return {hop: name for hops in self.clusters.values() for hop, name in hops.items()}
 
     @property
-    def routes(self) -> Table:
+    def routes(self) -> Table[str]:
         """The installed routes; empty if they are unknown."""
-        return self.installed[ROUTES] if self.installed else {}
+        return self.installed[ROUTES] if self.installed else Table({}, {})
 
     @property
-    def routes_in_use(self) -> Table:
+    def routes_in_use(self) -> Table[str]:
         """The installed routes of accepted lists; empty if they are unknown."""
-        return self.installed.routes_in_use if self.installed else {}
+        return self.installed.routes_in_use if self.installed else Table({}, {})
 
     @property
     def destinations(self) -> AbstractSet[Destination]:

@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import RECIPIENTS, Maps, Notice, Table
+from postfix_sync.model.map_names import RECIPIENTS
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.notice import Notice
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.main_cf.address_classes import classify
 from postfix_sync.postfix.main_cf.lookup import Tables
 from postfix_sync.postfix.main_cf.map_type import type_notices
@@ -14,8 +16,6 @@ from postfix_sync.reconcile.locked import installation
 from postfix_sync.reconcile.report import Report, SourceReport
 
 if TYPE_CHECKING:
-    from collections.abc import Set as AbstractSet
-
     from postfix_sync.config.schema import SourceSection
     from postfix_sync.reconcile.desired import DesiredState
     from postfix_sync.reconcile.effects import Effects
@@ -51,7 +51,7 @@ def report(
 ) -> Report:
     """Describe the sync and what is installed after it; `wiring` are the notices of main.cf."""
     failed = (*goal.failed, *effects.failed)
-    tables: dict[str, Table | None] = {}
+    tables: dict[str, Table[str] | None] = {}
     known_hosts: dict[str, str] = {}
     try:
         tables = place.directory.tables()
@@ -101,12 +101,12 @@ def _source_report(
     name = section.name
     answer = inputs.answers.get(name)
     has_failed = answer is not None and answer.error is not None
-    served: AbstractSet[str] = frozenset()
+    served = Table[str].of({})
     if installed:
-        served = goal.decision.served(name) & installed[RECIPIENTS].keys()
+        served = goal.decision.served(name).common(installed[RECIPIENTS])
     return SourceReport(
         errors=tuple(goal.decision.errors[name]),
-        lists=len(lists_of(served)),
+        lists=len(served.names()),
         entries=len(served),
         changed=(section.cluster or name) in effects.changed,
         stamp=effects.stamps.get(name),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, why
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.mailman.addresses import addresses_of
-from postfix_sync.model import ROUTES, Condition, Installed, Table
+from postfix_sync.model.installed import Condition, Installed
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.postfix.queue import Queued
@@ -82,7 +84,7 @@ async def _take_out(
     table = await run_in_daemon_thread(narrowed, maps, routes, queued)
     lines = await _narrow_routes(place, maps[ROUTES], table)
     lines += _narrow_hosts(place.hosts, names - host_names(table))
-    left = {name for name in routes if not table.keys().isdisjoint(addresses_of(name))}
+    left = {name for name in routes if any(key in table for key in addresses_of(name))}
     place.retirement.write(retiring.without(routes - left, names, now))
     return lines
 
@@ -97,7 +99,7 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
     return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
 
 
-async def _narrow_routes(place: Locked, present: Table, table: Table) -> list[str]:
+async def _narrow_routes(place: Locked, present: Table[str], table: Table[str]) -> list[str]:
     """Publish the routes without those that are due."""
     if table == present:
         return []

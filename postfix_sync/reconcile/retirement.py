@@ -10,8 +10,11 @@ destination of a list that has moved is handed to Postfix for another try.
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from postfix_sync.mailman.addresses import addresses_of, lists_of
-from postfix_sync.model import ALIASES, RECIPIENTS, ROUTES, Desired, Installed, Maps, Table
+from postfix_sync.model.installed import Desired, Installed
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.map_names import ALIASES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.postfix.queue import Queued, without_extensions
@@ -29,45 +32,41 @@ def noted(
     the epoch.
     """
     routes = plan.result[ROUTES]
-    spare = routes.keys() - desired.maps[ROUTES].keys()
+    spare = routes.beyond(desired.maps[ROUTES])
     names = {**installed.hosts, **desired.hosts}.keys() - desired.hosts.keys() - host_names(routes)
-    accepted = spare & _accepted(installed.table(RECIPIENTS), installed.table(ALIASES))
+    accepted = spare.common(_accepted(installed.table(RECIPIENTS), installed.table(ALIASES)))
     refused = {name: at for name, at in old.routes.items() if name not in accepted}
-    reached = desired.maps[ROUTES].keys() | desired.maps[ALIASES].keys()
-    kept = {name: min(at, now) for name, at in old.moved.items() if name in reached}
+    wanted = desired.maps[ROUTES], desired.maps[ALIASES]
+    kept = {
+        name: min(at, now)
+        for name, at in old.moved.items()
+        if any(name in table for table in wanted)
+    }
     return Retiring(
-        _since(refused, units_of(spare), now),
+        _since(refused, spare.units(), now),
         _since(old.names, names, now),
-        {**kept, **dict.fromkeys(units_of(moved_addresses(plan.changes[ROUTES])), now)},
+        {**kept, **dict.fromkeys(moved_addresses(plan.changes[ROUTES]).units(), now)},
     )
 
 
-def units_of(addresses: Iterable[str]) -> AbstractSet[str]:
-    """Name addresses by their lists; an address that is part of no whole list, by itself."""
-    known = frozenset(addresses)
-    lists = lists_of(known)
-    return lists | known.difference(*map(addresses_of, lists)) if known else known
-
-
-def narrowed(maps: Maps, due: AbstractSet[str], queued: AbstractSet[str]) -> Table:
+def narrowed(maps: Maps, due: AbstractSet[str], queued: AbstractSet[str]) -> Table[str]:
     """Remove the routes of the lists in `due`, except those that are accepted or queued for.
 
     `queued` are the addresses of queued mail, without their extensions.
     """
     accepted = _accepted(maps[RECIPIENTS], maps[ALIASES])
-    gone = {
+    return maps[ROUTES].without(
         address
         for name in due
         if queued.isdisjoint(addresses_of(name))
         for address in addresses_of(name)
         if address not in accepted
-    }
-    return {key: value for key, value in maps[ROUTES].items() if key not in gone}
+    )
 
 
-def _accepted(recipients: Table, aliases: Table) -> AbstractSet[str]:
-    """Find the addresses that need a route: recipients, and what aliases lead to."""
-    return recipients.keys() | set(aliases.values())
+def _accepted(recipients: Table[str], aliases: Table[str]) -> Table[str]:
+    """Return the addresses that need a route: recipients, and what aliases lead to."""
+    return recipients.with_value("") | Aliases.of(aliases).targets().with_value("")
 
 
 def deferred_for(

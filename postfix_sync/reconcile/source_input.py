@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from postfix_sync.containers.relocate import host_address, relocated
 from postfix_sync.errors import SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import MailmanTables, Peer, Policy, Record, domain_of
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.source import MailmanTables, Policy, Record
 from postfix_sync.reconcile.merge import without
 
 DISCOVERED = "found out"
@@ -75,9 +76,9 @@ def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
     """Restrict recorded tables to the configured domains, and give them the configured next hop."""
     if policy.domains:
         allowed = {domain.casefold() for domain in policy.domains}
-        if any(domain_of(key) not in allowed for key in (*tables.aliases, *tables.domains)):
-            lists = lists_of(tables.routes) | lists_of(tables.aliases)
+        if not (tables.aliases.domains() | tables.domains.keys()) <= allowed:
+            lists = tables.routes.names() | tables.aliases.names()
             tables = without(tables, {name for name in lists if domain_of(name) not in allowed})
     if policy.destination:
-        tables = replace(tables, routes=dict.fromkeys(tables.routes, policy.destination.next_hop))
+        tables = replace(tables, routes=tables.routes.with_value(policy.destination.next_hop))
     return tables

@@ -25,22 +25,14 @@ without it.
 """
 
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    RECIPIENTS,
-    ROUTES,
-    Change,
-    Condition,
-    Desired,
-    Destination,
-    Diff,
-    Installed,
-)
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import Condition, Desired, Installed
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Change, Diff
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import next_hops_of, parse_next_hops
 
 
@@ -190,7 +182,7 @@ def kinds_of(
     away = moved_addresses(routes)
     if away:
         yield Kind.LIST_MOVED
-    if away < routes.changed.keys():
+    if away != routes.changed:
         yield Kind.LIST_REORDERED
     if returning(changes):
         yield Kind.LIST_RETURNED
@@ -231,25 +223,29 @@ def _old_addresses(installed: Installed, desired: Desired) -> dict[str, str]:
     }
 
 
-def returning(changes: Mapping[str, Diff]) -> AbstractSet[str]:
-    """Find the addresses that are accepted again, or lead elsewhere, to a route that has moved."""
+def returning(changes: Mapping[str, Diff]) -> Table[str]:
+    """Find the addresses that are accepted again, or lead elsewhere, to a route that has moved.
+
+    Only the addresses of the result count, not their values.
+    """
     away = moved_addresses(changes[ROUTES])
     if not away:
-        return frozenset()
+        return Table({}, {})
     aliases = changes[ALIASES]
-    leading = {**aliases.added, **{key: change.new for key, change in aliases.changed.items()}}
-    return (changes[RECIPIENTS].added.keys() & away) | {
-        address for address, target in leading.items() if target in away
+    leading = {
+        **{address: target for address, target in aliases.added.items() if target in away},
+        **{address: new for address, (_, new) in aliases.changed.items() if new in away},
     }
+    return changes[RECIPIENTS].added.common(away) | Table.of(leading)
 
 
-def moved_addresses(routes: Diff) -> AbstractSet[str]:
+def moved_addresses(routes: Diff) -> Table[Change]:
     """Find the addresses whose old next hops, as a process may remember them, are wrong now.
 
     They are right as long as each of them is still among the new ones, in whichever order.
     """
-    moves = {change for change in set(routes.changed.values()) if _is_move(change)}
-    return {address for address, change in routes.changed.items() if change in moves}
+    moves = {change for change in routes.changed.distinct_values() if _is_move(change)}
+    return routes.changed.with_values_in(moves)
 
 
 def _is_move(change: Change) -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
 from postfix_sync.log import LOG, log_problem
-from postfix_sync.model import Condition, domain_of
+from postfix_sync.model.installed import Condition
+from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.lookup import TIMEOUT
 from postfix_sync.postfix.main_cf.map_type import choose_map_type, named_types

@@ -11,7 +11,8 @@ from postfix_sync.doctor.checks.main_cf import lacking, rerouted
 from postfix_sync.doctor.findings import Check
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import ApplyError, OutOfReach
-from postfix_sync.model import INDEX_SUFFIX, Finding, Verdict
+from postfix_sync.model.finding import Finding, Verdict
+from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf.fixes import Setting, command

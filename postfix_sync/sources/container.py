@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Peer, Snapshot
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.local import Volume
 
 BURST = 0.1

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
-from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Snapshot, SourceFile
+from postfix_sync.model.map_names import ALIASES, DOMAINS, ROUTES
+from postfix_sync.model.source import Snapshot, SourceFile
 from postfix_sync.sources.mailman_files import (
     KEPT,
     NAMES,

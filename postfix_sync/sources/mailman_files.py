@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 from postfix_sync.errors import OutOfReach, Refused
 from postfix_sync.mailman.files import MAILMAN_ALIASES, REFUSED
-from postfix_sync.model import ALIASES, DOMAINS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, ROUTES
 
 NAMES = (ROUTES, DOMAINS, ALIASES)
 """The files that Mailman writes; the last one only while a domain has an alias_domain."""

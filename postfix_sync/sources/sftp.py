@@ -13,7 +13,9 @@ import time
 from pathlib import PurePosixPath
 
 from postfix_sync.errors import Missing, OutOfReach, Refused
-from postfix_sync.model import ALIASES, ROUTES, Peer, Snapshot, SourceFile
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.map_names import ALIASES, ROUTES
+from postfix_sync.model.source import Snapshot, SourceFile
 from postfix_sync.sources import ssh_errors
 from postfix_sync.sources.mailman_files import (
     NAMES,

@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias, TypedDict
 
 from postfix_sync import __version__
 from postfix_sync.errors import OutOfReach, Refused, SyncError
-from postfix_sync.model import PHASES
+from postfix_sync.model.probe_result import PHASES
 from postfix_sync.text import iso, seconds_of
 
 NOBODY_THERE = PHASES[:3]

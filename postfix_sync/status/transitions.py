@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from postfix_sync import __version__
 from postfix_sync.errors import SyncError, worst
-from postfix_sync.model import PHASES, Destination, ProbeResult
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.report import Report, SourceReport

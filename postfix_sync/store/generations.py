@@ -29,10 +29,13 @@ from pathlib import Path
 from typing import Annotated, TypeAlias, TypedDict
 
 from postfix_sync.errors import ApplyError, Exit, NotPermitted, SyncError, why
-from postfix_sync.mailman.names import check_entries
-from postfix_sync.model import MAP_NAMES, Diff, MailmanTables, Maps, Notice
+from postfix_sync.model.map_names import MAP_NAMES
+from postfix_sync.model.maps import Diff, Maps
+from postfix_sync.model.notice import Notice
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.postfix.next_hop import parse_next_hops
-from postfix_sync.store.json_reader import Damaged, parse
+from postfix_sync.store.json_reader import Damaged, loads, parse
+from postfix_sync.store.tables_json import as_json, from_json
 from postfix_sync.system.files import (
     denied_hint,
     discard,
@@ -323,28 +326,18 @@ def _not_kept(path: Path, error: OSError) -> ApplyError:
 
 
 def _content(tables: MailmanTables) -> bytes:
-    """Return tables as JSON, with addresses by next hop; equal tables give equal bytes."""
-    routes: dict[str, list[str]] = {}
-    for address in sorted(tables.routes):
-        routes.setdefault(tables.routes[address], []).append(address)
-    content = {"routes": routes, "domains": tables.domains, "aliases": tables.aliases}
-    return json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+    """Return tables as JSON; equal tables give equal bytes."""
+    return json.dumps(as_json(tables), ensure_ascii=False, sort_keys=True).encode()
 
 
 def _tables(content: bytes) -> MailmanTables:
     """Read the JSON of `_content`. Raises ValueError if it is damaged."""
-    found = parse(content, _Content)
-    routes = {
-        address: next_hop
-        for next_hop, addresses in found["routes"].items()
-        for address in addresses
-    }
-    if not all(map(parse_next_hops, found["routes"])):
+    return from_json(loads(content), _check_route)
+
+
+def _check_route(value: str) -> None:
+    if not parse_next_hops(value):
         raise Damaged("a route is not a next hop")
-    aliases = check_entries(found["aliases"])
-    if not routes.keys() >= set(aliases.values()):
-        raise Damaged("an alias has no route")
-    return MailmanTables(check_entries(routes), check_entries(found["domains"]), aliases)
 
 
 def _is_number(number: int) -> bool:
@@ -367,18 +360,10 @@ _Number: TypeAlias = Annotated[int, _is_number]
 
 
 class _Header(TypedDict):
-    """The first line of a generation's file; the rest is its `_Content`."""
+    """The first line of a generation's file; the rest has the tables (tables_json.py)."""
 
     sha256: str
     hosts: dict[str, Annotated[str, _is_address]]
-
-
-class _Content(TypedDict):
-    """The rest of a generation's file: `routes` are the addresses by next hop."""
-
-    routes: dict[str, list[str]]
-    domains: dict[str, str]
-    aliases: dict[str, str]
 
 
 class _Note(TypedDict):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TypeAlias, TypedDict
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
-from postfix_sync.mailman.names import check_entries
-from postfix_sync.model import MailmanTables, Peer, Record
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.source import Record
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
-from postfix_sync.store.json_reader import Damaged, parse
+from postfix_sync.store.json_reader import loads, shaped
+from postfix_sync.store.tables_json import as_json, from_json
 from postfix_sync.system.files import denied_hint, discard, read_file, replace_file, unwritable
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -34,13 +35,10 @@ class _Peer(TypedDict):
 
 
 class _Record(TypedDict):
-    """The content of a record's file."""
+    """The content of a record's file, beside the tables (tables_json.py)."""
 
     peer: _Peer | None
     left_out: list[str]
-    domains: dict[str, str]
-    aliases: dict[str, str]
-    routes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,7 @@ class Records:
         content = {
             "peer": _peer_as_json(record.peer) if record.peer else None,
             "left_out": sorted(record.left_out),
-            "domains": record.tables.domains,
-            "aliases": record.tables.aliases,
-            "routes": record.tables.routes,
+            **as_json(record.tables),
         }
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -116,14 +112,10 @@ class Records:
 
 def _record(content: bytes) -> Record:
     """Read the JSON of a record. Raises ValueError if it is damaged."""
-    found = parse(content, _Record)
-    routes, aliases = check_entries(found["routes"]), check_entries(found["aliases"])
-    for next_hop in set(routes.values()):
-        parse_unjudged(next_hop)
-    if not set(aliases.values()) <= routes.keys():
-        raise Damaged("an alias has no route")
+    document = loads(content)
+    found = shaped(document, _Record)
     return Record(
-        tables=MailmanTables(routes, check_entries(found["domains"]), aliases),
+        tables=from_json(document, parse_unjudged),
         peer=_peer(found["peer"]) if found["peer"] else None,
         left_out=frozenset(found["left_out"]),
     )

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 
 OPEN = frozenset({1, 2})
 """ESTABLISHED and SYN_SENT (linux/tcp_states.h): only these can still carry mail."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import ALIASES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, RECIPIENTS, ROUTES
 from tests.booted.conftest import FIRST
 from tests.conftest import Measured
 from tests.parts.common import PATIENCE, wait_for

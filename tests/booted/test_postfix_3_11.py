@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from tests.booted.conftest import FIRST
 from tests.booted.test_postfix_versions import doctor, new_list, once, refused, set_up
 from tests.parts import load

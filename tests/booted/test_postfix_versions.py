@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, ROUTES
+from postfix_sync.model.map_names import INDEX_SUFFIX, MAP_NAMES, ROUTES
 from tests.booted.conftest import FIRST
 from tests.parts.common import PATIENCE, wait_for
 from tests.parts.debian_root import ALL, FORKY, MAKING

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS, ROUTES
 from tests.conftest import need
 from tests.parts.common import free_port, run, wait_for
 from tests.parts.disk import Entry, mounted, tree

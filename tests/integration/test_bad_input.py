@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from tests.parts.common import public_directory
 from tests.parts.disk import tree
 from tests.parts.mailman_files import domains_text, lmtp_text, nine, vmap_text

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ApplyError, TimedOut
-from postfix_sync.model import ROUTES
+from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.system.commands import find_command, run
@@ -46,7 +47,7 @@ async def _publish(directory: Path, config_directory: Path, map_type: str, lock:
     instance = await inspect(config_directory)
     maps = MapDirectory(directory, await instance.index_type(map_type), instance)
     with maps.staging():
-        await maps.publish(ROUTES, {ANTS: HOP, "#bees": HOP}, lock, fresh=True)
+        await maps.publish(ROUTES, Table.of({ANTS: HOP, "#bees": HOP}), lock, fresh=True)
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

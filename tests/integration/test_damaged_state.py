@@ -24,7 +24,10 @@ from postfix_sync.cli.terminal import Terminal
 from postfix_sync.config.reading import load
 from postfix_sync.config.schema import Config
 from postfix_sync.errors import SyncError
-from postfix_sync.model import RECIPIENTS, Destination, MailmanTables, Peer, ProbeResult, Record
+from postfix_sync.model.destination import Destination, Peer
+from postfix_sync.model.map_names import RECIPIENTS
+from postfix_sync.model.probe_result import ProbeResult
+from postfix_sync.model.source import MailmanTables, Record
 from postfix_sync.monitoring import health, metrics
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.probe.flush import due, due_in
@@ -163,7 +166,7 @@ def documents(site: Site) -> dict[str, Any]:
     """The files as documents, as full as they get."""
     configuration = load(site.config)
     record = Record(
-        MailmanTables(dict.fromkeys(nine(ANTS), HOP), {"lists.example.net": "x"}, {"a@b": ANTS}),
+        MailmanTables.of(dict.fromkeys(nine(ANTS), HOP), {"lists.example.net": "x"}, {"a@b": ANTS}),
         Peer(("10.0.0.1",), {8024: Destination("127.0.0.1", 24)}),
         frozenset({BEES}),
     )

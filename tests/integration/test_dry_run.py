@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from tests.parts.disk import tree
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from postfix_sync.model import ROUTES
+from postfix_sync.model.map_names import ROUTES
 from tests.parts.common import free_port
 from tests.parts.disk import remount, small_disk
 from tests.parts.lmtp_sink import LmtpSink

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from tests.conftest import need
 from tests.parts.common import PATIENCE, wait_for
 from tests.parts.doctor import examine
 from tests.parts.lmtp_sink import LmtpSink
 from tests.parts.load import send
-from tests.parts.mailman_files import MailmanFiles, nine
+from tests.parts.mailman_files import MailmanFiles, lists_of, nine
 from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from tests.parts.common import public_directory
 from tests.parts.disk import fill, mounted, names, remount, small_disk, tree
 from tests.parts.mailman_files import nine

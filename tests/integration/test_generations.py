@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ApplyError
-from postfix_sync.model import MailmanTables
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.store.generations import Generations, Hold, NoSuchGeneration
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
@@ -20,7 +20,7 @@ HOP = "lmtp:[mailman]:8024"
 def mailman(*lists: str, hop: str = HOP) -> MailmanTables:
     """What serves these lists."""
     routes = {key: hop for name in lists for key in nine(name)}
-    return MailmanTables(routes, {name.rpartition("@")[2]: "x.example" for name in lists}, {})
+    return MailmanTables.of(routes, {name.rpartition("@")[2]: "x.example" for name in lists}, {})
 
 
 def texts(number: int) -> dict[str, tuple[int, int]]:
@@ -43,7 +43,7 @@ def kept(tmp_path: Path) -> Generations:
 
 
 def test_what_is_kept_comes_back(kept: Generations) -> None:
-    tables = MailmanTables(
+    tables = MailmanTables.of(
         {
             **dict.fromkeys(nine("a@x.example"), HOP),
             **dict.fromkeys(nine("ü@y.example"), "lmtp:[b]:24, [c]:24"),
@@ -60,7 +60,7 @@ def test_what_is_kept_comes_back(kept: Generations) -> None:
 def test_the_same_state_again_is_the_same_generation_and_the_newest(kept: Generations) -> None:
     assert [keep(kept, one) for one in (A, B, A, B, A)] == [1, 2, 1, 2, 1]
     assert kept.numbers() == [1, 2]
-    other = MailmanTables(dict(sorted(B.routes.items(), reverse=True)), B.domains, B.aliases)
+    other = MailmanTables.of(dict(sorted(B.routes.items(), reverse=True)), B.domains, B.aliases)
     assert keep(kept, other) == 2
     assert keep(kept, mailman("b@x.example", hop="lmtp:[other]:8024")) == 3
 
@@ -140,8 +140,8 @@ def test_a_damaged_one_is_named_and_mended_when_its_state_is_there_again(
 
 def test_a_route_that_is_none_and_an_alias_to_nowhere_are_damage(kept: Generations) -> None:
     for tables in (
-        MailmanTables({"a@x.example": "discard:"}, {}, {}),
-        MailmanTables({}, {}, {"a@x.example": "b@x.example"}),
+        MailmanTables.of({"a@x.example": "discard:"}, {}, {}),
+        MailmanTables.of({}, {}, {"a@x.example": "b@x.example"}),
     ):
         with pytest.raises(ApplyError, match="is damaged"):
             asyncio.run(kept.load(keep(kept, tables)))

@@ -21,7 +21,15 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES, Maps
+from postfix_sync.model.map_names import (
+    ALIASES,
+    DOMAINS,
+    INDEX_SUFFIX,
+    MAP_NAMES,
+    RECIPIENTS,
+    ROUTES,
+)
+from postfix_sync.model.maps import Maps
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.store.generations import Generations
 from tests.parts.common import is_stopped, wait_for

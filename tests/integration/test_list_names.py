@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.mailman.addresses import lists_of
 from postfix_sync.mailman.files import read_tables
 from postfix_sync.mailman.names import check_address
-from postfix_sync.model import ALIASES, DOMAINS, ROUTES, Policy, Snapshot, SourceFile
+from postfix_sync.model.map_names import ALIASES, DOMAINS, ROUTES
+from postfix_sync.model.source import Policy, Snapshot, SourceFile
 from postfix_sync.postfix.folding import fold_ascii, fold_unicode
 from tests.parts.mailman import Mailman
+from tests.parts.mailman_files import lists_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import Busy
-from postfix_sync.model import RECIPIENTS
+from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.setup.main_cf_file import MainCf
 from postfix_sync.system import lock as lock_module

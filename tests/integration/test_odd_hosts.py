@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.master_cf import lmtp_is_chrooted
 from postfix_sync.postfix.next_hop import next_hops_of
 from tests.parts.disk import mounted
@@ -191,4 +192,4 @@ def test_what_is_chrooted(service: str, level: str, chrooted: bool) -> None:
 
 
 def test_hosts_of_routes_that_are_parts_of_lists() -> None:
-    assert {one.host for one in next_hops_of({ANTS: "lmtp:[old]:8024"})} == {"old"}
+    assert {one.host for one in next_hops_of(Table.of({ANTS: "lmtp:[old]:8024"}))} == {"old"}

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import PHASES, Destination, ProbeResult
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.postfix.map_text import render
 from postfix_sync.probe.lmtp import describe, probe, probe_all
 from postfix_sync.probe.targets import Target

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.store.generations import SUFFIX
 from tests.parts.common import wait_for
 from tests.parts.daemon import RunningDaemon

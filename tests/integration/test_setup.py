@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES
+from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.postfix.main_cf.classes import ROLES
 from postfix_sync.setup import carry_out
 from postfix_sync.setup.carry_out import _build_maps

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from postfix_sync.config.reading import load
-from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.postfix.instance import fold_of
 from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.reconcile.report import Report

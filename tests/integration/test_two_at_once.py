@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from tests.parts.common import wait_for
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine

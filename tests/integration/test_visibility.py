@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model import MAP_NAMES, MOVED_LISTS, RECIPIENTS, ROUTES
+from postfix_sync.model.installed import MOVED_LISTS
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.postfix.map_directory import RELOAD_OWED
 from postfix_sync.postfix.processes import STARTED_WITH
 from tests.conftest import need

@@ -21,7 +21,7 @@ from typing import Any, Self
 import pytest
 
 from postfix_sync.errors import OutOfReach
-from postfix_sync.model import Snapshot
+from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.local import RECHECK, REREAD_FOR, Volume
 from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from tests.parts.common import PATIENCE, TRIES, run, wait_for

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import yaml
 
-from postfix_sync.model import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.postfix.map_text import parse_installed
 
 from .booted import SHARED, Booted

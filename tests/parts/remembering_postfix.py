@@ -2,25 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
-    RECIPIENTS,
-    ROUTES,
-    Condition,
-    Desired,
-    Destination,
-    Installed,
-    InstalledMap,
-    MailmanTables,
-    Maps,
-    Table,
-    domain_of,
-)
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.installed import Condition, Desired, Installed, InstalledMap
+from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import next_hops_of, parse_next_hops
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Publish, Step
 
-NO_MAILMAN = MailmanTables({}, {}, {})
+NO_MAILMAN = MailmanTables.of({}, {}, {})
 
 
 @dataclass
@@ -28,16 +20,16 @@ class Machine:
     """A disk, and all that processes of Postfix may remember since they were last started."""
 
     at_once: bool
-    disk: dict[str, Table] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
+    disk: dict[str, Table[str]] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
     hosts: dict[str, str] = field(default_factory=dict)
     owed: frozenset[str] | None = None
     left: frozenset[Destination] = frozenset()
     """What is noted with it: where hosts were before."""
-    seen: list[Table] = field(default_factory=lambda: [{}])
+    seen: list[Table[str]] = field(default_factory=lambda: [Table({}, {})])
     """The routes that trivial-rewrite(8) may work with."""
     answers: dict[str, set[str]] = field(default_factory=dict)
     """The next hops that qmgr(8) may take an accepted address to have."""
-    domains: list[Table] = field(default_factory=lambda: [{}])
+    domains: list[Table[str]] = field(default_factory=lambda: [Table({}, {})])
     """The mail domains that smtpd(8) may believe in."""
     before: set[str] = field(default_factory=set)
     """The addresses that recipients and aliases had at the last check."""

@@ -21,7 +21,7 @@ import yaml
 
 from postfix_sync.cli import command_line
 from postfix_sync.log import LOG
-from postfix_sync.model import MAP_NAMES
+from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.system.commands import find_command
 from tests.parts.mailman_files import MailmanFiles

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Snapshot
+from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.sftp import Ssh
 from postfix_sync.sources.ssh_login import Login
 

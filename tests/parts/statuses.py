@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from postfix_sync.model import Destination, ProbeResult
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.status.schema import (
     ClusterStatus,
     DestinationStatus,

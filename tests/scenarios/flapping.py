@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.model import MAP_NAMES
+from postfix_sync.model.map_names import MAP_NAMES
 from tests.parts.common import loopback_address
 from tests.parts.daemon import RunningDaemon
 from tests.parts.lmtp_sink import LmtpSink

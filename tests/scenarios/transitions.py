@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from postfix_sync.model import INDEX_SUFFIX, ROUTES
+from postfix_sync.model.map_names import INDEX_SUFFIX, ROUTES
 from tests.parts.common import PATIENCE, loopback_address, wait_for
 from tests.parts.daemon import RunningDaemon
 from tests.parts.kill_at import Killer

@@ -7,7 +7,8 @@ from postfix_sync.containers.relocate import unpublished
 from postfix_sync.doctor.findings import failure, ok
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Finding, Peer
+from postfix_sync.model.destination import Peer
+from postfix_sync.model.finding import Finding
 from postfix_sync.reconcile.fetch import Fetched
 
 

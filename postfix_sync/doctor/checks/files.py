@@ -11,7 +11,9 @@ from typing import NamedTuple
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError, why
-from postfix_sync.model import INDEX_SUFFIX, MAP_NAMES, Condition, Finding, InstalledMap
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.installed import Condition, InstalledMap
+from postfix_sync.model.map_names import INDEX_SUFFIX, MAP_NAMES
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.main_cf.classes import ROLES
 from postfix_sync.postfix.main_cf.fixes import command

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from postfix_sync.doctor.findings import ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Finding
+from postfix_sync.model.finding import Finding
 from postfix_sync.store.state_directory import generations_of
 
 

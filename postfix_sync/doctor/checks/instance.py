@@ -13,7 +13,8 @@ from postfix_sync.doctor.checks.files import builder, made_by_postfix
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import SYSTEMD, Host
 from postfix_sync.errors import SyncError
-from postfix_sync.model import INDEX_SUFFIX, Finding
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix.index_type import SUCCESSORS
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.fixes import command

@@ -15,8 +15,9 @@ from postfix_sync.doctor.checks.main_cf import lacking
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES, Finding
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.main_cf import fixes
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, command
@@ -115,7 +116,7 @@ async def _value(host: Host, parameter: str) -> str:
 
 def _addresses(host: Host) -> list[str]:
     """Return the addresses of at most MOST lists, each with an address for its bounces."""
-    lists = sorted(lists_of(host.tables.own[RECIPIENTS]))[:MOST]
+    lists = sorted(Table.of(host.tables.own[RECIPIENTS]).names())[:MOST]
     return [address for name in lists for address in (name, name.replace("@", "-bounces+1a2b3c@"))]
 
 

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import quote
-from postfix_sync.model import ROUTES, Destination, Finding
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import ROUTES
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
 from postfix_sync.probe.lmtp import describe

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.model import RECIPIENTS, Finding
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.postfix.main_cf import requirements
 from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES

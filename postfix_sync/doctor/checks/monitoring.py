@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from postfix_sync.doctor.findings import ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.model import Finding
+from postfix_sync.model.finding import Finding
 
 
 async def textfile(host: Host) -> AsyncIterator[Finding]:

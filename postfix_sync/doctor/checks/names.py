@@ -21,7 +21,8 @@ from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError, why
 from postfix_sync.hosts_file.block import BEGIN, END, parse
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.model import Finding, family_of
+from postfix_sync.model.destination import family_of
+from postfix_sync.model.finding import Finding
 from postfix_sync.postfix.lmtp_resolver import (
     DNS,
     NATIVE,

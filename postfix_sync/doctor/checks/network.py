@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
-from postfix_sync.model import Finding
+from postfix_sync.model.finding import Finding
 from postfix_sync.postfix.instance import Postfix, list_file
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.master_cf import Service

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
-from postfix_sync.mailman.addresses import lists_of
-from postfix_sync.model import ROUTES, Finding
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import ROUTES
 from postfix_sync.reconcile.fetch import Fetched
 from postfix_sync.sources.mailman_files import NAMES, NOT_WRITTEN_YET
 from postfix_sync.system.files import open_file
@@ -63,7 +63,7 @@ def _read(source: "SourceSection", answered: Fetched) -> str:
     if not answered.tables:
         return f"{source.place}: as it was"
     routes, aliases = answered.tables.routes, answered.tables.aliases
-    numbers = [counted(len(lists_of(routes)), "list"), counted(len(routes), "address")]
+    numbers = [counted(len(routes.names()), "list"), counted(len(routes), "address")]
     numbers += [counted(len(aliases), "alias")] if aliases else []
     return f"{source.place}: {', '.join(numbers)}{_files(source)}"
 

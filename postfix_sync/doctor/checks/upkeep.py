@@ -11,7 +11,8 @@ from pathlib import Path
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.model import MAP_NAMES, Finding
+from postfix_sync.model.finding import Finding
+from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.sources.mailman_files import NAMES
 from postfix_sync.store.state_directory import LOCK_NAME
 from postfix_sync.system.commands import program

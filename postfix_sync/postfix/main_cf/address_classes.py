@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import ALIASES, RECIPIENTS, domain_of
+from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.map_names import ALIASES, RECIPIENTS
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.classes import CLASSES, Classes
 from postfix_sync.postfix.main_cf.lookup import Tables

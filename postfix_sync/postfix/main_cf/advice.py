@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from postfix_sync.model import RECIPIENTS, Verdict
+from postfix_sync.model.finding import Verdict
+from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.postfix.main_cf.classes import Classes
 from postfix_sync.postfix.main_cf.fixes import Setting
 from postfix_sync.postfix.main_cf.parameter import Edit, Installation

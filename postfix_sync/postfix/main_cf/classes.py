@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 
 ROLES = {
     "transport_maps": ROUTES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import NotPermitted
-from postfix_sync.model import Verdict
+from postfix_sync.model.finding import Verdict
 from postfix_sync.postfix.main_cf.classes import ROLES
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError, why
-from postfix_sync.model import Table
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.parameter import Installation, type_of
 from postfix_sync.postfix.match_list import PATTERN_TYPES, items, unproxied
@@ -34,7 +33,7 @@ class Tables:
 
     postfix: Postfix
     ours: Installation
-    own: Mapping[str, Table]
+    own: Mapping[str, Mapping[str, str]]
     """The entries of the maps, by name."""
     queries_others: bool = True
     """Whether to query tables that are not ours: such a table may be on another host, and hang."""
@@ -60,7 +59,7 @@ class Tables:
         """Return the name of the map, ours or Mailman's file, that a table is; empty for others."""
         return self.ours.named(table) or self.ours.of_mailman(table)
 
-    async def query(self, table: str, keys: Iterable[str]) -> Table:
+    async def query(self, table: str, keys: Iterable[str]) -> Mapping[str, str]:
         """Return entries of a table, at least those for `keys`; none if it cannot be queried."""
         if name := self.name(table):
             return self.own.get(name, {})

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ConfigError
-from postfix_sync.model import INDEX_SUFFIX, Notice
+from postfix_sync.model.map_names import INDEX_SUFFIX
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.main_cf.classes import HARMLESS, ROLES
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
 from postfix_sync.postfix.match_list import items

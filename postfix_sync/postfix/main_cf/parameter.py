@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postfix_sync.model import MAP_NAMES, Verdict
+from postfix_sync.model.finding import Verdict
+from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.postfix.match_list import items, unproxied
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from postfix_sync.model import DOMAINS, RECIPIENTS, ROUTES, Notice, Verdict
+from postfix_sync.model.finding import Verdict
+from postfix_sync.model.map_names import DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.main_cf.classes import NO_ROLE, ROLES, Classes
 from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
 from postfix_sync.postfix.main_cf.map_type import at_home

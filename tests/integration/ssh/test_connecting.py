@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from postfix_sync.errors import OutOfReach
-from postfix_sync.model import Peer
+from postfix_sync.model.destination import Peer
 from postfix_sync.sources.sftp import Ssh
 from tests.parts.common import free_port
 from tests.parts.ssh_source import STAY, Far, by_hand, closing, failed, rewrite_names, run

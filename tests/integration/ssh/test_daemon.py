@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from postfix_sync.model import RECIPIENTS
+from postfix_sync.model.map_names import RECIPIENTS
 from tests.conftest import need
 from tests.parts import sshd
 from tests.parts.common import free_port, wait_for

@@ -9,7 +9,7 @@ import asyncssh
 import pytest
 
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError
-from postfix_sync.model import Snapshot
+from postfix_sync.model.source import Snapshot
 from tests.parts.lmtp_rogues import rogue
 from tests.parts.ssh_rogues import (
     BANNERS,

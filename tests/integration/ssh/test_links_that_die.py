@@ -6,7 +6,7 @@ import time
 import pytest
 
 from postfix_sync.errors import OutOfReach
-from postfix_sync.model import Peer
+from postfix_sync.model.destination import Peer
 from postfix_sync.sources import ssh_session
 from tests.parts.slow_link import Link
 from tests.parts.ssh_source import BEES, BIG, Far, closing, refusal, run, until

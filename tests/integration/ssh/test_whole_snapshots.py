@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from postfix_sync.errors import OutOfReach, Refused, SyncError
-from postfix_sync.model import Snapshot
+from postfix_sync.model.source import Snapshot
 from postfix_sync.sources import sftp
 from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from postfix_sync.sources.sftp import Ssh

@@ -7,7 +7,8 @@ import pytest
 
 from postfix_sync.cli.nagios import State, plugin, render, state_of
 from postfix_sync.errors import ConfigError
-from postfix_sync.model import Destination, ProbeResult
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.probe_result import ProbeResult
 
 UP = ProbeResult(Destination("mm1", 8024), True, "rcpt", "250 Ok", 0.01234)
 ODD = ProbeResult(Destination("::1", 8024), True, "rcpt", "250 Ok", 0.5, warning="it greets with |")

@@ -4,7 +4,8 @@ import pytest
 
 from postfix_sync.cli import output
 from postfix_sync.cli.terminal import Terminal
-from postfix_sync.model import Finding, MailmanTables, Verdict
+from postfix_sync.model.finding import Finding, Verdict
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.status.schema import (
     ClusterStatus,
     DestinationStatus,
@@ -177,7 +178,7 @@ def test_colours_tell_good_from_bad() -> None:
 
 def kept(number: int, *lists: str, differs: tuple[str, ...] = ()) -> output.Kept:
     routes = {key: "lmtp:[m]:24" for name in lists for key in nine(name)}
-    tables = MailmanTables(routes, {}, {})
+    tables = MailmanTables.of(routes, {}, {})
     return output.Kept(Generation(number, NOW - number, tables, {}), differs)
 
 

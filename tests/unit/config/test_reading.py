@@ -26,7 +26,7 @@ from postfix_sync.config.schema import (
     SshSection,
 )
 from postfix_sync.errors import ConfigError, NotPermitted
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 
 ONE = "sources: [{path: /srv/mailman_var/data}]\n"
 
@@ -648,7 +648,8 @@ def test_no_message_makes_a_command_by_itself() -> None:
         for text in texts(ast.parse(path.read_text()))
         if own.search(text)
     ]
-    assert found == ["model.py: postfix-sync --once --force"]  # for a Policy of no configuration
+    # For a Policy of no configuration.
+    assert found == ["model/source.py: postfix-sync --once --force"]
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from postfix_sync.containers.container import Container, place, read, unknown
 from postfix_sync.errors import NotPlaced
-from postfix_sync.model import Destination, Peer
+from postfix_sync.model.destination import Destination, Peer
 
 
 def docker(

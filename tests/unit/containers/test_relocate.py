@@ -3,7 +3,8 @@
 import pytest
 
 from postfix_sync.containers.relocate import by_address, host_address, moved, relocated, unpublished
-from postfix_sync.model import Destination, Peer
+from postfix_sync.model.destination import Destination, Peer
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import parse_unjudged
 
 BRIDGE = Peer(("172.17.0.2", "172.18.0.2"))
@@ -14,7 +15,7 @@ PORTS = Peer(
 
 
 def reached(hop: str, peer: Peer) -> str | None:
-    found = relocated({"a@b.c": parse_unjudged(hop).next_hop}, peer)
+    found = relocated(Table.of({"a@b.c": parse_unjudged(hop).next_hop}), peer)
     return found["a@b.c"] if found is not None else None
 
 
@@ -53,15 +54,15 @@ def test_what_is_no_next_hop_at_all_is_refused_here_too(written: str) -> None:
 
 
 def test_the_address_of_names() -> None:
-    routes = {"a@b.c": "lmtp:[mailman]:8024", "d@e.f": "lmtp:[mailman]:9999"}
+    routes = Table.of({"a@b.c": "lmtp:[mailman]:8024", "d@e.f": "lmtp:[mailman]:9999"})
     assert host_address(routes, BRIDGE) == "172.17.0.2"
     assert host_address(routes, PORTS) == "127.0.0.1"
-    assert host_address({}, BRIDGE) is None
+    assert host_address(Table({}, {}), BRIDGE) is None
     assert unpublished(routes, PORTS) == {9999}
 
 
 def test_no_routes_need_no_address() -> None:
-    assert relocated({}, Peer()) == {}
+    assert relocated(Table({}, {}), Peer()) == {}
 
 
 def test_names_are_replaced_by_their_addresses_and_back() -> None:
@@ -71,16 +72,17 @@ def test_names_are_replaced_by_their_addresses_and_back() -> None:
         "e@b.c": "lmtp:[other]:8024",
         "f@b.c": "lmtp:unix:private/somebody",
     }
+    routes = Table.of(named)
     by_number = {
         **named,
         "a@b.c": "lmtp:[10.88.0.5]:8024",
         "d@b.c": "lmtp:[10.88.0.5]:8024, [fd00::2]:8024, [192.0.2.1]:8024",
     }
-    assert by_address(named, {"mm": "10.88.0.5", "two": "fd00::2"}) == by_number
-    assert by_address(named, {"elsewhere": "10.88.0.5"}) is named
+    assert by_address(routes, {"mm": "10.88.0.5", "two": "fd00::2"}) == by_number
+    assert by_address(routes, {"elsewhere": "10.88.0.5"}) is routes
     back = {
         Destination("10.88.0.5", 8024): Destination("mm", 8024),
         Destination("fd00::2", 8024): Destination("two", 8024),
         Destination("192.0.2.1", 24): Destination("mm", 24),
     }
-    assert moved(by_number, back) == named
+    assert moved(Table.of(by_number), back) == named

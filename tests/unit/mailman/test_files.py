@@ -7,7 +7,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.mailman.addresses import addresses_of, lists_of
 from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
     MAX_LINE,
@@ -19,10 +18,20 @@ from postfix_sync.mailman.files import (
     read_tables,
 )
 from postfix_sync.mailman.names import check_address
-from postfix_sync.model import Destination, Policy, Snapshot, SourceFile
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.source import Policy, Snapshot, SourceFile
 from postfix_sync.postfix.folding import fold_ascii, fold_unicode
 from postfix_sync.postfix.map_text import parse_installed, render
-from tests.parts.mailman_files import HEADER, decorated, domains_text, lmtp_text, nine, vmap_text
+from tests.parts.mailman_files import (
+    HEADER,
+    decorated,
+    domains_text,
+    lists_of,
+    lmtp_text,
+    nine,
+    vmap_text,
+)
 
 HOP = "lmtp:[mailman-test]:8024"
 ANY = Policy()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.next_hop import parse_destination
 
 

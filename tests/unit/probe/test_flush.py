@@ -2,6 +2,7 @@
 
 import pytest
 
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import fold_ascii
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.probe.flush import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
@@ -68,7 +69,7 @@ def message(number: int, *recipients: tuple[str, str], queue: str = "deferred") 
 
 
 def ids(wanted: Due, *messages: Queued) -> dict[str, tuple[str, ...]]:
-    return chosen(messages, ROUTES, fold_ascii, "+", wanted)
+    return chosen(messages, Table.of(ROUTES), fold_ascii, "+", wanted)
 
 
 def test_all_that_waits_for_one_that_failed_and_nothing_else() -> None:

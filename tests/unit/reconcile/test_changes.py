@@ -3,15 +3,10 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from postfix_sync.model import (
-    MAP_NAMES,
-    Condition,
-    Desired,
-    Installed,
-    InstalledMap,
-    MailmanTables,
-    Maps,
-)
+from postfix_sync.model.installed import Condition, Desired, Installed, InstalledMap
+from postfix_sync.model.map_names import MAP_NAMES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.reconcile.changes import log_lines, preview
 from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.visibility import Reading
@@ -22,7 +17,7 @@ def mailman(*names: str, hop: str = "lmtp:[m]:24", alias: str = "") -> MailmanTa
     routes = {address: hop for name in names for address in nine(name)}
     domains = {name.rpartition("@")[2]: "x" for name in names}
     pairs = zip(nine(alias), nine(names[0]), strict=True) if alias else ()
-    return MailmanTables(routes, domains, dict(pairs))
+    return MailmanTables.of(routes, domains, dict(pairs))
 
 
 def installed(tables: MailmanTables, condition: Condition = Condition.SOUND) -> Installed:
@@ -126,7 +121,7 @@ def test_moved_lists_are_reported_in_the_order_of_their_next_hops() -> None:
     def moved(port: int) -> MailmanTables:
         lists = [mailman(f"l{n}@b.c", hop=f"lmtp:[m{n}]:{port}") for n in range(9)]
         routes = {key: value for one in lists for key, value in one.routes.items()}
-        return MailmanTables(routes, {"b.c": "x"}, {})
+        return MailmanTables.of(routes, {"b.c": "x"}, {})
 
     assert lines(moved(1), moved(2)) == [
         f"lists: ~1 list: l{n}@b.c -> lmtp:[m{n}]:2" for n in range(9)
@@ -134,8 +129,8 @@ def test_moved_lists_are_reported_in_the_order_of_their_next_hops() -> None:
 
 
 def test_the_listing_of_a_dry_run() -> None:
-    old = MailmanTables({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
-    new = MailmanTables({"a@b.c": "lmtp:[n]:2", "c@b.c": "lmtp:[n]:2"}, {"b.c": "b.c"}, {})
+    old = MailmanTables.of({"a@b.c": "lmtp:[m]:1", "b@b.c": "lmtp:[m]:1"}, {"b.c": "b.c"}, {})
+    new = MailmanTables.of({"a@b.c": "lmtp:[n]:2", "c@b.c": "lmtp:[n]:2"}, {"b.c": "b.c"}, {})
     before = replace(installed(old), hosts={"m": "::1"})
     made = plan(before, Desired(Maps.of(new), {"m": "::2", "n": "::3"}), Reading(at_once=False))
     assert list(preview(made, before, "/etc/hosts")) == [
@@ -154,7 +149,7 @@ def test_the_listing_of_a_dry_run() -> None:
 
 
 def test_preview_of_maps_without_a_readable_index_says_which_is_empty() -> None:
-    before = installed(MailmanTables({}, {}, {}), Condition.BROKEN)
+    before = installed(MailmanTables.of({}, {}, {}), Condition.BROKEN)
     made = plan(before, Desired(Maps.of(mailman("a@b.c")), {}), Reading(at_once=True))
     listing = list(preview(made, before, "/etc/hosts"))
     assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"

@@ -8,7 +8,10 @@ from copy import deepcopy
 
 import pytest
 
-from postfix_sync.model import ALIASES, RECIPIENTS, Desired, MailmanTables, Maps
+from postfix_sync.model.installed import Desired
+from postfix_sync.model.map_names import ALIASES, RECIPIENTS
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.visibility import Reading
 from tests.parts.remembering_postfix import Machine
@@ -26,7 +29,7 @@ def desired(state: State, before: State) -> Desired:
     aliases = {one: f"{one.partition('@')[0]}@{domain}" for one in lists} if domain else {}
     routes = {aliases.get(one, one): f"lmtp:{hops}" for one in lists}
     domains = {one.rpartition("@")[2] for one in routes}
-    tables = MailmanTables(routes, {one: one for one in domains}, aliases)
+    tables = MailmanTables.of(routes, {one: one for one in domains}, aliases)
     hosts = {one.host: ADDRESSES[one.server] for one in mailmans if not one.by_address}
     return Desired(Maps.of(tables), hosts)
 

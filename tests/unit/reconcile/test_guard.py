@@ -3,8 +3,8 @@
 import pytest
 
 from postfix_sync.errors import Refused
-from postfix_sync.mailman.addresses import addresses_of
-from postfix_sync.model import MailmanTables, Policy
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.source import MailmanTables, Policy
 from postfix_sync.reconcile.guard import guard, reached
 
 
@@ -47,8 +47,8 @@ def aliases(alias: str, name: str) -> dict[str, str]:
     return dict(zip(addresses_of(alias), addresses_of(name), strict=True))
 
 
-PLAIN = MailmanTables(nine("ants@b.c"), {"b.c": "b.c"}, {})
-ALIASED = MailmanTables(nine("ants@a.d"), {"a.d": "b.c"}, aliases("ants@b.c", "ants@a.d"))
+PLAIN = MailmanTables.of(nine("ants@b.c"), {"b.c": "b.c"}, {})
+ALIASED = MailmanTables.of(nine("ants@a.d"), {"a.d": "b.c"}, aliases("ants@b.c", "ants@a.d"))
 
 
 @pytest.mark.parametrize(("old", "new"), [(PLAIN, ALIASED), (ALIASED, PLAIN)])
@@ -61,6 +61,6 @@ def test_list_is_not_gone_while_one_of_its_names_is_left(
 
 
 def test_list_of_which_no_name_is_left_is_gone() -> None:
-    other = MailmanTables(nine("bees@b.c"), {"b.c": "b.c"}, {})
+    other = MailmanTables.of(nine("bees@b.c"), {"b.c": "b.c"}, {})
     for old in (PLAIN, ALIASED):
         assert reached(old, other) == {"bees@b.c"}

@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.mailman.addresses import addresses_of, lists_of
-from postfix_sync.model import Destination, MailmanTables, Maps, Record
+from postfix_sync.model.destination import Destination
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables, Record
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import parse_next_hops, render_next_hops
 from postfix_sync.reconcile.clusters import Ranking, reordered
 from postfix_sync.reconcile.merge import Claim, Clash, host_addresses, merge, without
 from postfix_sync.reconcile.partial_maps import held_back, with_unclaimed
-from tests.parts.mailman_files import nine
+from tests.parts.mailman_files import lists_of, nine
 
 ANTS, BEES, CATS = "ants@b.c", "bees@b.c", "cats@d.e"
 
@@ -29,7 +32,7 @@ def tables(
         for key, value in (aliases or {}).items()
         for pair in zip(nine(key), nine(value), strict=True)
     ]
-    return MailmanTables(routes, domains, dict(pairs))
+    return MailmanTables.of(routes, domains, dict(pairs))
 
 
 def claim(
@@ -225,7 +228,7 @@ def test_each_replica_has_a_list_to_be_asked_for() -> None:
 
 def test_an_alias_that_is_no_whole_list_is_no_reason_to_fail() -> None:
     """As in a record that somebody has edited."""
-    odd = MailmanTables(tables(ANTS, BEES).routes, {}, {"odd@b.c": ANTS})
+    odd = MailmanTables.of(tables(ANTS, BEES).routes, {}, {"odd@b.c": ANTS})
     assert without(odd, {BEES}).aliases == {"odd@b.c": ANTS}
     assert without(odd, {ANTS}).aliases == {}
 
@@ -289,7 +292,7 @@ def test_what_nobody_is_known_to_have_stays() -> None:
 
 def test_an_address_that_only_has_a_route_left_is_not_accepted_again() -> None:
     present = Maps.of(tables(ANTS))
-    routed = Maps({**present.tables, "postfix_recipients": {}})
+    routed = Maps({**present.tables, "postfix_recipients": Table({}, {})})
     found = with_unclaimed(Maps.of(tables()), routed, [])
     assert found["postfix_recipients"] == {}
     assert found["postfix_lmtp"] == {}, "plan() keeps that route, and retires it"
@@ -313,7 +316,7 @@ def test_kept_route_is_reordered_by_the_ranking_of_its_own_cluster(
     clusters = {"x": {members["a"], members["b"]}, "y": {members["c"], members["d"]}}
     rankings = {"x": Ranking(frozenset(["a:24"])), "y": Ranking(frozenset([f"{down}:24"]))}
     kept = {**dict.fromkeys(nine(ANTS), before), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
-    found = reordered(kept, clusters, rankings)
+    found = reordered(Table.of(kept), clusters, rankings)
     assert found == {**dict.fromkeys(nine(ANTS), order), **dict.fromkeys(nine(BEES), "lmtp:[c]:24")}
 
 
@@ -321,7 +324,7 @@ def test_kept_route_is_reordered_by_the_ranking_of_its_own_cluster(
 def test_kept_route_to_no_current_cluster_keeps_its_order(before: str) -> None:
     clusters = {"x": {Destination("a", 24), Destination("b", 24)}}
     kept = dict.fromkeys(nine(ANTS), before)
-    assert reordered(kept, clusters, {"x": Ranking(frozenset(["e:24", "f:24"]))}) == kept
+    assert reordered(Table.of(kept), clusters, {"x": Ranking(frozenset(["e:24", "f:24"]))}) == kept
 
 
 def test_replicas_that_disagree_on_an_alias_keep_it_as_one() -> None:
@@ -423,28 +426,33 @@ def maps(*names: str, hop: str = "lmtp:[m]:24", aliases: Mapping[str, str] | Non
     return Maps.of(tables(*names, hop=hop, aliases=aliases))
 
 
+def holding(*names: str) -> Table[str]:
+    """The addresses of lists."""
+    return Table.of({address: "" for name in names for address in nine(name)})
+
+
 def test_domain_of_a_list_that_is_held_back_has_its_new_value() -> None:
     before = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "b.c"}))
     after = Maps.of(replace(tables(ANTS, BEES), domains={"b.c": "mail.example"}))
-    assert held_back(after, before, {*nine(ANTS)})["postfix_domains"] == {"b.c": "mail.example"}
+    assert held_back(after, before, holding(ANTS))["postfix_domains"] == {"b.c": "mail.example"}
 
 
 def test_list_that_is_held_back_stays_as_installed_or_out() -> None:
     installed = maps(ANTS, hop="lmtp:[old]:24")
     wanted = maps(ANTS, BEES, CATS)
-    found = held_back(wanted, installed, {*nine(ANTS), *nine(CATS)})
+    found = held_back(wanted, installed, holding(ANTS, CATS))
     assert lists_of(found["postfix_recipients"]) == {ANTS, BEES}
     assert found["postfix_lmtp"][ANTS] == "lmtp:[old]:24"
     assert found["postfix_lmtp"][BEES] == "lmtp:[m]:24"
     assert found["postfix_domains"] == {"b.c": "b.c"}, "no domain without a list"
-    assert held_back(wanted, installed, set()).tables == wanted.tables
+    assert held_back(wanted, installed, holding()).tables == wanted.tables
 
 
 def test_aliases_of_list_that_is_held_back_are_held_back_with_it() -> None:
     wanted = maps(ANTS, BEES, aliases={"ants@host": ANTS, "bees@host": BEES})
     nothing = maps()
-    found = held_back(wanted, nothing, {*nine(ANTS)})
+    found = held_back(wanted, nothing, holding(ANTS))
     assert set(found["postfix_vmap"]) == {*nine("bees@host")}
     before = maps(ANTS, aliases={"ants@old": ANTS})
-    found = held_back(wanted, before, {*nine(ANTS)})
+    found = held_back(wanted, before, holding(ANTS))
     assert set(found["postfix_vmap"]) == {*nine("bees@host"), *nine("ants@old")}

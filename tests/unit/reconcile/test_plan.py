@@ -7,21 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.model import (
-    ALIASES,
-    DOMAINS,
+from postfix_sync.model.installed import (
     EVERY_DOMAIN,
-    MAP_NAMES,
     MOVED_LISTS,
-    RECIPIENTS,
-    ROUTES,
     Condition,
     Desired,
     Installed,
     InstalledMap,
-    MailmanTables,
-    Maps,
 )
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
 from postfix_sync.reconcile.visibility import RULES, Kind, Need, Reading
@@ -30,7 +27,7 @@ from tests.parts.remembering_postfix import NO_MAILMAN, Machine
 LMDB, HASH = Reading(at_once=True), Reading(at_once=False)
 BOTH = pytest.mark.parametrize("reading", [LMDB, HASH], ids=["lmdb", "hash"])
 
-MIXED = MailmanTables(
+MIXED = MailmanTables.of(
     dict.fromkeys(("a@b.c", "b@b.c", "c@d.e"), "lmtp:[m]:24"), {"b.c": "b.c", "d.e": "d.e"}, {}
 )
 """A list more in a known domain, and one in a new domain."""
@@ -39,13 +36,13 @@ MIXED = MailmanTables(
 def mailman(domain: str = "b.c", **hops: str) -> MailmanTables:
     """Lists by name, each with its next hop; one address a list is enough here."""
     routes = {f"{name}@{domain}": f"lmtp:[{hop}]:24" for name, hop in hops.items()}
-    return MailmanTables(routes, {domain: domain} if routes else {}, {})
+    return MailmanTables.of(routes, {domain: domain} if routes else {}, {})
 
 
 def aliased(host: str, domain: str, **hops: str) -> MailmanTables:
     """The lists of a mail host that has an alias_domain, as Mailman writes them."""
     aliases = {f"{name}@{host}": f"{name}@{domain}" for name in hops}
-    return replace(mailman(domain, **hops), aliases=aliases)
+    return replace(mailman(domain, **hops), aliases=Aliases.of(aliases))
 
 
 def installed(tables: MailmanTables, **conditions: Condition) -> Installed:
@@ -116,7 +113,7 @@ def test_list_that_moves_is_made_visible(reading: Reading) -> None:
 @BOTH
 def test_order_of_a_cluster_is_no_move(reading: Reading) -> None:
     old, new = ("lmtp:[m]:24, [n]:24", "lmtp:[n]:24, [m]:24")
-    both = [MailmanTables({"a@b.c": hops}, {"b.c": "b.c"}, {}) for hops in (old, new)]
+    both = [MailmanTables.of({"a@b.c": hops}, {"b.c": "b.c"}, {}) for hops in (old, new)]
     made = planned(installed(both[0]), both[1], reading)
     assert kinds(made) == ["Publish postfix_lmtp"]
 
@@ -124,7 +121,7 @@ def test_order_of_a_cluster_is_no_move(reading: Reading) -> None:
 @BOTH
 def test_member_that_joins_a_cluster_is_no_move_and_one_that_leaves_is(reading: Reading) -> None:
     one, two = ("lmtp:[m]:24", "lmtp:[n]:24, [m]:24")
-    alone, together = (MailmanTables({"a@b.c": hop}, {"b.c": "b.c"}, {}) for hop in (one, two))
+    alone, together = (MailmanTables.of({"a@b.c": hop}, {"b.c": "b.c"}, {}) for hop in (one, two))
     assert planned(installed(alone), together, reading).kinds == {Kind.LIST_REORDERED}
     assert planned(installed(together), alone, reading).kinds == {Kind.LIST_MOVED}
 
@@ -289,7 +286,7 @@ def test_owed_reload_is_made_up_for() -> None:
 
 
 def test_first_installation_accepts_nothing_before_it_is_routed() -> None:
-    nothing = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    nothing = Installed({name: InstalledMap(Table({}, {}), Condition.BROKEN) for name in MAP_NAMES})
     made = planned(nothing, mailman(a="m"), LMDB)
     assert kinds(made) == [
         "Owe",
@@ -308,7 +305,7 @@ def test_first_installation_accepts_nothing_before_it_is_routed() -> None:
 def test_list_that_returns_elsewhere_waits_for_the_reload(reading: Reading) -> None:
     """Its route was kept, and processes may remember it."""
     kept = installed(mailman(a="m", b="m"))
-    maps = {**kept.maps, RECIPIENTS: InstalledMap({"b@b.c": "OK"}, Condition.SOUND)}
+    maps = {**kept.maps, RECIPIENTS: InstalledMap(Table.of({"b@b.c": "OK"}), Condition.SOUND)}
     made = planned(
         replace(kept, maps=maps), mailman(a="n", b="m"), replace(reading, reload_now=False)
     )
@@ -344,14 +341,14 @@ def test_address_of_ours_for_a_host_that_is_in_use_is_made_visible() -> None:
 @BOTH
 def test_every_reload_is_owed_since_the_one_before(reading: Reading) -> None:
     """Also the second one, for processes that were started without a map."""
-    gone = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    gone = Installed({name: InstalledMap(Table({}, {}), Condition.BROKEN) for name in MAP_NAMES})
     order = [one.split()[0] for one in kinds(planned(gone, mailman(a="m"), reading))]
     assert order == ["Owe", "Publish", "Publish", "MakeVisible"] * 2
 
 
 def test_maps_that_are_gone_are_never_empty_in_between() -> None:
     """An empty map refuses mail for good; without any, Postfix puts it off."""
-    gone = Installed({name: InstalledMap({}, Condition.BROKEN) for name in MAP_NAMES})
+    gone = Installed({name: InstalledMap(Table({}, {}), Condition.BROKEN) for name in MAP_NAMES})
     made = planned(gone, mailman(a="m"), replace(HASH, reload_now=False))
     published = {step.name: step.table for step in made.steps if isinstance(step, Publish)}
     assert published == {name: made.result[name] for name in MAP_NAMES}
@@ -411,7 +408,7 @@ class Target:
 
 
 def _together(parts: Sequence[MailmanTables]) -> MailmanTables:
-    return MailmanTables(
+    return MailmanTables.of(
         {key: value for one in parts for key, value in one.routes.items()},
         {key: value for one in parts for key, value in one.domains.items()},
         {key: value for one in parts for key, value in one.aliases.items()},

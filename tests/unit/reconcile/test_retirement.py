@@ -2,21 +2,16 @@
 
 from collections.abc import Iterable
 
-from postfix_sync.mailman.addresses import addresses_of
-from postfix_sync.model import (
-    MAP_NAMES,
-    RECIPIENTS,
-    Condition,
-    Desired,
-    Installed,
-    InstalledMap,
-    MailmanTables,
-    Maps,
-)
+from postfix_sync.model.installed import Condition, Desired, Installed, InstalledMap
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS
+from postfix_sync.model.maps import Maps
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import fold_ascii
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.plan import plan
-from postfix_sync.reconcile.retirement import deferred_for, narrowed, noted, units_of
+from postfix_sync.reconcile.retirement import deferred_for, narrowed, noted
 from postfix_sync.reconcile.visibility import Reading
 from postfix_sync.store.retirement_record import MOVED_FOR, NAME_KEPT, ROUTE_KEPT, Retiring
 
@@ -26,7 +21,7 @@ ANTS, BEES = "ants@b.c", "bees@b.c"
 
 def mailman(*lists: str, hop: str = "lmtp:[m]:24") -> MailmanTables:
     routes = {address: hop for name in lists for address in addresses_of(name)}
-    return MailmanTables(routes, {"b.c": "b.c"}, {})
+    return MailmanTables.of(routes, {"b.c": "b.c"}, {})
 
 
 def desired(*lists: str, hop: str = "lmtp:[m]:24", **hosts: str) -> Desired:
@@ -47,7 +42,7 @@ def after(
     old: Retiring, before: Desired, goal: Desired, now: float = NOW, *, accepted: bool = False
 ) -> Retiring:
     """What a sync from one state to another notes; `accepted`: as long as it has not begun."""
-    maps = before.maps if accepted else Maps({**before.maps.tables, RECIPIENTS: {}})
+    maps = before.maps if accepted else Maps({**before.maps.tables, RECIPIENTS: Table({}, {})})
     tables = {name: InstalledMap(maps[name], Condition.SOUND) for name in MAP_NAMES}
     installed = Installed(tables, hosts=before.hosts)
     return noted(old, plan(installed, goal, Reading(at_once=True)), installed, goal, now)
@@ -116,15 +111,14 @@ def test_route_that_queued_mail_needs_is_kept_whole_list_by_whole_list() -> None
 
 def test_route_of_an_accepted_list_or_of_an_alias_target_is_never_taken_out() -> None:
     maps = leftover(ANTS, routes=[ANTS, BEES])
-    aliases = Maps({**maps.tables, "postfix_vmap": {"x@y.z": BEES}})
+    aliases = Maps({**maps.tables, "postfix_vmap": Aliases.of({"x@y.z": BEES})})
     assert narrowed(maps, {ANTS}, frozenset()) == maps["postfix_lmtp"]
     assert narrowed(aliases, {BEES}, frozenset()).keys() >= {BEES}
 
 
 def test_what_is_no_whole_list_goes_by_its_address() -> None:
-    assert units_of([*addresses_of(ANTS), "bees-owner@b.c"]) == {ANTS, "bees-owner@b.c"}
-    assert units_of([]) == frozenset()
-    maps = Maps({**Maps.of(mailman()).tables, "postfix_lmtp": {"bees-owner@b.c": "lmtp:[m]:24"}})
+    routes = Table.of({"bees-owner@b.c": "lmtp:[m]:24"})
+    maps = Maps({**Maps.of(mailman()).tables, "postfix_lmtp": routes})
     assert narrowed(maps, {"bees-owner@b.c"}, frozenset()) == {}
 
 

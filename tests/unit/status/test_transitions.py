@@ -4,7 +4,7 @@ import pytest
 
 from postfix_sync.config.schema import Config, Listen, MetricsSection
 from postfix_sync.errors import ApplyError, Refused
-from postfix_sync.model import Destination
+from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import ClusterStatus, ErrorStatus

@@ -6,7 +6,7 @@ import pytest
 
 from postfix_sync.config.schema import SourceSection
 from postfix_sync.doctor.checks.sources import without_events
-from postfix_sync.model import Verdict
+from postfix_sync.model.finding import Verdict
 from postfix_sync.system.mounts import Mount, mount_of
 
 

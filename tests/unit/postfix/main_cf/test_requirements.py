@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from postfix_sync.errors import ApplyError, NotPermitted
-from postfix_sync.model import Verdict
+from postfix_sync.model.finding import Verdict
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, Classes

@@ -1,0 +1,122 @@
+"""The four maps that Postfix uses, and the difference of two tables. Pure."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Aliases, Table
+
+ACCEPTED = "OK"
+"""The value of a recipient; Postfix ignores it (local_recipient_maps in postconf(5))."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The four tables of map_directory, by name."""
+
+    tables: Mapping[str, Table[str]]
+
+    def __getitem__(self, name: str) -> Table[str]:
+        return self.tables[name]
+
+    @classmethod
+    def of(cls, tables: MailmanTables) -> "Maps":
+        """Return the maps for the tables of one or several Mailmans.
+
+        If a mail host has an alias_domain, Mailman omits the mail host from postfix_domains and
+        writes aliases from the mail host to the alias domain. The maps have the mail host, because
+        its addresses are accepted.
+        """
+        hosts = {host: host for host in sorted(tables.aliases.domains())}
+        return cls(
+            {
+                ROUTES: tables.routes,
+                RECIPIENTS: tables.routes.with_value(ACCEPTED),
+                DOMAINS: Table.of({**hosts, **tables.domains}),
+                ALIASES: tables.aliases,
+            }
+        )
+
+    @property
+    def routes_in_use(self) -> Table[str]:
+        """Return the routes of accepted addresses, without those of removed lists."""
+        return self[ROUTES].common(self[RECIPIENTS])
+
+    def beside(self, others: AbstractSet[str]) -> "Maps":
+        """Return the maps without the mail hosts of aliases that main.cf accepts already.
+
+        `others` are the domains that main.cf names apart from the maps.
+        """
+        spare = (self[ALIASES].domains() & others) - self[RECIPIENTS].domains()
+        return Maps({**self.tables, DOMAINS: self[DOMAINS].without(spare)})
+
+    def served(self) -> MailmanTables:
+        """Return the tables of the accepted addresses that have a route; the inverse of `of`.
+
+        The routes of removed lists, kept while mail for them is queued, are not in the result.
+        """
+        routes = self.routes_in_use
+        aliases = Aliases.of(self[ALIASES])
+        unrouted = aliases.targets().beyond(routes)
+        lost = [key for key, target in aliases.items() if target in unrouted] if unrouted else []
+        return MailmanTables(routes, dict(self[DOMAINS]), aliases.without(lost))
+
+
+def of_entries(entries: Mapping[str, Mapping[str, str]]) -> Maps:
+    """Return the maps with these entries by address or domain."""
+    return Maps({name: table_of(name, entries[name]) for name in MAP_NAMES})
+
+
+def table_of(name: str, entries: Mapping[str, str]) -> Table[str]:
+    """Return the table of the map `name` with these entries."""
+    return (Aliases if name == ALIASES else Table).of(entries)
+
+
+class Change(NamedTuple):
+    """The values of one entry that changed."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The entries that turn one table into another."""
+
+    added: Table[str]
+    removed: Table[str]
+    changed: Table[Change]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    @classmethod
+    def between(cls, old: Table[str], new: Table[str]) -> "Diff":
+        """Return the entries to add, remove and change to turn `old` into `new`."""
+        if old == new:  # the most frequent case, and a fast comparison
+            return cls(Table({}, {}), Table({}, {}), Table({}, {}))
+        return cls(new.beyond(old), old.beyond(new), _changed(old, new))
+
+
+def _changed(old: Table[str], new: Table[str]) -> Table[Change]:
+    """Return the entries whose values differ."""
+    lists = {
+        name: Change(old.lists[name], value)
+        for name, value in new.lists.items()
+        if old.lists.get(name, value) != value
+    }
+    parts = old.overlapping(new) | new.overlapping(old)
+    if isinstance(new, Aliases):  # each address of a list leads to another one
+        parts, lists = parts | lists.keys(), {}
+    loose = {*old.others, *new.others, *(key for name in parts for key in addresses_of(name))}
+    return Table.of(
+        {
+            key: Change(old[key], new[key])
+            for key in loose
+            if key in old and key in new and old[key] != new[key]
+        }
+    ) | Table(lists, {})

@@ -1,0 +1,74 @@
+"""What a source says: its files, its lists, the last good ones, and what it is permitted. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from postfix_sync.model.destination import Destination, Peer
+from postfix_sync.model.table import Aliases, Table
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: its place, for messages, and its bytes."""
+
+    place: str
+    content: bytes = field(repr=False)  # megabytes, and asyncio.run() calls repr()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one source at one moment; `vmap` is None if Mailman has no alias domain."""
+
+    lmtp: SourceFile
+    domains: SourceFile
+    vmap: SourceFile | None
+
+
+@dataclass(frozen=True)
+class MailmanTables:
+    """The tables of one Mailman: routes, aliases, and its mail domains with their mail hosts."""
+
+    routes: Table[str]
+    domains: Mapping[str, str]
+    aliases: Aliases
+
+    @classmethod
+    def of(
+        cls, routes: Mapping[str, str], domains: Mapping[str, str], aliases: Mapping[str, str]
+    ) -> "MailmanTables":
+        """Return the tables with these entries by address or domain."""
+        return cls(Table.of(routes), domains, Aliases.of(aliases))
+
+    def names(self, key: str) -> bool:
+        """Return whether one of the tables has this key."""
+        return key in self.routes or key in self.aliases or key in self.domains
+
+
+@dataclass(frozen=True)
+class Record:
+    """The last good lists of one source."""
+
+    tables: MailmanTables
+    peer: Peer | None = None
+    """The addresses at which this host last reached the source."""
+    left_out: frozenset[str] = frozenset()
+    """The source's lists that are not served, because another source had one of their addresses
+    first."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The limits that the configuration sets for a source's content, and its guards."""
+
+    domains: frozenset[str] = frozenset()
+    destination: Destination | None = None
+    is_placed: bool = False
+    """Whether an engine gives the address, so that the host that Mailman wrote is not checked."""
+    allow_empty: bool = False
+    max_removed: float = 0.5
+    override: str = "postfix-sync --once --force"
+    """The command that makes a sync without the guards, as an operator types it."""
+
+    def unguarded(self) -> "Policy":
+        """Return the policy without its guards."""
+        return replace(self, allow_empty=True, max_removed=1.0)

@@ -1,0 +1,328 @@
+"""The entries of one map, held by list. Pure.
+
+Nine addresses follow from a list's name, so a table holds a list as one entry: 100,000 lists are
+100,000 entries, and not 900,000. It is used as the mapping of all addresses that it stands for. An
+address that is not part of a whole list, as after an edit by hand, is an entry of its own.
+
+Two lists may share an address: `ants` has ants-owner@, which may be a list, too. A list is held as
+one entry if the table has all nine addresses with the values that follow from the list's value; so
+lists that share an address agree on its value, and equal mappings are equal tables.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from itertools import chain
+from typing import Self, TypeVar
+
+from postfix_sync.model.list_addresses import (
+    ADDRESSES_PER_LIST,
+    addresses_of,
+    domain_of,
+    list_with,
+)
+
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class Table(Mapping[str, V]):
+    """The entries of one map: folded key -> value. It does not change.
+
+    All nine addresses of a list have the list's value.
+    """
+
+    __slots__ = ("lists", "others")
+
+    def __init__(self, lists: Mapping[str, V], others: Mapping[str, V]) -> None:
+        """Hold `lists` by name, and `others` by address, of which no list has one.
+
+        `of` and the methods make tables of which that is true.
+        """
+        self.lists = lists
+        self.others = others
+
+    @classmethod
+    def of(cls, entries: Mapping[str, V]) -> Self:
+        """Make a table of entries by address or domain."""
+        if isinstance(entries, cls):
+            return entries
+        names = {list_with(address) for address in entries if "-bounces@" in address} - {""}
+        lists = {name: entries[name] for name in names if cls._has_list(entries, name)}
+        table = cls(lists, {})
+        if len(table) == len(entries):
+            return table
+        return cls(lists, {key: v for key, v in entries.items() if not _is_in(lists, key)})
+
+    @classmethod
+    def _has_list(cls, entries: Mapping[str, V], name: str) -> bool:
+        """Return whether the entries of a list follow from the value of its name."""
+        value = entries.get(name)
+        return value is not None and all(
+            entries.get(address) == each for address, each in cls._entries(name, value)
+        )
+
+    @classmethod
+    def of_lists(cls, lists: Mapping[str, V], others: Mapping[str, V]) -> Self:
+        """Make a table of values by list, and of values of single addresses.
+
+        An address that two lists share has the value of the list that has it as its name.
+        """
+        broken = {
+            other
+            for name, value in lists.items()
+            if (other := list_with(name)) in lists and lists[other] != value
+        }
+        loose = {
+            key: value
+            for name in broken
+            for key, value in cls._entries(name, lists[name])
+            if key == name or key not in lists
+        }
+        whole = {name: value for name, value in lists.items() if name not in broken}
+        return cls._joined(whole, {**others, **loose})
+
+    @classmethod
+    def _joined(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self:
+        """Make a table of whole lists and of more entries, which may be parts of lists.
+
+        The lists agree with each other and with the entries on the values of shared addresses.
+        """
+        table = cls(lists, entries)
+        whole = {
+            name: table[name]
+            for name in _possible_lists(entries) - lists.keys()
+            if cls._has_list(table, name)
+        }
+        joined = {**lists, **whole} if whole else lists
+        # An address may also be one of a list that was whole before.
+        return cls(joined, {key: v for key, v in entries.items() if not _is_in(joined, key)})
+
+    @staticmethod
+    def _entries(name: str, value: V) -> Iterator[tuple[str, V]]:
+        """Yield the nine entries of a list with this value."""
+        return ((address, value) for address in addresses_of(name))
+
+    @staticmethod
+    def _value_at(_address: str, value: V) -> V:
+        """Return the value of one of the other eight addresses of a list with this value."""
+        return value
+
+    def __getitem__(self, address: str) -> V:
+        for entries in (self.others, self.lists):
+            if address in entries:
+                return entries[address]
+        name = list_with(address)
+        if name in self.lists:
+            return self._value_at(address, self.lists[name])
+        raise KeyError(address)
+
+    def __contains__(self, address: object) -> bool:
+        return address in self.others or _is_in(self.lists, str(address))
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for key, _ in self._all())
+
+    def _all(self) -> Iterator[tuple[str, V]]:
+        """Yield all entries; an address that two lists share, with the list of that name."""
+        whole = (
+            entry
+            for name, value in self.lists.items()
+            for entry in self._entries(name, value)
+            if entry[0] == name or entry[0] not in self.lists
+        )
+        return chain(whole, self.others.items())
+
+    def __len__(self) -> int:
+        shared = sum(list_with(name) in self.lists for name in self.lists)
+        return ADDRESSES_PER_LIST * len(self.lists) - shared + len(self.others)
+
+    def __bool__(self) -> bool:
+        return bool(self.lists or self.others)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Table):
+            return bool(self.lists == other.lists and self.others == other.others)
+        if isinstance(other, Mapping):
+            return len(self) == len(other) and all(other.get(key) == v for key, v in self._all())
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # a mapping, which may be equal to a dict
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.lists!r}, {self.others!r})"
+
+    def __or__(self, other: Self) -> Self:
+        """Return the entries of both tables; where both have an address, those of `other`."""
+        if not (self and other):
+            return other or self
+        broken = {
+            name
+            for name in self.overlapping(other)
+            if any(other.get(key, each) != each for key, each in self._entries_of(name))
+        }
+        lists = {
+            **{name: value for name, value in self.lists.items() if name not in broken},
+            **other.lists,
+        }
+        loose = {
+            **{key: value for key, value in self.others.items() if key not in other},
+            **{
+                key: value
+                for name in broken
+                for key, value in self._entries_of(name)
+                if key not in other
+            },
+            **other.others,
+        }
+        return self._joined(lists, loose)
+
+    def _entries_of(self, name: str) -> Iterator[tuple[str, V]]:
+        return self._entries(name, self.lists[name])
+
+    def overlapping(self, other: "Table[W]") -> AbstractSet[str]:
+        """Return the lists that are one entry here, but not in `other`, which has a part of them.
+
+        Their names are sought in the table that makes less work.
+        """
+        alone = self.lists.keys() - other.lists.keys()
+        if len(alone) < len(other.lists) + len(other.others):
+            return {name for name in alone if any(key in other for key in addresses_of(name))}
+        addresses = chain(other.others, *map(addresses_of, other.lists))
+        return alone & {name for key in addresses for name in (key, list_with(key))}
+
+    def names(self) -> AbstractSet[str]:
+        """Return the names of all lists, also of those whose addresses have different values."""
+        return self.lists.keys() | {
+            name
+            for name in _possible_lists(self.others)
+            if all(address in self for address in addresses_of(name))
+        }
+
+    def parts(self) -> AbstractSet[str]:
+        """Return the addresses that are not one of the nine of a list."""
+        names = self.names() if self.others else frozenset[str]()
+        return {key for key in self.others if not _is_in(names, key)}
+
+    def units(self) -> AbstractSet[str]:
+        """Return the names of all lists, and the addresses that are not part of one."""
+        return self.names() | self.parts()
+
+    def distinct_values(self) -> AbstractSet[V]:
+        """Return the values of the entries, in the form that a list's entry has."""
+        return {*self.lists.values(), *self.others.values()}
+
+    def domains(self) -> AbstractSet[str]:
+        """Return the domains of all addresses."""
+        return {domain_of(key) for key in chain(self.lists, self.others)}
+
+    def within(self, is_wanted: Callable[[str], bool]) -> Self:
+        """Return the entries in the domains for which `is_wanted` is true."""
+        wanted = {domain for domain in self.domains() if is_wanted(domain)}
+        return self._of_parts(
+            lambda entries: {k: v for k, v in entries.items() if domain_of(k) in wanted}
+        )
+
+    def with_values_in(self, values: AbstractSet[V]) -> Self:
+        """Return the entries that have one of these values."""
+        return self._of_parts(lambda entries: {k: v for k, v in entries.items() if v in values})
+
+    def _of_parts(self, selected: Callable[[Mapping[str, V]], Mapping[str, V]]) -> Self:
+        """Return a part of the table of which each list is part as a whole, or not at all."""
+        return type(self)(selected(self.lists), selected(self.others))
+
+    def of_units(self, units: Iterable[str]) -> Self:
+        """Return the entries of some lists, and of some single addresses; see `units`."""
+        names = self.names()
+        whole: dict[str, V] = {}
+        loose: dict[str, V] = {}
+        for unit in units:
+            if unit in self.lists:
+                whole[unit] = self.lists[unit]
+            elif unit in names:
+                loose.update((key, self[key]) for key in addresses_of(unit))
+            else:
+                loose[unit] = self[unit]
+        return self._joined(whole, loose)
+
+    def without(self, addresses: Iterable[str]) -> Self:
+        """Return the table without these addresses."""
+        gone = {address for address in addresses if address in self}
+        if not gone:
+            return self
+        broken = {
+            name for address in gone for name in (address, list_with(address)) if name in self.lists
+        }
+        lists = {name: value for name, value in self.lists.items() if name not in broken}
+        loose = {
+            **{key: value for key, value in self.others.items() if key not in gone},
+            **{
+                key: value
+                for name in broken
+                for key, value in self._entries_of(name)
+                if key not in gone
+            },
+        }
+        return self._joined(lists, loose)
+
+    def beyond(self, other: "Table[W]") -> Self:
+        """Return the entries whose addresses `other` does not have."""
+        if not (self and other):
+            return self
+        broken = self.overlapping(other)
+        gone = broken | other.lists.keys()
+        lists = {name: value for name, value in self.lists.items() if name not in gone}
+        loose = {key: value for key, value in self.others.items() if key not in other}
+        for name in broken:
+            loose.update((key, value) for key, value in self._entries_of(name) if key not in other)
+        return self._joined(lists, loose)
+
+    def common(self, other: "Table[W]") -> Self:
+        """Return the entries whose addresses `other` has, too."""
+        lists = {name: value for name, value in self.lists.items() if name in other.lists}
+        loose = {key: value for key, value in self.others.items() if key in other}
+        for name in self.overlapping(other):
+            loose.update((key, value) for key, value in self._entries_of(name) if key in other)
+        return self._joined(lists, loose)
+
+    def with_value(self, value: str) -> "Table[str]":
+        """Return a table of the same addresses that all have one value."""
+        return Table._joined(dict.fromkeys(self.lists, value), dict.fromkeys(self.others, value))
+
+    def mapped(self, new: Callable[[V], V]) -> Self:
+        """Return the table with new values, each made from a list's or a single entry's value."""
+        return self._joined(
+            {name: new(value) for name, value in self.lists.items()},
+            {key: new(value) for key, value in self.others.items()},
+        )
+
+
+class Aliases(Table[str]):
+    """A table in which each address of a list leads to the same address of another list."""
+
+    @staticmethod
+    def _entries(name: str, value: str) -> Iterator[tuple[str, str]]:
+        return zip(addresses_of(name), addresses_of(value), strict=True)
+
+    @staticmethod
+    def _value_at(_address: str, value: str) -> str:
+        subaddress = _address.rpartition("@")[0].rpartition("-")[2]
+        local, _, domain = value.rpartition("@")
+        return f"{local}-{subaddress}@{domain}"
+
+    def targets(self) -> "Aliases":
+        """Return the addresses that aliases lead to, each with itself as its value."""
+        return self._joined(
+            {name: name for name in self.lists.values()},
+            {address: address for address in self.others.values()},
+        )
+
+
+def _possible_lists(addresses: Iterable[str]) -> AbstractSet[str]:
+    """Return the names of the lists that may have some addresses; a domain is of no list."""
+    found = {address for address in addresses if address.find("@") > 0}
+    return found | ({list_with(address) for address in found} - {""})
+
+
+def _is_in(lists: Mapping[str, object] | AbstractSet[str], address: str) -> bool:
+    """Return whether an address is one of the nine of a list."""
+    return address in lists or list_with(address) in lists

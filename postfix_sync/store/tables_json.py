@@ -1,0 +1,88 @@
+"""Render the tables of a Mailman as JSON, by list, and read them back. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import NotRequired, TypedDict
+
+from postfix_sync.mailman.names import check_entries
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Aliases, Table
+from postfix_sync.store.json_reader import Damaged, shaped
+
+
+class TablesJson(TypedDict):
+    """The tables of a Mailman: lists and single addresses by next hop; aliases by name."""
+
+    lists: dict[str, list[str]]
+    addresses: dict[str, list[str]]
+    domains: dict[str, str]
+    aliases: dict[str, str]
+    address_aliases: dict[str, str]
+
+
+class _ByAddress(TypedDict):
+    """The tables as versions before 1.0 wrote them.
+
+    `routes` has the next hop of each address, or the addresses of each next hop.
+    """
+
+    routes: dict[str, str | list[str]]
+    domains: NotRequired[dict[str, str]]
+    aliases: dict[str, str]
+
+
+def as_json(tables: MailmanTables) -> TablesJson:
+    """Return tables as JSON; equal tables give equal documents."""
+    return {
+        "lists": _by_value(tables.routes.lists),
+        "addresses": _by_value(tables.routes.others),
+        "domains": dict(tables.domains),
+        "aliases": dict(tables.aliases.lists),
+        "address_aliases": dict(tables.aliases.others),
+    }
+
+
+def _by_value(entries: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in sorted(entries):
+        found.setdefault(entries[key], []).append(key)
+    return found
+
+
+def from_json(document: object, check_next_hop: Callable[[str], object]) -> MailmanTables:
+    """Return the tables of a document that `as_json` made.
+
+    `check_next_hop` raises ValueError for a next hop that can't be one. Raises ValueError if the
+    document is damaged.
+    """
+    if isinstance(document, dict) and "routes" in document:
+        tables = _by_address(shaped(document, _ByAddress))
+    else:
+        found = shaped(document, TablesJson)
+        tables = MailmanTables(
+            Table.of_lists(_by_name(found["lists"]), _by_name(found["addresses"])),
+            found["domains"],
+            Aliases.of_lists(found["aliases"], found["address_aliases"]),
+        )
+    for next_hop in tables.routes.distinct_values():
+        check_next_hop(next_hop)
+    if tables.aliases.targets().beyond(tables.routes):
+        raise Damaged("an alias has no route")
+    for table in (tables.routes, tables.aliases):
+        check_entries(table.lists)
+        check_entries(table.others)
+    check_entries(tables.domains)
+    return tables
+
+
+def _by_name(names: Mapping[str, list[str]]) -> dict[str, str]:
+    return {name: value for value, several in names.items() for name in several}
+
+
+def _by_address(found: _ByAddress) -> MailmanTables:
+    routes: dict[str, str] = {}
+    for key, value in found["routes"].items():
+        if isinstance(value, str):
+            routes[key] = value
+        else:
+            routes.update(dict.fromkeys(value, key))
+    return MailmanTables.of(routes, found.get("domains", {}), found["aliases"])

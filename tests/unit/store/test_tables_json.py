@@ -1,0 +1,72 @@
+"""Tables are stored by list, and read back from each format that a version has written."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postfix_sync.model.source import MailmanTables
+from postfix_sync.postfix.next_hop import parse_unjudged
+from postfix_sync.store.tables_json import as_json, from_json
+from tests.parts.mailman_files import nine
+
+ANTS, HOP, OTHER = "ants@b.c", "lmtp:[m]:24", "lmtp:[n]:24"
+DOMAINS = {"b.c": "b.c"}
+
+
+def tables(routes: dict[str, str], aliases: dict[str, str] | None = None) -> MailmanTables:
+    return MailmanTables.of(routes, DOMAINS, aliases or {})
+
+
+def aliased() -> MailmanTables:
+    pairs = dict(zip(nine("ants@x.y"), nine(ANTS), strict=True))
+    return tables(dict.fromkeys(nine(ANTS), HOP), pairs)
+
+
+def read(document: object) -> MailmanTables:
+    return from_json(json.loads(json.dumps(document)), parse_unjudged)
+
+
+def test_list_is_stored_by_its_name() -> None:
+    document = as_json(aliased())
+    assert document["lists"] == {HOP: [ANTS]}
+    assert document["aliases"] == {"ants@x.y": ANTS}
+    assert not document["addresses"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*nine(ANTS), *nine("ants-owner@b.c")]), st.sampled_from([HOP, OTHER])
+    )
+)
+def test_any_tables_are_read_as_they_were_stored(routes: dict[str, str]) -> None:
+    assert read(as_json(tables(routes))) == tables(routes)
+    assert read(as_json(aliased())) == aliased()
+
+
+@pytest.mark.parametrize("by_next_hop", [False, True], ids=["record", "generation"])
+def test_tables_that_an_earlier_version_stored_by_address_are_read(by_next_hop: bool) -> None:
+    expected = aliased()
+    routes = {HOP: nine(ANTS)} if by_next_hop else dict(expected.routes)
+    old = {"routes": routes, "domains": DOMAINS, "aliases": dict(expected.aliases)}
+    assert read(old) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"lists": {"smtp:z": [ANTS]}}, "is not a next hop"),
+        ({"aliases": {"ants@x.y": "bees@b.c"}}, "an alias has no route"),
+        ({"address_aliases": {"cats@x.y": "bees@b.c"}}, "an alias has no route"),
+        ({"lists": {HOP: ["an ts@b.c", ANTS]}}, "a blank or a control character"),
+        ({"addresses": {HOP: ["#x@b.c"]}}, "can't be a line of a map"),
+        ({"domains": {"b c": "b.c"}}, "a blank or a control character"),
+        ({"lists": [ANTS]}, "another content than expected"),
+        ({"routes": {ANTS: 3}}, "another content than expected"),
+    ],
+)
+def test_damaged_tables_are_refused(change: dict[str, object], problem: str) -> None:
+    document: dict[str, object] = {**as_json(aliased())}
+    with pytest.raises(ValueError, match=problem):
+        read({**document, **change})
