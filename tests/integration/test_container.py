@@ -336,7 +336,8 @@ def test_name_is_removed_from_hosts_file_that_podman_copies(
 ) -> None:
     podman.run(mm, *OWN_NAME, command=AT_ITS_NAME)
     site.files.write(ANTS, hop=NAME)
-    site.once()  # podman copies another file; so did an earlier version's name get in here
+    # podman copies another file, so the name is added; earlier versions always added it.
+    site.once()
     first = podman.address(mm)
     assert block(site) == {"mailman": first}
     with podman.copying(site.hosts):
