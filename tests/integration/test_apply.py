@@ -651,7 +651,7 @@ def test_main_cf_domain_in_mydestination_needs_local_recipient_maps(
     idle_postfix.postconf(mydestination="localhost, lists.example.net")
     site.files.write(ANTS)
     commands = remedies(site.once())
-    assert {shlex.split(one)[4].partition(" ")[0] for one in commands} == {
+    assert {shlex.split(command)[4].partition(" ")[0] for command in commands} == {
         "transport_maps", "local_recipient_maps", "virtual_alias_maps",
     }  # fmt: skip
     obey(commands)

@@ -471,8 +471,10 @@ def test_name_is_kept_for_deferred_mail_of_a_removed_list(
         assert block(site) == {}
 
 
-def test_a_generation_leads_to_where_a_container_is(podman: Podman, mm: str, site: Site) -> None:
-    """Also one that an earlier version kept, and without a new one for each move."""
+def test_generation_is_routed_to_the_current_address_of_the_container(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """An earlier version may have kept the generation; a new address adds no generation."""
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     site.once()
@@ -549,12 +551,12 @@ def test_daemon_subscribes_to_events_again_if_they_end(podman: Podman, mm: str, 
 
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(2)
-        pid = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        pid = wait_for(lambda: events(daemon), PATIENCE, "podman events")
         os.kill(pid, signal.SIGKILL)
         podman.command("restart", mm)
         now = podman.address(mm)
         wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")
-        again = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        again = wait_for(lambda: events(daemon), PATIENCE, "podman events")
         assert again != pid
         daemon.stop()
         assert not Path(f"/proc/{again}").exists()

@@ -51,7 +51,7 @@ def test_output_except_commands_fits_80_columns(site: Site, command: str) -> Non
         assert width(line) <= 80 or line in whole, line
     if command == "doctor":
         assert whole <= set(shown.lines)
-        assert any(width(line) > 80 for line in whole), "none was too long to tell"
+        assert any(width(line) > 80 for line in whole), "no command is longer than 80 columns"
 
 
 @pytest.mark.parametrize("command", ["status", "doctor"])

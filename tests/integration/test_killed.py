@@ -448,7 +448,7 @@ def test_resume_killed_between_release_and_sync_is_completed(
     assert _killed_before(killer, start, released + 1, ["resume"])
     assert "held.json" not in names(start.site.state)
     present = start.site.installed(RECIPIENTS)
-    assert present == BEFORE.tables[RECIPIENTS], "the pass had not begun"
+    assert present == BEFORE.tables[RECIPIENTS], "the sync had not begun"
 
     away = start.site.files.directory.rename(public / "away")
     start.site.once(expect=75)
@@ -506,7 +506,9 @@ def test_sync_waits_for_postmap_of_a_killed_sync(public: Path, root: None, map_t
             killed.wait()
             lock = (site.state / "lock").stat().st_ino
             with site.start("--once", "--force") as waiting:
-                wait_for(lambda: lock in _open_files(waiting.pid), 30, "a pass that wants the lock")
+                wait_for(
+                    lambda: lock in _open_files(waiting.pid), 30, "a sync that waits for the lock"
+                )
                 for name in ("stays@one.example",):
                     assert site.lookup(ROUTES, nine(name)).keys() == set(nine(name))
                 # The sync waits for the lock, which the killed sync still holds.

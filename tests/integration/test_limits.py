@@ -283,7 +283,7 @@ def test_once_reads_the_source_only_after_another_once_has_ended(site: Site) -> 
         fcntl.flock(held, fcntl.LOCK_EX)
         inode = os.fstat(held.fileno()).st_ino
         waiting = site.start("--once")
-        wait_for(lambda: _has_open(waiting.pid, inode), PATIENCE, "a pass that waits")
+        wait_for(lambda: _has_open(waiting.pid, inode), PATIENCE, "a sync that waits")
         site.files.write(ANTS, BEES)
         assert site.call("--once", "--dry-run").returncode == 0  # a dry run does not wait
         assert waiting.poll() is None

@@ -232,8 +232,8 @@ def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None
             names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]
             probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, {{}}))
             await asyncio.sleep(0)
-            await asyncio.to_thread(print, "a pass")
-            print({{(one.phase, one.error) for one in await probes}})
+            await asyncio.to_thread(print, "a sync")
+            print({{(result.phase, result.error) for result in await probes}})
         asyncio.run(main())
     """
     resolv_conf.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
@@ -242,7 +242,7 @@ def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind((address, 53))
         said = run(*inside, sys.executable, "-c", program, timeout=PATIENCE)
-    assert said == f"a pass\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
+    assert said == f"a sync\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
 
 
 @pytest.mark.attack
@@ -550,7 +550,9 @@ def test_doctor_shows_the_warning_of_a_probe(site: Site) -> None:
             done = await asyncio.to_thread(site.run, "doctor", "--json")
         return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
-    [found] = [one for name, one in asyncio.run(examined()).items() if name.startswith("probe:")]
+    [found] = [
+        check for name, check in asyncio.run(examined()).items() if name.startswith("probe:")
+    ]
     assert found["status"] == "warning"
     assert "postfix-sync/no-such-list@lists.example.net" in found["seen"]
     assert "3.3.6" in found["why"]

@@ -247,7 +247,7 @@ def test_guards_compare_with_the_lists_that_were_last_accepted(make: MakeSite) -
     assert lists(site) == {*MANY}
     _, said = run(site, "resume", status=65)
     assert "15 of 20 lists are gone" in said[0]
-    assert lists(site) == {*MANY[:20]}, "what was let through last"
+    assert lists(site) == {*MANY[:20]}, "what was accepted last"
     assert site.once("--force") == ""
     assert lists(site) == {*MANY[:5]}
 
@@ -394,7 +394,7 @@ def test_rollback_waits_for_a_running_sync(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     site.files.write(ANTS, BEES, *(f"l{number}@a.example" for number in range(3000)), hop=ONE)
     with site.start("--once") as working:
-        wait_for((site.maps / ".staging").exists, 20, "a pass that publishes")
+        wait_for((site.maps / ".staging").exists, 20, "a sync that publishes")
         working.send_signal(signal.SIGSTOP)
         with site.start("rollback", "1") as waiting:
             working.send_signal(signal.SIGCONT)
