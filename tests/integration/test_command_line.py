@@ -94,7 +94,7 @@ def ageless(status: str) -> str:
     return re.sub(" +", " ", re.sub(r"\d+ (s|min)\b", "N", status))
 
 
-def test_last_configuration_option_wins(site: Site) -> None:
+def test_last_configuration_option_is_used(site: Site) -> None:
     """-c is accepted before and after the command; if both are given, the last one is used."""
     site.once()
     after = run("-c", "/nonexistent", "status", "-c", str(site.config))

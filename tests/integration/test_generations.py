@@ -77,7 +77,7 @@ def test_oldest_generation_is_removed_and_no_number_is_used_again(kept: Generati
     assert keep(kept, B) == 5, "the note remembers the last number"
 
 
-def test_a_single_generation_can_be_kept(tmp_path: Path) -> None:
+def test_single_generation_can_be_kept(tmp_path: Path) -> None:
     kept = Generations(tmp_path, 1, "postfix-sync rollback")
     assert [keep(kept, tables) for tables in (A, B, A)] == [1, 2, 3]
     assert kept.numbers() == [3]

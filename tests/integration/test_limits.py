@@ -32,7 +32,7 @@ ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 HOP = "lmtp:[127.0.0.1]:8024"
 
 SMALL = 400 * 2**20
-"""Bytes of address space, as `ulimit -v 409600` leaves them."""
+"""Bytes of address space: those of `ulimit -v 409600`."""
 
 HOSTILE = 48 * 2**20
 """Bytes of a hostile file."""
@@ -131,7 +131,7 @@ def test_source_over_sftp_is_read_in_400_mib_of_address_space(site: Site) -> Non
 
 @pytest.fixture
 def too_much(site: Site) -> Site:
-    """A site with a list installed, whose source then has more lists than fit into SMALL."""
+    """A site with a list installed; its source then has more lists than fit into SMALL."""
     assert site.once() == ""
     site.files.put(ROUTES, "".join(_entries(1_000_000)))
     return site

@@ -165,7 +165,7 @@ def test_setup_succeeds_while_a_local_user_locks_main_cf_tmp(
     assert not lock_file.exists()
 
 
-# --- what is there already
+# --- lock files that exist already
 
 
 def foreign(path: Path) -> None:
