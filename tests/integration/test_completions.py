@@ -129,7 +129,7 @@ def test_rollback_completes_generations_of_the_configuration(
 
 
 def test_unreadable_state_directory_gives_no_completions(offers: Offers, tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
+    config = tmp_path / "nothing.yaml"
     config.write_text(f"state_directory: {tmp_path}/nowhere\n")
     assert not offers(f"postfix-sync -c {config} probe ")
     assert not offers(f"postfix-sync -c {config} rollback ")
