@@ -20,7 +20,7 @@ class TablesJson(TypedDict):
 
 
 class _ByAddress(TypedDict):
-    """The tables as versions before 1.0 wrote them.
+    """The tables as earlier versions wrote them.
 
     `routes` has the next hop of each address, or the addresses of each next hop.
     """

@@ -1,7 +1,7 @@
-"""What a pass does to the maps, to Postfix and to the hosts file, and what it leaves alone.
+"""What a sync changes in the maps, in Postfix and in the hosts file, and what it leaves alone.
 
-The maps are built with the real postmap, for each type that Postfix has; what a reload and a queue
-have to do with it is shown on a running Postfix.
+The real postmap builds the maps, for each map type that Postfix has. The tests of reloads and of
+the queue use a running Postfix.
 """
 
 import os
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 def site(
     request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> Site:
-    """A site with two lists installed, with each type of map; a good pass says nothing."""
+    """A site with two lists installed, for each map type; a good sync prints nothing."""
     made = make_site(request.param)
     idle_postfix.postconf(
         **mailman_parameters(made.maps, request.param), virtual_alias_domains="mail.example"
@@ -54,12 +54,12 @@ def index(site: Site, name: str) -> Path:
 
 
 def keys(*lists: str) -> set[str]:
-    """All their addresses."""
+    """Return all addresses of the lists."""
     return {key for name in lists for key in nine(name)}
 
 
 def assert_holds(site: Site, *lists: str) -> None:
-    """All four maps are those of these lists, without aliases."""
+    """Check that the four maps contain exactly these lists, without aliases."""
     assert site.installed(ROUTES) == dict.fromkeys(keys(*lists), HOP)
     assert site.installed(RECIPIENTS) == dict.fromkeys(keys(*lists), "OK")
     domains = {name.rpartition("@")[2] for name in lists}
@@ -69,11 +69,11 @@ def assert_holds(site: Site, *lists: str) -> None:
 
 
 def without_directory(site: Site) -> dict[Path, Entry]:
-    """All files of the maps."""
+    """Return all files of the map directory, without the directory itself."""
     return tree(*(path for path in site.maps.iterdir()))
 
 
-def test_install_change_and_nothing_to_do(site: Site) -> None:
+def test_sync_installs_then_changes_then_leaves_unchanged_maps_alone(site: Site) -> None:
     assert_holds(site, ANTS, BEES)
     site.files.write(BEES, CATS)
     assert site.once() == ""
@@ -85,7 +85,7 @@ def test_install_change_and_nothing_to_do(site: Site) -> None:
 
     before = tree(site.maps, site.hosts)
     assert site.once() == ""
-    # As `mailman aliases` does: all files anew, with the same entries.
+    # As `mailman aliases` does: it writes all files again, with the same entries.
     site.files.write(CATS, BEES)
     assert site.once() == ""
     assert tree(site.maps, site.hosts) == before
@@ -99,7 +99,7 @@ def test_install_change_and_nothing_to_do(site: Site) -> None:
     assert_holds(site, BEES, CATS)
 
 
-def test_only_the_maps_that_change_are_written(site: Site) -> None:
+def test_changed_next_hop_rewrites_only_the_routes(site: Site) -> None:
     before = without_directory(site)
     site.files.write(ANTS, BEES, hop="lmtp:[127.0.0.1]:8025")
     assert site.once() == ""
@@ -144,7 +144,7 @@ DAMAGE: dict[str, Callable[[Site, str], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_map_is_built_again_although_no_entry_changed(
+def test_damaged_map_is_rebuilt_although_no_entry_changed(
     site: Site, damage: Callable[[Site, str], None]
 ) -> None:
     for name in (ROUTES, DOMAINS):
@@ -157,10 +157,10 @@ def test_a_damaged_map_is_built_again_although_no_entry_changed(
     assert after == before
 
 
-def test_an_index_of_the_other_type_is_built_again(
+def test_index_of_another_map_type_is_rebuilt(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
-    """Both hash and btree have .db: `hash:` can't open what btree wrote."""
+    """Both hash and btree use the suffix .db, but `hash:` cannot open what btree wrote."""
     site = make_site("hash")
     idle_postfix.postconf(**mailman_parameters(site.maps, "hash"))
     site.files.write(ANTS, BEES)
@@ -171,10 +171,10 @@ def test_an_index_of_the_other_type_is_built_again(
     assert_holds(site, ANTS, BEES)
 
 
-def test_an_index_of_one_type_is_good_after_that_of_another_was_built(
+def test_sync_keeps_index_of_previous_map_type_unchanged(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
-    """While setup has main.cf go from one to the other, a daemon may still know the first."""
+    """While setup changes the map type in main.cf, a running daemon may still use the old one."""
     site = make_site("hash", options={"postfix": {"map_type": "auto"}})
     site.files.write(ANTS, BEES)
     for map_type in ("hash", "lmdb"):
@@ -187,8 +187,8 @@ def test_an_index_of_one_type_is_good_after_that_of_another_was_built(
         assert tree(*site.maps.iterdir()) == before
 
 
-def test_an_index_that_lost_a_key_is_built_again(site: Site) -> None:
-    """What a killed in-place postmap of hash leaves: an index that answers, without keys."""
+def test_index_that_lost_a_key_is_rebuilt(site: Site) -> None:
+    """An in-place postmap of hash that was killed leaves a readable index without keys."""
     text = site.maps / ROUTES
     content = text.read_bytes()
     text.write_bytes(b"# nothing\n")
@@ -201,7 +201,7 @@ def test_an_index_that_lost_a_key_is_built_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize("named", TYPES)
-def test_auto_takes_the_type_that_main_cf_names(
+def test_map_type_auto_uses_the_type_in_main_cf(
     make_site: MakeSite, idle_postfix: PostfixInstance, named: str
 ) -> None:
     site = make_site(named, options={"postfix": {"map_type": "auto"}})
@@ -211,7 +211,7 @@ def test_auto_takes_the_type_that_main_cf_names(
     assert_holds(site, ANTS)
 
 
-def test_auto_takes_lmdb_where_nothing_is_named(make_site: MakeSite) -> None:
+def test_map_type_auto_uses_lmdb_if_main_cf_names_no_map(make_site: MakeSite) -> None:
     site = make_site("lmdb", options={"postfix": {"map_type": "auto"}})
     site.files.write(ANTS)
     site.once()
@@ -219,14 +219,14 @@ def test_auto_takes_lmdb_where_nothing_is_named(make_site: MakeSite) -> None:
 
 
 def without(idle_postfix: PostfixInstance, *missing: str) -> None:
-    """Takes map types from this Postfix, by a dynamicmaps.cf without them."""
+    """Remove map types from this Postfix, with a dynamicmaps.cf that lacks them."""
     plugins = Path("/etc/postfix/dynamicmaps.cf.d")
     lines = [
         line
         for path in (Path("/etc/postfix/dynamicmaps.cf"), *plugins.glob("*"))
         if path.exists()
         for line in path.read_text().splitlines()
-        if line.split()[:1] not in [[one] for one in missing]
+        if line.split()[:1] not in [[name] for name in missing]
     ]
     own = idle_postfix.config_directory / "meta"
     own.mkdir()
@@ -234,7 +234,7 @@ def without(idle_postfix: PostfixInstance, *missing: str) -> None:
     idle_postfix.postconf(meta_directory=str(own))
 
 
-def test_auto_takes_the_default_where_there_is_no_lmdb(
+def test_map_type_auto_uses_default_database_type_without_lmdb(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     without(idle_postfix, "lmdb")
@@ -245,7 +245,7 @@ def test_auto_takes_the_default_where_there_is_no_lmdb(
     assert_holds(site, ANTS)
 
 
-def test_a_type_that_postfix_lacks_is_a_matter_of_configuration(
+def test_map_type_that_postfix_lacks_is_a_configuration_error(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     without(idle_postfix, "lmdb", "cdb")
@@ -258,10 +258,10 @@ def test_a_type_that_postfix_lacks_is_a_matter_of_configuration(
     assert not site.maps.exists()
 
 
-def test_a_postfix_that_was_never_started_is_no_failure(
+def test_sync_succeeds_if_postfix_was_never_started(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
-    """It has no queue directories yet; `postfix start` makes them."""
+    """Such a Postfix has no queue directories; `postfix start` creates them."""
     for name in ("maildrop", "incoming", "active", "deferred", "hold"):
         (idle_postfix.queue_directory / name).rmdir()
     site = make_site("hash")
@@ -274,7 +274,7 @@ def test_a_postfix_that_was_never_started_is_no_failure(
     assert_holds(site, ANTS)
 
 
-def test_a_stopped_postfix_is_said_with_v(
+def test_verbose_sync_reports_that_postfix_is_not_running(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site("hash")
@@ -287,7 +287,7 @@ def test_a_stopped_postfix_is_said_with_v(
 
 @pytest.fixture
 def running(idle_postfix: PostfixInstance) -> Iterator[Callable[..., Site]]:
-    """Starts the Postfix of a site that has bees installed."""
+    """Start the Postfix of a site that has bees installed."""
     sites: list[Site] = []
 
     def start(make_site: MakeSite, map_type: str, **others: object) -> Site:
@@ -304,7 +304,7 @@ def running(idle_postfix: PostfixInstance) -> Iterator[Callable[..., Site]]:
 
 
 def rewriters(postfix: PostfixInstance) -> set[int]:
-    """This instance's trivial-rewrite processes."""
+    """Return the ids of this instance's trivial-rewrite processes."""
     master = (postfix.queue_directory / "pid/master.pid").read_text().strip()
     done = subprocess.run(
         ["pgrep", "-P", master, "trivial-rewrit"], capture_output=True, text=True, check=False
@@ -313,7 +313,7 @@ def rewriters(postfix: PostfixInstance) -> set[int]:
 
 
 @pytest.mark.parametrize(("map_type", "reloads"), [("hash", 1), ("lmdb", 0)])
-def test_one_reload_for_a_new_list_and_none_for_less(
+def test_only_new_list_in_hash_map_reloads_postfix(
     make_site: MakeSite,
     idle_postfix: PostfixInstance,
     running: Callable[..., Site],
@@ -333,10 +333,10 @@ def test_one_reload_for_a_new_list_and_none_for_less(
     assert_holds(site, BEES)
 
 
-def test_a_reload_that_an_interrupted_pass_owes_is_made_by_the_next_one(
+def test_sync_makes_pending_reload_of_interrupted_sync(
     make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
 ) -> None:
-    """Published routes that Postfix was not told of: nothing is left to publish."""
+    """The routes are published and only the reload is missing: there is nothing to publish."""
     site = running(make_site, "hash")
     (site.maps / ".reload").touch()
     for _ in range(2):
@@ -345,7 +345,7 @@ def test_a_reload_that_an_interrupted_pass_owes_is_made_by_the_next_one(
     assert_holds(site, BEES)
 
 
-def test_reload_always_reloads_once_for_any_change_and_not_for_none(
+def test_reload_always_reloads_once_per_change_only(
     make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
 ) -> None:
     site = running(make_site, "lmdb", options={"postfix": {"reload": "always"}})
@@ -355,7 +355,7 @@ def test_reload_always_reloads_once_for_any_change_and_not_for_none(
         assert idle_postfix.reloads == reloads
 
 
-def test_reload_never_accepts_only_when_trivial_rewrite_has_the_new_routes(
+def test_reload_never_accepts_list_only_after_trivial_rewrite_has_restarted(
     make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
 ) -> None:
     with LmtpSink([*nine(ANTS), *nine(BEES)]) as sink:
@@ -367,17 +367,17 @@ def test_reload_never_accepts_only_when_trivial_rewrite_has_the_new_routes(
         old = rewriters(idle_postfix)
         assert old
         site.files.write(ANTS, BEES, hop=hop)
-        waiting = site.start("--once")
+        syncing = site.start("--once")
         try:
             wait_for(lambda: site.lookup(ROUTES, [ANTS]), 20, "the wider routes")
-            # Routes are there; as long as the old trivial-rewrite lives, nothing is accepted.
+            # The routes are published. The list is not accepted while the old trivial-rewrite runs.
             while rewriters(idle_postfix) & old:
                 accepted = site.lookup(RECIPIENTS, [ANTS])
-                ended = waiting.poll() is not None
+                ended = syncing.poll() is not None
                 assert not ((accepted or ended) and rewriters(idle_postfix) & old)
         finally:
-            stdout, stderr = waiting.communicate(timeout=60)
-        assert (waiting.returncode, stdout, stderr) == (0, "", "")
+            stdout, stderr = syncing.communicate(timeout=60)
+        assert (syncing.returncode, stdout, stderr) == (0, "", "")
         assert site.installed(RECIPIENTS).keys() == keys(ANTS, BEES)
         assert send(idle_postfix.port, ANTS).accepted
         wait_for(lambda: len(sink.deliveries()) == 2, 20, "both messages")
@@ -385,7 +385,7 @@ def test_reload_never_accepts_only_when_trivial_rewrite_has_the_new_routes(
     assert idle_postfix.bounces() == []
 
 
-def test_routes_stay_while_mail_for_a_removed_list_waits(
+def test_routes_of_removed_list_are_kept_while_its_mail_is_deferred(
     make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
 ) -> None:
     sink = LmtpSink([*nine(ANTS), *nine(BEES)])
@@ -395,7 +395,7 @@ def test_routes_stay_while_mail_for_a_removed_list_waits(
     assert site.once() == ""
     assert send(idle_postfix.port, ANTS).accepted
     wait_for(idle_postfix.outcomes, 20, "the first try")
-    assert [one.status for one in idle_postfix.outcomes()] == ["deferred"]
+    assert [outcome.status for outcome in idle_postfix.outcomes()] == ["deferred"]
 
     site.files.write(BEES, hop=hop)
     assert site.once() == ""
@@ -413,10 +413,10 @@ def test_routes_stay_while_mail_for_a_removed_list_waits(
     assert site.installed(ROUTES).keys() == keys(BEES)
 
 
-def test_a_sender_cannot_hold_up_a_removal(
+def test_line_separator_in_sender_address_does_not_prevent_removal(
     make_site: MakeSite, idle_postfix: PostfixInstance, running: Callable[..., Site]
 ) -> None:
-    """U+2028 ends a line for some, and stands as it is in what postqueue prints."""
+    """U+2028 ends a line for some parsers; postqueue prints it unescaped."""
     site = running(make_site, "lmdb")
     site.files.write(ANTS, BEES, hop=f"lmtp:[127.0.0.1]:{free_port()}")
     assert site.once() == ""
@@ -455,7 +455,7 @@ OURS = b"# BEGIN postfix-sync\n127.0.0.9\tmailman-web\n# END postfix-sync\n"
 BLOCK = b"127.0.0.1 localhost\n# BEGIN postfix-sync\n%s# END postfix-sync\n"
 
 
-def test_hosts_twice_is_once_and_what_is_foreign_survives(addressed: Site) -> None:
+def test_hosts_block_is_written_once_and_foreign_lines_are_kept(addressed: Site) -> None:
     foreign = b"127.0.0.1\tlocalhost # \xff\r\n\n::1 x\n"
     addressed.hosts.write_bytes(foreign)
     os.chown(addressed.hosts, 1, 2)
@@ -470,7 +470,7 @@ def test_hosts_twice_is_once_and_what_is_foreign_survives(addressed: Site) -> No
     assert tree(addressed.hosts) == before
 
 
-def test_hosts_a_last_line_without_an_end_survives(addressed: Site) -> None:
+def test_hosts_last_line_without_newline_is_kept(addressed: Site) -> None:
     addressed.hosts.write_bytes(b"127.0.0.1 localhost\n::1 last")
     assert addressed.once() == ""
     assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n" + OURS + b"::1 last"
@@ -479,7 +479,7 @@ def test_hosts_a_last_line_without_an_end_survives(addressed: Site) -> None:
     assert tree(addressed.hosts) == before
 
 
-def test_hosts_that_is_a_mount_is_changed_in_place(addressed: Site) -> None:
+def test_hosts_file_that_is_a_mount_is_changed_in_place(addressed: Site) -> None:
     behind = addressed.directory / "behind"
     behind.write_bytes(b"127.0.0.1 localhost\n")
     with mounted(addressed.hosts, "--bind", str(behind)):
@@ -499,13 +499,13 @@ def test_hosts_that_is_a_mount_is_changed_in_place(addressed: Site) -> None:
     assert not list(addressed.directory.glob(".hosts*"))
 
 
-def test_immutable_hosts_file_costs_only_the_lists_whose_name_it_lacks(addressed: Site) -> None:
-    """root is told of the attribute; the commands of the hint show it, and take it off."""
+def test_immutable_hosts_file_holds_back_only_lists_whose_name_it_lacks(addressed: Site) -> None:
+    """The error that root gets has a hint, whose commands show and remove the attribute."""
     addressed.once()
     chattr(addressed.hosts, "+i")
     try:
         addressed.files.write(ANTS, BEES, hop=NAMED)
-        assert addressed.once() == ""  # the name that they need is there
+        assert addressed.once() == ""  # the hosts file already has the name
         addressed.files.put(
             ROUTES,
             lmtp_text([ANTS, BEES, CATS], NAMED)
@@ -532,12 +532,12 @@ def test_immutable_hosts_file_costs_only_the_lists_whose_name_it_lacks(addressed
 
 
 def chattr(path: Path, change: str) -> None:
-    """Changes an attribute; before Linux 6.6, a file system in memory has none."""
+    """Change an attribute; before Linux 6.6, tmpfs has none."""
     done = subprocess.run(["chattr", change, str(path)], check=False, capture_output=True)
     need(done.returncode == 0, "a file system with attributes")
 
 
-def test_hosts_a_name_on_a_foreign_line_is_reported_not_repeated(addressed: Site) -> None:
+def test_hosts_name_on_a_foreign_line_is_reported_and_not_added(addressed: Site) -> None:
     foreign = b"10.0.0.1 other MAILMAN-web\n"
     addressed.hosts.write_bytes(foreign)
     warning, hint = addressed.once().splitlines()
@@ -551,7 +551,7 @@ def test_hosts_a_name_on_a_foreign_line_is_reported_not_repeated(addressed: Site
     assert addressed.hosts.read_bytes() == b"127.0.0.9 mailman-web\n"
 
 
-def test_hosts_the_copy_in_the_chroot_is_made_and_renewed(
+def test_hosts_copy_in_chroot_is_created_and_updated(
     addressed: Site, idle_postfix: PostfixInstance
 ) -> None:
     copy = idle_postfix.chroot_hosts
@@ -569,7 +569,7 @@ def test_hosts_the_copy_in_the_chroot_is_made_and_renewed(
 
 
 @pytest.mark.parametrize("case", ["chroot: never", "not chrooted", "no address"])
-def test_hosts_no_copy_where_none_is_needed(
+def test_hosts_file_is_not_copied_if_no_chroot_needs_it(
     addressed: Site, idle_postfix: PostfixInstance, case: str
 ) -> None:
     if case == "chroot: never":
@@ -585,7 +585,7 @@ def test_hosts_no_copy_where_none_is_needed(
 
 
 def remedies(said: str) -> list[str]:
-    """The commands that the hints of warnings name."""
+    """Return the commands in the hints of the warnings."""
     lines = said.splitlines()
     assert len(lines) % 2 == 0
     for warning, hint in zip(lines[::2], lines[1::2], strict=True):
@@ -595,7 +595,7 @@ def remedies(said: str) -> list[str]:
 
 
 def obey(commands: list[str]) -> None:
-    """Runs the postconf of each; the reload after it has no Postfix to reload here."""
+    """Run each hint's postconf; the Postfix is not running, so the reload is left out."""
     for command in commands:
         subprocess.run(command.partition(" && ")[0], shell=True, check=True)
 
@@ -612,7 +612,8 @@ SPOILT = {
             "relay_recipient_maps": "inline:{a@y.example=ok}",
             "virtual_alias_maps": "inline:{b@y.example=a@y.example}",
         },
-        # Which class the list domain has, another's table decides, which no sync asks.
+        # The parameter with the list domain is a table that a sync does not query, so the domain's
+        # address class is unknown.
         {"transport_maps", "virtual_alias_maps"},
     ),
     "another type": (
@@ -623,7 +624,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("main_cf", "parameters"), SPOILT.values(), ids=SPOILT.keys())
-def test_main_cf_each_remedy_mends_its_warning(
+def test_main_cf_each_hint_fixes_its_warning(
     make_site: MakeSite,
     idle_postfix: PostfixInstance,
     main_cf: dict[str, str],
@@ -634,8 +635,8 @@ def test_main_cf_each_remedy_mends_its_warning(
         idle_postfix.postconf(**{name: value.replace("MAPS", str(site.maps))})
     site.files.write(ANTS)
     commands = remedies(site.once())
-    assert {shlex.split(one)[4].partition(" ")[0] for one in commands} == parameters
-    assert all(str(idle_postfix.config_directory) in one for one in commands)
+    assert {shlex.split(command)[4].partition(" ")[0] for command in commands} == parameters
+    assert all(str(idle_postfix.config_directory) in command for command in commands)
     obey(commands)
     assert site.once() == ""
     for name, value in main_cf.items():
@@ -643,14 +644,14 @@ def test_main_cf_each_remedy_mends_its_warning(
         assert value.partition(",")[0] in present, "what was there before stays"
 
 
-def test_main_cf_a_domain_in_mydestination_needs_local_recipient_maps(
+def test_main_cf_domain_in_mydestination_needs_local_recipient_maps(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site("lmdb")
     idle_postfix.postconf(mydestination="localhost, lists.example.net")
     site.files.write(ANTS)
     commands = remedies(site.once())
-    assert {shlex.split(one)[4].partition(" ")[0] for one in commands} == {
+    assert {shlex.split(command)[4].partition(" ")[0] for command in commands} == {
         "transport_maps", "local_recipient_maps", "virtual_alias_maps",
     }  # fmt: skip
     obey(commands)
@@ -658,7 +659,7 @@ def test_main_cf_a_domain_in_mydestination_needs_local_recipient_maps(
     assert "postmaster" in idle_postfix.command("postconf", "-h", "local_recipient_maps")
 
 
-def test_main_cf_a_host_name_needs_native_lookups(
+def test_main_cf_next_hop_with_host_name_needs_native_lookup(
     addressed: Site, idle_postfix: PostfixInstance
 ) -> None:
     idle_postfix.postconf(lmtp_host_lookup="dns")
@@ -668,7 +669,7 @@ def test_main_cf_a_host_name_needs_native_lookups(
     assert addressed.once() == ""
 
 
-def test_main_cf_an_address_needs_no_native_lookup(
+def test_main_cf_next_hop_with_ip_address_needs_no_native_lookup(
     addressed: Site, idle_postfix: PostfixInstance
 ) -> None:
     idle_postfix.postconf(lmtp_host_lookup="dns")
@@ -677,6 +678,6 @@ def test_main_cf_an_address_needs_no_native_lookup(
     assert addressed.hosts.read_bytes() == b"127.0.0.1 localhost\n"
 
 
-def test_nothing_is_printed_where_all_is_well(site: Site) -> None:
+def test_sync_prints_nothing_if_all_is_well(site: Site) -> None:
     done = site.run("--once")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,8 +1,8 @@
-"""A source that is broken, hostile, or not to be read: refused as a whole, Postfix unaffected.
+"""Broken, hostile and unreadable sources are refused as a whole, and Postfix is not affected.
 
-Each bad set of files takes the place of a good one that is installed. It is refused with the status
-of the contract, in one line that names the file (and the line, where one is to blame) and a hint
-on a line of its own; nothing in the map directory is touched; and the good set is taken again.
+Each test replaces the files of an installed source with bad ones. The sync refuses them with the
+documented exit status, one line that names the file (and the line, if one is wrong), and one hint.
+It changes nothing in the map directory, and accepts the source again once it is good.
 """
 
 import os
@@ -33,12 +33,12 @@ GOOD = lmtp_text(LISTS, HOP)
 GOOD_DOMAINS = domains_text({name: name for name in ("lists.example.net", "two.example.net")})
 HEADER_LINES = 4
 FIRST = HEADER_LINES + 1
-"""The line on which postfix_lmtp's first entry stands."""
+"""Line number of the first entry in postfix_lmtp."""
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Site]:
-    """A site whose main.cf names its maps, so that a good pass says nothing."""
+    """A site whose main.cf names its maps, so a good sync prints nothing."""
     with public_directory() as directory:
         postfix = PostfixInstance(
             directory / "postfix", main_cf=mailman_parameters(directory / "maps", "lmdb")
@@ -49,7 +49,7 @@ def shared() -> Iterator[Site]:
 
 
 def install(site: Site, *lists: str) -> Site:
-    """Brings the site to where a test begins, whatever the test before it left."""
+    """Reset the site to the state in which each test begins, whatever the previous test left."""
     site.configure()
     shutil.rmtree(site.files.directory, ignore_errors=True)
     site.files.write(*lists)
@@ -64,14 +64,14 @@ def site(shared: Site) -> Site:
 
 
 def write_good(site: Site, add: str = "") -> None:
-    """The good set, with one list more where `add` names it."""
+    """Write the good lists, and the list `add` if it is given."""
     site.files.write(*LISTS, *([add] if add else []))
 
 
 def assert_refused(
     site: Site, status: int, *said: str, arguments: tuple[str, ...] = (), hinted: str = ""
 ) -> None:
-    """A pass refuses the source with `status` and these words, and leaves everything alone."""
+    """Check that a sync refuses the source with `status` and these words, and changes nothing."""
     before = tree(site.maps, site.hosts)
     done = site.call("--once", *arguments)
     assert done.returncode == status, done
@@ -82,15 +82,15 @@ def assert_refused(
     assert hint.startswith("postfix-sync: hint: ")
     assert len(hint) > len("postfix-sync: hint: ")
     assert hinted in hint
-    for one in said:
-        assert one in message, one
+    for words in said:
+        assert words in message, words
     assert len(message) < 700
     assert message.isprintable(), "what a file contains is quoted escaped"
     assert tree(site.maps, site.hosts) == before
 
 
 def assert_converges(site: Site) -> None:
-    """The good set, grown by a list, is taken."""
+    """Check that a sync accepts the good lists and one more."""
     write_good(site, add="dogs@two.example.net")
     assert site.once() == ""
     expected = {key for name in (*LISTS, "dogs@two.example.net") for key in nine(name)}
@@ -101,7 +101,7 @@ def assert_converges(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Bad:
-    """A file that is not acceptable; `line` is the one to blame, 0 where none is."""
+    """A file that is not acceptable; `line` is the wrong line, 0 if it is not a single one."""
 
     content: str | bytes
     line: int
@@ -110,14 +110,14 @@ class Bad:
 
 
 def with_line(line: str | bytes) -> bytes:
-    """A good postfix_lmtp with one more line after the first."""
+    """Return a good postfix_lmtp with one more line after the first."""
     lines = GOOD.encode().split(b"\n")
     lines.insert(FIRST, line.encode() if isinstance(line, str) else line)
     return b"\n".join(lines)
 
 
 def to(hop: str) -> str:
-    """A good postfix_lmtp with another next hop for its last list."""
+    """Return a good postfix_lmtp whose last list has another next hop."""
     return lmtp_text(LISTS[:2], HOP) + lmtp_text(LISTS[2:], hop)
 
 
@@ -201,7 +201,7 @@ def test_bad_content_is_refused_with_its_file_and_line(site: Site, bad: Bad) -> 
     site.files.put(bad.file, bad.content)
     place = f"{site.files.directory / bad.file}"
     assert_refused(site, 65, f"{place}:{bad.line}: " if bad.line else place, bad.reason)
-    # What is not valid is not made so by --force.
+    # --force does not make invalid content valid.
     assert_refused(site, 65, bad.reason, arguments=("--force",))
     (site.files.directory / ALIASES).unlink(missing_ok=True)
     assert_converges(site)
@@ -243,7 +243,7 @@ SPECIAL = {
 
 @pytest.mark.parametrize("file", [ROUTES, DOMAINS, ALIASES])
 @pytest.mark.parametrize(("make", "kind"), SPECIAL.values(), ids=SPECIAL.keys())
-def test_what_is_no_regular_file_is_refused(
+def test_file_that_is_not_regular_is_refused(
     site: Site, make: Callable[[Path], None], kind: str, file: str
 ) -> None:
     path = site.files.directory / file
@@ -257,7 +257,7 @@ def test_what_is_no_regular_file_is_refused(
     assert_converges(site)
 
 
-def test_a_socket_is_refused(site: Site) -> None:
+def test_socket_is_refused(site: Site) -> None:
     path = site.files.directory / ROUTES
     path.unlink()
     os.mknod(path, stat.S_IFSOCK | 0o666)
@@ -265,7 +265,7 @@ def test_a_socket_is_refused(site: Site) -> None:
     assert_converges(site)
 
 
-def test_a_file_larger_than_max_size_is_refused(site: Site) -> None:
+def test_file_larger_than_max_size_is_refused(site: Site) -> None:
     size = len(GOOD.encode())
     site.configure(guard={"max_size": f"{size - 1}B"})
     path = site.files.directory / ROUTES
@@ -274,7 +274,7 @@ def test_a_file_larger_than_max_size_is_refused(site: Site) -> None:
     assert_converges(site)
 
 
-def test_a_sparse_file_of_a_terabyte_is_refused_at_once(site: Site) -> None:
+def test_sparse_file_of_a_terabyte_is_refused_at_once(site: Site) -> None:
     path = site.files.directory / ROUTES
     os.truncate(path, 2**40)
     assert_refused(site, 65, f"{path}: has {2**40} bytes")
@@ -282,14 +282,14 @@ def test_a_sparse_file_of_a_terabyte_is_refused_at_once(site: Site) -> None:
 
 
 @pytest.mark.parametrize("file", [ROUTES, DOMAINS])
-def test_mode_0_is_refused_even_to_root(site: Site, file: str) -> None:
+def test_file_of_mode_0_is_refused_even_for_root(site: Site, file: str) -> None:
     path = site.files.directory / file
     path.chmod(0)
     assert_refused(site, 77, str(path), "user root (0)", "owner root (0), mode 0000")
     assert_converges(site)
 
 
-# Imports first, as root: the interpreter itself may be where nobody else can read it.
+# Import as root, first: only root may be able to read the interpreter's own files.
 AS_NOBODY = """
 import importlib, os, pkgutil, sys
 import asyncio.subprocess, concurrent.futures.thread, encodings.idna
@@ -304,7 +304,7 @@ NOBODY = 65534
 
 
 def once_as_nobody(site: Site) -> subprocess.CompletedProcess[str]:
-    """One pass by a user without any right of root's."""
+    """Run one sync as a user without any privilege."""
     return subprocess.run(
         [sys.executable, "-c", AS_NOBODY, "-c", str(site.config), "--once"],
         capture_output=True,
@@ -315,22 +315,22 @@ def once_as_nobody(site: Site) -> subprocess.CompletedProcess[str]:
 
 
 def give(user: int, *paths: Path) -> None:
-    """Makes a user the owner of directories and all that is in them."""
+    """Make a user the owner of directories and of all files in them."""
     for path in paths:
-        for one in (path, *path.rglob("*")):
-            os.chown(one, user, user)
+        for entry in (path, *path.rglob("*")):
+            os.chown(entry, user, user)
 
 
 @pytest.fixture
 def mine(site: Site) -> Iterator[Site]:
-    """The site, with maps and state that are nobody's own."""
+    """The site, with maps and state owned by the user nobody."""
     give(NOBODY, site.maps, site.state)
     yield site
     give(0, site.maps, site.state)
     site.files.directory.chmod(0o755)
 
 
-def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site) -> None:
+def test_unreadable_file_is_reported_with_its_owner_and_mode_and_the_user(mine: Site) -> None:
     site = mine
     write_good(site, add="dogs@two.example.net")
     for path in site.files.directory.iterdir():
@@ -353,7 +353,7 @@ def test_a_user_who_may_not_read_is_told_of_file_owner_mode_and_self(mine: Site)
     assert len(site.installed(ROUTES)) == 9 * 4
 
 
-def test_the_directory_that_denies_access_is_the_one_that_is_named(mine: Site) -> None:
+def test_directory_that_denies_access_is_named(mine: Site) -> None:
     site = mine
     site.files.directory.chmod(0o700)
     done = once_as_nobody(site)
@@ -370,16 +370,16 @@ def many(shared: Site) -> Site:
 
 
 def numbered(count: int) -> list[str]:
-    """So many lists."""
+    """Return the names of `count` lists."""
     return [f"list{number}@lists.example.net" for number in range(count)]
 
 
 def lists_in(site: Site) -> int:
-    """How many lists are accepted."""
+    """Return the number of accepted lists."""
     return len(site.installed(RECIPIENTS)) // 9
 
 
-def test_an_empty_set_is_refused_until_forced(many: Site) -> None:
+def test_source_without_lists_is_refused_until_forced(many: Site) -> None:
     many.files.write()
     forced = f"removed: postfix-sync -c {many.config} --once --force"
     assert_refused(many, 65, "names no list at all, 40 are installed", hinted=forced)
@@ -388,20 +388,20 @@ def test_an_empty_set_is_refused_until_forced(many: Site) -> None:
     assert many.installed(DOMAINS) == {}
 
 
-def test_an_empty_set_is_taken_where_that_is_allowed(many: Site) -> None:
+def test_source_without_lists_is_accepted_if_allow_empty_is_set(many: Site) -> None:
     many.configure(guard={"allow_empty": True})
     many.files.write()
     assert many.once() == ""
     assert lists_in(many) == 0
 
 
-def test_an_empty_set_is_nothing_special_where_nothing_is_installed(shared: Site) -> None:
+def test_source_without_lists_is_accepted_if_none_is_installed(shared: Site) -> None:
     install(shared)
     assert shared.once() == ""
     assert lists_in(shared) == 0
 
 
-def test_more_than_max_removed_is_refused_until_forced(many: Site) -> None:
+def test_removal_of_more_than_max_removed_is_refused_until_forced(many: Site) -> None:
     many.files.write(*numbered(19))
     forced = f"removed: postfix-sync -c {many.config} --once --force"
     assert_refused(many, 65, "21 of 40 lists are gone", "guard.max_removed (50%)", hinted=forced)
@@ -409,13 +409,13 @@ def test_more_than_max_removed_is_refused_until_forced(many: Site) -> None:
     assert lists_in(many) == 19
 
 
-def test_exactly_max_removed_is_allowed(many: Site) -> None:
+def test_removal_of_exactly_max_removed_is_accepted(many: Site) -> None:
     many.files.write(*numbered(20))
     assert many.once() == ""
     assert lists_in(many) == 20
 
 
-def test_max_removed_is_what_the_configuration_says(many: Site) -> None:
+def test_max_removed_is_read_from_the_configuration(many: Site) -> None:
     many.configure(guard={"max_removed": "30%"})
     many.files.write(*numbered(27))
     assert_refused(many, 65, "13 of 40 lists are gone", "(30%)")
@@ -425,12 +425,12 @@ def test_max_removed_is_what_the_configuration_says(many: Site) -> None:
     assert lists_in(many) == 1
 
 
-def test_lists_that_are_replaced_by_others_count_as_gone(many: Site) -> None:
+def test_lists_replaced_by_others_count_as_removed(many: Site) -> None:
     many.files.write(*(f"other{number}@lists.example.net" for number in range(40)))
     assert_refused(many, 65, "40 of 40 lists are gone")
 
 
-def test_ten_lists_may_go_whatever_part_they_are(many: Site) -> None:
+def test_ten_lists_may_be_removed_whatever_max_removed_is(many: Site) -> None:
     many.configure(guard={"max_removed": "0%"})
     many.files.write(*numbered(29))
     assert_refused(many, 65, "11 of 40 lists are gone", "(0%)")
@@ -439,20 +439,20 @@ def test_ten_lists_may_go_whatever_part_they_are(many: Site) -> None:
     assert lists_in(many) == 30
 
 
-def test_the_guards_hold_after_a_refusal_as_before(many: Site) -> None:
-    """A refusal must not become what the next pass compares with."""
+def test_guards_still_apply_after_a_refusal(many: Site) -> None:
+    """Check that the next sync does not compare the source with the refused lists."""
     many.files.write(*numbered(5))
     for _ in range(3):
         assert_refused(many, 65, "35 of 40 lists are gone")
 
 
 def confine(site: Site, **source: object) -> None:
-    """Configures the source further."""
+    """Add keys to the configuration of the source."""
     path = str(site.files.directory)
     site.configure(sources=[{"name": "lists", "path": path, **source}])
 
 
-def test_a_source_is_confined_to_its_domains(shared: Site) -> None:
+def test_list_outside_the_domains_of_its_source_is_refused(shared: Site) -> None:
     site = install(shared, *LISTS[:2])
     confine(site, domains=["Lists.Example.NET"])
     assert site.once() == ""
@@ -468,7 +468,7 @@ def test_a_source_is_confined_to_its_domains(shared: Site) -> None:
     assert site.installed(DOMAINS).keys() == {"lists.example.net"}
 
 
-def test_an_alias_is_confined_to_the_domains_too(shared: Site) -> None:
+def test_alias_outside_the_domains_of_its_source_is_refused(shared: Site) -> None:
     site = install(shared, LISTS[0])
     confine(site, domains=["lists.example.net"])
     site.files.write(LISTS[0], aliases={"ants@bank.example": "ants@lists.example.net"})
@@ -480,7 +480,7 @@ def test_an_alias_is_confined_to_the_domains_too(shared: Site) -> None:
 @pytest.mark.parametrize(
     "hop", ["lmtp:[0.0.0.0]:8024", "lmtp:[::]:8024", "lmtp:[172.17.0.3 172.18.0.3]:8024"]
 )
-def test_a_destination_of_one_s_own_replaces_what_mailman_wrote(site: Site, hop: str) -> None:
+def test_configured_destination_replaces_next_hop_that_mailman_wrote(site: Site, hop: str) -> None:
     site.files.write(*LISTS, hop=hop)
     site.once(expect=65)
     confine(site, destination="lmtp:[10.9.8.7]:2424")

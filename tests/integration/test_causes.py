@@ -1,6 +1,6 @@
-"""A failure of Postfix's own programs is reported with the cause that was seen, and with no other.
+"""A failure of one of Postfix's programs is reported with its true cause.
 
-Each of these main.cf files, maps and programs is real; only their faults are made.
+These main.cf files, maps and programs are real; only their faults are made.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ ANTS = "ants@lists.example.net"
 HOP = "lmtp:[127.0.0.1]:8024"
 
 
-def test_main_cf_that_only_postconf_takes_is_named(
+def test_main_cf_that_only_postconf_accepts_is_named_as_the_cause(
     make_site: Callable[..., Site], idle_postfix: PostfixInstance
 ) -> None:
-    """postmap refuses it whatever it is asked, so what it says is no habit of this main.cf."""
+    """postmap rejects this main.cf on every call, and that error must be reported."""
     site = make_site("lmdb")
     site.files.write(ANTS)
     with (idle_postfix.config_directory / "main.cf").open("a") as main_cf:
@@ -43,7 +43,7 @@ def test_main_cf_that_only_postconf_takes_is_named(
 
 
 async def _publish(directory: Path, config_directory: Path, map_type: str, lock: int) -> None:
-    """Build a map with an entry that postmap leaves out without a word: it is a comment."""
+    """Build a map with an entry that postmap ignores silently, because it is a comment."""
     instance = await inspect(config_directory)
     maps = MapDirectory(directory, await instance.index_type(map_type), instance)
     with maps.staging():
@@ -51,7 +51,9 @@ async def _publish(directory: Path, config_directory: Path, map_type: str, lock:
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_a_disk_with_room_is_not_blamed(idle_postfix: PostfixInstance, map_type: str) -> None:
+def test_incomplete_index_is_not_blamed_on_a_disk_with_free_space(
+    idle_postfix: PostfixInstance, map_type: str
+) -> None:
     maps = idle_postfix.directory / "maps"
     with open("/dev/null") as lock, pytest.raises(ApplyError) as raised:
         asyncio.run(_publish(maps, idle_postfix.config_directory, map_type, lock.fileno()))
@@ -60,13 +62,13 @@ def test_a_disk_with_room_is_not_blamed(idle_postfix: PostfixInstance, map_type:
     assert "there is room left" in raised.value.hint
 
 
-def test_the_type_is_tried_out_without_room_for_that(
+def test_map_type_is_tested_although_temporary_directory_is_full(
     make_site: Callable[..., Site],
     idle_postfix: PostfixInstance,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A temporary directory that is full or read-only keeps no list waiting."""
+    """A temporary directory that is full or read-only does not delay any list."""
     site = make_site("hash")
     site.files.write(ANTS)
     with small_disk(tmp_path / "tmp", "4k"):
@@ -76,8 +78,8 @@ def test_the_type_is_tried_out_without_room_for_that(
     assert site.installed(ROUTES)[ANTS].startswith("lmtp:")
 
 
-def test_a_reload_that_hangs_is_called_by_its_name(idle_postfix: PostfixInstance) -> None:
-    """Whichever option comes before the verb."""
+def test_reload_that_hangs_is_named_in_the_error(idle_postfix: PostfixInstance) -> None:
+    """The error names the verb, whichever options come before it."""
     programs = idle_postfix.directory / "libexec"
     shutil.copytree("/usr/lib/postfix/sbin", programs, symlinks=True)
     script = programs / "postfix-script"

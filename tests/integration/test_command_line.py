@@ -1,4 +1,4 @@
-"""The command line as a shell, cron and a terminal meet it: words, silence, and exit statuses."""
+"""The command line from a shell, cron and a terminal: options, output and exit statuses."""
 
 import errno
 import os
@@ -39,24 +39,24 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def site(make_site: MakeSite, template: Path, idle_postfix: PostfixInstance) -> Site:
-    """One list, installed, in a Postfix that uses the maps: nothing is left to say."""
+    """One list, installed, in a Postfix that uses the maps: a sync has nothing to report."""
     made = make_site("lmdb")
     idle_postfix.postconf(**mailman_parameters(made.maps, "lmdb"))
     return install(made, ANTS, template=template)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command by itself, without a site; nothing on this machine is configured for it."""
+    """Run the command without a site; on this machine there is no configuration for it."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_help() -> None:
+def test_help_shows_commands_and_options() -> None:
     done = run("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for word in ("--once", "--dry-run", "--force", "-c FILE", "-v", "-q", "probe", "status"):
@@ -69,14 +69,14 @@ def test_help() -> None:
             assert option in done.stdout
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     done = run("--version")
     assert (done.returncode, done.stdout) == (0, f"postfix-sync {__version__}\n")
 
 
 @pytest.mark.parametrize("option", [["-v"], ["-q"], ["--verbose"], ["--log-format", "json"]])
 @pytest.mark.parametrize("command", [["status"], ["probe", "127.0.0.1:1", "--level", "connect"]])
-def test_options_before_and_after_the_command(
+def test_options_are_accepted_before_and_after_the_command(
     site: Site, option: Sequence[str], command: Sequence[str]
 ) -> None:
     site.once()
@@ -90,12 +90,12 @@ def test_options_before_and_after_the_command(
 
 
 def ageless(status: str) -> str:
-    """A status for people without what passes while two are asked for, as wide as it may be."""
+    """Replace the ages and the column widths in a status, which differ between two calls."""
     return re.sub(" +", " ", re.sub(r"\d+ (s|min)\b", "N", status))
 
 
-def test_the_configuration_before_the_command_counts(site: Site) -> None:
-    """And the one after it, if both are given: the last one, as everywhere."""
+def test_last_configuration_option_is_used(site: Site) -> None:
+    """-c is accepted before and after the command; if both are given, the last one is used."""
     site.once()
     after = run("-c", "/nonexistent", "status", "-c", str(site.config))
     assert (after.returncode, after.stderr) == (0, "")
@@ -124,7 +124,9 @@ def test_the_configuration_before_the_command_counts(site: Site) -> None:
     ],
     ids=" ".join,
 )
-def test_what_does_not_go_together(arguments: Sequence[str], says: str) -> None:
+def test_invalid_combination_of_arguments_is_a_usage_error(
+    arguments: Sequence[str], says: str
+) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: postfix-sync")
@@ -150,7 +152,9 @@ state_directory: var/lib
 @pytest.mark.parametrize(
     "command", [["--once"], ["--once", "--dry-run"], ["status"], ["probe"], []]
 )
-def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, command: Sequence[str]) -> None:
+def test_all_errors_of_a_configuration_are_reported_at_once(
+    tmp_path: Path, command: Sequence[str]
+) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(MISTAKES)
     done = run(*command, "-c", str(path))
@@ -169,12 +173,12 @@ def test_all_mistakes_of_a_configuration_at_once(tmp_path: Path, command: Sequen
         (10, 'gaurd: unknown key; did you mean "guard"?'),
         (12, 'state_directory: expected an absolute path, not "var/lib"'),
     ]
-    for said, (line, problem) in zip(lines, expected, strict=False):
-        assert said.startswith(f"{path}:{line}: {problem}")
+    for message, (line, problem) in zip(lines, expected, strict=False):
+        assert message.startswith(f"{path}:{line}: {problem}")
     assert len(lines) == len(expected) + 1, done.stderr
 
 
-def test_no_configuration(tmp_path: Path) -> None:
+def test_missing_configuration_is_reported_with_an_example(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     done = run("--once", "-c", str(path))
     assert (done.returncode, done.stdout) == (78, "")
@@ -186,7 +190,7 @@ def test_no_configuration(tmp_path: Path) -> None:
     assert "sources: [{path: /srv/mailman_var/data}]" in hint
 
 
-def test_the_default_configuration_is_in_etc() -> None:
+def test_default_configuration_is_in_etc() -> None:
     if DEFAULT_PATH.exists():
         pytest.skip("this machine has a configuration")
     done = run("status")
@@ -194,7 +198,7 @@ def test_the_default_configuration_is_in_etc() -> None:
     assert done.stderr.startswith("postfix-sync: error: /etc/postfix-sync/config.yaml: ")
 
 
-def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
+def test_unreadable_configuration_is_reported_with_commands_to_check(site: Site) -> None:
     site.configure()
     site.config.chmod(0)
     process = site.start("--once", preexec_fn=obey_modes)
@@ -209,7 +213,7 @@ def test_a_configuration_that_this_user_may_not_read(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_only_who_is_not_root_is_told_to_run_it_as_root(tmp_path: Path) -> None:
+def test_hint_to_run_as_root_is_given_to_other_users_only(tmp_path: Path) -> None:
     path = tmp_path / "a file"
     denied, attribute = (PermissionError(number, "") for number in (errno.EACCES, errno.EPERM))
     assert "root" in denied_hint(path, denied).partition(":")[0]
@@ -223,7 +227,7 @@ def test_only_who_is_not_root_is_told_to_run_it_as_root(tmp_path: Path) -> None:
 
 
 def at_a_terminal(site: Site, *arguments: str) -> tuple[int, str]:
-    """Exit status and standard error of the command, where that is a terminal."""
+    """Run the command with a terminal as standard error; return its exit status and output."""
     ours, theirs = pty.openpty()
     with site.start(*arguments, stderr=theirs, stdout=subprocess.DEVNULL) as process:
         os.close(theirs)
@@ -238,8 +242,8 @@ def at_a_terminal(site: Site, *arguments: str) -> tuple[int, str]:
     return process.returncode, said.decode().replace("\r\n", "\n")
 
 
-def test_once_is_silent_for_cron_and_talks_at_a_terminal(site: Site) -> None:
-    """cron mails whatever is printed; a person wants to see what was done."""
+def test_once_prints_changes_only_at_a_terminal_or_with_verbose(site: Site) -> None:
+    """cron sends mail for any output; a user at a terminal wants to see what was done."""
     added = f"postfix-sync: lists: +1 list: {BEES}\n"
     site.files.write(ANTS, BEES)
     done = site.run("--once")
@@ -265,7 +269,9 @@ def test_once_is_silent_for_cron_and_talks_at_a_terminal(site: Site) -> None:
         ("<&- >&- 2>&-", 0, ""),
     ],
 )
-def test_output_that_leads_nowhere(tmp_path: Path, where: str, status: int, says: str) -> None:
+def test_output_that_cannot_be_written_gives_exit_status(
+    tmp_path: Path, where: str, status: int, says: str
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"sources: [{{path: {tmp_path}}}]\nstate_directory: {tmp_path}\n")
     command = [*COMMAND, "-c", str(config), "rollback"]
@@ -274,7 +280,7 @@ def test_output_that_leads_nowhere(tmp_path: Path, where: str, status: int, says
     assert (done.returncode, done.stderr) == (status, says)
 
 
-def test_errors_are_told_however_quiet(site: Site) -> None:
+def test_quiet_does_not_suppress_errors(site: Site) -> None:
     site.files.directory.rename(site.directory / "away")
     for arguments in (["--once"], ["--once", "-q"], ["-q", "--once"]):
         done = site.run(*arguments)
@@ -284,15 +290,15 @@ def test_errors_are_told_however_quiet(site: Site) -> None:
         assert hint.startswith("postfix-sync: hint: ")
 
 
-def test_quiet_leaves_the_result_of_a_question(site: Site) -> None:
-    """Whoever asks for a status wants one."""
+def test_quiet_does_not_suppress_the_status(site: Site) -> None:
+    """A user who runs `status` wants its output."""
     site.once()
     quiet, plain = (site.run("status", *option).stdout for option in (["-q"], []))
     assert ageless(quiet) == ageless(plain) != ""
 
 
-def test_the_example_configuration_loads_as_it_is() -> None:
-    """And says what the defaults are: without it, nothing else would be in force."""
+def test_example_configuration_loads_and_shows_the_defaults() -> None:
+    """The example has every key, with its default value."""
     example = load(EXAMPLE)
     bare = Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
     assert example.model_dump() == bare.model_dump()
@@ -322,7 +328,7 @@ print(status, *sorted(libraries & sys.modules.keys()))
 @pytest.mark.parametrize(
     ("level", "loaded"), [("off", ["pydantic"]), ("rcpt", ["aiosmtplib", "pydantic"])]
 )
-def test_a_pass_loads_no_library_that_it_does_not_need(
+def test_sync_imports_only_the_libraries_that_it_needs(
     site: Site, level: str, loaded: list[str]
 ) -> None:
     site.configure(probe={"level": level})

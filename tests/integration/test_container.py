@@ -1,7 +1,7 @@
-"""address: podman:NAME, with real containers: found, followed, and named where it can't be.
+"""`address: podman:NAME` with real containers: found, followed, and reported if not found.
 
-docker prints the same JSON for the same questions; what differs in words is in the unit tests, and
-here a command of that name that is really podman, as on many hosts.
+docker prints the same JSON for the same commands; the unit tests cover its different wording. Here
+docker is a command that runs podman, as on many hosts.
 """
 
 import json
@@ -39,7 +39,7 @@ NAME = "lmtp:[mailman]:8024"
 
 @pytest.fixture(scope="module")
 def podman() -> Iterator[Podman]:
-    """One podman for all tests here; each has containers of its own."""
+    """One podman for all tests of this file; each test has its own containers."""
     need(parts.available(), "podman, runc and iptables")
     with public_directory() as directory, Podman(directory / "podman") as podman:
         yield podman
@@ -47,7 +47,7 @@ def podman() -> Iterator[Podman]:
 
 @pytest.fixture
 def mm(podman: Podman, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a container that a test may start; it is removed at the end."""
+    """The name of a container for one test; the container is removed at the end."""
     name = request.node.name.partition("[")[0].removeprefix("test_")[:40]
     yield name
     podman.command("rm", "--force", "--ignore", "--time", "0", name)
@@ -55,25 +55,25 @@ def mm(podman: Podman, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def site(podman: Podman, mm: str, make_site: Callable[..., Site]) -> Iterator[Site]:
-    """A site on podman's host, whose Mailman is in that container."""
+    """A site on podman's host; its Mailman runs in the container `mm`."""
     with podman.inside():
         yield make_site(source={"address": f"podman:{mm}"})
 
 
 def block(site: Site) -> dict[str, str]:
-    """The names that the hosts file has from postfix-sync."""
+    """Return postfix-sync's entries in the hosts file: addresses by name."""
     text = site.hosts.read_text().partition("# BEGIN postfix-sync\n")[2]
     lines = (line.split() for line in text.partition("# END")[0].splitlines())
     return {name: address for address, name in lines}
 
 
 def routes(site: Site) -> set[str]:
-    """The next hops of the lists that are accepted."""
+    """Return the next hops of the accepted lists."""
     installed = site.installed("postfix_lmtp")
     return {installed[key] for key in site.installed("postfix_recipients")}
 
 
-def test_a_name_gets_the_containers_address(podman: Podman, mm: str, site: Site) -> None:
+def test_name_resolves_to_current_address_of_container(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     site.once()
@@ -86,8 +86,10 @@ def test_a_name_gets_the_containers_address(podman: Podman, mm: str, site: Site)
     assert block(site) == {"mailman": podman.address(mm)}
 
 
-def test_what_mailman_wrote_of_itself_gives_way(podman: Podman, mm: str, site: Site) -> None:
-    """An address from before the last start, two in one, one to listen on: all are seen."""
+def test_address_of_container_replaces_address_that_mailman_wrote(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """Mailman has written two addresses in one, or the address before its last start."""
     podman.run(mm)
     for written in ("172.17.0.3 172.18.0.3", "172.19.199.2"):
         site.files.write(ANTS, hop=f"lmtp:[{written}]:8024")
@@ -97,7 +99,7 @@ def test_what_mailman_wrote_of_itself_gives_way(podman: Podman, mm: str, site: S
         assert block(site) == {}
 
 
-def test_a_stopped_container_is_named_and_keeps_its_address(
+def test_stopped_container_is_reported_and_keeps_its_address(
     podman: Podman, mm: str, site: Site
 ) -> None:
     podman.run(mm)
@@ -106,12 +108,12 @@ def test_a_stopped_container_is_named_and_keeps_its_address(
     address = podman.address(mm)
     podman.command("stop", mm)
     site.files.write(ANTS, BEES, hop=NAME)
-    told = site.once(expect=75)
+    output = site.once(expect=75)
     assert (
         f"lists: container {mm} (podman): does not run: it ended with exit status 137; its last"
-        f" known address, {address}, stays in use, and mail waits for it" in told
+        f" known address, {address}, stays in use, and mail waits for it" in output
     )
-    assert f"podman start {mm}" in told
+    assert f"podman start {mm}" in output
     assert block(site) == {"mailman": address}
     assert {ANTS, BEES} <= set(site.installed("postfix_lmtp")), "its files could be read"
     assert site.status()["sources"]["lists"]["state"] == "stale"
@@ -119,22 +121,24 @@ def test_a_stopped_container_is_named_and_keeps_its_address(
     site.once()
 
 
-def test_lists_wait_until_an_address_is_known(podman: Podman, mm: str, site: Site) -> None:
-    """Accepted and without a next hop, their mail would bounce."""
+def test_lists_are_not_accepted_before_their_address_is_known(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """Mail for a list that is accepted but has no next hop would bounce."""
     site.files.write(ANTS, hop=NAME)
-    told = site.once(expect=75)
-    assert f"container {mm} (podman): there is no container of this name" in told
-    assert "no address of it is known from before, so its lists can't be taken in yet" in told
+    output = site.once(expect=75)
+    assert f"container {mm} (podman): there is no container of this name" in output
+    assert "no address of it is known from before, so its lists can't be taken in yet" in output
     assert site.installed("postfix_recipients") == {}
     podman.run(mm)
     site.once()
     assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
 
 
-def test_an_address_from_before_stays_until_one_is_found(
+def test_previous_address_is_kept_until_the_container_is_found(
     podman: Podman, mm: str, site: Site
 ) -> None:
-    """It was configured; now it is to be found out, and the container is not there."""
+    """The address was configured; now it comes from a container, which does not exist."""
     site.configure(
         sources=[{"name": "lists", "path": str(site.files.directory), "address": "192.0.2.7"}]
     )
@@ -146,7 +150,7 @@ def test_an_address_from_before_stays_until_one_is_found(
     assert routes(site) == {NAME}
 
 
-def test_close_names_are_told(podman: Podman, mm: str, site: Site) -> None:
+def test_similar_container_name_is_suggested(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.configure(
         sources=[
@@ -157,7 +161,7 @@ def test_close_names_are_told(podman: Podman, mm: str, site: Site) -> None:
     assert f"did you mean podman:{mm}?" in site.once(expect=75)
 
 
-def test_of_several_networks_the_one_that_mailman_listens_in(
+def test_of_several_networks_the_one_that_mailman_listens_on_is_used(
     podman: Podman, mm: str, site: Site
 ) -> None:
     for network in ("test-b", "test-a"):
@@ -167,7 +171,7 @@ def test_of_several_networks_the_one_that_mailman_listens_in(
     site.files.write(ANTS, hop=NAME)
     site.once()
     assert block(site) == {"mailman": first}
-    # docker-mailman writes the address that Mailman listens on, and it listens on no other.
+    # docker-mailman writes the only address that Mailman listens on.
     site.files.write(ANTS, hop=f"lmtp:[{second}]:8024")
     site.once()
     assert routes(site) == {f"lmtp:[{second}]:8024"}
@@ -177,7 +181,7 @@ def test_of_several_networks_the_one_that_mailman_listens_in(
     assert block(site) == {"mailman": second}
 
 
-def test_a_container_that_only_has_ipv6(podman: Podman, mm: str, site: Site) -> None:
+def test_container_with_ipv6_network_is_found(podman: Podman, mm: str, site: Site) -> None:
     podman.command("network", "create", "--ipv6", "--subnet", "fd00:77:66::/64", "test-v6")
     podman.run(mm, "--network=test-v6")
     networks = podman.inspect(mm)["NetworkSettings"]["Networks"]["test-v6"]
@@ -187,39 +191,43 @@ def test_a_container_that_only_has_ipv6(podman: Podman, mm: str, site: Site) -> 
     assert block(site) == {"mailman": expected}
 
 
-def test_the_network_of_this_host(podman: Podman, mm: str, site: Site) -> None:
+def test_container_in_host_network_is_reached_at_localhost(
+    podman: Podman, mm: str, site: Site
+) -> None:
     podman.run(mm, "--network=host")
     site.files.write(ANTS, hop=NAME)
     site.once()
     assert block(site) == {"mailman": "127.0.0.1"}
-    # An address that Mailman wrote there is one of this host's, and it listens on no other.
+    # In the host's network, Mailman wrote an address of this host, the only one it listens on.
     site.files.write(ANTS, hop="lmtp:[192.0.2.2]:8024")
     site.once()
     assert routes(site) == {"lmtp:[192.0.2.2]:8024"}
 
 
-def test_no_network_at_all(podman: Podman, mm: str, site: Site) -> None:
+def test_container_without_network_is_reported(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm, "--network=none")
     site.files.write(ANTS, hop=NAME)
-    told = site.once(expect=75)
-    assert f"container {mm} (podman): has no network (--network none)" in told
+    output = site.once(expect=75)
+    assert f"container {mm} (podman): has no network (--network none)" in output
 
 
 def cut_off(podman: Podman, network: str) -> None:
-    """Takes this host's address in a network away: what is there can't be reached directly.
+    """Remove this host's address in a network, so its containers cannot be reached directly.
 
-    So it is with a user's podman and with an engine in a virtual machine: containers have addresses
-    that this host knows nothing of, and what is published is all there is.
+    A user's podman and an engine in a virtual machine are like this: this host has no route to the
+    addresses of the containers, and can reach only published ports.
     """
     [found] = json.loads(podman.command("network", "inspect", network))
     with podman.inside():
         run("ip", "address", "flush", "dev", found["network_interface"])
-        # There is a way to everywhere, as on most hosts; it only does not lead there.
+        # As on most hosts, there is a default route, but it does not lead there.
         run("ip", "route", "replace", "default", "dev", "lo")
 
 
-def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -> None:
-    """As in a pod, where addresses and ports are those of a container that does nothing else."""
+def test_container_in_network_of_another_container_is_found(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """In a pod, the addresses and ports belong to a container that does nothing else."""
     podman.command("network", "create", "test-lent")
     podman.run(f"{mm}-other", "--network=test-lent", "--publish=18100:8024")
     podman.run(mm, f"--network=container:{mm}-other")
@@ -233,8 +241,10 @@ def test_the_network_of_another_container(podman: Podman, mm: str, site: Site) -
     podman.command("rm", "--force", "--depend", "--time", "0", f"{mm}-other")
 
 
-def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
-    """Problem 30: as a user's podman has it, whose networks this host is not in."""
+def test_published_port_is_used_if_network_is_unreachable(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """Problem 30: a user's podman, whose networks this host is not connected to."""
     podman.command("network", "create", "test-far")
     podman.run(mm, "--network=test-far", "--publish=127.0.0.1:18024:8024")
     cut_off(podman, "test-far")
@@ -245,19 +255,20 @@ def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
     site.files.write(ANTS, hop="lmtp:[10.0.0.1]:8024")
     site.once()
     assert routes(site) == {"lmtp:[127.0.0.1]:18024"}
-    # Started again with another port: routes follow without a word from Mailman.
+    # The container starts again with another port. The routes change although Mailman's files
+    # do not.
     podman.command("rm", "--force", "--time", "0", mm)
     podman.run(mm, "--network=test-far", "--publish=18025:8024")
     cut_off(podman, "test-far")
     site.once()
     assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
-    # The LMTP port is not among them any more: what was known stays.
+    # The LMTP port is not published any more: the last known route stays in use.
     podman.command("rm", "--force", "--time", "0", mm)
     podman.run(mm, "--network=test-far", "--publish=18025:8001")
     cut_off(podman, "test-far")
     site.files.write(ANTS, BEES, hop="lmtp:[10.0.0.1]:8024")
-    told = site.once(expect=65)
-    assert "leads to port 8024 of its container, which is not published on this host" in told
+    output = site.once(expect=65)
+    assert "leads to port 8024 of its container, which is not published on this host" in output
     hidden = finding(site, f"container:{mm}")
     assert (hidden["status"], hidden["fix"]) == ("failure", None)
     assert "Mailman listens on port 8024, which is not published on this host" in hidden["why"]
@@ -267,16 +278,18 @@ def test_published_ports_only(podman: Podman, mm: str, site: Site) -> None:
     podman.command("rm", "--force", "--time", "0", mm)
     podman.run(mm, "--network=test-far")
     cut_off(podman, "test-far")
-    told = site.once(expect=75)
-    assert "but this host has no address in that network, and no port of the container" in told
+    output = site.once(expect=75)
+    assert "but this host has no address in that network, and no port of the container" in output
     assert routes(site) == {"lmtp:[127.0.0.1]:18025"}
     apart = finding(site, f"container:{mm}")
     assert (apart["status"], apart["fix"]) == ("failure", None)
     assert "publish its LMTP port on this host: -p 127.0.0.1:8024:8024" in apart["why"]
 
 
-def test_a_destination_gives_a_container_a_name(podman: Podman, mm: str, site: Site) -> None:
-    """Two Mailmans that call themselves alike are told apart by it."""
+def test_configured_destination_gives_container_another_name(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """The name distinguishes two Mailmans with the same host name."""
     podman.run(mm)
     site.configure(
         sources=[
@@ -301,14 +314,14 @@ AT_ITS_NAME = (sys.executable, "-m", "http.server", "--bind", "mailman", "8024")
 
 
 def own_hosts(podman: Podman, mm: str) -> set[str]:
-    """The addresses that a container's hosts file has for its own name."""
+    """Return the addresses of the name mailman in the container's own hosts file."""
     lines = podman.command("exec", mm, "cat", "/etc/hosts").splitlines()
     fields = (line.split() for line in lines)
     return {address for address, *names in filter(None, fields) if "mailman" in names}
 
 
 def listens(address: str, port: int) -> bool:
-    """Whether something sends an answer there: podman's proxy accepts connections by itself."""
+    """Return whether a server answers there: podman's proxy accepts every connection."""
     try:
         with socket.create_connection((address, port), 1) as connection:
             connection.settimeout(1)
@@ -318,10 +331,13 @@ def listens(address: str, port: int) -> bool:
         return False
 
 
-def test_a_name_leaves_a_hosts_file_that_podman_copies(podman: Podman, mm: str, site: Site) -> None:
+def test_name_is_removed_from_hosts_file_that_podman_copies(
+    podman: Podman, mm: str, site: Site
+) -> None:
     podman.run(mm, *OWN_NAME, command=AT_ITS_NAME)
     site.files.write(ANTS, hop=NAME)
-    site.once()  # podman copies another file: so an earlier version left this one in any case
+    # podman copies another file, so the name is added; earlier versions always added it.
+    site.once()
     first = podman.address(mm)
     assert block(site) == {"mailman": first}
     with podman.copying(site.hosts):
@@ -330,13 +346,13 @@ def test_a_name_leaves_a_hosts_file_that_podman_copies(podman: Podman, mm: str, 
         wait_for(lambda: not podman.inspect(mm)["State"]["Running"], PATIENCE, "the fault")
         found = examine_apart(site)
         assert found["in_step"]["fix"].endswith("--once")
-        told = site.once(expect=75)
+        output = site.once(expect=75)
         assert (
             f"{site.hosts}: podman copies this file into its containers, and a Mailman that finds"
             " its own name mailman there listens on a wrong address; the name is kept out of the"
-            f" file, and its lists are routed to {first}" in told
+            f" file, and its lists are routed to {first}" in output
         )
-        assert f"podman restart {mm}" in told
+        assert f"podman restart {mm}" in output
         site.retire(expect=75)
         assert block(site) == {}
         assert routes(site) == {f"lmtp:[{first}]:8024"}
@@ -354,10 +370,10 @@ def test_a_name_leaves_a_hosts_file_that_podman_copies(podman: Podman, mm: str, 
         assert found.status("in_step") == "ok"
 
 
-def test_no_name_enters_a_hosts_file_that_podman_copies(
+def test_name_is_not_added_to_hosts_file_that_podman_copies(
     podman: Podman, mm: str, site: Site
 ) -> None:
-    """address: 127.0.0.1: that a port is published by podman, and not by docker, nothing tells."""
+    """With `address: 127.0.0.1`, it is unknown whether podman or docker publishes the port."""
     podman.run(mm, *OWN_NAME, command=AT_ITS_NAME)
     source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
     site.configure(sources=[source])
@@ -365,9 +381,9 @@ def test_no_name_enters_a_hosts_file_that_podman_copies(
     site.files.write(ANTS, hop="lmtp:[mailman]:18224")
     with podman.copying(site.hosts):
         assert KEPT_OUT in site.once("--dry-run")
-        told = site.once()
-        assert KEPT_OUT in told
-        assert "lmtp_host_lookup" not in told
+        output = site.once()
+        assert KEPT_OUT in output
+        assert "lmtp_host_lookup" not in output
         proposed = site.run("setup", "--dry-run").stdout
         assert "transport_maps" in proposed
         assert "lmtp_host_lookup" not in proposed
@@ -377,15 +393,15 @@ def test_no_name_enters_a_hosts_file_that_podman_copies(
         podman.command("restart", mm)
         wait_for(lambda: listens("127.0.0.1", 18224), PATIENCE, "the published port")
         assert KEPT_OUT not in site.once()
-    # A file that podman copies no more, as with `none`, takes the name.
+    # With `none`, podman does not copy the file, and the name is added.
     with podman.copying("none"):
         assert "lmtp_host_lookup" in site.once()
         assert block(site) == {"mailman": "127.0.0.1"}
         assert routes(site) == {"lmtp:[mailman]:18224"}
 
 
-def test_a_name_enters_where_podman_is_not_installed(podman: Podman, site: Site) -> None:
-    """Its configuration may be left; docker copies no hosts file."""
+def test_name_is_added_to_hosts_file_if_podman_is_not_installed(podman: Podman, site: Site) -> None:
+    """podman's configuration may remain after it is removed; docker copies no hosts file."""
     source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
     site.configure(sources=[source])
     site.files.write(ANTS, hop=NAME)
@@ -401,7 +417,7 @@ def test_a_name_enters_where_podman_is_not_installed(podman: Podman, site: Site)
         assert routes(site) == {NAME}
 
 
-def test_a_line_of_somebody_elses_is_left_and_used(podman: Podman, mm: str, site: Site) -> None:
+def test_foreign_hosts_line_is_left_and_used(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     with podman.copying(site.hosts):
@@ -411,8 +427,8 @@ def test_a_line_of_somebody_elses_is_left_and_used(podman: Podman, mm: str, site
         assert examine_apart(site).status("hosts") == "ok"
 
 
-def test_a_name_stays_until_no_route_needs_it(podman: Podman, mm: str, site: Site) -> None:
-    """Nothing leaves the hosts file before the routes that are to do without are published."""
+def test_name_is_kept_until_no_route_needs_it(podman: Podman, mm: str, site: Site) -> None:
+    """A name is removed from the hosts file only after the routes without it are published."""
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     site.once()
@@ -429,7 +445,7 @@ def test_a_name_stays_until_no_route_needs_it(podman: Podman, mm: str, site: Sit
         assert routes(site) == {f"lmtp:[{podman.address(mm)}]:8024"}
 
 
-def test_a_name_stays_for_mail_to_a_removed_list(
+def test_name_is_kept_for_deferred_mail_of_a_removed_list(
     podman: Podman, site: Site, idle_postfix: PostfixInstance
 ) -> None:
     source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.1"}
@@ -455,8 +471,10 @@ def test_a_name_stays_for_mail_to_a_removed_list(
         assert block(site) == {}
 
 
-def test_a_generation_leads_to_where_a_container_is(podman: Podman, mm: str, site: Site) -> None:
-    """Also one that an earlier version kept, and without a new one for each move."""
+def test_generation_is_routed_to_the_current_address_of_the_container(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """An earlier version may have kept the generation; a new address adds no generation."""
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     site.once()
@@ -484,7 +502,7 @@ def test_a_generation_leads_to_where_a_container_is(podman: Podman, mm: str, sit
         assert BEES in site.installed("postfix_recipients")
 
 
-def test_the_daemon_follows_a_container(podman: Podman, mm: str, site: Site) -> None:
+def test_daemon_follows_address_of_container(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     with RunningDaemon(site) as daemon:
@@ -508,14 +526,12 @@ def test_the_daemon_follows_a_container(podman: Podman, mm: str, site: Site) -> 
         assert daemon.stop() == 0
 
 
-def test_the_daemon_takes_no_notice_of_other_containers(
-    podman: Podman, mm: str, site: Site
-) -> None:
+def test_events_of_other_containers_start_no_sync(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(2)
-        # The look after the engine's events have begun comes after two seconds at the latest.
+        # At most two seconds after it subscribes to the engine's events, the daemon checks again.
         time.sleep(3)
         passes = daemon.rest()
         podman.run(f"{mm}-other")
@@ -524,8 +540,8 @@ def test_the_daemon_takes_no_notice_of_other_containers(
         assert daemon.rest() == passes
 
 
-def test_events_that_end_are_asked_for_again(podman: Podman, mm: str, site: Site) -> None:
-    """As when the engine is restarted: what happened meanwhile nobody tells, so it is looked at."""
+def test_daemon_subscribes_to_events_again_if_they_end(podman: Podman, mm: str, site: Site) -> None:
+    """An engine that restarts loses events, so the daemon inspects the container again."""
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
 
@@ -535,12 +551,12 @@ def test_events_that_end_are_asked_for_again(podman: Podman, mm: str, site: Site
 
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(2)
-        pid = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        pid = wait_for(lambda: events(daemon), PATIENCE, "podman events")
         os.kill(pid, signal.SIGKILL)
         podman.command("restart", mm)
         now = podman.address(mm)
         wait_for(lambda: block(site) == {"mailman": now}, PATIENCE, "its new address")
-        again = wait_for(lambda: events(daemon), PATIENCE, "a podman that tells events")
+        again = wait_for(lambda: events(daemon), PATIENCE, "podman events")
         assert again != pid
         daemon.stop()
         assert not Path(f"/proc/{again}").exists()
@@ -549,7 +565,7 @@ def test_events_that_end_are_asked_for_again(podman: Podman, mm: str, site: Site
 
 @pytest.fixture
 def service(podman: Podman) -> Iterator[Callable[[], None]]:
-    """Starts podman's service, as podman.socket does when somebody asks."""
+    """Start podman's service, as podman.socket does on a connection."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
@@ -570,10 +586,10 @@ def service(podman: Podman) -> Iterator[Callable[[], None]]:
         PODMAN_SOCKET.unlink(missing_ok=True)
 
 
-def test_a_daemon_that_may_not_mount_asks_podmans_service(
+def test_daemon_that_must_not_mount_uses_service_of_podman(
     podman: Podman, mm: str, site: Site, service: Callable[[], None]
 ) -> None:
-    """As postfix-sync.service, which is told what is missing, and follows when it is there."""
+    """postfix-sync.service logs that the socket is missing, and uses it once it exists."""
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     with RunningDaemon(site, preexec_fn=may_not_mount) as daemon:
@@ -591,7 +607,7 @@ def test_a_daemon_that_may_not_mount_asks_podmans_service(
 
 @pytest.fixture
 def engine(podman: Podman, tmp_path: Path) -> Iterator[Callable[[str], None]]:
-    """Puts a docker command in place, on podman's host only: /usr/local/sbin is searched first."""
+    """Install a docker command on podman's host only: /usr/local/sbin is searched first."""
     directory = tmp_path / "sbin"
     directory.mkdir()
     with podman.inside():
@@ -616,7 +632,7 @@ def configure_docker(site: Site, mm: str) -> None:
     site.files.write(ANTS, hop=NAME)
 
 
-def test_docker_that_is_really_podman(
+def test_docker_command_that_runs_podman_is_supported(
     podman: Podman, mm: str, site: Site, engine: Callable[[str], None]
 ) -> None:
     engine("echo 'Emulate Docker CLI using podman.' >&2; exec podman \"$@\"")
@@ -624,7 +640,7 @@ def test_docker_that_is_really_podman(
     podman.run(mm)
     site.once()
     assert block(site) == {"mailman": podman.address(mm)}
-    # One of that name in each engine: doctor tells them apart.
+    # Each engine has a container of this name: doctor names the engine as well.
     both = [
         {"name": kind, "path": str(site.files.directory), "address": f"{kind}:{mm}"}
         for kind in ("docker", "podman")
@@ -634,14 +650,14 @@ def test_docker_that_is_really_podman(
 
 
 def finding(site: Site, name: str) -> dict[str, Any]:
-    """What doctor finds under a name."""
+    """Return doctor's finding of that name."""
     return examine_apart(site)[name]
 
 
-def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -> None:
-    """Problem 21: the map has the address from before; the command that doctor prints mends it.
+def test_doctor_fixes_address_of_restarted_container(podman: Podman, mm: str, site: Site) -> None:
+    """Problem 21: the map has the previous address; the command that doctor prints fixes it.
 
-    And problem 35: the network that Mailman sends from stays trusted.
+    Problem 35: the network that Mailman sends from is still trusted.
     """
     podman.run(mm)
     old = podman.address(mm)
@@ -665,7 +681,7 @@ def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -
     shell(moved["fix"])
     assert finding(site, f"container:{mm}")["status"] == "ok"
     assert routes(site) == {f"lmtp:[{now}]:8024"}
-    # The same where Mailman wrote a name, which is in the hosts file.
+    # The same if Mailman wrote a name, which is in the hosts file.
     site.files.write(ANTS, hop=NAME)
     site.once()
     podman.command("restart", mm)
@@ -677,11 +693,11 @@ def test_doctor_on_a_container_that_moved(podman: Podman, mm: str, site: Site) -
 
 
 def shell(command: str) -> None:
-    """What doctor prints, as an operator pastes it; the command is installed under its name."""
+    """Run a command that doctor printed, as an operator would."""
     run("sh", "-c", command.replace("postfix-sync", " ".join(COMMAND), 1))
 
 
-def test_doctor_on_a_container_that_ended(podman: Podman, mm: str, site: Site) -> None:
+def test_doctor_starts_container_that_ended(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm)
     site.files.write(ANTS, hop=NAME)
     site.once()
@@ -697,9 +713,11 @@ def test_doctor_on_a_container_that_ended(podman: Podman, mm: str, site: Site) -
     assert "there is no container of this name" in gone["seen"]
 
 
-def test_doctor_has_mailman_write_its_files(podman: Podman, mm: str, site: Site) -> None:
-    """Problem 5. What stands in for Mailman's command writes what Mailman would, and no more for
-    root than Mailman does."""
+def test_doctor_prints_command_that_lets_mailman_write_its_files(
+    podman: Podman, mm: str, site: Site
+) -> None:
+    """Problem 5. The script in place of Mailman's command writes the same files as Mailman, and
+    like Mailman, refuses to run as root."""
     site.files.write(ANTS, hop=NAME)
     written = site.directory / "written"
     shutil.copytree(site.files.directory, written)
@@ -723,10 +741,10 @@ def test_doctor_has_mailman_write_its_files(podman: Podman, mm: str, site: Site)
     assert finding(site, "source:lists")["status"] == "ok"
 
 
-def test_address_of_a_family_that_postfix_must_not_use_is_not_routed_to(
+def test_container_address_of_disabled_protocol_is_not_used(
     podman: Podman, mm: str, site: Site, idle_postfix: PostfixInstance
 ) -> None:
-    """Mailman wrote the one that it has of IPv6; it has one of IPv4, too."""
+    """Mailman wrote its IPv6 address, but it has an IPv4 address as well."""
     podman.command("network", "create", "--ipv6", "--subnet", "fd00:77::/64", mm)
     try:
         podman.run(mm, f"--network={mm}")
@@ -743,7 +761,7 @@ def test_address_of_a_family_that_postfix_must_not_use_is_not_routed_to(
         podman.command("network", "rm", "--force", "--time", "0", mm)
 
 
-def test_doctor_on_a_container_without_network(podman: Podman, mm: str, site: Site) -> None:
+def test_doctor_reports_container_without_network(podman: Podman, mm: str, site: Site) -> None:
     podman.run(mm, "--network=none")
     site.files.write(ANTS, hop=NAME)
     found = finding(site, f"container:{mm}")
@@ -751,10 +769,10 @@ def test_doctor_on_a_container_without_network(podman: Podman, mm: str, site: Si
     assert "has no network (--network none)" in found["seen"]
 
 
-def test_docker_does_not_tell_of_a_shared_network(
+def test_docker_container_in_network_of_another_container_is_found(
     podman: Podman, mm: str, site: Site, engine: Callable[[str], None]
 ) -> None:
-    """It only names the container that lends it; podman repeats what that one has."""
+    """docker only names the container that lends its network; podman repeats its data."""
     podman.run(mm)
     borrowing = {
         "State": {"Status": "running", "Running": True},
@@ -776,7 +794,7 @@ DENIED = f"permission denied while trying to connect to the Docker daemon socket
 
 
 @pytest.mark.parametrize(
-    ("script", "status", "told", "hint"),
+    ("script", "status", "error", "hint"),
     [
         (
             f"echo '{STOPPED}' >&2; exit 1",
@@ -794,22 +812,22 @@ DENIED = f"permission denied while trying to connect to the Docker daemon socket
         ("exec sleep 600", 75, "not done after 10 s; killed", "docker info"),
     ],
 )
-def test_an_engine_that_does_not_answer(
+def test_engine_that_fails_or_hangs_is_reported(
     mm: str,
     site: Site,
     engine: Callable[[str], None],
     script: str,
     status: int,
-    told: str,
+    error: str,
     hint: str,
 ) -> None:
     engine(script)
     configure_docker(site, mm)
     said = site.once(expect=status)
-    assert told in said
+    assert error in said
     assert hint in said
 
 
-def test_no_engine(mm: str, site: Site, engine: Callable[[str], None]) -> None:
+def test_missing_engine_is_reported(mm: str, site: Site, engine: Callable[[str], None]) -> None:
     configure_docker(site, mm)
     assert "docker: no such command" in site.once(expect=78)

@@ -1,8 +1,8 @@
-"""The daemon, as the process that an operator starts: it applies what changes, and it goes on.
+"""The daemon, run as an operator starts it: it applies each change and keeps running.
 
-A real Postfix configuration and the real postmap serve each test; Postfix itself is stopped, so
-that nothing waits for it. A pass leaves no trace in the log when it has nothing to tell: that it
-was made is seen on the socket of the service manager.
+Each test has a real Postfix configuration and the real postmap; Postfix itself is stopped, so the
+daemon never waits for it. A sync with nothing to report logs nothing: the tests see on the service
+manager's socket that it was made.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 ANTS, BEES, CATS = (f"{name}@lists.example.net" for name in ("ants", "bees", "cats"))
 NEVER = "1h"
-"""An interval that no test sees the end of: what happens then, events have brought about."""
+"""An interval longer than any test, so that only events can cause a sync."""
 
 AWAY = "No such file or directory"
 BACK = "lists: recovered"
@@ -42,13 +42,13 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def with_ants(make_site: MakeSite, template: Path) -> MakeSite:
-    """Makes a site with one list, in its source and in its maps: as make_site."""
+    """Return a function like make_site for sites with one list, in the source and in the maps."""
 
     def make(map_type: str = "lmdb", interval: str = NEVER, **others: object) -> Site:
         site = make_site(map_type, source={"interval": interval}, **others)
@@ -59,13 +59,13 @@ def with_ants(make_site: MakeSite, template: Path) -> MakeSite:
 
 @pytest.fixture
 def site(with_ants: MakeSite) -> Site:
-    """One list, and no interval."""
+    """A site with one list and an interval that is never reached."""
     return with_ants()
 
 
 @contextmanager
 def settled(site: Site, *arguments: str, **popen: object) -> Iterator[RunningDaemon]:
-    """A daemon that has made its first pass, and the one for the watch that it then armed."""
+    """A daemon that has made its first sync, and the sync after it began to watch the source."""
     with RunningDaemon(site, *arguments, **popen) as daemon:  # type: ignore[arg-type]  # as Popen
         daemon.wait_until_it_watches()
         yield daemon
@@ -73,13 +73,13 @@ def settled(site: Site, *arguments: str, **popen: object) -> Iterator[RunningDae
 
 @contextmanager
 def between_passes(site: Site) -> Iterator[None]:
-    """No pass reads the source or the maps meanwhile."""
+    """Hold the lock, so that no sync reads the source or the maps."""
     with (site.state / "lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 
-def test_a_change_is_applied_at_once_by_events(site: Site) -> None:
+def test_change_of_the_source_is_applied_at_once(site: Site) -> None:
     with settled(site) as daemon:
         for tries in range(1, TRIES + 1):
             site.files.write(ANTS)
@@ -97,10 +97,10 @@ def test_a_change_is_applied_at_once_by_events(site: Site) -> None:
         assert site.installed("postfix_recipients").keys() == set(nine(BEES))
 
 
-def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
-    """A write through another link to the file, as one from another host, tells the watch nothing.
+def test_change_without_an_event_is_applied_after_the_interval(site: Site) -> None:
+    """A write through another hard link to a file, like one by another host, causes no event.
 
-    That nothing else brings the change about is what the first daemon shows.
+    The first daemon shows that only the interval finds the change.
     """
     routes = site.files.directory / "postfix_lmtp"
     elsewhere = site.directory / "elsewhere"
@@ -121,7 +121,7 @@ def test_the_interval_finds_what_no_event_told_of(site: Site) -> None:
         daemon.wait_for("lists: +1 list: " + CATS)
 
 
-def test_one_line_for_a_change_and_none_for_a_rewrite_of_the_same(site: Site) -> None:
+def test_change_is_logged_once_and_unchanged_rewrite_is_not_logged(site: Site) -> None:
     with settled(site) as daemon:
         site.files.write(ANTS, BEES)
         daemon.wait_for(BEES)
@@ -138,8 +138,8 @@ def test_one_line_for_a_change_and_none_for_a_rewrite_of_the_same(site: Site) ->
         assert (site.maps / "postfix_lmtp").stat().st_mtime_ns == made
 
 
-def test_sigusr1_makes_a_pass_now(site: Site) -> None:
-    """The map directory isn't watched: an index that somebody removes waits for a pass."""
+def test_sigusr1_starts_a_sync(site: Site) -> None:
+    """The map directory is not watched: only a sync rebuilds an index that a user removed."""
     with settled(site) as daemon:
         (site.maps / "postfix_domains.lmdb").unlink()
         daemon.send(signal.SIGUSR1)
@@ -147,8 +147,8 @@ def test_sigusr1_makes_a_pass_now(site: Site) -> None:
         assert site.installed("postfix_domains") == {"lists.example.net": "lists.example.net"}
 
 
-def test_sighup_takes_a_good_configuration(site: Site) -> None:
-    """Also the watch moves to where the source is now."""
+def test_sighup_loads_a_valid_configuration(site: Site) -> None:
+    """The daemon also watches the new directory of the source."""
     other = MailmanFiles(site.directory / "other")
     other.write(ANTS, BEES)
     with settled(site) as daemon:
@@ -173,7 +173,7 @@ def test_sighup_takes_a_good_configuration(site: Site) -> None:
     ],
     ids=["unknown key", "no YAML", "no date", "an anchor in itself", "no character", "no file"],
 )
-def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
+def test_sighup_reports_invalid_configuration_and_keeps_the_previous_one(
     site: Site, text: str | None, line: int | None, says: str
 ) -> None:
     with settled(site) as daemon:
@@ -190,7 +190,7 @@ def test_sighup_reports_a_bad_configuration_and_keeps_the_old(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_an_idle_daemon_quickly(site: Site, number: signal.Signals) -> None:
+def test_signal_ends_idle_daemon_quickly(site: Site, number: signal.Signals) -> None:
     for _ in range(TRIES):
         with settled(site) as daemon:
             began = time.monotonic()
@@ -202,8 +202,8 @@ def test_a_signal_ends_an_idle_daemon_quickly(site: Site, number: signal.Signals
     assert seconds < 1.5
 
 
-def test_a_signal_ends_a_daemon_whose_source_is_away(site: Site) -> None:
-    """It waits for its next try then, and for the directory."""
+def test_signal_ends_daemon_whose_source_is_missing_quickly(site: Site) -> None:
+    """Such a daemon waits for its next retry, and for the directory."""
     site.files.directory.rename(site.directory / "away")
     for _ in range(TRIES):
         with RunningDaemon(site) as daemon:
@@ -218,9 +218,9 @@ def test_a_signal_ends_a_daemon_whose_source_is_away(site: Site) -> None:
 
 @contextmanager
 def held_up_in_postmap(daemon: RunningDaemon, *lists: str) -> Iterator[None]:
-    """Gives the source these lists, and stops the first postmap that builds for as long.
+    """Write these lists to the source, and stop the first postmap that builds a map of them.
 
-    They must be others than ANTS alone, to which it returns where no postmap was seen in time.
+    The lists must differ from ANTS alone, which is restored if no postmap was seen in time.
     """
     for _ in range(TRIES):
         daemon.site.files.write(*lists)
@@ -236,12 +236,12 @@ def held_up_in_postmap(daemon: RunningDaemon, *lists: str) -> Iterator[None]:
 
 
 def _stopped_postmap(daemon: RunningDaemon) -> int:
-    """The process id of a postmap that builds a map, stopped now; 0 where none was seen."""
+    """Stop a postmap that builds a map; return its process id, or 0 if none was seen."""
     give_up = time.monotonic() + 3
-    while time.monotonic() < give_up:  # without a pause: it takes some milliseconds
+    while time.monotonic() < give_up:  # without a pause: postmap takes some milliseconds
         for pid, command in daemon.commands().items():
             if command and command[0].endswith("postmap") and "-q" not in command:
-                with suppress(ProcessLookupError):  # it was too quick
+                with suppress(ProcessLookupError):  # postmap has ended
                     os.kill(pid, signal.SIGSTOP)
                 if is_stopped(pid):
                     return pid
@@ -249,8 +249,10 @@ def _stopped_postmap(daemon: RunningDaemon) -> int:
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_a_signal_during_an_apply_lets_it_finish(with_ants: MakeSite, map_type: str) -> None:
-    """Neither a second signal hurries it; afterwards all maps are as the source has it."""
+def test_daemon_finishes_apply_before_it_ends_on_a_signal(
+    with_ants: MakeSite, map_type: str
+) -> None:
+    """A second signal does not interrupt it either; at the end all maps match the source."""
     site = with_ants(map_type)
     with settled(site) as daemon:
         with held_up_in_postmap(daemon, BEES):
@@ -265,14 +267,14 @@ def test_a_signal_during_an_apply_lets_it_finish(with_ants: MakeSite, map_type: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_change_is_told_although_a_signal_came_meanwhile(
+def test_change_is_logged_although_a_signal_arrived_during_apply(
     site: Site, number: signal.Signals
 ) -> None:
-    """What was applied is in the log and in the status, also when the daemon ends after it."""
+    """The log and the status have what was applied, even if the daemon ends right after it."""
     with settled(site) as daemon:
         before = site.status()["sources"]["lists"]
         with held_up_in_postmap(daemon, ANTS, BEES):
-            told = daemon.count("lists: +1 list: " + BEES)
+            logged = daemon.count("lists: +1 list: " + BEES)
             daemon.send(number)
             with pytest.raises(subprocess.TimeoutExpired):
                 daemon.process.wait(0.3)
@@ -282,11 +284,11 @@ def test_a_change_is_told_although_a_signal_came_meanwhile(
             daemon.send(signal.SIGTERM)
         assert daemon.process.wait(PATIENCE) == 0
         assert site.installed("postfix_recipients").keys() == {*nine(ANTS), *nine(BEES)}
-        assert daemon.count("lists: +1 list: " + BEES) == told + 1, daemon.log
+        assert daemon.count("lists: +1 list: " + BEES) == logged + 1, daemon.log
         assert site.status()["sources"]["lists"]["entries"] == before["entries"] + 9
 
 
-def test_a_source_that_is_away_is_one_error_and_then_in_step_again(with_ants: MakeSite) -> None:
+def test_missing_source_is_reported_once_and_its_recovery_as_well(with_ants: MakeSite) -> None:
     site = with_ants(interval="200ms")
     away = site.directory / "away"
     with settled(site) as daemon:
@@ -295,9 +297,11 @@ def test_a_source_that_is_away_is_one_error_and_then_in_step_again(with_ants: Ma
             site.files.directory.rename(away)
         daemon.wait_for(AWAY)
         daemon.wait_for_passes(daemon.passes + 5)
-        told = daemon.messages[len(installed) :]
-        assert [one.startswith(("error: ", "hint: ")) for one in told] == [True, True], told
-        assert str(site.files.directory / "postfix_lmtp") in told[0]
+        added = daemon.messages[len(installed) :]
+        assert [message.startswith(("error: ", "hint: ")) for message in added] == [True, True], (
+            added
+        )
+        assert str(site.files.directory / "postfix_lmtp") in added[0]
         assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
         away.rename(site.files.directory)
         daemon.wait_for(BACK)
@@ -305,7 +309,7 @@ def test_a_source_that_is_away_is_one_error_and_then_in_step_again(with_ants: Ma
         assert daemon.messages[len(installed) + 2 :] == [BACK]
 
 
-def test_another_error_is_told_although_the_first_was(with_ants: MakeSite) -> None:
+def test_different_error_of_the_same_source_is_reported(with_ants: MakeSite) -> None:
     site = with_ants(interval="200ms")
     with settled(site) as daemon:
         site.files.directory.rename(site.directory / "away")
@@ -317,8 +321,8 @@ def test_another_error_is_told_although_the_first_was(with_ants: MakeSite) -> No
         daemon.wait_for(BACK)
 
 
-def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) -> None:
-    """A second after the first failure, then two, less half of it by chance: never in a loop."""
+def test_failed_sync_is_retried_with_back_off(site: Site) -> None:
+    """The first retry is after one second, the next after two, minus up to half of it at random."""
     site.files.directory.rename(site.directory / "away")
     began = time.monotonic()
     with RunningDaemon(site) as daemon:
@@ -331,7 +335,7 @@ def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) ->
 @pytest.mark.parametrize(
     ("error", "remote", "interval", "expected"),
     [
-        (NotPermitted("login"), True, 10, 60),  # never sooner: the host may ban this address
+        (NotPermitted("login"), True, 10, 60),  # never earlier: the host may ban this address
         (NotPermitted("login"), True, 0.05, 60),
         (NotPermitted("login"), True, 3600, 60),
         (NotPermitted("mode"), False, 3600, 60),
@@ -344,28 +348,28 @@ def test_a_failed_pass_is_made_again_soon_and_less_and_less_often(site: Site) ->
         (None, True, 3600, 3600),
     ],
 )
-def test_failure_that_an_operator_can_end_is_tried_again_within_a_minute(
+def test_failure_that_an_operator_can_fix_is_retried_within_a_minute(
     error: SyncError | None, remote: bool, interval: float, expected: float
 ) -> None:
     assert next_try(error, 99, interval=interval, remote=remote, jitter=1.0) == expected
 
 
-def test_a_retry_waits_twice_as_long_each_time_up_to_the_interval() -> None:
+def test_retry_delay_doubles_up_to_the_interval() -> None:
     assert [retry_delay(n, 60.0, 1.0) for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert [retry_delay(n, 60.0, 0.0) for n in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert retry_delay(1, 0.2, 1.0) == 0.2
     assert retry_delay(1_000_000, 3600.0, 1.0) == 3600
 
 
-def test_a_daemon_with_nothing_to_do_does_nothing(site: Site) -> None:
+def test_idle_daemon_uses_no_cpu_time(site: Site) -> None:
     with settled(site) as daemon:
         seen, used = daemon.rest(), daemon.seconds_of_work
         assert daemon.rest() == seen
         assert daemon.seconds_of_work - used < 0.2
 
 
-def test_a_directory_that_may_not_be_listed_is_served_all_the_same(with_ants: MakeSite) -> None:
-    """Its files can be read, but it can't be watched: then the interval is what there is."""
+def test_directory_that_cannot_be_watched_is_polled_at_the_interval(with_ants: MakeSite) -> None:
+    """The files can be read, but without permission to list the directory, it cannot be watched."""
     site = with_ants(interval="500ms")
     site.files.directory.chmod(0o311)
     with RunningDaemon(site, preexec_fn=obey_modes) as daemon:
@@ -377,7 +381,7 @@ def test_a_directory_that_may_not_be_listed_is_served_all_the_same(with_ants: Ma
         assert daemon.stop() == 0
 
 
-def test_the_state_directory_may_vanish(site: Site) -> None:
+def test_removed_state_directory_is_created_again(site: Site) -> None:
     with settled(site) as daemon:
         with between_passes(site):
             gone = site.state.rename(site.directory / "gone")
@@ -387,7 +391,7 @@ def test_the_state_directory_may_vanish(site: Site) -> None:
         assert daemon.count("error") == 0
 
 
-def test_the_map_directory_may_vanish(site: Site) -> None:
+def test_removed_map_directory_is_created_again(site: Site) -> None:
     with settled(site) as daemon:
         with between_passes(site):
             site.maps.rename(site.directory / "gone")
@@ -397,8 +401,8 @@ def test_the_map_directory_may_vanish(site: Site) -> None:
         assert daemon.count("error") == 0
 
 
-def test_a_map_directory_that_may_not_be_written_is_told_once_and_tried_again(site: Site) -> None:
-    """As it is for a while on a file system that is mounted anew."""
+def test_read_only_map_directory_is_reported_once_and_retried(site: Site) -> None:
+    """A file system that is being remounted cannot be written for a while."""
     with settled(site, preexec_fn=obey_modes) as daemon:
         site.maps.chmod(0o555)
         site.files.write(ANTS, BEES)
@@ -412,8 +416,8 @@ def test_a_map_directory_that_may_not_be_written_is_told_once_and_tried_again(si
         assert not site.stray()
 
 
-def test_postfix_may_be_without_its_configuration_for_a_while(site: Site) -> None:
-    """As it is while a package is being replaced."""
+def test_missing_postfix_configuration_is_reported_once_and_retried(site: Site) -> None:
+    """Postfix has no configuration while its package is being replaced."""
     main_cf = site.config_directory / "main.cf"
     with settled(site) as daemon:
         main_cf.rename(main_cf.with_suffix(".away"))
@@ -426,33 +430,33 @@ def test_postfix_may_be_without_its_configuration_for_a_while(site: Site) -> Non
         daemon.wait_for(BACK)
 
 
-def test_the_lock_of_another_pass_is_waited_for(site: Site) -> None:
+def test_sync_waits_for_the_lock_of_another_sync(site: Site) -> None:
     with settled(site) as daemon:
         with held_up_in_postmap(daemon, ANTS, BEES):
-            told = daemon.count("lists: +1 list: " + BEES)
+            logged = daemon.count("lists: +1 list: " + BEES)
             other = site.start("--once")
             with pytest.raises(subprocess.TimeoutExpired):
                 other.communicate(timeout=1)
         _, complaint = other.communicate(timeout=60)
         assert (other.returncode, "error" in complaint) == (0, False), complaint
-        daemon.wait_for("lists: +1 list: " + BEES, times=told + 1)
+        daemon.wait_for("lists: +1 list: " + BEES, times=logged + 1)
 
 
-def test_what_main_cf_lacks_is_told_once(
+def test_parameter_missing_in_main_cf_is_reported_once(
     with_ants: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = with_ants(interval="200ms")
     idle_postfix.postconf(relay_domains=f"lmdb:{site.maps}/postfix_domains")
     with settled(site) as daemon:
         daemon.wait_for_passes(daemon.passes + 3)
-        told = f"warning: main.cf: transport_maps does not name lmdb:{site.maps}/postfix_lmtp"
-        assert daemon.count(told) == 1
-        remedy = f"hint: postconf -c {site.config_directory} -e 'transport_maps = lmdb:{site.maps}"
-        assert daemon.count(remedy) == 1
+        warning = f"warning: main.cf: transport_maps does not name lmdb:{site.maps}/postfix_lmtp"
+        assert daemon.count(warning) == 1
+        hint = f"hint: postconf -c {site.config_directory} -e 'transport_maps = lmdb:{site.maps}"
+        assert daemon.count(hint) == 1
         assert daemon.count("relay_domains") == 0
 
 
-def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: MakeSite) -> None:
+def test_destination_that_goes_down_and_up_is_reported_once_each(with_ants: MakeSite) -> None:
     with LmtpSink(nine(ANTS)) as sink:
         probe = {"level": "rcpt", "interval": "100ms", "timeout": "20s"}
         site = with_ants(options={"probe": probe})
@@ -478,7 +482,7 @@ def test_a_destination_that_goes_down_and_comes_up_is_told_once_each(with_ants: 
             assert daemon.count(f"destination {endpoint}") == 2, daemon.log
 
 
-def test_quiet_tells_errors_only(site: Site) -> None:
+def test_quiet_daemon_logs_errors_only(site: Site) -> None:
     with settled(site, "-q") as daemon:
         site.files.write(ANTS, BEES)
         wait_for(lambda: len(site.installed("postfix_recipients")) == 18, PATIENCE, "both lists")
@@ -486,10 +490,10 @@ def test_quiet_tells_errors_only(site: Site) -> None:
         with between_passes(site):
             site.files.directory.rename(site.directory / "away")
         daemon.look()
-        assert [one.partition(":")[0] for one in daemon.messages] == ["error", "hint"]
+        assert [message.partition(":")[0] for message in daemon.messages] == ["error", "hint"]
 
 
-def test_the_text_log_gives_each_event_its_time(site: Site) -> None:
+def test_each_line_of_the_text_log_has_its_time(site: Site) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     with settled(site) as daemon:
         with between_passes(site):
@@ -502,7 +506,7 @@ def test_the_text_log_gives_each_event_its_time(site: Site) -> None:
         assert (when[-1], program) == ("Z", "postfix-sync:")
 
 
-def test_the_json_log_is_one_document_a_line(site: Site) -> None:
+def test_each_line_of_the_json_log_is_a_document(site: Site) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     with settled(site, "--log-format", "json") as daemon:
         site.files.write(ANTS, BEES)
@@ -519,8 +523,8 @@ def test_the_json_log_is_one_document_a_line(site: Site) -> None:
         assert before <= datetime.fromisoformat(entry["time"]) <= datetime.now(UTC)
         assert entry["time"].endswith("Z")
         assert all(isinstance(value, str) and value for value in entry.values())
-    told = {(entry["level"], entry["message"]): entry.get("hint") for entry in entries}
-    assert told["info", f"lists: +1 list: {BEES}"] is None
-    assert {level for level, _ in told} == {"info", "warning", "error"}
+    hints = {(entry["level"], entry["message"]): entry.get("hint") for entry in entries}
+    assert hints["info", f"lists: +1 list: {BEES}"] is None
+    assert {level for level, _ in hints} == {"info", "warning", "error"}
     missing = f"{site.files.directory / 'postfix_lmtp'}: {AWAY}; the last good lists stay in use"
-    assert told["error", missing] == "is the volume mounted, and is it the source's path?"
+    assert hints["error", missing] == "is the volume mounted, and is it the source's path?"

@@ -1,7 +1,7 @@
-"""Files of the state directory with any content: each is named, no pass ends in a traceback.
+"""Damaged files of the state directory are reported, and no sync ends in a traceback.
 
-After a pass all is in step again. Only an order to hold a generation stays until somebody says
-what is meant.
+After a sync, everything is in step again. Only a damaged file that holds a generation stays until
+an operator runs `resume`.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 @pytest.fixture
 def site(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Site:
-    """Two lists, installed; one generation before that."""
+    """Two lists, installed; one earlier generation."""
     site = make_site()
     idle_postfix.postconf(**mailman_parameters(site.maps, site.map_type))
     for lists in ((ANTS,), (ANTS, BEES)):
@@ -77,7 +77,7 @@ def in_step(site: Site) -> bool:
 
 @pytest.mark.parametrize("odd", ODD_FILES)
 @pytest.mark.parametrize("name", ["installed.json", "status.json", "sources/lists.json"])
-def test_a_damaged_file_is_named_once_and_written_anew(site: Site, name: str, odd: str) -> None:
+def test_damaged_file_is_reported_once_and_written_again(site: Site, name: str, odd: str) -> None:
     path = site.state / name
     path.write_bytes(ODD_FILES[odd])
     said = site.once()
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_named_once_and_written_anew(site: Site, name: str, od
 
 
 @pytest.mark.parametrize("odd", ODD_FILES)
-def test_a_damaged_order_is_obeyed_until_it_is_taken_away(site: Site, odd: str) -> None:
+def test_damaged_hold_stops_syncs_until_resume(site: Site, odd: str) -> None:
     path = site.state / "held.json"
     path.write_bytes(ODD_FILES[odd])
     site.files.write(ANTS, hop=HOP)
@@ -102,7 +102,7 @@ def test_a_damaged_order_is_obeyed_until_it_is_taken_away(site: Site, odd: str) 
 
 
 @pytest.mark.parametrize("odd", ODD_FILES)
-def test_a_damaged_generation_stops_nothing(site: Site, odd: str) -> None:
+def test_damaged_generation_prevents_no_sync(site: Site, odd: str) -> None:
     for number, content in ((1, ODD_FILES[odd]), (2, gzip.compress(ODD_FILES[odd] + b"\n{}"))):
         (site.state / f"generations/{number}.json.gz").write_bytes(content)
     done = site.call("rollback")
@@ -115,7 +115,7 @@ def test_a_damaged_generation_stops_nothing(site: Site, odd: str) -> None:
     assert site.status()["generation"] == 3
 
 
-def test_names_of_generations_that_are_no_numbers_stop_nothing(site: Site) -> None:
+def test_generation_files_without_a_valid_number_prevent_no_sync(site: Site) -> None:
     for name in ("9" * 200, "1٣", "1e3", "0"):
         (site.state / f"generations/{name}.json.gz").write_bytes(b"")
     site.files.write(BEES, hop=HOP)
@@ -125,7 +125,7 @@ def test_names_of_generations_that_are_no_numbers_stop_nothing(site: Site) -> No
 
 
 @pytest.mark.parametrize("seconds", [-(10**9), 10**12])
-def test_times_of_files_that_no_calendar_has_stop_nothing(site: Site, seconds: int) -> None:
+def test_file_times_outside_the_calendar_prevent_no_sync(site: Site, seconds: int) -> None:
     held, kept = site.state / "held.json", site.state / "generations/1.json.gz"
     held.write_bytes(b"null")
     paths = [*site.maps.iterdir(), held, kept, site.state / "status.json"]
@@ -141,7 +141,7 @@ def test_times_of_files_that_no_calendar_has_stop_nothing(site: Site, seconds: i
 
 
 @pytest.mark.parametrize("name", ["reload", "postfix_lmtp", "postfix_lmtp.lmdb"])
-def test_directories_in_the_place_of_what_a_pass_stages_stop_nothing(site: Site, name: str) -> None:
+def test_directories_in_place_of_staged_files_prevent_no_sync(site: Site, name: str) -> None:
     (site.maps / ".staging" / name / "deeper").mkdir(parents=True)
     assert site.once() == ""
     (site.maps / ".staging" / name / "deeper").mkdir(parents=True)
@@ -151,7 +151,7 @@ def test_directories_in_the_place_of_what_a_pass_stages_stop_nothing(site: Site,
     assert site.stray() == set()
 
 
-def test_a_file_in_the_place_of_the_staging_directory_stops_nothing(site: Site) -> None:
+def test_file_in_place_of_the_staging_directory_prevents_no_sync(site: Site) -> None:
     (site.maps / ".staging").write_bytes(b"")
     site.files.write(BEES, hop=HOP)
     assert site.once() == ""
@@ -163,7 +163,7 @@ def test_a_file_in_the_place_of_the_staging_directory_stops_nothing(site: Site) 
 
 
 def documents(site: Site) -> dict[str, Any]:
-    """The files as documents, as full as they get."""
+    """Return the files as documents that have every key."""
     configuration = load(site.config)
     record = Record(
         MailmanTables.of(dict.fromkeys(nine(ANTS), HOP), {"lists.example.net": "x"}, {"a@b": ANTS}),
@@ -211,7 +211,7 @@ def full_status(configuration: Config) -> Any:
 
 
 def use_status(configuration: Config) -> None:
-    """All that is ever made of a status."""
+    """Call every function that reads a status."""
     found = StatusFile.of(configuration).read_or_new()
     now = time.time()
     output.status(found, now, Terminal())
@@ -233,7 +233,7 @@ def use_status(configuration: Config) -> None:
 
 
 def use_all(site: Site, configuration: Config) -> None:
-    """Each reader of a file of the state directory, as passes and commands call it."""
+    """Call each reader of a file of the state directory, as syncs and commands call it."""
     generations = generations_of(configuration)
     generations.damage()
     generations.installed({"postfix_lmtp": (1, 1)})
@@ -251,7 +251,7 @@ def use_all(site: Site, configuration: Config) -> None:
 @pytest.mark.parametrize(
     "name", ["installed.json", "held.json", "status.json", "sources/lists.json"]
 )
-def test_no_reader_raises_anything_but_a_sync_error(site: Site, name: str) -> None:
+def test_readers_of_damaged_files_raise_sync_errors_only(site: Site, name: str) -> None:
     configuration = load(site.config)
     path = site.state / name
     for document in mutated(documents(site)[name]):
@@ -267,11 +267,11 @@ def test_no_reader_raises_anything_but_a_sync_error(site: Site, name: str) -> No
     any_content()
 
 
-def test_a_pass_over_mutated_files_ends_in_step(site: Site) -> None:
-    """A record of other lists is no damage; then a guard may speak, and has nothing to keep."""
+def test_sync_with_mutated_files_ends_in_step(site: Site) -> None:
+    """A record of other lists is valid; a guard may then refuse a change until it is forced."""
     found = documents(site)
     found.pop("held.json")
-    every = [(name, dump(one)) for name, whole in found.items() for one in mutated(whole)]
+    every = [(name, dump(document)) for name, whole in found.items() for document in mutated(whole)]
     answers = load(site.config)
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -293,7 +293,7 @@ def kept(tables: bytes, hosts: Any, digest: Any = None) -> bytes:
 
 
 def odd_generations() -> Iterator[bytes]:
-    """Files whose sum is right, and their content is not."""
+    """Files whose checksum is right, but whose content is not valid."""
     content = {
         "routes": {HOP: nine(ANTS)},
         "domains": {"lists.example.net": "x"},
@@ -307,7 +307,7 @@ def odd_generations() -> Iterator[bytes]:
         yield gzip.compress(dump(document) + b"\n" + dump(content))
 
 
-def test_no_generation_raises_anything_but_a_sync_error(site: Site) -> None:
+def test_damaged_generations_raise_sync_errors_only(site: Site) -> None:
     generations = generations_of(load(site.config))
     path = generations.path(1)
     refused = 0
@@ -329,8 +329,8 @@ def odd_records() -> Iterable[bytes]:
     yield from map(dump, mutated(json.loads(to_json([STEP, STEP]))))
 
 
-def test_a_record_of_setup_is_whole_or_named(site: Site, idle_postfix: PostfixInstance) -> None:
-    """And what is in it can be written to main.cf, and given to postconf(1)."""
+def test_damaged_record_of_setup_is_reported(site: Site, idle_postfix: PostfixInstance) -> None:
+    """The content of an accepted record can be written to main.cf, and passed to postconf(1)."""
     instance = asyncio.run(inspect(idle_postfix.config_directory))
     main_cf = MainCf(instance, site.state / "setup", "doctor")
     main_cf.remember([STEP])
@@ -341,7 +341,9 @@ def test_a_record_of_setup_is_whole_or_named(site: Site, idle_postfix: PostfixIn
         with contextlib.suppress(SyncError):
             for step in main_cf.steps():
                 (step.before + step.after).encode("latin-1")
-                values = [value for one in step.changes for value in (one.before, one.after)]
+                values = [
+                    value for change in step.changes for value in (change.before, change.after)
+                ]
                 assert not any("\0" in (value or "") for value in values)
                 for change in step.changes:
                     change.reversed("y")

@@ -1,7 +1,7 @@
-"""--dry-run writes nothing anywhere, and tells exactly what a pass would do.
+"""--dry-run writes nothing, and prints exactly what a sync would do.
 
-Every file of the site and of its Postfix is compared before and after: path, type, inode, mode,
-owner, time and content.
+The tests compare every file of the site and of its Postfix before and after: path, type, inode,
+mode, owner, time and content.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def site(make_site: MakeSite, idle_postfix: PostfixInstance) -> Site:
 
 
 def dry_run(site: Site, status: int = 0) -> list[str]:
-    """What it prints, which is nothing on standard error; and nothing was written."""
+    """Return the output of a dry run; check that it writes no file, and nothing to stderr."""
     before = tree(site.directory)
     done = site.call("--once", "--dry-run")
     assert tree(site.directory) == before
@@ -44,14 +44,14 @@ def dry_run(site: Site, status: int = 0) -> list[str]:
 
 
 def block(lines: list[str], title: str) -> list[str]:
-    """What is listed under a title: the lines up to the next one."""
+    """Return the lines between a title and the next one."""
     rest = lines[lines.index(title) + 1 :]
     marks = ("+ ", "- ", "~ ", "(", "reload")
     end = next((i for i, line in enumerate(rest) if not line.startswith(marks)), len(rest))
     return rest[:end]
 
 
-def test_before_the_first_install(site: Site) -> None:
+def test_dry_run_before_the_first_install_lists_all_entries(site: Site) -> None:
     lines = dry_run(site)
     assert not site.maps.exists()
     assert not site.state.exists()
@@ -63,7 +63,7 @@ def test_before_the_first_install(site: Site) -> None:
     assert block(lines, "postfix") == ["reload"]
 
 
-def test_a_change_of_every_kind(site: Site) -> None:
+def test_dry_run_lists_every_kind_of_change(site: Site) -> None:
     assert site.once() == ""
     site.files.write(BEES, CATS, hop=TWO, aliases={"cats@mail.example": CATS})
     lines = dry_run(site)
@@ -85,7 +85,7 @@ def test_a_change_of_every_kind(site: Site) -> None:
     ]
     assert block(lines, str(site.hosts)) == ["+ two 127.0.0.9"]
     assert block(lines, "postfix") == ["reload"]
-    # And that is what the pass then does.
+    # The sync then makes exactly these changes.
     assert site.once() == ""
     assert site.installed(ROUTES) == {
         **dict.fromkeys([*nine(BEES), *nine(CATS)], TWO),
@@ -94,10 +94,10 @@ def test_a_change_of_every_kind(site: Site) -> None:
     assert dry_run(site) == []
 
 
-def test_before_the_first_install_advice_is_safe_to_paste(
+def test_hint_before_the_first_install_makes_the_maps_before_main_cf_names_them(
     site: Site, idle_postfix: PostfixInstance
 ) -> None:
-    """Postfix puts off all mail as long as main.cf names a map that isn't there."""
+    """Postfix defers all mail while main.cf names a map that does not exist."""
     idle_postfix.postconf(transport_maps="")
     done = site.call("--once", "--dry-run")
     [hint] = (line for line in done.stderr.splitlines() if " postconf " in line)
@@ -105,12 +105,12 @@ def test_before_the_first_install_advice_is_safe_to_paste(
     assert block(done.stdout.splitlines(), ALIASES) == ["(built; empty)"]
 
 
-def test_in_sync_it_is_silent(site: Site) -> None:
+def test_dry_run_prints_nothing_if_in_sync(site: Site) -> None:
     assert site.once() == ""
     assert dry_run(site) == []
 
 
-def test_what_was_interrupted_stays_as_it_is_and_is_told(site: Site) -> None:
+def test_dry_run_reports_an_interrupted_sync_and_changes_nothing(site: Site) -> None:
     assert site.once() == ""
     staging = site.maps / ".staging"
     staging.mkdir()
@@ -126,7 +126,7 @@ def test_what_was_interrupted_stays_as_it_is_and_is_told(site: Site) -> None:
     assert dry_run(site) == []
 
 
-def test_a_refused_source_is_refused_here_too(site: Site) -> None:
+def test_dry_run_refuses_a_bad_source(site: Site) -> None:
     assert site.once() == ""
     site.files.put(ROUTES, "ants")
     before = tree(site.directory)

@@ -1,8 +1,8 @@
-"""Every exit status of the contract, and which one it is where two apply.
+"""Every exit status, and which one is returned if two apply.
 
-The contract: 0 in sync, 1 something failed while applying, 2 usage, 65 invalid or refused content,
-69 a probe failed, 75 out of reach, 77 not permitted, 78 configuration; of several, the first of
-78, 77, 65, 1, 75, 69.
+0 in sync, 1 a change could not be applied, 2 usage, 65 content is invalid or refused, 69 a probe
+failed, 75 out of reach, 77 not permitted, 78 configuration; of several, the first of 78, 77, 65, 1,
+75, 69.
 """
 
 import shutil
@@ -112,12 +112,12 @@ def test_1_failed_to_apply_before_69(site: Site) -> None:
 
 
 def test_65_refused_before_1_failed_to_apply(down: Site) -> None:
-    """The source is bad, and what is installed needs mending that can't be done."""
+    """The source is bad, and a file of the state directory cannot be replaced."""
     down.files.put(ROUTES, "ants")
     state = down.state
     shutil.rmtree(state)
     state.mkdir()
-    (state / "status.json").mkdir()  # which no file can replace
+    (state / "status.json").mkdir()  # a file cannot replace it
     said = down.once(expect=65)
     assert "status.json" in said
     assert "truncated" in said
@@ -157,7 +157,7 @@ def test_78_no_postfix_there(down: Site) -> None:
 
 def test_78_no_configuration(site: Site) -> None:
     site.config.unlink()
-    # Not through Site.start, which would write one.
+    # Site.start would write one.
     done = Site.run(site, "--once", "-c", str(site.directory / "none.yaml"))
     assert done.returncode == 78
     assert "none.yaml" in done.stderr

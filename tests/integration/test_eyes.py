@@ -1,4 +1,4 @@
-"""status and doctor where people read them: a terminal of 80 columns, NO_COLOR, a pipe, --json."""
+"""Output of status and doctor: on a terminal of 80 columns, with NO_COLOR, in a pipe, as JSON."""
 
 import json
 import os
@@ -21,13 +21,13 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def site(make_site: MakeSite, template: Path) -> Site:
-    """A main.cf that names no map, a source that is gone, and nobody who takes mail."""
+    """A main.cf that names no map, a source that is missing, and a destination that is down."""
     made = make_site(options={"probe": {"level": "connect"}})
     install(made, ANTS, template=template)
     made.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{free_port()}")
@@ -38,24 +38,24 @@ def site(make_site: MakeSite, template: Path) -> Site:
 
 
 def commands(site: Site) -> list[str]:
-    """What doctor would have somebody run."""
+    """Return the fix of each of doctor's findings."""
     found = json.loads(site.call("doctor", "--json").stdout)
-    return [one["fix"] for one in found["checks"] if one["fix"]]
+    return [check["fix"] for check in found["checks"] if check["fix"]]
 
 
 @pytest.mark.parametrize("command", ["status", "doctor"])
-def test_what_is_shown_fits_80_columns_but_for_commands(site: Site, command: str) -> None:
+def test_output_except_commands_fits_80_columns(site: Site, command: str) -> None:
     shown = at_a_terminal(site, command)
-    whole = {f"           {one}" for one in commands(site)}
+    whole = {f"           {fix}" for fix in commands(site)}
     for line in shown.lines:
         assert width(line) <= 80 or line in whole, line
     if command == "doctor":
         assert whole <= set(shown.lines)
-        assert any(width(line) > 80 for line in whole), "none was too long to tell"
+        assert any(width(line) > 80 for line in whole), "no command is longer than 80 columns"
 
 
 @pytest.mark.parametrize("command", ["status", "doctor"])
-def test_colours_are_for_eyes_alone(site: Site, command: str) -> None:
+def test_colours_are_used_only_on_a_terminal_that_has_them(site: Site, command: str) -> None:
     assert "\x1b[" in at_a_terminal(site, command).written
     for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         written = at_a_terminal(site, command, environment=plain).written
@@ -67,11 +67,11 @@ def test_colours_are_for_eyes_alone(site: Site, command: str) -> None:
     assert json.loads(shown.text)
 
 
-def test_a_dumb_terminal_is_sent_text_alone(site: Site) -> None:
+def test_dumb_terminal_gets_plain_text(site: Site) -> None:
     assert "\x1b" not in at_a_terminal(site, "doctor", environment={"TERM": "dumb"}).written
 
 
-def test_a_pipe_gets_what_a_terminal_shows(site: Site) -> None:
+def test_pipe_gets_the_same_lines_as_a_terminal(site: Site) -> None:
     for command in ("status", "doctor"):
         piped = site.run(command, environment={"COLUMNS": ""}).stdout.splitlines()
         shown = at_a_terminal(site, command).lines
@@ -79,23 +79,25 @@ def test_a_pipe_gets_what_a_terminal_shows(site: Site) -> None:
         assert piped[-1].split()[0] == shown[-1].split()[0]
 
 
-def test_doctor_sums_up_above_the_prompt(site: Site) -> None:
+def test_doctor_ends_with_a_summary(site: Site) -> None:
     shown = at_a_terminal(site, "doctor")
     found = json.loads(site.call("doctor", "--json").stdout)["checks"]
-    numbers = {one: sum(check["status"] == one for check in found) for one in ("failure", "ok")}
+    numbers = {
+        status: sum(check["status"] == status for check in found) for status in ("failure", "ok")
+    }
     assert shown.lines[-1].startswith(f"{numbers['failure']} failures, ")
     assert shown.lines[-1].endswith(f"{numbers['ok']} ok")
     assert shown.status == 78
 
 
-def test_doctor_quiet_tells_problems_alone(site: Site) -> None:
+def test_doctor_quiet_prints_problems_only(site: Site) -> None:
     shown = at_a_terminal(site, "doctor", "-q")
     assert shown.lines[0].startswith("failure  ") or shown.lines[0].startswith("warning  ")
     assert not any(line.startswith("ok ") for line in shown.lines)
 
 
-def test_what_a_server_says_is_no_command_to_the_terminal(site: Site) -> None:
-    """A reply that clears the screen, or hides what stands before it."""
+def test_control_characters_in_a_reply_are_escaped(site: Site) -> None:
+    """The reply would clear the screen, or hide the text before it."""
     path = site.state / "status.json"
     status = site.status()
     [endpoint] = status["destinations"]

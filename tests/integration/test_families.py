@@ -1,6 +1,6 @@
-"""Next hops of a family that Postfix must not use (inet_protocols): their mail would be returned.
+"""Next hops of a protocol that Postfix must not use (inet_protocols) are refused.
 
-Beside a real Postfix, which shows that it does; without the refusal, no list here would get mail.
+A real Postfix shows that it would return their mail to the sender.
 """
 
 import json
@@ -29,14 +29,14 @@ NOT_SUPPORTED = "Address family for hostname not supported"
 
 @dataclass
 class Host:
-    """A Postfix that runs, a Mailman's LMTP server, and a site between them."""
+    """A running Postfix, a Mailman's LMTP server, and a site between them."""
 
     postfix: PostfixInstance
     sink: LmtpSink
     site: Site
 
     def restrict(self, where: str, protocols: str) -> None:
-        """Keeps Postfix, or its service lmtp alone, from using one family."""
+        """Remove one protocol from Postfix, or only from its service lmtp."""
         if where == "main.cf":
             self.postfix.postconf(inet_protocols=protocols)
             self.postfix.stop()
@@ -46,7 +46,7 @@ class Host:
             self.postfix.reload()
 
     def deliver(self, to: str) -> Outcome:
-        """What becomes of a message."""
+        """Send a message and return its outcome."""
         seen = len(self.postfix.outcomes())
         send(self.postfix.port, to)
         return wait_for(lambda: self.postfix.outcomes()[seen:], PATIENCE, f"mail for {to}")[0]
@@ -56,7 +56,7 @@ class Host:
 def host(
     request: pytest.FixtureRequest, make_site: Callable[..., Site], public: Path
 ) -> Iterator[Host]:
-    """One that delivers to an address of this family."""
+    """A host that delivers to an address of this family."""
     need(Path("/proc/net/if_inet6").exists(), "IPv6")
     site = make_site()
     postfix = PostfixInstance(
@@ -78,7 +78,7 @@ OTHER = {"::1": "ipv4", "127.0.0.1": "ipv6"}
     [("::1", "main.cf"), ("::1", "master.cf"), ("127.0.0.1", "master.cf")],
     indirect=["host"],
 )
-def test_lists_whose_mail_would_be_returned_are_not_taken_in(host: Host, where: str) -> None:
+def test_lists_whose_next_hop_has_a_disabled_protocol_are_refused(host: Host, where: str) -> None:
     assert host.deliver(ANTS).status == "sent"
     host.restrict(where, OTHER[host.sink.host])
     bounced = host.deliver(ANTS)
@@ -108,8 +108,10 @@ def test_lists_whose_mail_would_be_returned_are_not_taken_in(host: Host, where: 
 
 @pytest.mark.parametrize("host", ["::1"], indirect=True)
 @pytest.mark.parametrize("whose", ["address:", "an operator's line"])
-def test_name_with_addresses_of_the_other_family_alone_is_the_same(host: Host, whose: str) -> None:
-    """A line with ::1 would not do: libc makes 127.0.0.1 of that where IPv4 is asked for."""
+def test_lists_whose_next_hop_resolves_to_a_disabled_protocol_only_are_refused(
+    host: Host, whose: str
+) -> None:
+    """The operator's line cannot be ::1: for IPv4, libc returns 127.0.0.1 instead of it."""
     address = "::1" if whose == "address:" else "2001:db8::9"
     if whose == "address:":
         path = str(host.site.files.directory)
@@ -134,7 +136,7 @@ def test_name_with_addresses_of_the_other_family_alone_is_the_same(host: Host, w
 
 
 @pytest.mark.parametrize("host", ["::1"], indirect=True)
-def test_probe_connects_with_what_postfix_may_use_only(host: Host) -> None:
+def test_probe_uses_only_protocols_that_postfix_may_use(host: Host) -> None:
     assert host.site.call("probe").returncode == 0
     host.restrict("master.cf", "ipv4")
     done = host.site.call("probe", "--json")
@@ -148,8 +150,8 @@ def test_probe_connects_with_what_postfix_may_use_only(host: Host) -> None:
 
 
 @pytest.mark.parametrize("host", ["::1"], indirect=True)
-def test_lists_of_a_usable_next_hop_are_taken_in_beside_it(host: Host) -> None:
-    """In place of the one that is not: its mail is delivered again."""
+def test_usable_next_hop_replaces_one_with_a_disabled_protocol(host: Host) -> None:
+    """Mail for the list is then delivered again."""
     host.restrict("master.cf", "ipv4")
     with LmtpSink([ANTS], port=host.sink.port) as sink:
         host.site.files.write(ANTS, hop=f"lmtp:[{sink.host}]:{sink.port}")
@@ -158,8 +160,8 @@ def test_lists_of_a_usable_next_hop_are_taken_in_beside_it(host: Host) -> None:
 
 
 @pytest.mark.parametrize("host", ["::1"], indirect=True)
-def test_replica_that_postfix_must_not_reach_is_no_matter_before_the_last(host: Host) -> None:
-    """Postfix passes over such a next hop in any place but the last; so that one alone counts."""
+def test_replica_with_a_disabled_protocol_is_accepted_except_in_last_place(host: Host) -> None:
+    """Postfix skips such a next hop unless it is the last one."""
     with LmtpSink([ANTS], port=host.sink.port) as sink:
         other = MailmanFiles(host.site.directory / "other")
         replicas = [("a", host.site.files, "::1"), ("b", other, sink.host)]

@@ -1,4 +1,4 @@
-"""Keys are folded here as the real postmap folds them, for both settings of smtputf8_enable."""
+"""The keys are folded as the real postmap folds them, with both values of smtputf8_enable."""
 
 import unicodedata
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.parts.site import Site
 
 
 def addresses() -> list[str]:
-    """One address for every letter of Unicode that folding could change."""
+    """Return one address for every letter of Unicode that folding could change."""
     known = unicodedata.ucd_3_2_0  # old enough for any two releases to agree on it
     letters = [chr(code) for code in range(0x20000) if known.category(chr(code))[0] == "L"]
     changing = [letter for letter in letters if letter != letter.casefold()]
@@ -21,7 +21,7 @@ def addresses() -> list[str]:
 
 
 @pytest.mark.parametrize(("enabled", "fold"), [("yes", fold_unicode), ("no", fold_ascii)])
-def test_folding(
+def test_keys_are_folded_as_postmap_folds_them(
     make_site: Callable[..., Site],
     idle_postfix: PostfixInstance,
     enabled: str,
@@ -35,7 +35,7 @@ def test_folding(
     assert site.postmap(f"hash:{text}").returncode == 0
     listed = site.postmap("-s", f"hash:{text}").stdout.splitlines()
     stored = {value: key for key, _, value in (line.partition("\t") for line in listed)}
-    first: dict[str, str] = {}  # of keys that fold to the same one, postmap keeps the first
+    first: dict[str, str] = {}  # of several keys that fold to the same, postmap keeps the first
     for number, key in enumerate(keys):
         first.setdefault(fold(key), str(number))
     assert stored == {number: key for key, number in first.items()}

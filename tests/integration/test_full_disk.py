@@ -1,7 +1,7 @@
-"""A disk without room, and one that can't be written: the old maps stay, and it mends itself.
+"""A disk that is full or read-only keeps the old maps, until a sync can write again.
 
-The disks are small tmpfs that the tests mount where the site has its maps, its state or its hosts
-file; they are unmounted whatever happens.
+The tests mount a small tmpfs where the site has its maps, its state or its hosts file, and unmount
+it in any case.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.usefixtures("root"
 def site(
     request: pytest.FixtureRequest, make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> Site:
-    """A site with two lists; main.cf names its maps, so a good pass says nothing."""
+    """A site with two lists; main.cf names its maps, so a good sync prints nothing."""
     made = make_site(request.param)
     idle_postfix.postconf(**mailman_parameters(made.maps, request.param))
     made.files.write(*FEW)
@@ -36,22 +36,22 @@ def site(
 
 
 def assert_few(site: Site) -> None:
-    """The old maps are there, text and index."""
+    """Check that the old maps are there, text and index."""
     for name in (ROUTES, RECIPIENTS):
-        assert site.installed(name).keys() == {key for one in FEW for key in nine(one)}
+        assert site.installed(name).keys() == {key for address in FEW for key in nine(address)}
     for name in MAP_NAMES:
         site.installed(name)
 
 
 def assert_many(site: Site) -> None:
-    """The new maps are there, text and index, and nothing else."""
+    """Check that the new maps are there, text and index, and no other file."""
     for name in (ROUTES, RECIPIENTS):
         assert len(site.installed(name)) == 9 * len(MANY)
     assert site.stray() == set()
 
 
 def refused(site: Site, *paths: Path, reason: str) -> str:
-    """A pass that fails for `reason` at or below each of these; the last hint that it gives."""
+    """Check that a sync fails for `reason` at or below each path; return its last hint."""
     said = site.once(expect=1).splitlines()
     assert len(said) == 2 * len(paths), said
     for path, message, hint in zip(paths, said[::2], said[1::2], strict=True):
@@ -62,7 +62,10 @@ def refused(site: Site, *paths: Path, reason: str) -> str:
 
 
 def kept_by(site: Site) -> list[Path]:
-    """What is written to the state directory; that a generation is missing is only a warning."""
+    """Return the files that a sync writes to the state directory and reports if it cannot.
+
+    If only a generation could not be written, that is a warning.
+    """
     return [
         site.state / "generations/2.json.gz",
         site.state / "sources/lists.json",
@@ -71,7 +74,7 @@ def kept_by(site: Site) -> list[Path]:
 
 
 @pytest.mark.parametrize("room", ["512k", "1300k"], ids=["not the text", "not the index"])
-def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site, room: str) -> None:
+def test_maps_that_do_not_fit_on_the_disk_leave_the_old_ones(site: Site, room: str) -> None:
     with small_disk(site.maps, room):
         assert site.once() == ""
         assert_few(site)
@@ -87,7 +90,7 @@ def test_maps_that_do_not_fit_leave_the_old_ones_until_there_is_room(site: Site,
         assert_many(site)
 
 
-def test_a_disk_that_others_filled_is_waited_for(site: Site) -> None:
+def test_full_disk_leaves_the_old_maps_until_there_is_room(site: Site) -> None:
     with small_disk(site.maps, "16m"):
         assert site.once() == ""
         filler = fill(site.maps)
@@ -102,7 +105,7 @@ def test_a_disk_that_others_filled_is_waited_for(site: Site) -> None:
         assert_many(site)
 
 
-def test_a_read_only_map_directory_is_said_and_used_again_when_it_can_be_written(
+def test_read_only_map_directory_is_reported_and_used_once_it_is_writable(
     site: Site,
 ) -> None:
     with small_disk(site.maps, "16m"):
@@ -120,7 +123,7 @@ def test_a_read_only_map_directory_is_said_and_used_again_when_it_can_be_written
         assert_many(site)
 
 
-def test_a_full_state_directory_stops_no_list(site: Site) -> None:
+def test_full_state_directory_delays_no_list(site: Site) -> None:
     with small_disk(site.state, "8m"):
         assert site.once() == ""
         assert site.status()["sources"]["lists"]["lists"] == len(FEW)
@@ -136,7 +139,7 @@ def test_a_full_state_directory_stops_no_list(site: Site) -> None:
         assert names(site.state / "sources") == ["lists.json"]
 
 
-def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
+def test_read_only_state_directory_delays_no_list(site: Site) -> None:
     with small_disk(site.state, "8m"):
         assert site.once() == ""
         remount(site.state, "ro")
@@ -149,13 +152,13 @@ def test_a_read_only_state_directory_stops_no_list(site: Site) -> None:
 
 @pytest.fixture
 def hosts_place() -> Iterator[Path]:
-    """A directory for a hosts file of its own."""
+    """A directory with only a hosts file in it."""
     with public_directory() as directory:
         yield directory
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_hosts_file_that_can_not_be_written_holds_back_the_routes_that_need_it(
+def test_unwritable_hosts_file_holds_back_the_routes_that_need_it(
     make_site: MakeSite, idle_postfix: PostfixInstance, hosts_place: Path, trouble: str
 ) -> None:
     hosts = hosts_place / "hosts"
@@ -188,10 +191,10 @@ def test_a_hosts_file_that_can_not_be_written_holds_back_the_routes_that_need_it
         assert set(site.installed(ROUTES).values()) == {"lmtp:[two]:8024"}
 
 
-def test_a_hosts_file_mounted_into_a_read_only_directory_is_written_in_place(
+def test_hosts_file_mounted_into_read_only_directory_is_written_in_place(
     make_site: MakeSite, idle_postfix: PostfixInstance, hosts_place: Path
 ) -> None:
-    """What /etc/hosts is in a container with a read-only root."""
+    """/etc/hosts is like this in a container with a read-only root."""
     hosts = hosts_place / "hosts"
     site = make_site(
         "hash",

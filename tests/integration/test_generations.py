@@ -1,4 +1,4 @@
-"""What is kept of earlier states, and how: on a real disk, without a Postfix."""
+"""Generations: how earlier states are kept, on a real disk, without a Postfix."""
 
 import asyncio
 import gzip
@@ -18,18 +18,18 @@ HOP = "lmtp:[mailman]:8024"
 
 
 def mailman(*lists: str, hop: str = HOP) -> MailmanTables:
-    """What serves these lists."""
+    """Return the tables of these lists."""
     routes = {key: hop for name in lists for key in nine(name)}
     return MailmanTables.of(routes, {name.rpartition("@")[2]: "x.example" for name in lists}, {})
 
 
 def texts(number: int) -> dict[str, tuple[int, int]]:
-    """Some version of the maps' texts."""
+    """Return a version of the maps' texts."""
     return {"postfix_lmtp": (number, 1)}
 
 
 def keep(kept: Generations, tables: MailmanTables, number: int = 0) -> int:
-    """Keeps a state, as texts that are never the same."""
+    """Keep a state; each `number` stands for other texts of the maps."""
     return asyncio.run(kept.keep(tables, {"mailman": "127.0.0.9"}, texts(number)))
 
 
@@ -38,11 +38,11 @@ A, B, C, D = (mailman(f"{name}@x.example") for name in "abcd")
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Generations:
-    """A state directory that is not there yet, for three generations."""
+    """The generations, three at most, of a state directory that does not exist yet."""
     return Generations(tmp_path / "state", 3, "postfix-sync rollback")
 
 
-def test_what_is_kept_comes_back(kept: Generations) -> None:
+def test_kept_generation_can_be_loaded(kept: Generations) -> None:
     tables = MailmanTables.of(
         {
             **dict.fromkeys(nine("a@x.example"), HOP),
@@ -57,16 +57,16 @@ def test_what_is_kept_comes_back(kept: Generations) -> None:
     assert found.at == pytest.approx(kept.path(1).stat().st_mtime)
 
 
-def test_the_same_state_again_is_the_same_generation_and_the_newest(kept: Generations) -> None:
-    assert [keep(kept, one) for one in (A, B, A, B, A)] == [1, 2, 1, 2, 1]
+def test_state_that_returns_gets_its_previous_number_and_is_the_newest(kept: Generations) -> None:
+    assert [keep(kept, tables) for tables in (A, B, A, B, A)] == [1, 2, 1, 2, 1]
     assert kept.numbers() == [1, 2]
     other = MailmanTables.of(dict(sorted(B.routes.items(), reverse=True)), B.domains, B.aliases)
     assert keep(kept, other) == 2
     assert keep(kept, mailman("b@x.example", hop="lmtp:[other]:8024")) == 3
 
 
-def test_what_was_in_place_longest_ago_goes_and_no_number_comes_again(kept: Generations) -> None:
-    assert [keep(kept, one) for one in (A, B, C, A, D)] == [1, 2, 3, 1, 4]
+def test_oldest_generation_is_removed_and_no_number_is_used_again(kept: Generations) -> None:
+    assert [keep(kept, tables) for tables in (A, B, C, A, D)] == [1, 2, 3, 1, 4]
     assert kept.numbers() == [4, 1, 3]
     with pytest.raises(NoSuchGeneration) as error:
         asyncio.run(kept.load(2))
@@ -77,15 +77,17 @@ def test_what_was_in_place_longest_ago_goes_and_no_number_comes_again(kept: Gene
     assert keep(kept, B) == 5, "the note remembers the last number"
 
 
-def test_one_is_enough(tmp_path: Path) -> None:
+def test_single_generation_can_be_kept(tmp_path: Path) -> None:
     kept = Generations(tmp_path, 1, "postfix-sync rollback")
-    assert [keep(kept, one) for one in (A, B, A)] == [1, 2, 3]
+    assert [keep(kept, tables) for tables in (A, B, A)] == [1, 2, 3]
     assert kept.numbers() == [3]
 
 
-def test_a_clock_that_was_set_back_takes_nothing_away_that_is_installed(kept: Generations) -> None:
-    for one in (A, B, C):
-        keep(kept, one)
+def test_clock_that_was_set_back_does_not_remove_the_installed_generation(
+    kept: Generations,
+) -> None:
+    for tables in (A, B, C):
+        keep(kept, tables)
     for number in kept.numbers():
         os.utime(kept.path(number), (4e9, 4e9))
     assert keep(kept, D) == 4
@@ -93,7 +95,7 @@ def test_a_clock_that_was_set_back_takes_nothing_away_that_is_installed(kept: Ge
     assert kept.numbers()[:2] == [5, 4], "what was in place last comes first, as ever"
 
 
-def test_which_one_is_installed_is_known_by_the_texts(kept: Generations) -> None:
+def test_installed_generation_is_found_by_the_texts_of_the_maps(kept: Generations) -> None:
     assert kept.installed(texts(1)) is None
     keep(kept, A, 1)
     keep(kept, B, 2)
@@ -108,7 +110,7 @@ def test_which_one_is_installed_is_known_by_the_texts(kept: Generations) -> None
 
 
 def damages() -> dict[str, bytes]:
-    """What may become of a file, by what happened to it."""
+    """Return damaged contents of a file, by kind of damage."""
     header = json.dumps({"sha256": "0" * 64, "hosts": {}}).encode()
     content = json.dumps({"routes": {}, "domains": {}, "aliases": {}}).encode()
     return {
@@ -121,7 +123,7 @@ def damages() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", [*damages(), "cut short"])
-def test_a_damaged_one_is_named_and_mended_when_its_state_is_there_again(
+def test_damaged_generation_is_reported_and_replaced_when_its_state_returns(
     kept: Generations, damage: str
 ) -> None:
     keep(kept, A)
@@ -138,7 +140,7 @@ def test_a_damaged_one_is_named_and_mended_when_its_state_is_there_again(
     assert asyncio.run(kept.load(number)).tables == A
 
 
-def test_a_route_that_is_none_and_an_alias_to_nowhere_are_damage(kept: Generations) -> None:
+def test_generation_with_invalid_route_or_alias_is_damaged(kept: Generations) -> None:
     for tables in (
         MailmanTables.of({"a@x.example": "discard:"}, {}, {}),
         MailmanTables.of({}, {}, {"a@x.example": "b@x.example"}),
@@ -147,14 +149,14 @@ def test_a_route_that_is_none_and_an_alias_to_nowhere_are_damage(kept: Generatio
             asyncio.run(kept.load(keep(kept, tables)))
 
 
-def test_an_order_is_there_until_it_is_taken_away(kept: Generations) -> None:
+def test_hold_stays_until_it_is_released(kept: Generations) -> None:
     kept.state_directory.mkdir()
     assert kept.held() is None
-    order = Hold(3, 1_790_000_000.5, 7)
-    kept.hold(order)
-    assert kept.held() == order
-    assert str(order) == "held at generation 3 since 2026-09-21T14:13:20Z"
-    assert keep(kept, A) == 8, "no number that the order names"
+    hold = Hold(3, 1_790_000_000.5, 7)
+    kept.hold(hold)
+    assert kept.held() == hold
+    assert str(hold) == "held at generation 3 since 2026-09-21T14:13:20Z"
+    assert keep(kept, A) == 8, "no number that the hold names"
     kept.hold(Hold(1, 0, None))
     assert kept.held() == Hold(1, 0, None)
     kept.release()
@@ -165,17 +167,17 @@ def test_an_order_is_there_until_it_is_taken_away(kept: Generations) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]", '{"generation": null, "since": 0, "before": 1}']
 )
-def test_an_order_that_can_not_be_read_is_one(kept: Generations, content: str) -> None:
+def test_unreadable_hold_is_still_a_hold(kept: Generations, content: str) -> None:
     kept.state_directory.mkdir()
     (kept.state_directory / "held.json").write_text(content)
-    order = kept.held()
-    assert order
-    assert order.generation is None
+    hold = kept.held()
+    assert hold
+    assert hold.generation is None
     with pytest.raises(ApplyError, match=r"held\.json: can't be read"):
-        asyncio.run(kept.load_held(order))
+        asyncio.run(kept.load_held(hold))
 
 
-def test_what_a_rollback_has_put_back(kept: Generations) -> None:
+def test_restored_entries_are_those_that_the_rollback_added(kept: Generations) -> None:
     keep(kept, mailman("a@x.example", "b@y.example"))
     keep(kept, mailman("a@x.example", "c@x.example"))
     entries = asyncio.run(kept.restored(Hold(1, 0, 2)))
@@ -190,7 +192,7 @@ def test_what_a_rollback_has_put_back(kept: Generations) -> None:
         assert asyncio.run(kept.restored(unknown)) is None
 
 
-def test_what_is_half_written_is_swept_away(kept: Generations) -> None:
+def test_staged_files_are_removed(kept: Generations) -> None:
     keep(kept, A)
     before = tree(kept.state_directory)
     for path in (kept.path(2), kept.state_directory / "held.json"):

@@ -1,6 +1,6 @@
-"""The log where standard error is the journal: priorities instead of times (sd-daemon(3)).
+"""The log if standard error is the journal: priorities instead of times (sd-daemon(3)).
 
-$JOURNAL_STREAM says which file is the journal, so any file will do here.
+$JOURNAL_STREAM names the file that is the journal, so the tests can use any file.
 """
 
 import json
@@ -19,7 +19,7 @@ MakeSite = Callable[..., Site]
 
 
 def run_with_journal(site: Site, *arguments: str, matches: bool = True) -> list[str]:
-    """What the command writes to a standard error that it is told to be the journal."""
+    """Run the command with a file as the journal, and return the lines that it writes there."""
     path = site.directory / "journal"
     with path.open("w") as stream:
         found = path.stat()
@@ -31,11 +31,11 @@ def run_with_journal(site: Site, *arguments: str, matches: bool = True) -> list[
 
 @pytest.fixture
 def broken(make_site: MakeSite) -> Site:
-    """A site whose source is away."""
+    """A site whose source is missing."""
     return make_site()
 
 
-def test_a_warning_and_its_hint_have_its_priority(broken: Site) -> None:
+def test_warning_and_its_hint_have_priority_4(broken: Site) -> None:
     lines = run_with_journal(broken, "--once")
     first = lines.index(next(line for line in lines if "relay_domains" in line))
     warning, hint = lines[first : first + 2]
@@ -43,37 +43,37 @@ def test_a_warning_and_its_hint_have_its_priority(broken: Site) -> None:
     assert hint.startswith("<4>hint: ")
 
 
-def test_an_error_and_its_hint_have_its_priority(broken: Site) -> None:
+def test_error_and_its_hint_have_priority_3(broken: Site) -> None:
     error, hint = run_with_journal(broken, "--once")[-2:]
     assert error.startswith(f"<3>error: {broken.files.directory}/postfix_lmtp: ")
     assert hint.startswith("<3>hint: ")
 
 
-def test_so_has_each_line_of_a_long_message(broken: Site) -> None:
+def test_each_line_of_a_long_message_has_its_priority(broken: Site) -> None:
     broken.config.write_text("sauces: []\nprobes: {}\n")
     lines = run_with_journal(broken, "--once")
     assert len(lines) >= 3
     assert {line[:3] for line in lines} == {"<3>"}
 
 
-def test_json_has_the_priority_too(broken: Site) -> None:
+def test_each_json_line_has_its_priority(broken: Site) -> None:
     lines = run_with_journal(broken, "--once", "--log-format", "json")
     found = {line[:3]: json.loads(line[3:])["level"] for line in lines}
     assert found == {"<4>": "warning", "<3>": "error"}
 
 
 @pytest.mark.parametrize(("log_format", "start"), [("text", "postfix-sync: "), ("json", "{")])
-def test_nothing_changes_where_the_journal_is_another_file(
+def test_log_has_no_priorities_if_the_journal_is_another_file(
     broken: Site, log_format: str, start: str
 ) -> None:
-    """As for a command that is started by a service, with its standard error elsewhere."""
+    """A service may start a command with its standard error redirected to another file."""
     lines = run_with_journal(broken, "--once", "--log-format", log_format, matches=False)
     assert lines
     assert all(line.startswith(start) for line in lines)
 
 
 @pytest.mark.slow
-def test_the_daemon_leaves_time_and_name_to_the_journal(make_site: MakeSite) -> None:
+def test_daemon_writes_no_time_and_no_name_to_the_journal(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write(ANTS)
     with RunningDaemon(site, journal=True) as daemon:

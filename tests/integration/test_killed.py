@@ -1,11 +1,12 @@
-"""A pass that is killed at any of its steps: Postfix lives with what is there, the next pass mends.
+"""A sync that is killed at any step: Postfix can use what is on the disk, the next sync repairs it.
 
-A pass is run again and again from the same state, killed (SIGKILL) before its first event, its
-second, and so on until one comes through; kill_at/sitecustomize.py says what an event is. After
-each kill the disk is judged with the real postmap, then a pass is made with the source as it is,
-and, from the same wreck, one with the source as it was before: both must end in exactly that state.
+A sync is run again and again from the same state, and killed (SIGKILL) before its first event, its
+second, and so on until one completes; kill_at/sitecustomize.py defines the events. After each kill,
+the real postmap checks the disk. Then a sync runs with the source as it is now, and another one,
+from the same interrupted state, with the source as it was before the change: each must end in
+exactly the state of its source.
 
-Wrecks that are alike to the byte are judged once: a pass knows nothing but the disk.
+Interrupted states with identical bytes are checked once, as a sync depends only on the disk.
 """
 
 import asyncio
@@ -46,18 +47,18 @@ ADDRESS = "127.0.0.9"
 FOREIGN = b"127.0.0.1 localhost\n10.1.2.3 somebody.else # kept\n"
 
 ENOUGH_TO_SEE = 3
-MORE_THAN_ANY_PASS = 200
+MORE_THAN_ANY_SYNC = 200
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a source asks for: each list's next hop, and whole lists' names in their mail host."""
+class Desired:
+    """The content of a source: each list's next hop, and its alias in the mail host."""
 
     lists: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, site: Site) -> None:
-        """As Mailman writes it."""
+        """Write the files as Mailman does."""
         files = site.files
         files.directory.mkdir(exist_ok=True)
         files.put(
@@ -70,18 +71,21 @@ class Wanted:
 
     @property
     def domains(self) -> dict[str, str]:
-        """What Mailman writes to postfix_domains: not the mail host of a domain with aliases."""
+        """Return postfix_domains as Mailman writes it, without the mail hosts of alias domains."""
         hosts = {seen: known for known, seen in self.aliases.items()}
         return {_domain(name): _domain(hosts.get(name, name)) for name in self.lists}
 
     @property
     def tables(self) -> dict[str, dict[str, str]]:
-        """The four maps that serve it."""
+        """Return the four maps of this desired state."""
         routes = {key: hop for name, hop in self.lists.items() for key in nine(name)}
         return {
             ROUTES: routes,
             RECIPIENTS: dict.fromkeys(routes, "OK"),
-            DOMAINS: {**{_domain(one): _domain(one) for one in self.aliases}, **self.domains},
+            DOMAINS: {
+                **{_domain(address): _domain(address) for address in self.aliases},
+                **self.domains,
+            },
             ALIASES: {
                 key: value
                 for known, seen in self.aliases.items()
@@ -91,7 +95,7 @@ class Wanted:
 
     @property
     def hosts(self) -> bytes:
-        """The hosts file that it needs."""
+        """Return the hosts file of this desired state."""
         names = sorted({_host(hop) for hop in self.lists.values()})
         lines = "".join(f"{ADDRESS}\t{name}\n" for name in names)
         return FOREIGN + f"# BEGIN postfix-sync\n{lines}# END postfix-sync\n".encode()
@@ -105,16 +109,16 @@ def _host(hop: str) -> str:
     return hop.partition("[")[2].partition("]")[0]
 
 
-# One list goes, with its host; one stays; one moves to a host that is new; one comes, with a domain
-# and an alias domain.
-BEFORE = Wanted(
+# One list is removed, with its host; one stays; one moves to a new host; one is added, with a
+# domain and an alias domain.
+BEFORE = Desired(
     {
         "goes@one.example": "lmtp:[mailman-zero]:8024",
         "stays@one.example": "lmtp:[mailman-one]:8024",
         "moves@one.example": "lmtp:[mailman-one]:8024",
     }
 )
-AFTER = Wanted(
+AFTER = Desired(
     {
         "stays@one.example": "lmtp:[mailman-one]:8024",
         "moves@one.example": "lmtp:[mailman-two]:8024",
@@ -122,7 +126,7 @@ AFTER = Wanted(
     },
     {"comes@lists.two.example": "comes@two.example"},
 )
-GROWN = Wanted({**BEFORE.lists, "comes@two.example": "lmtp:[mailman-one]:8024"})
+GROWN = Desired({**BEFORE.lists, "comes@two.example": "lmtp:[mailman-one]:8024"})
 THROUGHOUT = ("stays@one.example", "moves@one.example")
 
 EVERY_KEY = {name: sorted({*BEFORE.tables[name], *AFTER.tables[name]}) for name in MAP_NAMES}
@@ -130,18 +134,18 @@ EVERY_KEY = {name: sorted({*BEFORE.tables[name], *AFTER.tables[name]}) for name 
 
 @dataclass(frozen=True)
 class Place:
-    """A site with a Postfix configuration of its own, so that several can be used at once."""
+    """A site with its own Postfix configuration, so that several can be used at once."""
 
     site: Site
     postfix: PostfixInstance
 
     @property
     def directory(self) -> Path:
-        """All of it."""
+        """Return the directory with all its files."""
         return self.site.directory
 
     def on_disk(self) -> dict[str, tuple[object, ...]]:
-        """What a next pass can see: names, contents, and which indexes are out of date."""
+        """Return what the next sync can see: names, contents, and which indexes are out of date."""
         found: dict[str, tuple[object, ...]] = {}
         watched = (
             self.site.maps,
@@ -151,7 +155,7 @@ class Place:
             self.postfix.chroot_hosts.parent,
         )
         for path, entry in tree(*watched).items():
-            # These hold the time of day.
+            # These files contain times.
             dated = ("status.json", "held.json", "installed.json", "retiring.json")
             content = b"" if any(name in path.name for name in dated) else entry.content
             found[str(path.relative_to(self.directory))] = (entry.kind, entry.mode, content)
@@ -164,7 +168,7 @@ class Place:
         return found
 
     def _noted(self) -> int | None:
-        """The generation that is noted as installed, if the note fits the maps."""
+        """Return the generation that is noted as installed, if the note matches the maps."""
         with suppress(OSError, ValueError):
             note = json.loads((self.site.state / "installed.json").read_bytes())
             times = {name: (self.site.maps / name).stat().st_mtime_ns for name in note["texts"]}
@@ -191,7 +195,7 @@ def _new(directory: Path, map_type: str) -> Place:
 
 
 def _copy(original: Place, directory: Path) -> Place:
-    """The same disk at another place, times and all."""
+    """Copy the files to another place, with their times."""
     copy = _place(directory, original.site.map_type)
     for path in original.directory.iterdir():
         if path.name in {"config.yaml", "postfix"}:
@@ -209,7 +213,7 @@ def _copy(original: Place, directory: Path) -> Place:
 def _killed_before(
     killer: Killer, place: Place, event: int, command: Sequence[str] = ("--once",)
 ) -> tuple[str, ...]:
-    """Makes a pass that is killed before an event; what it came to, nothing if it came through."""
+    """Kill a sync before an event; return its events, or nothing if it completed before."""
     done = killer.run(place.site, *command, event=event)
     if done.returncode == 0:
         assert len(done.events) < event, done
@@ -220,7 +224,7 @@ def _killed_before(
 
 
 def assert_serves(place: Place, throughout: Iterable[str]) -> None:
-    """Postfix can live with what is on the disk, for as long as it likes."""
+    """Check that Postfix can use what is on the disk for any length of time."""
     site = place.site
     index = {name: _lookup(site, name) for name in MAP_NAMES}
     routes, recipients = index[ROUTES], index[RECIPIENTS]
@@ -228,7 +232,9 @@ def assert_serves(place: Place, throughout: Iterable[str]) -> None:
         assert set(nine(name)) <= routes.keys()
         assert set(nine(name)) <= recipients.keys()
         assert _domain(name) in index[DOMAINS]
-        for path in (site.maps / f"{one}{INDEX_SUFFIX[site.map_type]}" for one in MAP_NAMES):
+        for path in (
+            site.maps / f"{map_name}{INDEX_SUFFIX[site.map_type]}" for map_name in MAP_NAMES
+        ):
             assert path.exists()
     assert recipients.keys() <= routes.keys(), "accepted without a route"
     assert set(index[ALIASES].values()) <= routes.keys(), "an alias without a route"
@@ -244,28 +250,28 @@ def assert_serves(place: Place, throughout: Iterable[str]) -> None:
 
 
 def _lookup(site: Site, name: str) -> dict[str, str]:
-    """Every key that is or was ever wanted, from an index that must not fail."""
+    """Look up every key that any of the states has, in an index that must not fail."""
     if not (site.maps / f"{name}{INDEX_SUFFIX[site.map_type]}").exists():
-        return {}  # a first install is under way; what has to be there is asked for by name
+        return {}  # during a first install; a caller that needs the keys checks for them
     return site.lookup(name, EVERY_KEY[name])
 
 
-def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
-    """The disk holds exactly what is wanted, and nothing of those who were killed."""
+def assert_is(place: Place, desired: Desired, *, held: bool = False) -> None:
+    """Check that the disk has exactly the desired state, and no files of killed syncs."""
     site = place.site
     for name in MAP_NAMES:
         text = parse_installed((site.maps / name).read_bytes())
-        assert text == wanted.tables[name], name
-        assert site.lookup(name, EVERY_KEY[name]) == wanted.tables[name], f"index of {name}"
+        assert text == desired.tables[name], name
+        assert site.lookup(name, EVERY_KEY[name]) == desired.tables[name], f"index of {name}"
     assert site.stray() == set()
-    assert site.hosts.read_bytes() == wanted.hosts
-    assert place.postfix.chroot_hosts.read_bytes() == wanted.hosts
+    assert site.hosts.read_bytes() == desired.hosts
+    assert place.postfix.chroot_hosts.read_bytes() == desired.hosts
     assert names(place.postfix.chroot_hosts.parent) == ["hosts"]
     assert names(site.state) == sorted([*STATE, *(["held.json"] if held else [])])
     status = site.status()
     assert status["held"] == held
     kept = Generations(site.state, 10, "postfix-sync rollback")
-    assert Maps.of(asyncio.run(kept.load(status["generation"])).tables).tables == wanted.tables
+    assert Maps.of(asyncio.run(kept.load(status["generation"])).tables).tables == desired.tables
     assert kept.numbers()[0] == status["generation"]
     assert names(kept.directory) == sorted(f"{number}.json.gz" for number in kept.numbers())
     assert names(site.state / "sources") == ["lists.json"]
@@ -274,40 +280,40 @@ def assert_is(place: Place, wanted: Wanted, *, held: bool = False) -> None:
     ]  # fmt: skip
 
 
-def assert_next_pass_ends_in(wanted: Wanted, wreck: Place, directory: Path) -> None:
-    """A pass over a copy of the wreck, without a word."""
-    place = _copy(wreck, directory)
-    wanted.write(place.site)
+def assert_next_sync_ends_in(desired: Desired, interrupted: Place, directory: Path) -> None:
+    """Check that a sync over a copy of the interrupted state succeeds silently."""
+    place = _copy(interrupted, directory)
+    desired.write(place.site)
     done = place.site.call("--once")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert_serves(place, wanted.lists)
+    assert_serves(place, desired.lists)
     assert place.site.retire() == ""
-    assert_is(place, wanted)
+    assert_is(place, desired)
     shutil.rmtree(directory)
 
 
 @dataclass
-class Wrecks:
-    """Kills a pass over copies of `start` before each of its events, and judges what is left."""
+class Interruptions:
+    """Kill a sync over copies of `start` before each of its events, and check what it leaves."""
 
     killer: Killer
     start: Place
     judge: Callable[[Place, Path], None]
     command: Sequence[str] = ("--once",)
-    events: Sequence[int] = range(1, MORE_THAN_ANY_PASS)
+    events: Sequence[int] = range(1, MORE_THAN_ANY_SYNC)
     seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
     killed: int = 0
     failures: list[str] = field(default_factory=list)
 
     def make(self) -> None:
-        """Until a pass comes through, or all chosen events had their turn."""
+        """Kill one sync before each chosen event, until one completes."""
         for number in self.events:
             if not self._one(number) or len(self.failures) > ENOUGH_TO_SEE:
                 break
         assert not self.failures, "\n\n".join(self.failures)
 
     def _one(self, number: int) -> bool:
-        """Kills one, if it does not come through, and judges a wreck that is new."""
+        """Kill one sync, and check its state if it is new; return whether it was killed."""
         directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
         place = _copy(self.start, directory)
         events = _killed_before(self.killer, place, number, self.command)
@@ -325,7 +331,7 @@ class Wrecks:
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wanted(
+def test_sync_killed_during_a_change_loses_nothing_and_the_next_one_completes(
     public: Path, root: None, killer: Killer, map_type: str
 ) -> None:
     start = _new(public / "start", map_type)
@@ -334,22 +340,22 @@ def test_killed_in_a_change_nothing_is_lost_and_the_next_pass_ends_in_what_is_wa
     assert_is(start, BEFORE)
     AFTER.write(start.site)
 
-    def judge(wreck: Place, directory: Path) -> None:
-        assert_serves(wreck, THROUGHOUT)
-        assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
-        assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
+    def judge(interrupted: Place, directory: Path) -> None:
+        assert_serves(interrupted, THROUGHOUT)
+        assert_next_sync_ends_in(AFTER, interrupted, directory.with_name(f"{directory.name}-on"))
+        assert_next_sync_ends_in(BEFORE, interrupted, directory.with_name(f"{directory.name}-back"))
 
-    wrecks = Wrecks(killer, start, judge)
-    wrecks.make()
-    # Hosts and chroot, five published maps, what becomes of the lock and of status.json.
-    assert wrecks.killed > 40
-    assert len(wrecks.seen) > 15
+    interruptions = Interruptions(killer, start, judge)
+    interruptions.make()
+    # Hosts and chroot, five published maps, the lock, and status.json.
+    assert interruptions.killed > 40
+    assert len(interruptions.seen) > 15
 
 
-def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
+def test_sync_killed_during_a_repair_leaves_a_state_that_can_be_repaired(
     public: Path, root: None, killer: Killer
 ) -> None:
-    """An lmdb index that was changed in place, its text not yet: what is in it, nobody can see."""
+    """An lmdb index was changed in place before its text, so the text does not match the index."""
     first = _new(public / "first", "lmdb")
     BEFORE.write(first.site)
     first.site.once()
@@ -361,35 +367,35 @@ def test_killed_again_while_it_mends_what_is_in_doubt_is_still_known(
     assert set(nine("comes@two.example")) <= _lookup(start.site, ROUTES).keys()
     BEFORE.write(start.site)
 
-    def judge(wreck: Place, directory: Path) -> None:
-        assert_serves(wreck, THROUGHOUT)
-        assert_next_pass_ends_in(BEFORE, wreck, directory.with_name(f"{directory.name}-back"))
+    def judge(interrupted: Place, directory: Path) -> None:
+        assert_serves(interrupted, THROUGHOUT)
+        assert_next_sync_ends_in(BEFORE, interrupted, directory.with_name(f"{directory.name}-back"))
 
-    wrecks = Wrecks(killer, start, judge)
-    wrecks.make()
-    assert wrecks.killed > 15
-    assert len(wrecks.seen) > 5
+    interruptions = Interruptions(killer, start, judge)
+    interruptions.make()
+    assert interruptions.killed > 15
+    assert len(interruptions.seen) > 5
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_killed_in_the_first_install_the_next_pass_installs(
+def test_sync_killed_in_the_first_install_is_completed_by_the_next_one(
     public: Path, root: None, killer: Killer, map_type: str
 ) -> None:
     start = _new(public / "start", map_type)
     AFTER.write(start.site)
 
-    def judge(wreck: Place, directory: Path) -> None:
-        assert_serves(wreck, ())
-        assert_next_pass_ends_in(AFTER, wreck, directory.with_name(f"{directory.name}-on"))
+    def judge(interrupted: Place, directory: Path) -> None:
+        assert_serves(interrupted, ())
+        assert_next_sync_ends_in(AFTER, interrupted, directory.with_name(f"{directory.name}-on"))
 
-    wrecks = Wrecks(killer, start, judge)
-    wrecks.make()
-    assert wrecks.killed > 30
-    assert len(wrecks.seen) > 15
+    interruptions = Interruptions(killer, start, judge)
+    interruptions.make()
+    assert interruptions.killed > 30
+    assert len(interruptions.seen) > 15
 
 
 def _chosen(killer: Killer, start: Place, *command: str) -> list[int]:
-    """The events of a command that touch what is held and kept, and those that publish maps."""
+    """Return the events of a command that change the state directory, or publish maps."""
     done = killer.run(_copy(start, start.directory.with_name("through")).site, *command)
     assert done.returncode == 0, done
     return [
@@ -400,12 +406,12 @@ def _chosen(killer: Killer, start: Place, *command: str) -> list[int]:
 
 
 @pytest.mark.parametrize("command", ["rollback", "resume"])
-def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
+def test_rollback_or_resume_that_is_killed_is_completed_or_has_no_effect(
     public: Path, root: None, killer: Killer, command: str
 ) -> None:
     start = _new(public / "start", "hash")
-    for wanted in (BEFORE, AFTER):
-        wanted.write(start.site)
+    for desired in (BEFORE, AFTER):
+        desired.write(start.site)
         start.site.once()
     arguments = ["resume"]
     if command == "resume":
@@ -415,10 +421,10 @@ def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
     else:
         arguments = ["rollback", "1"]
 
-    def judge(wreck: Place, directory: Path) -> None:
-        assert_serves(wreck, THROUGHOUT)
-        held = (wreck.site.state / "held.json").exists()
-        place = _copy(wreck, directory.with_name(f"{directory.name}-on"))
+    def judge(interrupted: Place, directory: Path) -> None:
+        assert_serves(interrupted, THROUGHOUT)
+        held = (interrupted.site.state / "held.json").exists()
+        place = _copy(interrupted, directory.with_name(f"{directory.name}-on"))
         done = place.site.call("--once")
         assert (done.returncode, done.stdout) == (0, "")
         assert ("held at generation 1" in done.stderr) == bool(done.stderr) == held
@@ -426,27 +432,31 @@ def test_killed_in_a_rollback_or_resume_it_is_completed_or_was_never_begun(
         assert_is(place, BEFORE if held else AFTER, held=held)
         shutil.rmtree(place.directory)
 
-    wrecks = Wrecks(killer, start, judge, arguments, _chosen(killer, start, *arguments))
-    wrecks.make()
-    assert wrecks.killed > 15
-    assert len(wrecks.seen) > 5
+    interruptions = Interruptions(
+        killer, start, judge, arguments, _chosen(killer, start, *arguments)
+    )
+    interruptions.make()
+    assert interruptions.killed > 15
+    assert len(interruptions.seen) > 5
 
 
-def test_killed_between_letting_go_and_its_pass_a_resume_is_completed(
+def test_resume_killed_between_release_and_sync_is_completed(
     public: Path, root: None, killer: Killer
 ) -> None:
-    """While the source is away, what the rollback had put back stays as well: nobody refuses it."""
+    """If the source is away meanwhile, lists that the rollback restored are accepted as well."""
     start = _new(public / "start", "lmdb")
-    for wanted in (BEFORE, AFTER):
-        wanted.write(start.site)
+    for desired in (BEFORE, AFTER):
+        desired.write(start.site)
         start.site.once()
     assert start.site.call("rollback", "1").returncode == 0
     events = killer.run(_copy(start, public / "through").site, "resume").events
-    let_go = 1 + next(i for i, one in enumerate(events) if "os.remove" in one and "held" in one)
-    assert _killed_before(killer, start, let_go + 1, ["resume"])
+    released = 1 + next(
+        i for i, event in enumerate(events) if "os.remove" in event and "held" in event
+    )
+    assert _killed_before(killer, start, released + 1, ["resume"])
     assert "held.json" not in names(start.site.state)
     present = start.site.installed(RECIPIENTS)
-    assert present == BEFORE.tables[RECIPIENTS], "the pass had not begun"
+    assert present == BEFORE.tables[RECIPIENTS], "the sync had not begun"
 
     away = start.site.files.directory.rename(public / "away")
     start.site.once(expect=75)
@@ -465,7 +475,7 @@ def test_killed_between_letting_go_and_its_pass_a_resume_is_completed(
 
 
 def _children(pid: int, name: str) -> list[int]:
-    """A process's children of this name."""
+    """Return the ids of a process's children with this name."""
     found = subprocess.run(
         ["pgrep", "-P", str(pid), "-x", name], capture_output=True, text=True, check=False
     )
@@ -473,7 +483,7 @@ def _children(pid: int, name: str) -> list[int]:
 
 
 def _is_build(pid: int) -> bool:
-    """It is a postmap that writes."""
+    """Return whether the process is a postmap that builds a map."""
     try:
         return b"-q" not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except FileNotFoundError:
@@ -488,10 +498,8 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
-    public: Path, root: None, map_type: str
-) -> None:
-    """The orphan inherited the lock: two postmaps never write to one directory."""
+def test_sync_waits_for_postmap_of_a_killed_sync(public: Path, root: None, map_type: str) -> None:
+    """The orphan inherits the lock, so two postmaps never write to one directory."""
     place = _new(public / "start", map_type)
     site = place.site
     BEFORE.write(site)
@@ -499,17 +507,19 @@ def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
     many = [f"list{number}@one.example" for number in range(20_000)]
     site.files.write("stays@one.example", *many, hop="lmtp:[mailman-one]:8024")
     with site.start("--once", "--force") as killed:
-        # Stopped, it is there for as long as it is needed.
+        # The orphan is stopped, so it runs for as long as the test needs.
         orphan = wait_for(lambda: _stopped_build(killed.pid), 30, "a postmap that writes")
         try:
             killed.kill()
             killed.wait()
             lock = (site.state / "lock").stat().st_ino
             with site.start("--once", "--force") as waiting:
-                wait_for(lambda: lock in _open_files(waiting.pid), 30, "a pass that wants the lock")
+                wait_for(
+                    lambda: lock in _open_files(waiting.pid), 30, "a sync that waits for the lock"
+                )
                 for name in ("stays@one.example",):
                     assert site.lookup(ROUTES, nine(name)).keys() == set(nine(name))
-                # It is at the lock, and stays there: the lock is still that of the one killed.
+                # The sync waits for the lock, which the killed sync still holds.
                 with pytest.raises(TimeoutError):
                     wait_for(
                         # 0: /proc/locks changed while it was read.
@@ -531,17 +541,17 @@ def test_a_postmap_that_outlives_its_pass_keeps_the_next_one_waiting(
 
 
 def _stopped_build(parent: int) -> int:
-    """A postmap of `parent` that was stopped while it was building a map, 0 if there is none."""
+    """Stop a postmap of `parent` that builds a map; return its process id, or 0."""
     for pid in _children(parent, "postmap"):
         if _is_build(pid):
-            with suppress(ProcessLookupError):  # it was too quick
+            with suppress(ProcessLookupError):  # it has ended
                 os.kill(pid, signal.SIGSTOP)
             return pid if is_stopped(pid) else 0
     return 0
 
 
 def _holder(inode: int) -> int:
-    """Who took the flock on this file, though it may be others who keep it; 0 if nobody did."""
+    """Return the process that locked this file (others may have inherited the lock), or 0."""
     for line in Path("/proc/locks").read_text().splitlines():
         fields = line.split()
         if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode):
@@ -550,7 +560,7 @@ def _holder(inode: int) -> int:
 
 
 def _open_files(pid: int) -> set[int]:
-    """The inodes that a process has open."""
+    """Return the inodes of the files that a process has open."""
     found = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         try:

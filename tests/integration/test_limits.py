@@ -1,4 +1,4 @@
-"""What is taken of memory and time: little of a small machine, and no more for a hostile source."""
+"""Memory and time: a small machine is enough, also for a hostile source."""
 
 import fcntl
 import os
@@ -32,17 +32,17 @@ ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 HOP = "lmtp:[127.0.0.1]:8024"
 
 SMALL = 400 * 2**20
-"""Bytes of address space, as `ulimit -v 409600` leaves them."""
+"""Bytes of address space: those of `ulimit -v 409600`."""
 
 HOSTILE = 48 * 2**20
 """Bytes of a hostile file."""
 
 MOST_MEMORY = 300 * 2**20
 MOST_WORK = 20.0
-"""Seconds of processor time; some three on a machine that does nothing else."""
+"""Seconds of processor time; about three on an idle machine."""
 
 STOP_TIMEOUT = 4.0
-"""Seconds in which a service has to end (TimeoutStopSec= in systemd/postfix-sync.service)."""
+"""Seconds within which a service must end (TimeoutStopSec= in systemd/postfix-sync.service)."""
 
 MANY = MAX_LISTS * 9 - 1
 
@@ -53,8 +53,8 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(status)
 """
-"""Runs a command, and prints its KiB of memory and its seconds of processor time. A process counts
-the memory of the one that it was forked from, so that has to be small."""
+"""Runs a command, and prints its KiB of memory and its seconds of processor time. The memory of a
+process includes that of its parent at the fork, so the parent has to be small."""
 
 
 @pytest.fixture
@@ -67,12 +67,12 @@ def site(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Site:
 
 
 def small() -> None:
-    """A preexec_fn: the command has little address space."""
+    """Limit the address space of the command, as its preexec_fn."""
     resource.setrlimit(resource.RLIMIT_AS, (SMALL, SMALL))
 
 
 def run_small(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command with little address space."""
+    """Run the command with little address space."""
     with site.start(*arguments, preexec_fn=small) as process:
         try:
             stdout, stderr = process.communicate(timeout=60)
@@ -131,7 +131,7 @@ def test_source_over_sftp_is_read_in_400_mib_of_address_space(site: Site) -> Non
 
 @pytest.fixture
 def too_much(site: Site) -> Site:
-    """A site with a list installed, whose source then has more lists than fit into SMALL."""
+    """A site with a list installed; its source then has more lists than fit into SMALL."""
     assert site.once() == ""
     site.files.put(ROUTES, "".join(_entries(1_000_000)))
     return site
@@ -141,15 +141,15 @@ def _entries(count: int) -> Iterator[str]:
     return (f"{number:0100}@lists.example.net {HOP}\n" for number in range(count))
 
 
-def test_source_for_which_there_is_no_memory_changes_nothing(too_much: Site) -> None:
-    """Which allocation is the first that fails is chance; a library may even abort the process."""
+def test_source_that_exceeds_memory_changes_nothing(too_much: Site) -> None:
+    """The first allocation to fail is random; a library may even abort the process."""
     done = run_small(too_much, "--once")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert too_much.installed(RECIPIENTS).keys() == {*nine(ANTS)}
 
 
-def test_pass_for_which_there_is_no_memory_is_named(site: Site) -> None:
+def test_sync_without_memory_reports_it(site: Site) -> None:
     assert site.once() == ""
     os.truncate(site.maps / ROUTES, SMALL)
     done = run_small(site, "--once")
@@ -167,7 +167,7 @@ def test_command_without_memory_ends_with_one_line(site: Site) -> None:
     )
 
 
-def test_daemon_without_memory_begins_anew(site: Site) -> None:
+def test_daemon_without_memory_starts_again(site: Site) -> None:
     with RunningDaemon(site, preexec_fn=small) as daemon:
         daemon.wait_until_it_watches()
         os.truncate(site.state / "status.json", SMALL)
@@ -181,13 +181,13 @@ def test_daemon_without_memory_begins_anew(site: Site) -> None:
 
 
 def repeated(line: str) -> bytes:
-    """The same line over and over."""
+    """Repeat a line up to the size of a hostile file."""
     raw = line.encode()
     return raw * (HOSTILE // len(raw))
 
 
 def distinct(line: str) -> bytes:
-    """Lines that differ in a number, then one that is not valid."""
+    """Return lines that differ in a number, then an invalid line."""
     size = len(line.format(0).encode()) + 5
     lines = (line.format(f"{number:06x}") for number in range(HOSTILE // size))
     return "".join(lines).encode() + b"x\n"
@@ -231,10 +231,10 @@ def test_hostile_file_is_refused_in_seconds_and_300_mb(site: Site, kind: str) ->
     done = replace(site, command=(sys.executable, "-c", MEASURE, *COMMAND)).run(
         "--once", timeout=300
     )
-    said, _hint = done.stderr.splitlines()
-    assert done.returncode == 65, said
-    assert f"{site.files.directory / file}:{line or ''}" in said
-    assert reason in said
+    message, _hint = done.stderr.splitlines()
+    assert done.returncode == 65, message
+    assert f"{site.files.directory / file}:{line or ''}" in message
+    assert reason in message
     kibibytes, seconds = done.stdout.split()
     assert int(kibibytes) * 1024 < MOST_MEMORY
     assert float(seconds) < MOST_WORK
@@ -243,7 +243,7 @@ def test_hostile_file_is_refused_in_seconds_and_300_mb(site: Site, kind: str) ->
 
 @pytest.fixture
 def slow_to_parse(site: Site) -> Site:
-    """As many valid lines as may be: they take some ten seconds to be parsed."""
+    """As many valid lines as are permitted: parsing them takes some ten seconds."""
     site.files.put(ROUTES, HEADER + f"a@b.c {HOP}\n" * MANY)
     site.files.put(ALIASES, HEADER + "a@c.c a@b.c\n" * MANY)
     site.configure()
@@ -251,7 +251,7 @@ def slow_to_parse(site: Site) -> Site:
 
 
 def seconds_of_work(pid: int) -> float:
-    """The processor time that a process has used."""
+    """Return the processor time that a process has used."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
@@ -259,7 +259,7 @@ def seconds_of_work(pid: int) -> float:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("arguments", "expected"), [((), 0), (("--once",), 75)])
-def test_parsing_ends_with_the_process(
+def test_signal_ends_the_process_while_it_parses(
     slow_to_parse: Site, arguments: tuple[str, ...], expected: int, number: int
 ) -> None:
     process = slow_to_parse.start(*arguments)
@@ -275,24 +275,24 @@ def test_parsing_ends_with_the_process(
 # --- several --once
 
 
-def test_once_reads_nothing_before_another_once_has_ended(site: Site) -> None:
-    """What it would have refused is replaced while it waits."""
+def test_once_reads_the_source_only_after_another_once_has_ended(site: Site) -> None:
+    """The source is bad at first, and replaced by a good one while the second `--once` waits."""
     assert site.once() == ""
     site.files.put(ROUTES, "hostile\n")
     with (site.state / ONCE_LOCK_NAME).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         inode = os.fstat(held.fileno()).st_ino
         waiting = site.start("--once")
-        wait_for(lambda: _has_open(waiting.pid, inode), PATIENCE, "a pass that waits")
+        wait_for(lambda: _has_open(waiting.pid, inode), PATIENCE, "a sync that waits")
         site.files.write(ANTS, BEES)
-        assert site.call("--once", "--dry-run").returncode == 0  # which waits for nobody
+        assert site.call("--once", "--dry-run").returncode == 0  # a dry run does not wait
         assert waiting.poll() is None
     assert waiting.communicate(timeout=60) == ("", "")
     assert waiting.returncode == 0
     assert site.installed(RECIPIENTS).keys() == {*nine(ANTS), *nine(BEES)}
 
 
-def test_daemon_goes_on_while_a_once_hangs(site: Site) -> None:
+def test_daemon_continues_while_a_once_hangs(site: Site) -> None:
     assert site.once() == ""
     with RunningDaemon(site) as daemon, (site.state / ONCE_LOCK_NAME).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -302,9 +302,9 @@ def test_daemon_goes_on_while_a_once_hangs(site: Site) -> None:
 
 def _has_open(pid: int, inode: int) -> bool:
     found = set()
-    for one in Path(f"/proc/{pid}/fd").iterdir():
+    for path in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            found.add(one.stat().st_ino)
+            found.add(path.stat().st_ino)
         except FileNotFoundError:
             continue
     return inode in found

@@ -1,4 +1,4 @@
-"""Every list name that Mailman's own code takes is taken here, in both of its formats."""
+"""Every list name that Mailman's own code accepts is accepted, in both of its formats."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 MAIL_HOST, ALIAS_DOMAIN = "lists.red.example.net", "postfix.example.net"
 
-# One of each kind. Python's regular expressions count the last four among the letters.
+# One character of each kind. Python's regular expressions count the last four as letters.
 CHARACTERS = "aA0-_.+=!$*{}~#/@\"' \t|^%&`?,;:<>()[]\\ß\u017f\u212a\u0130\u0131"
 DOTTED = ("an..ts", "ants.", ".ants", "..", ".")
 OTHERS = ("owner+x=y.z", "a" * 200, "ants-owner", "İstanbul")
 SIX_DOTS = "a.b.c.d"
-"""So many, with those of the domain, that postfix_vmap has no blank after a regular expression."""
+"""With the dots of its domain, postfix_vmap has no blank after its regular expression."""
 
 
 def names() -> Iterator[str]:
-    """Every local part of one and two characters, of three around dots, and a few more."""
+    """Return every local part of one and two characters, of three around dots, and some others."""
     for length in (1, 2):
         yield from map("".join, itertools.product(CHARACTERS, repeat=length))
     yield from map("".join, itertools.product("a.-+", repeat=3))

@@ -1,4 +1,4 @@
-"""The lock: what local users do, what earlier versions left, and no two at the same time."""
+"""The lock: against local users, beside earlier versions, and for one sync at a time."""
 
 import asyncio
 import fcntl
@@ -43,18 +43,18 @@ def site(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Site:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds that a lock is waited for, instead of 30."""
+    """Seconds to wait for a lock, instead of 30."""
     monkeypatch.setattr(lock_module, "LOCK_TIMEOUT", 1.0)
     return 1.0
 
 
 def lock_of(site: Site) -> Path:
-    """The lock."""
+    """Return the path of the lock."""
     return site.state / "lock"
 
 
 def make_old(path: Path) -> None:
-    """Gives the lock the mode that earlier versions made it with."""
+    """Give the lock the mode that earlier versions used."""
     path.chmod(0o644)
 
 
@@ -65,7 +65,7 @@ def assert_private(path: Path) -> None:
 
 
 def is_locked(descriptor: int) -> bool:
-    """Whether another descriptor has the lock on this file."""
+    """Return whether another descriptor has this file locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -78,7 +78,7 @@ def is_locked(descriptor: int) -> bool:
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash", "btree", "cdb"])
-def test_a_local_user_who_locks_all_files_stops_no_sync(
+def test_sync_succeeds_while_a_local_user_locks_all_files(
     make_site: Callable[..., Site], idle_postfix: PostfixInstance, map_type: str
 ) -> None:
     site = make_site(map_type)
@@ -100,7 +100,7 @@ def test_a_local_user_who_locks_all_files_stops_no_sync(
     assert site.stray() == set()
 
 
-def test_doctor_names_who_keeps_an_index_locked(site: Site) -> None:
+def test_doctor_prints_command_that_shows_who_locks_an_index(site: Site) -> None:
     index = site.maps / "postfix_lmtp.lmdb"
     with locks_all(index):
         report = examine(site)
@@ -109,7 +109,7 @@ def test_doctor_names_who_keeps_an_index_locked(site: Site) -> None:
     )
 
 
-def test_a_local_user_who_locks_all_files_stops_no_daemon(site: Site) -> None:
+def test_daemon_applies_changes_while_a_local_user_locks_all_files(site: Site) -> None:
     make_old(lock_of(site))
     with RunningDaemon(site) as daemon:
         daemon.wait_until_it_watches()
@@ -121,7 +121,7 @@ def test_a_local_user_who_locks_all_files_stops_no_daemon(site: Site) -> None:
     assert_private(lock_of(site))
 
 
-def test_a_local_user_who_holds_the_lock_of_an_earlier_version_stops_no_sync(
+def test_sync_replaces_lock_of_an_earlier_version_held_by_a_local_user(
     site: Site, impatient: float
 ) -> None:
     make_old(lock_of(site))
@@ -137,7 +137,7 @@ def test_a_local_user_who_holds_the_lock_of_an_earlier_version_stops_no_sync(
     assert site.installed(RECIPIENTS).keys() == set(nine(BEES))
 
 
-def test_doctor_says_that_a_lock_can_be_held_by_others(site: Site) -> None:
+def test_doctor_warns_of_a_lock_that_other_users_can_open(site: Site) -> None:
     make_old(lock_of(site))
     report = examine(site)
     assert report.status("state_directory") == "warning"
@@ -146,7 +146,7 @@ def test_doctor_says_that_a_lock_can_be_held_by_others(site: Site) -> None:
     assert_private(lock_of(site))
 
 
-def test_setup_is_not_stopped_by_who_holds_the_lock_of_main_cf(
+def test_setup_succeeds_while_a_local_user_locks_main_cf_tmp(
     site: Site, idle_postfix: PostfixInstance, impatient: float
 ) -> None:
     directory = idle_postfix.config_directory
@@ -165,7 +165,7 @@ def test_setup_is_not_stopped_by_who_holds_the_lock_of_main_cf(
     assert not lock_file.exists()
 
 
-# --- what is there already
+# --- lock files that exist already
 
 
 def foreign(path: Path) -> None:
@@ -182,7 +182,7 @@ def readable_by_its_group(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [make_old, readable_by_its_group, foreign, fifo])
-def test_a_file_that_others_can_open_is_replaced_by_a_private_one(
+def test_lock_that_other_users_can_open_is_replaced(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     path = tmp_path / "lock"
@@ -200,7 +200,7 @@ def test_a_file_that_others_can_open_is_replaced_by_a_private_one(
     assert names(tmp_path) == ["lock"]
 
 
-def test_a_private_lock_stays_the_same_file(tmp_path: Path) -> None:
+def test_private_lock_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "state/lock"
 
     async def take() -> int:
@@ -211,7 +211,7 @@ def test_a_private_lock_stays_the_same_file(tmp_path: Path) -> None:
     assert_private(path)
 
 
-def test_a_lock_that_can_not_be_replaced_is_used_as_it_is(tmp_path: Path) -> None:
+def test_lock_that_cannot_be_replaced_is_used_unchanged(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state", "1m") as state:
         path = state / "lock"
         path.touch(0o644)
@@ -228,7 +228,7 @@ def test_a_lock_that_can_not_be_replaced_is_used_as_it_is(tmp_path: Path) -> Non
 # --- earlier versions beside this one
 
 
-def test_a_sync_of_an_earlier_version_is_waited_for(site: Site) -> None:
+def test_sync_waits_for_a_sync_of_an_earlier_version(site: Site) -> None:
     make_old(lock_of(site))
     site.files.write(ANTS, BEES)
     before = tree(site.maps)
@@ -246,31 +246,31 @@ def test_a_sync_of_an_earlier_version_is_waited_for(site: Site) -> None:
 
 
 def has_open(pid: int, inode: int) -> bool:
-    """Whether a process has this file open."""
+    """Return whether a process has this file open."""
     try:
-        return any(one.stat().st_ino == inode for one in Path(f"/proc/{pid}/fd").iterdir())
+        return any(path.stat().st_ino == inode for path in Path(f"/proc/{pid}/fd").iterdir())
     except FileNotFoundError:
         return False
 
 
-def test_an_earlier_version_that_waits_or_comes_is_kept_out(tmp_path: Path) -> None:
-    """Whether it has opened the file that was there, or opens the one that is there now."""
+def test_sync_of_an_earlier_version_cannot_take_the_lock(tmp_path: Path) -> None:
+    """It has opened the previous file before, or opens the new file now."""
     path = tmp_path / "lock"
     path.touch(0o644)
 
-    async def take(waits: int) -> None:
+    async def take(old: int) -> None:
         async with lock(path):
-            assert is_locked(waits)
-            with path.open() as comes:
-                assert is_locked(comes.fileno())
+            assert is_locked(old)
+            with path.open() as new:
+                assert is_locked(new.fileno())
 
-    with path.open() as waits:
-        asyncio.run(take(waits.fileno()))
-        assert not is_locked(waits.fileno())
+    with path.open() as old:
+        asyncio.run(take(old.fileno()))
+        assert not is_locked(old.fileno())
 
 
-def test_a_lock_is_replaced_once(tmp_path: Path) -> None:
-    """Two processes whose time is up at the same moment have the same file open."""
+def test_lock_is_replaced_once(tmp_path: Path) -> None:
+    """Two processes whose timeouts end at the same time have the same file open."""
     path = tmp_path / "lock"
     path.touch(0o644)
     with path.open() as old, ExitStack() as opened:
@@ -285,7 +285,7 @@ def test_a_lock_is_replaced_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["lock"]
 
 
-def test_of_many_that_replace_a_lock_at_the_same_time_one_is_at_work(
+def test_only_one_of_many_processes_that_replace_a_lock_holds_it(
     tmp_path: Path, impatient: float
 ) -> None:
     path = tmp_path / "lock"
@@ -304,7 +304,7 @@ def test_of_many_that_replace_a_lock_at_the_same_time_one_is_at_work(
                 at_work.remove(number)
                 done += 1
         except Busy:
-            pass  # it came when the time was up, and another one was at work
+            pass  # its timeout ended while another task held the lock
 
     async def all_at_once() -> None:
         await asyncio.gather(*map(work, range(20)))

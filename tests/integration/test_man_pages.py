@@ -1,4 +1,4 @@
-"""The manual pages, read by the programs that show them."""
+"""The manual pages, rendered by groff, mandoc and man."""
 
 import os
 import shutil
@@ -12,25 +12,25 @@ from tests.conftest import need
 PAGES = sorted((Path(__file__).parents[2] / "docs/man").iterdir())
 
 
-def complaints(*command: str) -> str:
+def errors_of(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_groff_has_no_complaint(page: Path) -> None:
+def test_groff_reports_no_error(page: Path) -> None:
     need(shutil.which("groff"), "groff")
-    assert not complaints("groff", "-ww", "-man", "-Tutf8", "-Kutf8", "-z", str(page))
+    assert not errors_of("groff", "-ww", "-man", "-Tutf8", "-Kutf8", "-z", str(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mandoc_has_no_complaint(page: Path) -> None:
+def test_mandoc_reports_no_error(page: Path) -> None:
     need(shutil.which("mandoc"), "mandoc")
-    assert not complaints("mandoc", "-Tlint", str(page))
+    assert not errors_of("mandoc", "-Tlint", str(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_man_shows_it_on_80_columns_without_breaking_a_word(page: Path) -> None:
+def test_man_renders_80_columns_without_hyphenation(page: Path) -> None:
     need(shutil.which("man"), "man")
     shown = subprocess.run(
         ["man", "--warnings", "-l", str(page)],
@@ -44,4 +44,4 @@ def test_man_shows_it_on_80_columns_without_breaking_a_word(page: Path) -> None:
     lines = shown.stdout.splitlines()
     assert len(lines) > 100
     assert max(map(len, lines)) <= 80
-    assert "\N{HYPHEN}" not in shown.stdout  # a word that is broken can't be searched for
+    assert "\N{HYPHEN}" not in shown.stdout  # a hyphenated word cannot be searched for

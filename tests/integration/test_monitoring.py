@@ -1,8 +1,7 @@
-"""What monitoring gets to see: the metrics file, the pages over HTTP, and how much mail waits.
+"""The metrics file, the pages over HTTP, and the counts of deferred mail.
 
-The daemon and `--once` are the real ones, and so are Postfix's queue and, where it is installed,
-Prometheus' promtool. A daemon here has a source that it asks several times a second, so that three
-intervals are soon over.
+The daemon, `--once`, Postfix's queue and, if it is installed, Prometheus' promtool are real. The
+daemon polls its source several times a second, so that three intervals are soon over.
 """
 
 import fcntl
@@ -45,46 +44,46 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def monitor() -> Monitor:
-    """A client, and the port that it will ask."""
+    """A client, and the port that it connects to."""
     return Monitor(free_port())
 
 
 @pytest.fixture
 def site(make_site: MakeSite, idle_postfix: PostfixInstance, template: Path) -> Site:
-    """One list, installed, that main.cf knows of, so a good pass says nothing; asked often."""
+    """One list, installed; main.cf names the maps, so a good sync prints nothing; polled often."""
     made = make_site("lmdb", source={"interval": SOON})
     idle_postfix.postconf(**mailman_parameters(made.maps, "lmdb"))
     return install(made, ANTS, template=template)
 
 
 def textfile_of(site: Site) -> Path:
-    """Where `with_textfile` puts the metrics."""
+    """Return the path of the metrics file in `with_textfile`."""
     return site.directory / "metrics/postfix-sync.prom"
 
 
 @pytest.fixture
 def with_textfile(site: Site) -> Site:
-    """The same, with a metrics file in a directory of its own."""
+    """The same site, with a metrics file in its own directory."""
     textfile_of(site).parent.mkdir()
     site.configure(metrics={"textfile": str(textfile_of(site))})
     return site
 
 
 def metrics_of(site: Site) -> str:
-    """The metrics file."""
+    """Return the content of the metrics file."""
     return textfile_of(site).read_text()
 
 
 # ---- the file -----------------------------------------------------------------------------------
 
 
-def test_once_writes_what_the_status_says(with_textfile: Site) -> None:
+def test_once_writes_the_same_values_to_metrics_and_status(with_textfile: Site) -> None:
     site, port = with_textfile, free_port()
     site.configure(
         metrics={"textfile": str(textfile_of(site))}, probe={"level": "rcpt", "timeout": "20s"}
@@ -145,8 +144,8 @@ def test_once_writes_what_the_status_says(with_textfile: Site) -> None:
     assert value(metrics_of(site), "passes_total", result="success") == 2
 
 
-def test_each_way_to_fail_is_a_state_of_its_own(with_textfile: Site) -> None:
-    """And what grows goes on from where it was: the file is the memory of every --once."""
+def test_each_kind_of_failure_has_its_own_state(with_textfile: Site) -> None:
+    """Counters continue from the file, which persists between calls of `--once`."""
     site = with_textfile
     site.once()
 
@@ -181,8 +180,8 @@ def test_each_way_to_fail_is_a_state_of_its_own(with_textfile: Site) -> None:
     assert "postfix_sync_deferred_messages" not in samples(text), "nobody can count it"
 
 
-def test_node_exporter_can_read_the_file(with_textfile: Site) -> None:
-    """Whatever the umask; and nothing it would take for another file is ever beside it."""
+def test_metrics_file_is_readable_for_node_exporter(with_textfile: Site) -> None:
+    """The umask does not matter, and no other file in the directory has a name that it reads."""
     site = with_textfile
     old = os.umask(0o077)
     try:
@@ -193,8 +192,8 @@ def test_node_exporter_can_read_the_file(with_textfile: Site) -> None:
     assert [path.name for path in textfile_of(site).parent.iterdir()] == ["postfix-sync.prom"]
 
 
-def test_nobody_can_make_root_write_elsewhere(with_textfile: Site) -> None:
-    """The directory may belong to node_exporter's user, who may plant what they like there."""
+def test_links_in_the_metrics_directory_are_not_followed(with_textfile: Site) -> None:
+    """node_exporter's user may own the directory, and create any file in it."""
     site, elsewhere = with_textfile, with_textfile.directory / "shadow"
     elsewhere.write_text("secret\n")
     elsewhere.chmod(0o600)
@@ -214,7 +213,7 @@ def test_nobody_can_make_root_write_elsewhere(with_textfile: Site) -> None:
     assert value(metrics_of(site), "passes_total", result="success") == 3
 
 
-def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
+def test_missing_metrics_directory_delays_no_list(with_textfile: Site) -> None:
     site = with_textfile
     textfile_of(site).parent.rmdir()
     site.files.write(ANTS, BEES)
@@ -227,13 +226,13 @@ def test_a_place_that_is_not_there_stops_no_list(with_textfile: Site) -> None:
     assert value(metrics_of(site), "source_lists", source="lists") == 2
 
 
-def test_doctor_knows_a_place_that_is_wrong(with_textfile: Site) -> None:
+def test_doctor_reports_wrong_path_of_the_metrics_file(with_textfile: Site) -> None:
     site = with_textfile
 
     def finding() -> dict[str, Any]:
         checks = json.loads(site.call("doctor", "--json").stdout)["checks"]
         found: dict[str, Any]
-        [found] = [one for one in checks if one["name"] == "metrics_textfile"]
+        [found] = [check for check in checks if check["name"] == "metrics_textfile"]
         return found
 
     other = textfile_of(site).with_suffix(".txt")
@@ -251,7 +250,7 @@ def test_doctor_knows_a_place_that_is_wrong(with_textfile: Site) -> None:
     assert missing.exists()
 
 
-def test_a_place_that_may_not_be_written(with_textfile: Site) -> None:
+def test_unwritable_metrics_directory_is_reported(with_textfile: Site) -> None:
     site = with_textfile
     textfile_of(site).parent.chmod(0o555)
     with site.start("--once", preexec_fn=obey_modes) as process:
@@ -262,7 +261,7 @@ def test_a_place_that_may_not_be_written(with_textfile: Site) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_disk_that_is_full_or_read_only_leaves_the_old_file(with_textfile: Site) -> None:
+def test_full_or_read_only_disk_leaves_the_old_metrics_file(with_textfile: Site) -> None:
     site = with_textfile
     with small_disk(textfile_of(site).parent, "256k") as disk:
         site.once()
@@ -284,7 +283,9 @@ def test_a_disk_that_is_full_or_read_only_leaves_the_old_file(with_textfile: Sit
         assert metrics_of(site) != before
 
 
-def test_the_daemon_tells_of_its_file_once_and_mends_it(with_textfile: Site) -> None:
+def test_daemon_reports_missing_metrics_directory_once_and_its_recovery(
+    with_textfile: Site,
+) -> None:
     site = with_textfile
     directory = textfile_of(site).parent
     directory.rmdir()
@@ -301,7 +302,7 @@ def test_the_daemon_tells_of_its_file_once_and_mends_it(with_textfile: Site) -> 
     assert value(metrics_of(site), "source_up", source="lists") == 1
 
 
-def test_the_file_follows_each_round_of_probes(with_textfile: Site) -> None:
+def test_metrics_file_is_written_after_each_round_of_probes(with_textfile: Site) -> None:
     site, port = with_textfile, free_port()
     site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
     site.configure(
@@ -320,14 +321,14 @@ def test_the_file_follows_each_round_of_probes(with_textfile: Site) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_status_of_an_earlier_version_is_taken_over(with_textfile: Site) -> None:
-    """What it has stays, and what it lacks begins with nothing."""
+def test_status_of_an_earlier_version_is_used(with_textfile: Site) -> None:
+    """Its values are kept; those that it lacks begin at zero."""
     site = with_textfile
     site.once()
     path, old = site.state / "status.json", site.status()
     del old["passes"], old["queue"]
-    for one in old["sources"].values():
-        del one["failing_since"]
+    for source in old["sources"].values():
+        del source["failing_since"]
     old["sources"]["lists"]["last_change"] = "2026-01-02T03:04:05Z"
     path.write_text(json.dumps(old))
     site.once()
@@ -337,37 +338,41 @@ def test_a_status_of_an_earlier_version_is_taken_over(with_textfile: Site) -> No
     assert value(text, "passes_total", result="success") == 1
 
 
-@pytest.mark.parametrize("wanted", [False, True])
-def test_nothing_is_loaded_for_what_nobody_asked_for(with_textfile: Site, wanted: bool) -> None:
+@pytest.mark.parametrize("configured", [False, True])
+def test_prometheus_client_is_imported_only_if_metrics_are_configured(
+    with_textfile: Site, configured: bool
+) -> None:
     site = with_textfile
-    if not wanted:
+    if not configured:
         site.configure(metrics={})
     with RunningDaemon(site, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
         daemon.wait_for_passes(2)
         loaded = daemon.count("prometheus_client")
         assert daemon.stop() == 0
-    assert bool(loaded) == wanted
-    assert ("queue" in site.status() and site.status()["queue"] is not None) == wanted
+    assert bool(loaded) == configured
+    assert ("queue" in site.status() and site.status()["queue"] is not None) == configured
 
 
 # ---- over HTTP ----------------------------------------------------------------------------------
 
 
 def serve(site: Site, monitor: Monitor, **sections: object) -> None:
-    """Configures where the daemon is to listen."""
+    """Configure the address on which the daemon listens."""
     site.configure(metrics={"listen": monitor.listen}, **sections)
 
 
 @pytest.fixture
 def served(site: Site, monitor: Monitor) -> Iterator[RunningDaemon]:
-    """A daemon that is well, and listens."""
+    """A daemon that is healthy and listens."""
     serve(site, monitor)
     with RunningDaemon(site) as daemon:
         wait_for(lambda: monitor.health()[0] == 200, PATIENCE, "health")
         yield daemon
 
 
-def test_the_three_pages(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
+def test_http_server_serves_metrics_health_and_status(
+    site: Site, served: RunningDaemon, monitor: Monitor
+) -> None:
     found = monitor.get("/metrics")
     assert found.status == 200
     assert found.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -392,7 +397,9 @@ def test_the_three_pages(site: Site, served: RunningDaemon, monitor: Monitor) ->
         pass  # the port is free again
 
 
-def test_what_http_asks_of_any_server(served: RunningDaemon, monitor: Monitor) -> None:
+def test_http_server_answers_invalid_requests_as_http_requires(
+    served: RunningDaemon, monitor: Monitor
+) -> None:
     found = monitor.get("/")
     assert (found.status, "/metrics, /healthz, /status" in found.body) == (404, True)
     found = monitor.get("/metrics", method="HEAD")
@@ -425,8 +432,10 @@ def test_what_http_asks_of_any_server(served: RunningDaemon, monitor: Monitor) -
     assert served.stop() == 0
 
 
-def test_slow_clients_hold_up_nobody(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
-    """Nor do many of them, nor one that never reads its answer, nor one that leaves in between."""
+def test_slow_clients_do_not_delay_others(
+    site: Site, served: RunningDaemon, monitor: Monitor
+) -> None:
+    """Many slow clients, a client that never reads its answer, and one that disconnects."""
     with ExitStack() as stack:
         slow = [stack.enter_context(monitor.connect()) for _ in range(http_server.CONNECTIONS - 1)]
         for connection in slow:
@@ -437,7 +446,7 @@ def test_slow_clients_hold_up_nobody(site: Site, served: RunningDaemon, monitor:
             with monitor.connect() as unread:
                 unread.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert monitor.health()[0] == 200
-        for connection in slow:  # a byte now and then buys no time
+        for connection in slow:  # sending a byte does not extend the timeout
             connection.sendall(b"x")
         more = [stack.enter_context(monitor.connect()) for _ in range(20)]
         assert monitor.health()[0] == 200, "it waited until the first were put out"
@@ -448,7 +457,7 @@ def test_slow_clients_hold_up_nobody(site: Site, served: RunningDaemon, monitor:
     assert served.stop() == 0
 
 
-def test_it_ends_with_clients_at_the_line(served: RunningDaemon, monitor: Monitor) -> None:
+def test_daemon_ends_with_connected_clients(served: RunningDaemon, monitor: Monitor) -> None:
     with monitor.connect() as slow:
         slow.sendall(b"GET /")
         assert monitor.health()[0] == 200
@@ -456,8 +465,8 @@ def test_it_ends_with_clients_at_the_line(served: RunningDaemon, monitor: Monito
         assert slow.recv(1) == b""
 
 
-def test_a_daemon_that_hangs_gives_no_answer(served: RunningDaemon, monitor: Monitor) -> None:
-    """No thread goes on saying that all is well."""
+def test_daemon_that_hangs_does_not_answer(served: RunningDaemon, monitor: Monitor) -> None:
+    """No separate thread reports that the daemon is healthy."""
     served.send(signal.SIGSTOP)
     with monitor.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
@@ -470,7 +479,7 @@ def test_a_daemon_that_hangs_gives_no_answer(served: RunningDaemon, monitor: Mon
     assert served.stop() == 0
 
 
-def test_ipv6(site: Site, root: None) -> None:
+def test_http_server_listens_on_ipv6(site: Site, root: None) -> None:
     monitor = Monitor(free_port("::1"), "::1")
     serve(site, monitor)
     with RunningDaemon(site) as daemon:
@@ -479,14 +488,16 @@ def test_ipv6(site: Site, root: None) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_port_in_use_is_told_once_and_taken_when_it_is_free(site: Site, monitor: Monitor) -> None:
+def test_port_in_use_is_reported_once_and_used_when_it_is_free(
+    site: Site, monitor: Monitor
+) -> None:
     serve(site, monitor)
     with RunningDaemon(site) as daemon:
         with socket.create_server(("127.0.0.1", monitor.port)):
             site.files.write(ANTS, BEES)
             daemon.wait_for("Address already in use")
             daemon.wait_for(BEES)
-            time.sleep(2)  # time for a second try
+            time.sleep(2)  # long enough for a retry
         wait_for(lambda: monitor.health()[0] == 200, 90, "health")
         assert (
             daemon.count(
@@ -501,7 +512,7 @@ def test_a_port_in_use_is_told_once_and_taken_when_it_is_free(site: Site, monito
         assert daemon.stop() == 0
 
 
-def test_an_address_of_another_host_is_told(site: Site) -> None:
+def test_listen_address_of_another_host_is_reported(site: Site) -> None:
     site.configure(metrics={"listen": "192.0.2.1:9825"})
     with RunningDaemon(site) as daemon:
         daemon.wait_for("metrics.listen 192.0.2.1:9825: Cannot assign requested address")
@@ -509,7 +520,9 @@ def test_an_address_of_another_host_is_told(site: Site) -> None:
         assert daemon.stop() == 0
 
 
-def test_sighup_moves_it(site: Site, served: RunningDaemon, monitor: Monitor) -> None:
+def test_sighup_changes_the_listen_address(
+    site: Site, served: RunningDaemon, monitor: Monitor
+) -> None:
     other = Monitor(free_port())
     textfile_of(site).parent.mkdir()
     site.configure(metrics={"listen": other.listen, "textfile": str(textfile_of(site))})
@@ -517,7 +530,7 @@ def test_sighup_moves_it(site: Site, served: RunningDaemon, monitor: Monitor) ->
     wait_for(lambda: other.health()[0] == 200, PATIENCE, "health elsewhere")
     assert monitor.health()[0] == 0
     wait_for(textfile_of(site).exists, PATIENCE, "a file as well")
-    served.send(signal.SIGHUP)  # and nothing has changed
+    served.send(signal.SIGHUP)  # the configuration is unchanged
     served.wait_for(f"http://{other} serves", times=2)
     assert other.health()[0] == 200
     site.configure()
@@ -531,16 +544,16 @@ def test_sighup_moves_it(site: Site, served: RunningDaemon, monitor: Monitor) ->
 
 
 def illness(monitor: Monitor) -> str:
-    """What /healthz complains of."""
+    """Return the problems that /healthz reports."""
     status, said = monitor.health()
     return said if status == 503 else ""
 
 
-def test_nothing_is_well_before_the_first_success(site: Site, monitor: Monitor) -> None:
-    """Also of a daemon whose predecessor was well a moment ago."""
+def test_daemon_is_unhealthy_before_its_first_successful_sync(site: Site, monitor: Monitor) -> None:
+    """This includes a daemon that is started right after a successful sync."""
     serve(site, monitor)
     site.once()
-    ended = int(time.time())  # the status has whole seconds, and a success of this one would count
+    ended = int(time.time())  # the status has whole seconds; a success in this one would count
     with (site.state / "lock").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         wait_for(lambda: int(time.time()) > ended, PATIENCE, "the next second")
@@ -552,7 +565,7 @@ def test_nothing_is_well_before_the_first_success(site: Site, monitor: Monitor) 
             assert daemon.stop() == 0
 
 
-def test_a_source_that_never_answered_is_not_well(make_site: MakeSite, monitor: Monitor) -> None:
+def test_source_that_never_answered_is_unhealthy(make_site: MakeSite, monitor: Monitor) -> None:
     site = make_site("lmdb", source={"interval": SOON})
     serve(site, monitor)
     with RunningDaemon(site) as daemon:
@@ -569,10 +582,10 @@ def test_a_source_that_never_answered_is_not_well(make_site: MakeSite, monitor: 
         assert daemon.stop() == 0
 
 
-def test_what_goes_on_for_three_intervals_is_told_and_ends(
+def test_failure_of_three_intervals_is_unhealthy_until_it_ends(
     site: Site, served: RunningDaemon, monitor: Monitor
 ) -> None:
-    """A source that vanishes, one that is refused, and a Postfix that is gone."""
+    """A missing source, a refused source, and a missing Postfix configuration."""
     away = site.directory / "away"
     site.files.directory.rename(away)
     said = wait_for(lambda: illness(monitor), PATIENCE, "illness")
@@ -599,7 +612,7 @@ def test_what_goes_on_for_three_intervals_is_told_and_ends(
     assert served.stop() == 0
 
 
-def test_a_failure_that_is_soon_over_is_no_illness(
+def test_failure_of_less_than_three_intervals_is_healthy(
     make_site: MakeSite, template: Path, monitor: Monitor
 ) -> None:
     site = install(make_site("lmdb", source={"interval": NEVER}), ANTS, template=template)
@@ -631,7 +644,7 @@ def test_deferred_mail_is_counted_by_destination(
             assert send(postfix.port, address).accepted
         wait_for(lambda: len(postfix.outcomes()) == 2, PATIENCE, "two tries")
         wait_for(
-            lambda: [one["queue_name"] for one in postfix.queue()] == ["deferred"] * 2,
+            lambda: [message["queue_name"] for message in postfix.queue()] == ["deferred"] * 2,
             PATIENCE,
             "two messages that wait",
         )
@@ -672,9 +685,7 @@ def _counted(monitor: Monitor, port: int, number: int = 2) -> str:
     return text if found == number else ""
 
 
-def test_a_queue_that_cannot_be_read_has_no_numbers(
-    with_textfile: Site, idle_postfix: PostfixInstance
-) -> None:
+def test_unreadable_queue_has_no_counts(with_textfile: Site, idle_postfix: PostfixInstance) -> None:
     site = with_textfile
     site.once()
     assert "postfix_sync_deferred_messages" in samples(metrics_of(site))

@@ -1,6 +1,6 @@
-"""docs/monitoring: the alert rules, which Prometheus itself tries, the dashboard, and the table.
+"""docs/monitoring: the alert rules, tested by Prometheus itself, the dashboard, and the table.
 
-What they name is what is exported, and the other way round.
+They name every exported metric, and no others.
 """
 
 import json
@@ -31,27 +31,27 @@ HOST = 'job="postfix-sync", instance="mx1"'
 
 
 def named(text: str) -> set[str]:
-    """The metrics that are named there."""
+    """Return the metrics that the text names."""
     return set(re.findall(r"\bpostfix_sync_[a-z_]+", text))
 
 
 def exported() -> set[str]:
-    """All that there can be."""
+    """Return every metric that can be exported."""
     return set(samples(metrics.render(status(held=True))[0]))
 
 
-def test_what_is_exported_is_documented_and_the_other_way_round() -> None:
+def test_table_documents_exactly_the_exported_metrics() -> None:
     rows = re.findall(r"^\| `(postfix_sync_\w+)` \|", TABLE.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(exported())
 
 
 @pytest.mark.parametrize("path", [ALERTS, DASHBOARD], ids=["alerts", "dashboard"])
-def test_only_what_is_exported_is_looked_at(path: Path) -> None:
+def test_alerts_and_dashboard_use_exported_metrics_only(path: Path) -> None:
     assert named(path.read_text())
     assert named(path.read_text()) <= exported()
 
 
-def test_the_dashboard_shows_everything() -> None:
+def test_dashboard_shows_every_exported_metric() -> None:
     assert named(DASHBOARD.read_text()) == exported()
 
 
@@ -60,13 +60,13 @@ def test_the_dashboard_shows_everything() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """When an alert fires, and when it does not: a value a minute, as promtool writes them."""
+    """When an alert fires, and when it does not: one value per minute, as promtool writes them."""
 
     series: str
     ill: str
     well: str
     at: str
-    """When it fires; a minute before it does not."""
+    """The minute in which the alert fires; in the minute before, it does not."""
     labels: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,21 +125,21 @@ def minutes(text: str) -> int:
 
 
 def alerts_in(name: str, values: str, at: int, expected: list[Any]) -> dict[str, Any]:
-    """A test of promtool's: what of one alert fires at that minute."""
+    """Return a promtool test: the alerts of this name that fire at that minute."""
     case = CASES[name]
     series = {case.series: values, **case.beside}
     return {
         "interval": "1m",
-        "input_series": [{"series": one, "values": what} for one, what in series.items()],
+        "input_series": [{"series": key, "values": value} for key, value in series.items()],
         "alert_rule_test": [{"eval_time": f"{at}m", "alertname": name, "exp_alerts": expected}],
     }
 
 
 def firing(name: str) -> dict[str, Any]:
-    """The alert as it has to come: all labels, and the annotations with them filled in."""
+    """Return the expected alert: all labels, and the annotations with their values filled in."""
     found: dict[str, str] = {"job": "postfix-sync", "instance": "mx1", **CASES[name].labels}
     if name == "PostfixSyncAbsent":
-        found = {}  # of nobody, there is nothing to be said
+        found = {}  # without any series, there are no labels
     annotations = {
         key: re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda match: found[match[1]], text)
         for key, text in RULES[name]["annotations"].items()
@@ -153,12 +153,12 @@ def run_tests(directory: Path, *tests: Mapping[str, Any]) -> None:
     promtool("test", "rules", str(path))
 
 
-def test_prometheus_takes_the_rules() -> None:
+def test_prometheus_accepts_the_rules() -> None:
     assert f"{len(CASES)} rules found" in promtool("check", "rules", str(ALERTS))
     assert RULES.keys() == CASES.keys()
 
 
-def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
+def test_each_alert_fires_at_its_time_and_not_before(tmp_path: Path) -> None:
     tests = []
     for name, case in CASES.items():
         at = minutes(case.at)
@@ -170,14 +170,14 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     run_tests(tmp_path, *tests)
 
 
-def test_a_pass_that_fails_is_not_told_for_each_source_as_well(tmp_path: Path) -> None:
+def test_failed_sync_raises_no_alert_for_each_source(tmp_path: Path) -> None:
     found = alerts_in("PostfixSyncSourceFailed", "1x60", 30, [])
     found["input_series"][1]["values"] = "1x60"
     run_tests(tmp_path, found)
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_alert_says_what_to_run(name: str) -> None:
+def test_each_alert_names_a_command_to_run(name: str) -> None:
     annotations = RULES[name]["annotations"]
     assert annotations.keys() == {"summary", "description"}
     assert re.search(r"\b(postfix-sync|systemctl) [a-z-]", annotations["description"])
@@ -195,7 +195,7 @@ def dashboard() -> Any:
 def test_grafana_can_import_the_dashboard(dashboard: Any) -> None:
     assert (dashboard["id"], dashboard["uid"]) == (None, "postfix-sync")
     assert dashboard["schemaVersion"] >= 36
-    variables = {one["name"]: one for one in dashboard["templating"]["list"]}
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     assert variables["datasource"]["query"] == "prometheus"
     source = {"type": "prometheus", "uid": "${datasource}"}
@@ -206,7 +206,7 @@ def test_grafana_can_import_the_dashboard(dashboard: Any) -> None:
         assert panel["title"]
         assert panel["description"]
         assert panel["datasource"] == source
-        assert all(one["datasource"] == source for one in panel["targets"])
+        assert all(target["datasource"] == source for target in panel["targets"])
         at = panel["gridPos"]
         assert at["x"] + at["w"] <= 24
         cells = {
@@ -218,16 +218,20 @@ def test_grafana_can_import_the_dashboard(dashboard: Any) -> None:
         taken |= cells
 
 
-def test_prometheus_understands_what_the_dashboard_asks(dashboard: Any, tmp_path: Path) -> None:
-    expressions = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+def test_prometheus_accepts_the_expressions_of_the_dashboard(
+    dashboard: Any, tmp_path: Path
+) -> None:
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     expressions += [
-        one["expr"] for one in dashboard["annotations"]["list"] if not one.get("builtIn")
+        annotation["expr"]
+        for annotation in dashboard["annotations"]["list"]
+        if not annotation.get("builtIn")
     ]
     for expression in expressions:
         assert 'instance=~"$instance"' in expression
     rules = [
-        {"record": f"asked:{number}", "expr": one.replace("$__rate_interval", "5m")}
-        for number, one in enumerate(expressions)
+        {"record": f"dashboard:{number}", "expr": expression.replace("$__rate_interval", "5m")}
+        for number, expression in enumerate(expressions)
     ]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))

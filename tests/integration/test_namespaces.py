@@ -1,4 +1,4 @@
-"""The network that other tests stand on: it connects, it loses packets, and it goes away."""
+"""The network namespaces of other tests: they connect, can be cut off, and are removed."""
 
 import os
 import socket
@@ -14,12 +14,12 @@ from tests.parts.namespaces import Host, Network
 
 PORT = 8024
 SOON = 0.3
-"""Seconds without an answer: on a network without distances, that is no answer."""
+"""Seconds without an answer: hosts in namespaces answer faster than this."""
 
 
 @pytest.fixture(autouse=True)
 def possible(root: None) -> None:
-    """For root, and not in every container."""
+    """Skip the test unless root runs it, on a system that permits network namespaces."""
     need(namespaces.available(), "network namespaces")
 
 
@@ -34,13 +34,13 @@ def network() -> Iterator[Network]:
 
 
 def reach(here: Host, there: Host, port: int = PORT) -> None:
-    """Connect from here to there."""
+    """Connect from one host to another."""
     with here.inside():
         socket.create_connection((there.address, port), SOON).close()
 
 
 def test_hosts_reach_each_other(network: Network) -> None:
-    """A server is there, a port without one refuses, and what is on loopback stays on it."""
+    """A server answers, a port without a server refuses, and loopback addresses stay local."""
     reach(network["mx"], network["mm"])
     with pytest.raises(ConnectionRefusedError):
         reach(network["mx"], network["mm"], PORT + 1)
@@ -48,8 +48,8 @@ def test_hosts_reach_each_other(network: Network) -> None:
         socket.create_connection(("127.0.0.1", PORT), SOON)
 
 
-def test_cut_off_is_silence(network: Network) -> None:
-    """No refusal and no unreachable host, in neither direction; and an open connection survives."""
+def test_packets_to_and_from_a_host_that_is_cut_off_are_dropped(network: Network) -> None:
+    """Both directions time out without any error; a connection that is open survives."""
     with network["mx"].inside():
         lasting = socket.create_server(("", PORT))
     with network["mm"].inside():
@@ -67,7 +67,7 @@ def test_cut_off_is_silence(network: Network) -> None:
 
 
 def test_commands_run_on_a_host(network: Network) -> None:
-    """Those that are started inside, and those with the prefix."""
+    """Commands run on the host if they are started inside it, or with the prefix."""
     command = ["ip", "-brief", "address", "show", "eth0"]
     with network["mm"].inside():
         inside = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -77,12 +77,12 @@ def test_commands_run_on_a_host(network: Network) -> None:
     assert inside == prefixed
 
 
-def test_nothing_is_left() -> None:
-    """Also of two that stand side by side, and when what they are for fails."""
+def test_namespaces_are_removed_after_an_error() -> None:
+    """Two networks can exist at the same time."""
 
     def fail() -> None:
-        with Network("mx") as one, Network("mx") as two:
-            assert one["mx"].address == two["mx"].address
+        with Network("mx") as first, Network("mx") as second:
+            assert first["mx"].address == second["mx"].address
             assert len(ours()) == 4
             raise ZeroDivisionError
 
@@ -92,5 +92,5 @@ def test_nothing_is_left() -> None:
 
 
 def ours() -> list[str]:
-    """The namespaces of this process."""
-    return [one.name for one in Path("/run/netns").glob(f"pfs-{os.getpid()}-*")]
+    """Return the namespaces of this process."""
+    return [path.name for path in Path("/run/netns").glob(f"pfs-{os.getpid()}-*")]

@@ -1,6 +1,6 @@
-"""A FIFO, a socket or a huge file in the place of one that is read: nothing waits for it.
+"""A FIFO, a socket or a huge file in place of a regular file never blocks the program.
 
-A pass and doctor come to their ends, say in one line what is there, and all is well again after it.
+A sync and doctor end, report the file in one line, and work again once it is removed.
 """
 
 import os
@@ -31,7 +31,7 @@ FIFO = WHATS["fifo"]
 
 
 def put(path: Path, what: str = "fifo") -> None:
-    """Puts something else into the place of a file."""
+    """Put another kind of file in the place of a file."""
     path.unlink(missing_ok=True)
     match what:
         case "fifo":
@@ -48,7 +48,7 @@ def put(path: Path, what: str = "fifo") -> None:
 
 @pytest.fixture
 def site(make_site: MakeSite, idle_postfix: PostfixInstance, tmp_path: Path) -> Site:
-    """One list, installed and wired."""
+    """A site with one list, installed; main.cf names the maps."""
     made = make_site()
     idle_postfix.postconf(**mailman_parameters(made.maps, "lmdb"))
     install(made, ANTS, template=tmp_path)
@@ -57,8 +57,8 @@ def site(make_site: MakeSite, idle_postfix: PostfixInstance, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("what", WHATS)
-def test_a_text(site: Site, what: str) -> None:
-    """It is named in one line by a pass and by doctor, whose command puts it aside."""
+def test_text_of_a_map_that_is_not_a_regular_file_is_put_aside(site: Site, what: str) -> None:
+    """A sync and doctor each report it in one line; doctor's command puts it aside."""
     text = site.maps / "postfix_lmtp"
     put(text, what)
     message, hint = site.once(expect=1).splitlines()
@@ -72,8 +72,8 @@ def test_a_text(site: Site, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["fifo", "socket"])
-def test_an_index(site: Site, what: str) -> None:
-    """A pass builds it anew; doctor says what is there."""
+def test_index_that_is_not_a_regular_file_is_rebuilt(site: Site, what: str) -> None:
+    """Doctor reports the file; a sync builds the index again."""
     index = site.maps / "postfix_lmtp.lmdb"
     put(index, what)
     report = examine(site)
@@ -82,8 +82,8 @@ def test_an_index(site: Site, what: str) -> None:
     assert index.is_file()
 
 
-def test_what_is_remembered(site: Site) -> None:
-    """Doctor names each; a pass does without, and makes it anew."""
+def test_state_files_that_are_not_regular_are_reported_and_written_again(site: Site) -> None:
+    """Doctor reports each file; a sync works without it, and writes it again."""
     status, record = site.state / "status.json", site.state / "sources/lists.json"
     kept, note = site.state / "generations/1.json.gz", site.state / "installed.json"
     for path in (status, record, kept, note, site.state / "lock"):
@@ -99,22 +99,22 @@ def test_what_is_remembered(site: Site) -> None:
     assert FIFO in report["generation:1"]["seen"]
     report.run_fix("generation:1")
     warnings = site.once().splitlines()
-    assert all(FIFO in one for one in warnings)
-    named = [one.removeprefix("postfix-sync: warning: ").split(": ")[0] for one in warnings]
+    assert all(FIFO in warning for warning in warnings)
+    named = [warning.removeprefix("postfix-sync: warning: ").split(": ")[0] for warning in warnings]
     assert named == [str(note), str(record), str(status)]
     assert site.once() == ""
     assert examine(site).troubles.keys().isdisjoint({"passes", "generation:1"})
 
 
-def test_an_order(site: Site) -> None:
-    """One that can't be read is one, until it is taken away."""
+def test_hold_that_is_a_fifo_holds_until_doctor_fixes_it(site: Site) -> None:
+    """A hold that cannot be read still holds, until it is released."""
     put(site.state / "held.json")
     assert f"{site.state}/held.json: can't be read" in site.once(expect=1)
     assert examine(site).mend("held").status("held") == "ok"
     assert site.once() == ""
 
 
-def test_the_hosts_file(site: Site) -> None:
+def test_hosts_file_that_is_a_fifo_is_reported(site: Site) -> None:
     put(site.hosts)
     site.configure(sources=[{"path": str(site.files.directory), "address": "127.0.0.1"}])
     assert f"{site.hosts}: {FIFO}" in site.once(expect=1).splitlines()[0]
@@ -122,7 +122,7 @@ def test_the_hosts_file(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", WHATS)
-def test_the_configuration(site: Site, what: str) -> None:
+def test_configuration_that_is_not_a_regular_file_is_reported(site: Site, what: str) -> None:
     put(site.config, what)
     for arguments in (["--once"], []):
         done = site.run(*arguments)
@@ -130,8 +130,10 @@ def test_the_configuration(site: Site, what: str) -> None:
         assert f"{site.config}: {WHATS[what]}" in done.stderr.splitlines()[0]
 
 
-def test_what_postfix_is_told(site: Site, idle_postfix: PostfixInstance) -> None:
-    """postconf(1) would wait; what a list names counts as nothing, as for Postfix."""
+def test_postfix_configuration_that_is_a_fifo_is_reported(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
+    """postconf(1) would block; like Postfix, a sync ignores a FIFO that a parameter names."""
     listed = site.directory / "listed"
     put(listed)
     idle_postfix.postconf(mydestination=f"{listed}, localhost")

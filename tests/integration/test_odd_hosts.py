@@ -1,4 +1,4 @@
-"""Hosts that are not quite as they should be: a pass does what it can, and harms nothing."""
+"""Hosts with unusual or broken files: a sync does what it can, and damages nothing."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
 @pytest.mark.parametrize("name", ["postfix_recipients", "postfix_lmtp"])
-def test_a_text_that_lost_its_bytes_is_no_empty_map(
+def test_truncated_text_of_a_map_is_not_an_empty_map(
     make_site: MakeSite, map_type: str, name: str
 ) -> None:
     site = make_site(map_type)
@@ -39,7 +39,7 @@ def test_a_text_that_lost_its_bytes_is_no_empty_map(
     assert site.installed(name).keys() == set(nine(ANTS))
 
 
-def test_guards_know_the_lists_when_the_recipients_are_lost(make_site: MakeSite) -> None:
+def test_guards_know_the_lists_if_the_recipients_are_truncated(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write(ANTS)
     site.once()
@@ -48,7 +48,7 @@ def test_guards_know_the_lists_when_the_recipients_are_lost(make_site: MakeSite)
     assert "names no list at all, 1 are installed" in site.once(expect=65)
 
 
-def test_warnings_about_main_cf_are_no_failures_of_a_map(
+def test_warnings_of_postmap_about_main_cf_are_not_errors(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site()
@@ -61,7 +61,7 @@ def test_warnings_about_main_cf_are_no_failures_of_a_map(
     assert site.postmap("-q", ANTS, table).stdout == "lmtp:[127.0.0.1]:8024\n"
 
 
-def test_an_instance_without_services_yet(
+def test_instance_without_master_cf_is_synced(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site(source={"address": "127.0.0.9"})
@@ -72,7 +72,7 @@ def test_an_instance_without_services_yet(
 
 
 @pytest.mark.parametrize("spoil", [lambda p: os.chown(p, 65534, 0), lambda p: p.chmod(0o777)])
-def test_a_map_directory_that_others_may_write_to(
+def test_map_directory_that_others_may_write_to_is_refused(
     make_site: MakeSite, spoil: Callable[[Path], None]
 ) -> None:
     site = make_site()
@@ -87,7 +87,7 @@ def test_a_map_directory_that_others_may_write_to(
     site.once()
 
 
-def test_no_link_is_written_through(make_site: MakeSite) -> None:
+def test_link_in_the_staging_directory_is_not_followed(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write(ANTS)
     victim = site.directory / "victim"
@@ -100,7 +100,7 @@ def test_no_link_is_written_through(make_site: MakeSite) -> None:
     site.once()
 
 
-def test_a_read_only_etc_matters_only_where_the_hosts_file_is_used(
+def test_read_only_etc_is_ignored_if_the_hosts_file_is_not_used(
     make_site: MakeSite, root: None
 ) -> None:
     site = make_site()
@@ -114,7 +114,7 @@ def test_a_read_only_etc_matters_only_where_the_hosts_file_is_used(
         assert site.installed("postfix_lmtp").keys() == set(nine(ANTS))
 
 
-def test_damaged_markers_matter_only_where_the_hosts_file_is_used(make_site: MakeSite) -> None:
+def test_damaged_markers_are_an_error_only_if_the_hosts_file_is_used(make_site: MakeSite) -> None:
     site = make_site()
     site.hosts.write_text("# BEGIN postfix-sync\n127.0.0.1 localhost\n")
     site.files.write(ANTS, hop=HOP)
@@ -124,7 +124,7 @@ def test_damaged_markers_matter_only_where_the_hosts_file_is_used(make_site: Mak
     assert site.hosts.read_text() == "# BEGIN postfix-sync\n127.0.0.1 localhost\n"
 
 
-def test_the_block_goes_when_the_address_does(
+def test_hosts_block_is_removed_with_the_configured_address(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site(source={"address": "127.0.0.9"})
@@ -139,7 +139,7 @@ def test_the_block_goes_when_the_address_does(
     assert site.hosts.read_bytes() == idle_postfix.chroot_hosts.read_bytes() == before
 
 
-def test_a_reader_that_goes_away(make_site: MakeSite) -> None:
+def test_closed_standard_output_ends_the_command_silently(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write(*(f"list{number}@b.example" for number in range(2000)))
     with site.start("--once", "--dry-run", "-q") as process:
@@ -151,7 +151,7 @@ def test_a_reader_that_goes_away(make_site: MakeSite) -> None:
         assert process.stderr.read() == ""
 
 
-def test_a_path_of_another_alphabet_and_a_locale_without_it(make_site: MakeSite) -> None:
+def test_characters_missing_in_the_locale_are_escaped(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write("bücher@lists.example.net")
     done = site.run("--once", "--dry-run", environment={"PYTHONIOENCODING": "ascii"})
@@ -168,7 +168,7 @@ def test_a_path_of_another_alphabet_and_a_locale_without_it(make_site: MakeSite)
         ("postfix: {map_directory: /a b}", "main.cf could not name maps in"),
     ],
 )
-def test_odd_configurations(make_site: MakeSite, text: str, problem: str) -> None:
+def test_odd_configurations_are_refused(make_site: MakeSite, text: str, problem: str) -> None:
     site = make_site()
     site.config.write_text(text)
     done = site.call("--once")
@@ -187,9 +187,11 @@ def test_odd_configurations(make_site: MakeSite, text: str, problem: str) -> Non
         ("smtp unix - - y - - smtp", "0", False),
     ],
 )
-def test_what_is_chrooted(service: str, level: str, chrooted: bool) -> None:
+def test_lmtp_is_chrooted_as_master_cf_and_compatibility_level_say(
+    service: str, level: str, chrooted: bool
+) -> None:
     assert lmtp_is_chrooted(f"pickup unix n - y 60 1 pickup\n{service}\n", level) is chrooted
 
 
-def test_hosts_of_routes_that_are_parts_of_lists() -> None:
-    assert {one.host for one in next_hops_of(Table.of({ANTS: "lmtp:[old]:8024"}))} == {"old"}
+def test_next_hops_of_incomplete_lists_are_found() -> None:
+    assert {hop.host for hop in next_hops_of(Table.of({ANTS: "lmtp:[old]:8024"}))} == {"old"}

@@ -1,7 +1,7 @@
-"""The probe against real sockets: an honest LMTP server, and every way in which one fails.
+"""The probe against real sockets: a correct LMTP server, and every kind of faulty one.
 
-What a server says, or doesn't, must never do more to a postfix-sync than give a result: in bounded
-time, in bounded memory, and in words that help.
+Whatever a server sends, or does not send, the probe returns a result: within its timeout, in
+bounded memory, and with an error message that helps.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ from tests.parts.site import Site
 
 ANTS = "ants@lists.example.net"
 TIMEOUT = 0.3
-"""Seconds for a server that doesn't answer. One that does has PATIENCE, for machines pause too."""
+"""Seconds for a server that does not answer. One that answers has PATIENCE, as machines pause."""
 
 MEMORY = 4 * 2**20
-"""Bytes that a probe may take at most: the library's own import takes most of them."""
+"""The most bytes that a probe may use; the import of the library takes most of them."""
 
 MakeSite = Callable[..., Site]
 
 
-def ask(
+def run_probe(
     behaviour: Behaviour,
     level: str = "rcpt",
     *,
@@ -50,7 +50,7 @@ def ask(
     host: str = "127.0.0.1",
     timeout: float = PATIENCE,
 ) -> ProbeResult:
-    """The result of a probe of a server that behaves like this."""
+    """Probe a server with this behaviour, and return the result."""
 
     async def session() -> ProbeResult:
         async with rogue(behaviour, host) as (_, port):
@@ -62,7 +62,7 @@ def ask(
 
 
 def recorded(behaviour: Behaviour) -> tuple[Behaviour, list[str]]:
-    """The same behaviour, and a list of the lines that a client says to it."""
+    """Return the same behaviour, and the list of lines that it receives."""
     heard: list[str] = []
 
     async def recording(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,11 +92,11 @@ HEARD = {
         ("rcpt", "rcpt", "250 2.1.5 OK"),
     ],
 )
-def test_an_honest_server_is_up_at_each_level(level: str, phase: str, reply: str) -> None:
-    """And it hears what the level needs, an orderly end, and never DATA."""
+def test_correct_server_is_up_at_each_level(level: str, phase: str, reply: str) -> None:
+    """The server receives the commands of the level, an orderly end, and never DATA."""
     behaviour, heard = recorded(answers())
     began = time.monotonic()
-    result = ask(behaviour, level)
+    result = run_probe(behaviour, level)
     assert (result.up, result.phase, result.reply, result.error) == (True, phase, reply, "")
     assert 0 < result.seconds < time.monotonic() - began
     said = [line for line in heard if line]
@@ -104,10 +104,10 @@ def test_an_honest_server_is_up_at_each_level(level: str, phase: str, reply: str
     assert all(re.fullmatch(*pair) for pair in zip(HEARD[level], said, strict=True)), said
 
 
-def test_without_a_list_the_probe_stops_before_rcpt() -> None:
-    """A destination of which no list's address is known, or none that is plain ASCII."""
+def test_probe_without_a_list_stops_before_rcpt() -> None:
+    """No list's address is known for the destination, or none in plain ASCII."""
     behaviour, heard = recorded(answers())
-    result = ask(behaviour, recipient=None)
+    result = run_probe(behaviour, recipient=None)
     assert (result.up, result.phase, result.reply) == (True, "mail", "250 2.1.0 OK")
     assert not any("RCPT" in line for line in heard)
     assert [line for line in heard if line][-2:] == ["RSET", "QUIT"]
@@ -139,23 +139,23 @@ ROGUE_RESULTS = {
     "rcpt-550": ("rcpt", "550 5.1.1 no such list", "RCPT was answered with 550, not 250"),
     "rset-500": ("rcpt", "500 5.5.1 unknown command", "RSET was answered with 500, not 250"),
 }
-"""Phase, reply where the server gave one in that phase, and what the error must say."""
+"""The phase, the server's reply in that phase, and a pattern for the error."""
 
 
-def test_every_rogue_is_asked_here() -> None:
+def test_every_rogue_is_probed() -> None:
     assert ROGUES.keys() - ROGUE_RESULTS.keys() == {"honest", "quit-closes"}
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize("name", ROGUE_RESULTS)
-def test_a_rogue_is_down_with_phase_reply_and_reason(name: str) -> None:
+def test_rogue_is_down_with_phase_reply_and_reason(name: str) -> None:
     phase, reply, error = ROGUE_RESULTS[name]
     for _ in range(TRIES):
         began = time.monotonic()
-        result = ask(ROGUES[name], timeout=TIMEOUT)
+        result = run_probe(ROGUES[name], timeout=TIMEOUT)
         seconds = time.monotonic() - began
-        told = (result.up, result.phase) == (False, phase) and re.search(error, result.error)
-        if told and seconds < TIMEOUT + 0.7:
+        expected = (result.up, result.phase) == (False, phase) and re.search(error, result.error)
+        if expected and seconds < TIMEOUT + 0.7:
             break
     assert seconds < TIMEOUT + 0.7, "one phase only may take its timeout"
     assert (result.up, result.phase) == (False, phase)
@@ -171,12 +171,12 @@ def test_a_rogue_is_down_with_phase_reply_and_reason(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ROGUE_RESULTS))
-def test_what_a_rogue_says_is_not_kept(name: str) -> None:
-    """Endless replies are cut off: a hostile container can't fill this host's memory."""
-    ask(ROGUES["honest"])  # imports the library
+def test_endless_replies_are_not_kept_in_memory(name: str) -> None:
+    """Endless replies are cut off, so a hostile container cannot fill this host's memory."""
+    run_probe(ROGUES["honest"])  # import the library before memory is measured
     tracemalloc.start()
     try:
-        ask(ROGUES[name], timeout=TIMEOUT)
+        run_probe(ROGUES[name], timeout=TIMEOUT)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -184,34 +184,34 @@ def test_what_a_rogue_says_is_not_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["closes", "resets"])
-def test_a_proxy_with_nothing_behind_it_is_told_in_plain_words(name: str) -> None:
-    """The commonest failure of all: Docker's proxy accepts, and closes. `None` helps nobody."""
-    assert "None" not in ask(ROGUES[name]).error
+def test_proxy_without_a_server_is_reported_without_none(name: str) -> None:
+    """In the most common failure, Docker's proxy accepts and closes. `None` explains nothing."""
+    assert "None" not in run_probe(ROGUES[name]).error
 
 
-def test_a_session_that_ends_without_221_still_had_its_answer() -> None:
-    """What counts for mail is the reply to RCPT; that the end was rude is no reason to call it
-    unreachable without saying why."""
-    result = ask(ROGUES["quit-closes"])
+def test_session_without_221_is_up_or_its_error_names_quit() -> None:
+    """Only the reply to RCPT matters for mail; if the server is reported down nevertheless, the
+    error must give the reason."""
+    result = run_probe(ROGUES["quit-closes"])
     assert (result.phase, result.reply) == ("rcpt", "250 2.1.5 OK")
     assert result.up or "QUIT" in result.error, result.error
 
 
-def test_a_reply_belongs_to_the_phase_that_the_result_names() -> None:
-    """`lhlo … (220 …)` would name a greeting as the answer to LHLO."""
-    result = ask(ROGUES["greets-and-closes"])
+def test_result_has_no_reply_of_an_earlier_phase() -> None:
+    """`lhlo … (220 …)` would present the greeting as the reply to LHLO."""
+    result = run_probe(ROGUES["greets-and-closes"])
     assert (result.phase, result.reply[:3]) != ("lhlo", "220")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_refused_connection(host: str) -> None:
+def test_refused_connection_is_down_in_connect(host: str) -> None:
     destination = Destination(host, free_port(host))
     result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, {}))
     assert (result.up, result.phase, result.reply) == (False, "connect", "")
     assert result.error == "Connection refused"
 
 
-def test_an_unknown_name() -> None:
+def test_unknown_name_is_down_in_resolve() -> None:
     destination = Destination("no-such-host.invalid", 8024)
     result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, {}))
     assert (result.up, result.phase, result.reply) == (False, "resolve", "")
@@ -219,8 +219,8 @@ def test_an_unknown_name() -> None:
     assert "getent hosts no-such-host.invalid" in describe(result).hint
 
 
-def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> None:
-    """libc asks it for minutes, and can't be stopped: not a pass meanwhile, and not the end."""
+def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None:
+    """libc queries it for minutes and cannot be interrupted; a sync and the exit must not wait."""
     need(os.geteuid() == 0, "root")
     resolv_conf = tmp_path / "resolv.conf"
     address = "127.53.53.53"
@@ -233,8 +233,8 @@ def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> 
             names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]
             probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, {{}}))
             await asyncio.sleep(0)
-            await asyncio.to_thread(print, "a pass")
-            print({{(one.phase, one.error) for one in await probes}})
+            await asyncio.to_thread(print, "a sync")
+            print({{(result.phase, result.error) for result in await probes}})
         asyncio.run(main())
     """
     resolv_conf.write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
@@ -243,49 +243,49 @@ def test_a_name_server_that_does_not_answer_holds_up_nothing(tmp_path: Path) -> 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind((address, 53))
         said = run(*inside, sys.executable, "-c", program, timeout=PATIENCE)
-    assert said == f"a pass\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
+    assert said == f"a sync\n{{('resolve', 'no answer within {TIMEOUT:g} s')}}\n"
 
 
 @pytest.mark.attack
-def test_all_end_when_time_is_up() -> None:
+def test_all_probes_end_within_the_time_limit() -> None:
     async def mute() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (_, port):
-            asked = [Target(Destination("127.0.0.1", port), ANTS)] * 2
-            return await probe_all(asked, "rcpt", PATIENCE, {}, within=TIMEOUT)
+            targets = [Target(Destination("127.0.0.1", port), ANTS)] * 2
+            return await probe_all(targets, "rcpt", PATIENCE, {}, within=TIMEOUT)
 
-    assert {(one.up, one.phase, one.error) for one in asyncio.run(mute())} == {
+    assert {(result.up, result.phase, result.error) for result in asyncio.run(mute())} == {
         (False, "greeting", "no time left")
     }
 
 
-def test_a_name_of_the_hosts_file_is_not_looked_up() -> None:
-    result = ask(answers(), hosts={"mailman.invalid": "127.0.0.1"})
+def test_name_of_the_hosts_file_is_not_resolved() -> None:
+    result = run_probe(answers(), hosts={"mailman.invalid": "127.0.0.1"})
     assert (result.up, result.destination.host) == (True, "mailman.invalid")
 
 
-def test_ipv6() -> None:
-    result = ask(answers(), host="::1")
+def test_ipv6_server_is_up() -> None:
+    result = run_probe(answers(), host="::1")
     assert result.up
     assert result.destination.endpoint == f"[::1]:{result.destination.port}"
 
 
 @asynccontextmanager
 async def full_backlog() -> AsyncIterator[int]:
-    """The port of a listener that takes no more connections: packets to it are dropped."""
+    """Yield the port of a listener whose backlog is full: packets to it are dropped."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         port = server.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
         try:
             yield port
         finally:
-            for one in waiting:
-                one.close()
+            for client in clients:
+                client.close()
 
 
-def test_a_host_that_drops_packets() -> None:
+def test_host_that_drops_packets_is_down_after_the_timeout() -> None:
     async def session() -> ProbeResult:
         async with full_backlog() as port:
             target = Target(Destination("127.0.0.1", port), ANTS)
@@ -301,11 +301,11 @@ def test_a_host_that_drops_packets() -> None:
 
 
 @pytest.mark.attack
-def test_many_at_once_take_as_long_as_the_slowest() -> None:
+def test_many_probes_take_as_long_as_the_slowest() -> None:
     async def session() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (host, silent), rogue(answers()) as (_, honest):
-            wanted = [Target(Destination(host, port), ANTS) for port in [silent] * 5 + [honest]]
-            return await probe_all(wanted, "rcpt", TIMEOUT, {})
+            targets = [Target(Destination(host, port), ANTS) for port in [silent] * 5 + [honest]]
+            return await probe_all(targets, "rcpt", TIMEOUT, {})
 
     for _ in range(TRIES):
         began = time.monotonic()
@@ -318,8 +318,8 @@ def test_many_at_once_take_as_long_as_the_slowest() -> None:
     assert up == [False] * 5 + [True]
 
 
-def test_one_byte_at_a_time_does_not_stretch_a_phase() -> None:
-    """Nor does it when the server is slow in every phase: each has the timeout to itself."""
+def test_server_that_is_slow_in_every_phase_is_up() -> None:
+    """Each phase has the whole timeout."""
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for reply in ("220 slow", "250 slow", "250 slow", "250 slow", "250 slow", "221 slow"):
@@ -328,7 +328,7 @@ def test_one_byte_at_a_time_does_not_stretch_a_phase() -> None:
             await reader.readline()
 
     for _ in range(TRIES):
-        result = ask(slow, timeout=TIMEOUT)
+        result = run_probe(slow, timeout=TIMEOUT)
         if result.up and result.seconds < 6 * TIMEOUT:
             break
     assert (result.up, result.phase, result.reply) == (True, "rcpt", "250 slow")
@@ -340,14 +340,14 @@ def test_one_byte_at_a_time_does_not_stretch_a_phase() -> None:
 
 @pytest.fixture
 def site(make_site: MakeSite) -> Site:
-    """A configuration; nothing is installed."""
+    """A configuration, without installed maps."""
     made = make_site(options={"probe": {"level": "rcpt", "timeout": "20s"}})
     made.configure()
     return made
 
 
 def install_routes(site: Site, *hops: str) -> None:
-    """Routes as a pass leaves them, a list a next hop: the probe reads no more than their text."""
+    """Write routes as a sync does, one list per next hop: the probe reads only their text."""
     site.maps.mkdir()
     lists = [(f"list{number}@lists.example.net", hop) for number, hop in enumerate(hops)]
     routes = {key: hop for name, hop in lists for key in nine(name)}
@@ -355,7 +355,7 @@ def install_routes(site: Site, *hops: str) -> None:
     (site.maps / "postfix_recipients").write_bytes(render(dict.fromkeys(routes, "OK")))
 
 
-def test_the_command_says_up_and_ends_with_0(site: Site) -> None:
+def test_probe_command_reports_up_and_exits_with_0(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", ANTS)
     assert (done.returncode, done.stderr) == (0, "")
@@ -365,7 +365,7 @@ def test_the_command_says_up_and_ends_with_0(site: Site) -> None:
     assert re.fullmatch(expected, done.stdout)
 
 
-def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
+def test_probe_command_reports_down_and_exits_with_69(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", "bees@lists.example.net")
     assert (done.returncode, done.stdout) == (69, "")
@@ -378,13 +378,13 @@ def test_the_command_says_down_and_ends_with_69(site: Site) -> None:
     assert hint.startswith("postfix-sync: hint: check that its database is up")
 
 
-def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
+def test_json_has_the_documented_keys(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         up, down = f"127.0.0.1:{sink.port}", f"[::1]:{free_port('::1')}"
         done = site.call("probe", up, down, "--rcpt", ANTS, "--json")
     assert done.returncode == 69
     found = json.loads(done.stdout)
-    assert [one.pop("seconds") >= 0 for one in found] == [True, True]
+    assert [result.pop("seconds") >= 0 for result in found] == [True, True]
     assert found == [
         {
             "destination": up,
@@ -405,7 +405,7 @@ def test_json_has_the_keys_of_the_contract_and_a_warning(site: Site) -> None:
     ]
 
 
-def test_json_of_destinations_that_are_up_is_all_there_is(site: Site) -> None:
+def test_json_of_destinations_that_are_up_is_the_only_output(site: Site) -> None:
     with LmtpSink([ANTS]) as sink:
         done = site.call("probe", f"127.0.0.1:{sink.port}", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -415,15 +415,15 @@ def test_json_of_destinations_that_are_up_is_all_there_is(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("level", "phase"), [("connect", "greeting"), ("lhlo", "lhlo")])
-def test_the_level_is_as_asked(site: Site, level: str, phase: str) -> None:
+def test_level_option_sets_the_last_phase(site: Site, level: str, phase: str) -> None:
     with LmtpSink() as sink:
         done = site.call("probe", f"127.0.0.1:{sink.port}", "--level", level, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)[0]["phase"] == phase
 
 
-def test_without_destinations_those_of_the_installed_maps(site: Site) -> None:
-    """Each is asked for one of its lists; a configuration without probes doesn't hinder it."""
+def test_probe_without_arguments_uses_destinations_of_the_installed_maps(site: Site) -> None:
+    """RCPT has one of each destination's lists; `probe.level: off` does not affect the command."""
     site.configure(probe={"level": "off", "timeout": "20s"})
     with LmtpSink(["list0@lists.example.net"]) as sink:
         refused = free_port()
@@ -431,32 +431,34 @@ def test_without_destinations_those_of_the_installed_maps(site: Site) -> None:
         done = site.call("probe", "--json")
         named = site.call("probe", f"127.0.0.1:{sink.port}", "--json")
     assert done.returncode == 69
-    found = {one["destination"]: (one["up"], one["phase"]) for one in json.loads(done.stdout)}
+    found = {
+        result["destination"]: (result["up"], result["phase"]) for result in json.loads(done.stdout)
+    }
     assert found == {
         f"127.0.0.1:{sink.port}": (True, "rcpt"),
         f"127.0.0.1:{refused}": (False, "connect"),
     }
-    assert [one["phase"] for one in json.loads(named.stdout)] == ["rcpt"]
+    assert [result["phase"] for result in json.loads(named.stdout)] == ["rcpt"]
 
 
-def test_a_name_that_only_our_hosts_file_has(site: Site) -> None:
+def test_name_in_the_configured_hosts_file_is_used(site: Site) -> None:
     site.hosts.write_text("127.0.0.1 localhost\n127.0.0.1 mailman.invalid\n")
     with LmtpSink([ANTS]) as sink:
         done = site.call("probe", f"mailman.invalid:{sink.port}", "--rcpt", ANTS)
     assert done.returncode == 0, done
 
 
-# --- what is up, and yet not what it should be
+# --- servers that are up with a warning
 
 
 MAILMAN = "220 mm GNU Mailman LMTP runner 2.0"
 
 
-class TellsListsApart:
-    """Mailman's RCPT since 3.3.6: 250 for one list, and 550 for any other address."""
+class RejectsUnknownLists:
+    """Mailman's RCPT since 3.3.6: 250 for a list, and 550 for any other address."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.recipients: list[str] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         said = {"LHLO": "250 HELP", "MAIL": "250 OK", "RSET": "250 OK", "QUIT": "221 Bye"}
@@ -464,15 +466,15 @@ class TellsListsApart:
         while line := (await reader.readline()).decode():
             verb = line[:4].upper()
             if verb == "RCPT":
-                self.asked.append(line.partition("<")[2].partition(">")[0])
-                known = self.asked[-1] == ANTS
+                self.recipients.append(line.partition("<")[2].partition(">")[0])
+                known = self.recipients[-1] == ANTS
                 writer.write(b"250 Ok\r\n" if known else b"550 mailbox unavailable\r\n")
             else:
                 writer.write(f"{said[verb]}\r\n".encode())
 
 
 def doubt(behaviour: Behaviour, recipient: str | None = ANTS) -> ProbeResult:
-    """The result of a probe that also asks for an address that can be no list."""
+    """Probe the server, with an RCPT for an address that cannot be a list as well."""
 
     async def session() -> ProbeResult:
         async with rogue(behaviour) as (host, port):
@@ -482,18 +484,18 @@ def doubt(behaviour: Behaviour, recipient: str | None = ANTS) -> ProbeResult:
     return asyncio.run(session())
 
 
-def test_a_mailman_that_tells_lists_apart_is_asked_twice_and_not_warned_of() -> None:
-    mailman = TellsListsApart()
+def test_mailman_that_rejects_unknown_lists_has_no_warning() -> None:
+    mailman = RejectsUnknownLists()
     result = doubt(mailman)
     assert (result.up, result.reply, result.warning) == (True, "250 Ok", "")
-    assert mailman.asked == [ANTS, "postfix-sync/no-such-list@lists.example.net"]
-    once = TellsListsApart()
-    assert ask(once).up
-    assert once.asked == [ANTS]
+    assert mailman.recipients == [ANTS, "postfix-sync/no-such-list@lists.example.net"]
+    once = RejectsUnknownLists()
+    assert run_probe(once).up
+    assert once.recipients == [ANTS]
 
 
-def test_a_mailman_that_takes_mail_for_anybody_is_up_and_said_to() -> None:
-    """Before 3.3.6: mail for a list that is gone is taken there, and its 250 says nothing."""
+def test_mailman_that_accepts_any_recipient_is_up_with_a_warning() -> None:
+    """Before 3.3.6, Mailman accepts mail for removed lists, so its 250 shows nothing."""
     result = doubt(answers(greeting=MAILMAN))
     assert (result.up, result.phase, result.reply) == (True, "rcpt", "250 2.1.5 OK")
     assert result.warning == (
@@ -506,8 +508,8 @@ def test_a_mailman_that_takes_mail_for_anybody_is_up_and_said_to() -> None:
 
 
 @pytest.mark.parametrize("refusal", ["550 5.1.1 no", "451 4.3.0 later", "501 syntax"])
-def test_any_other_answer_for_nobody_will_do(refusal: str) -> None:
-    """What counts is that it is not 250: the list itself was answered for."""
+def test_any_reply_but_250_for_an_unknown_list_has_no_warning(refusal: str) -> None:
+    """Only 250 for an unknown list is wrong; the list itself was accepted."""
 
     async def refuses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         replies = [MAILMAN, "250 HELP", "250 OK", "250 Ok", refusal, "250 OK", "221 Bye"]
@@ -519,37 +521,39 @@ def test_any_other_answer_for_nobody_will_do(refusal: str) -> None:
     assert (result.up, result.warning) == (True, "")
 
 
-def test_a_greeting_that_is_not_mailmans_is_a_warning() -> None:
-    result = ask(answers(), "connect")
+def test_greeting_of_another_server_is_a_warning() -> None:
+    result = run_probe(answers(), "connect")
     assert result.up
     assert result.warning == "it greets with 220 rogue.example LMTP: this is not Mailman"
-    assert ask(answers(greeting=MAILMAN), "connect").warning == ""
+    assert run_probe(answers(greeting=MAILMAN), "connect").warning == ""
 
 
 @pytest.mark.parametrize("code", [500, 502, 503])
-def test_what_refuses_lhlo_is_no_lmtp_server_and_loses_mail(code: int) -> None:
-    """An SMTP server, say. Postfix returns mail at once: `refused to talk to me: 500 …`."""
-    result = ask(answers(greeting="220 mx ESMTP", LHLO=f"{code} 5.5.1 unrecognized command"))
+def test_server_that_refuses_lhlo_is_not_an_lmtp_server(code: int) -> None:
+    """It may be an SMTP server. Postfix returns mail at once: `refused to talk to me: 500 …`."""
+    result = run_probe(answers(greeting="220 mx ESMTP", LHLO=f"{code} 5.5.1 unrecognized command"))
     assert (result.up, result.phase, result.warning) == (False, "lhlo", "")
     assert result.error == f"LHLO was answered with {code}, not 250: this is not an LMTP server"
     assert describe(result).message.endswith("; Postfix returns mail for it to its sender")
 
 
 @pytest.mark.parametrize("name", ["greets-554", "mail-451", "rcpt-451", "lhlo-500", "rcpt-550"])
-def test_what_becomes_of_mail_meanwhile_is_as_postfix_does_it(name: str) -> None:
-    """A 5xx returns it, but for one in the greeting (smtp_skip_5xx_greeting)."""
-    returns = "returns mail" in describe(ask(ROGUES[name])).message
+def test_message_says_that_mail_is_returned_only_if_postfix_returns_it(name: str) -> None:
+    """Postfix returns mail after a 5xx reply, except in the greeting (smtp_skip_5xx_greeting)."""
+    returns = "returns mail" in describe(run_probe(ROGUES[name])).message
     assert returns == (name in {"lhlo-500", "rcpt-550"})
 
 
-def test_doctor_warns_of_what_the_probe_finds_odd(site: Site) -> None:
+def test_doctor_shows_the_warning_of_a_probe(site: Site) -> None:
     async def examined() -> dict[str, dict[str, str]]:
         async with rogue(answers(greeting=MAILMAN)) as (_, port):
             install_routes(site, f"lmtp:[127.0.0.1]:{port}")
             done = await asyncio.to_thread(site.run, "doctor", "--json")
-        return {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+        return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
-    [found] = [one for name, one in asyncio.run(examined()).items() if name.startswith("probe:")]
+    [found] = [
+        check for name, check in asyncio.run(examined()).items() if name.startswith("probe:")
+    ]
     assert found["status"] == "warning"
     assert "postfix-sync/no-such-list@lists.example.net" in found["seen"]
     assert "3.3.6" in found["why"]
@@ -559,11 +563,11 @@ def test_doctor_warns_of_what_the_probe_finds_odd(site: Site) -> None:
 # --- as a monitoring plugin
 
 
-def test_nagios_says_ok_warning_and_critical(site: Site) -> None:
+def test_nagios_output_for_ok_warning_and_critical(site: Site) -> None:
     async def three() -> list[tuple[int, str, str]]:
         found = []
         async with (
-            rogue(TellsListsApart()) as (_, good),
+            rogue(RejectsUnknownLists()) as (_, good),
             rogue(answers(greeting=MAILMAN)) as (_, odd),
         ):
             for ports in ([good], [good, odd], [good, odd, free_port()]):
@@ -590,7 +594,7 @@ def test_nagios_says_ok_warning_and_critical(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_nagios_is_told_in_time_of_a_server_that_says_nothing(site: Site) -> None:
+def test_nagios_gets_critical_in_time_for_a_silent_server(site: Site) -> None:
     site.configure(probe={"timeout": "10m"})
 
     async def mute() -> subprocess.CompletedProcess[str]:
@@ -613,24 +617,24 @@ def test_nagios_is_told_in_time_of_a_server_that_says_nothing(site: Site) -> Non
         (["--nagios"], "unrecognized arguments"),
     ],
 )
-def test_nagios_is_unknown_where_nothing_can_be_said(
+def test_nagios_gets_unknown_if_nothing_can_be_probed(
     site: Site, arguments: list[str], said: str
 ) -> None:
-    """2 would be CRITICAL, 78 nothing at all; and what is on standard error is lost."""
+    """Exit status 2 means CRITICAL, 78 is undefined; plugins' standard error is discarded."""
     done = site.run(*arguments)
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.startswith("LMTP UNKNOWN - ")
     assert said in done.stdout.splitlines()[0]
 
 
-def test_nagios_is_unknown_for_a_bad_configuration(site: Site) -> None:
+def test_nagios_gets_unknown_for_an_invalid_configuration(site: Site) -> None:
     site.configure(probe={"timeout": "soon"})
     done = site.run("probe", "--nagios")
     assert (done.returncode, done.stderr) == (3, "")
     assert done.stdout.startswith(f"LMTP UNKNOWN - {site.config}:")
 
 
-def test_nothing_installed_and_nothing_named(site: Site) -> None:
+def test_probe_without_destinations_is_an_error(site: Site) -> None:
     done = site.call("probe")
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr == (
@@ -651,8 +655,10 @@ def test_nothing_installed_and_nothing_named(site: Site) -> None:
         ("[::1]:24", "[::1]:24"),
     ],
 )
-def test_how_a_destination_may_be_written(site: Site, given: str, endpoint: str) -> None:
-    """Port 8024 is Mailman's own default."""
+def test_destination_is_accepted_with_and_without_port(
+    site: Site, given: str, endpoint: str
+) -> None:
+    """The default, port 8024, is Mailman's own."""
     site.configure(probe={"timeout": "1s"})
     done = site.call("probe", given, "--level", "connect", "--json")
     assert json.loads(done.stdout)[0]["destination"] == endpoint
@@ -677,7 +683,7 @@ def test_how_a_destination_may_be_written(site: Site, given: str, endpoint: str)
         f"{'a' * 64}.example:8024",
     ],
 )
-def test_what_is_no_destination_is_a_usage_error(site: Site, given: str) -> None:
+def test_invalid_destination_is_a_usage_error(site: Site, given: str) -> None:
     done = site.call("probe", given)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
@@ -686,8 +692,8 @@ def test_what_is_no_destination_is_a_usage_error(site: Site, given: str) -> None
 
 
 @pytest.mark.parametrize("address", ["ants@x.example>\r\nDATA", "ants\x01@x.example", "a b"])
-def test_what_is_no_address_never_reaches_the_server(site: Site, address: str) -> None:
-    """Not as a traceback, and least of all as a second command."""
+def test_invalid_address_is_not_sent_to_the_server(site: Site, address: str) -> None:
+    """It causes no traceback, and no second LMTP command."""
     with LmtpSink([ANTS]) as sink:
         done = site.call("probe", f"127.0.0.1:{sink.port}", "--rcpt", address)
     assert done.returncode in (2, 69), done
@@ -695,6 +701,6 @@ def test_what_is_no_address_never_reaches_the_server(site: Site, address: str) -
 
 
 def test_phases_are_in_the_order_of_a_session() -> None:
-    """What the contract lists, and every phase a test above came to."""
+    """The documented phases, and those of the tests above."""
     assert PHASES == ("resolve", "connect", "greeting", "lhlo", "mail", "rcpt")
     assert {phase for phase, *_ in ROGUE_RESULTS.values()} == set(PHASES[2:])

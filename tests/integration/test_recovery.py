@@ -1,7 +1,7 @@
-"""Recovery with a real Postfix and its real queue: what is delivered at once, and what is left.
+"""Recovery with a real Postfix and its real queue: which deferred mail is delivered at once.
 
-One Postfix for all tests, with the backoff that Postfix is shipped with: what is delivered within
-seconds after it had been deferred was delivered because of a postqueue -i.
+All tests use one Postfix, with its default backoff times: mail that is delivered within seconds
+after it was deferred was delivered because of a postqueue -i.
 """
 
 import json
@@ -33,7 +33,7 @@ MANY = 300
 
 
 class Parts:
-    """A Postfix whose maps lead to a sink, and for ELSEWHERE to nobody."""
+    """A Postfix whose maps route lists to a sink, and ELSEWHERE to a closed port."""
 
     def __init__(self, directory: Path) -> None:
         own = mailman_parameters(directory / "maps", "lmdb")
@@ -62,7 +62,7 @@ class Parts:
 
     @property
     def destination(self) -> dict[str, object]:
-        """What status.json says of the sink; nothing before it does."""
+        """Return the sink's entry in status.json, or an empty one."""
         with suppress(FileNotFoundError):
             found: dict[str, object] = self.site.status()["destinations"].get(self.endpoint, {})
             return found
@@ -70,57 +70,62 @@ class Parts:
 
     @property
     def endpoint(self) -> str:
-        """The sink's."""
+        """Return the sink's endpoint."""
         return f"127.0.0.1:{self.sink.port}"
 
     def queued(self, *recipients: str) -> str:
-        """Send a message, and wait until its first tries have failed; its queue id."""
+        """Send a message, wait until its first attempts have failed; return its queue id."""
         queue_id = self.send(*recipients)
         wait_for(lambda: self.queue_name(queue_id) == "deferred", PATIENCE, "a first try")
         return queue_id
 
     def send(self, *recipients: str) -> str:
-        """Send a message; its queue id."""
+        """Send a message; return its queue id."""
         with smtplib.SMTP("127.0.0.1", self.postfix.port) as client:
             client.mail(SENDER)
-            for one in recipients:
-                assert client.rcpt(one)[0] == 250
+            for recipient in recipients:
+                assert client.rcpt(recipient)[0] == 250
             _, reply = client.data("Subject: one of many\n\nWaits.\n")
         return reply.decode().rpartition(" ")[2]
 
     def send_many(self, recipient: str, count: int) -> None:
-        """Send so many messages, each with its number as the X-Load-Id."""
+        """Send `count` messages, each with its number as the X-Load-Id."""
         with smtplib.SMTP("127.0.0.1", self.postfix.port) as client:
             for number in range(count):
                 client.sendmail(SENDER, [recipient], f"{LOAD_ID}: {number}\n\nWaits.\n")
 
     def count(self, *names: str) -> int:
-        """How many messages are in these queues."""
-        return sum(one["queue_name"] in names for one in self.postfix.queue())
+        """Return the number of messages in these queues."""
+        return sum(message["queue_name"] in names for message in self.postfix.queue())
 
     def queue_name(self, queue_id: str) -> str:
-        """In which queue it is; empty: it was delivered."""
+        """Return the name of the queue with this message; empty if it was delivered."""
         return next(
-            (one["queue_name"] for one in self.postfix.queue() if one["queue_id"] == queue_id), ""
+            (
+                message["queue_name"]
+                for message in self.postfix.queue()
+                if message["queue_id"] == queue_id
+            ),
+            "",
         )
 
     def tries(self, queue_id: str) -> list[Outcome]:
-        """What became of its recipients, try by try."""
-        return [one for one in self.postfix.outcomes() if one.queue_id == queue_id]
+        """Return the outcomes of the message's delivery attempts."""
+        return [outcome for outcome in self.postfix.outcomes() if outcome.queue_id == queue_id]
 
     def suspended(self, queue_id: str) -> bool:
-        """Postfix did not even try: it takes the destination for dead."""
+        """Return whether Postfix made no attempt, because it considers the destination dead."""
         return self.tries(queue_id)[0].text.startswith("delivery temporarily suspended")
 
     def wait_until_delivered(self, *queue_ids: str) -> None:
-        """Wait until they have left the queue, and were not returned."""
+        """Wait until the messages have left the queue, and check that they were not returned."""
         wait_for(lambda: not any(map(self.queue_name, queue_ids)), PATIENCE, "a delivery")
-        assert {self.tries(one)[-1].status for one in queue_ids} == {"sent"}
+        assert {self.tries(queue_id)[-1].status for queue_id in queue_ids} == {"sent"}
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Parts]:
-    """The parts with Postfix running, and the maps installed."""
+    """The parts, with Postfix running and the maps installed."""
     need(os.geteuid() == 0, "root")
     need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
     with public_directory() as directory:
@@ -132,9 +137,9 @@ def running() -> Iterator[Parts]:
 
 @pytest.fixture
 def parts(running: Parts) -> Iterator[Parts]:
-    """With an empty queue, an empty status, and a sink that is down."""
+    """The parts, with an empty queue, an empty status, and a sink that is down."""
     running.site.configure()
-    running.postfix.reload()  # or it may still take the sink for dead
+    running.postfix.reload()  # otherwise it may still consider the sink dead
     (running.site.state / "status.json").unlink(missing_ok=True)
     try:
         yield running
@@ -143,9 +148,9 @@ def parts(running: Parts) -> Iterator[Parts]:
         running.postfix.command("postsuper", "-d", "ALL")
 
 
-def test_what_waited_is_delivered_and_nothing_else_is_touched(parts: Parts) -> None:
-    """By the daemon, once: not mail on hold, not mail for elsewhere, not at each later probe."""
-    waiting = [
+def test_deferred_mail_is_delivered_after_recovery_and_other_mail_is_kept(parts: Parts) -> None:
+    """The daemon flushes once: not mail on hold, not mail for elsewhere, not at later probes."""
+    deferred = [
         parts.queued(ANTS),
         parts.queued(BEES),
         parts.queued("ants-owner+x@lists.example.net"),
@@ -159,10 +164,10 @@ def test_what_waited_is_delivered_and_nothing_else_is_touched(parts: Parts) -> N
     with RunningDaemon(parts.site) as daemon:
         wait_for(lambda: parts.destination.get("up") is False, PATIENCE, "down")
         parts.sink.start()
-        parts.wait_until_delivered(*waiting)
+        parts.wait_until_delivered(*deferred)
         wait_for(lambda: parts.destination["last_flush"], PATIENCE, "a word in the status")
         for _ in range(2):
-            daemon.look()  # probes as well
+            daemon.look()  # includes probes
         assert [line for line in daemon.messages if BACK in line] == [
             f"destination {parts.endpoint}: {BACK} 4 deferred messages"
         ]
@@ -171,14 +176,16 @@ def test_what_waited_is_delivered_and_nothing_else_is_touched(parts: Parts) -> N
     assert len(parts.tries(elsewhere)) == 1
     after = file.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    # A message is tried as a whole: that is what a second recipient elsewhere costs.
-    assert [(one.recipient, one.status) for one in parts.tries(both)].count((ANTS, "sent")) == 1
+    # Postfix retries all recipients of a message, so the one elsewhere is tried again as well.
+    assert [(outcome.recipient, outcome.status) for outcome in parts.tries(both)].count(
+        (ANTS, "sent")
+    ) == 1
 
 
-def test_new_mail_is_not_held_up_either(parts: Parts) -> None:
-    """By itself qmgr(8) takes the destination for dead for five minutes, and does not try it."""
+def test_new_mail_is_delivered_at_once_after_recovery(parts: Parts) -> None:
+    """Without a flush, qmgr(8) considers the destination dead for five minutes."""
     parts.site.once(expect=69)
-    for _ in range(20):  # one failure does not make it dead, nor do several after one another
+    for _ in range(20):  # the destination is dead only after several concurrent failures
         parts.send(ANTS)
     wait_for(lambda: parts.suspended(parts.queued(ANTS)), PATIENCE, "a dead destination")
     parts.sink.start()
@@ -191,36 +198,36 @@ def test_new_mail_is_not_held_up_either(parts: Parts) -> None:
     assert len(parts.tries(fresh)) == 1
 
 
-def test_what_failed_before_a_restart_is_made_up_for(parts: Parts) -> None:
-    """Whoever saw it down, and whoever sees it up: here 451, as where Mailman's database is away.
+def test_mail_deferred_before_a_restart_is_delivered_after_recovery(parts: Parts) -> None:
+    """One process saw the sink down, another sees it up; 451 is as if Mailman's database is down.
 
-    And as long as it is up, mail that is put off for another reason is left to Postfix.
+    While the sink is up, Postfix itself retries mail that is deferred for another reason.
     """
     parts.sink.start()
     parts.sink.busy(ANTS, BEES)
     parts.site.once(expect=69)
-    waiting = [parts.queued(ANTS), parts.queued(BEES)]
+    deferred = [parts.queued(ANTS), parts.queued(BEES)]
     parts.sink.busy(BEES)
     with RunningDaemon(parts.site) as daemon:
-        parts.wait_until_delivered(waiting[0])
-        wait_for(lambda: len(parts.tries(waiting[1])) == 2, PATIENCE, "a second try")
+        parts.wait_until_delivered(deferred[0])
+        wait_for(lambda: len(parts.tries(deferred[1])) == 2, PATIENCE, "a second try")
         wait_for(lambda: parts.destination["last_flush"], PATIENCE, "a word in the status")
         for _ in range(2):
             daemon.look()
         assert daemon.stop() == 0
     for _ in range(2):
         parts.site.once()
-    assert len(parts.tries(waiting[1])) == 2
+    assert len(parts.tries(deferred[1])) == 2
 
 
-def test_away_between_two_probes(parts: Parts) -> None:
-    """No probe has ever failed, but Postfix has not reached it: Mailman was restarted, say."""
-    waiting = parts.queued(ANTS)
+def test_mail_deferred_between_two_probes_is_delivered(parts: Parts) -> None:
+    """No probe has failed, but Postfix could not connect, for example as Mailman was restarted."""
+    deferred = parts.queued(ANTS)
     parts.sink.start()
     parts.sink.busy(BEES)
     busy = parts.queued(BEES)
     with RunningDaemon(parts.site) as daemon:
-        parts.wait_until_delivered(waiting)
+        parts.wait_until_delivered(deferred)
         wait_for(lambda: parts.destination["last_flush"], PATIENCE, "a word in the status")
         assert parts.destination["last_failure"] is None
         for _ in range(2):
@@ -230,11 +237,11 @@ def test_away_between_two_probes(parts: Parts) -> None:
     assert len(parts.tries(busy)) == 1
 
 
-def test_away_again_within_a_minute(parts: Parts) -> None:
-    """It is seen to as soon as the minute is over, and not at the next probe."""
+def test_second_failure_within_a_minute_is_flushed_after_the_minute(parts: Parts) -> None:
+    """The flush does not wait for the next probe."""
     parts.site.configure(probe={"level": "rcpt", "interval": "1h"})
     parts.site.once(expect=69)
-    waiting = parts.queued(ANTS)
+    deferred = parts.queued(ANTS)
     parts.sink.start()
     status = parts.site.status()
     of_sink = status["destinations"][parts.endpoint]
@@ -242,13 +249,13 @@ def test_away_again_within_a_minute(parts: Parts) -> None:
     (parts.site.state / "status.json").write_text(json.dumps(status))
     with RunningDaemon(parts.site) as daemon:
         wait_for(lambda: parts.destination.get("up"), PATIENCE, "up")
-        parts.wait_until_delivered(waiting)
+        parts.wait_until_delivered(deferred)
         assert daemon.count(BACK) == 1
         assert daemon.stop() == 0
 
 
-def test_ended_in_the_middle(parts: Parts) -> None:
-    """What was not tried yet is tried after the next start; nothing is delivered twice."""
+def test_flush_that_a_stop_interrupts_is_completed_after_the_restart(parts: Parts) -> None:
+    """The remaining messages are tried after the restart; no message is delivered twice."""
     parts.site.once(expect=69)
     parts.send_many(ANTS, MANY)
     wait_for(lambda: parts.count("deferred") == MANY, PATIENCE, "first tries")
@@ -260,15 +267,15 @@ def test_ended_in_the_middle(parts: Parts) -> None:
     left = parts.count("deferred")
     assert (parts.destination["last_flush"] is None) == bool(left)
     with RunningDaemon(parts.site) as daemon:
-        parts.postfix.wait_for_empty_queue(5 * PATIENCE)  # a process for each message
+        parts.postfix.wait_for_empty_queue(5 * PATIENCE)  # one process per message
         assert daemon.count(f"{BACK} {left} deferred messages") == bool(left)
         assert daemon.stop() == 0
-    numbers = [one.load_id for one in parts.sink.deliveries() if one.load_id]
+    numbers = [delivery.load_id for delivery in parts.sink.deliveries() if delivery.load_id]
     assert sorted(numbers, key=int) == [str(number) for number in range(MANY)]
 
 
-def test_a_destination_in_doubt_is_asked_again_soon(parts: Parts) -> None:
-    """Not an hour later: whether it is down after all, and then whether it is back."""
+def test_destination_in_doubt_is_probed_again_soon(parts: Parts) -> None:
+    """The probes that confirm the failure and the recovery do not wait for the hourly interval."""
     parts.sink.start()
     parts.site.configure(probe={**parts.site.options["probe"], "interval": "1h"})
     with RunningDaemon(parts.site) as daemon:
@@ -283,8 +290,8 @@ def test_a_destination_in_doubt_is_asked_again_soon(parts: Parts) -> None:
         assert daemon.stop() == 0
 
 
-def test_not_where_the_configuration_says_so(parts: Parts) -> None:
-    waiting = parts.queued(ANTS)
+def test_mail_is_not_flushed_if_probe_flush_is_false(parts: Parts) -> None:
+    deferred = parts.queued(ANTS)
     parts.site.configure(probe={**parts.site.options["probe"], "flush": False})
     parts.site.once(expect=69)
     parts.sink.start()
@@ -294,12 +301,12 @@ def test_not_where_the_configuration_says_so(parts: Parts) -> None:
         for _ in range(2):
             daemon.look()
         assert daemon.stop() == 0
-    assert len(parts.tries(waiting)) == 1
+    assert len(parts.tries(deferred)) == 1
     assert parts.destination["last_flush"] is None
 
 
-def test_a_postqueue_that_fails_is_told_and_tried_again(parts: Parts) -> None:
-    waiting = parts.queued(ANTS)
+def test_failed_postqueue_is_reported_and_retried(parts: Parts) -> None:
+    deferred = parts.queued(ANTS)
     parts.site.once(expect=69)
     parts.sink.start()
     service = parts.postfix.queue_directory / "public/flush"
@@ -312,14 +319,14 @@ def test_a_postqueue_that_fails_is_told_and_tried_again(parts: Parts) -> None:
     assert "public/flush" in said
     assert parts.destination["last_flush"] is None
     parts.site.once()
-    parts.wait_until_delivered(waiting)
+    parts.wait_until_delivered(deferred)
 
 
 MakeSite = Callable[..., Site]
 
 
-def test_a_postfix_that_is_stopped_is_no_error(make_site: MakeSite) -> None:
-    """It tries what waits when it starts; until then it stays to be done."""
+def test_stopped_postfix_is_not_an_error(make_site: MakeSite) -> None:
+    """Postfix retries deferred mail when it starts; until then the flush stays pending."""
     with LmtpSink([ANTS]) as sink:
         site = make_site(options={"probe": {"level": "rcpt", "timeout": "20s"}})
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")

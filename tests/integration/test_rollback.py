@@ -1,4 +1,4 @@
-"""An earlier state is put back and held, whatever the sources say, until it is let go."""
+"""A rollback installs an earlier state and holds it, whatever the sources have, until `resume`."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 @pytest.fixture
 def make(make_site: MakeSite, idle_postfix: PostfixInstance) -> MakeSite:
-    """As make_site, and main.cf names the maps: so a good pass says nothing."""
+    """Return a function like make_site; main.cf names the maps, so a good sync prints nothing."""
 
     def make(map_type: str = "lmdb", **others: object) -> Site:
         site = make_site(map_type, **others)
@@ -38,7 +38,7 @@ def make(make_site: MakeSite, idle_postfix: PostfixInstance) -> MakeSite:
 
 
 def states(site: Site, *of: tuple[str, ...], hop: str = ONE) -> Site:
-    """The site after a pass with each of these sets of lists: so many generations."""
+    """Sync the site with each of these sets of lists, which makes as many generations."""
     for lists in of:
         site.files.write(*lists, hop=hop)
         assert site.once() == ""
@@ -46,7 +46,7 @@ def states(site: Site, *of: tuple[str, ...], hop: str = ONE) -> Site:
 
 
 def lists(site: Site) -> set[str]:
-    """The lists that are installed; routes of removed ones may be kept."""
+    """Return the accepted lists; routes of removed lists may be kept."""
     accepted = site.installed(RECIPIENTS)
     assert accepted.keys() <= site.installed(ROUTES).keys()
     names = {key for key in accepted if "-" not in key}
@@ -56,19 +56,19 @@ def lists(site: Site) -> set[str]:
 
 
 def run(site: Site, *arguments: str, status: int = 0) -> tuple[list[str], list[str]]:
-    """A command's lines on its two streams."""
+    """Run a command, and return the lines of its standard output and standard error."""
     done = site.call(*arguments)
     assert done.returncode == status, done
     return done.stdout.splitlines(), done.stderr.splitlines()
 
 
 def on_disk(site: Site) -> dict[Path, Entry]:
-    """All that a held pass must leave alone."""
+    """Return the files that a sync must not change during a hold."""
     kept = ("held.json", "installed.json", "generations", "sources")
     return tree(site.maps, site.hosts, *(site.state / name for name in kept))
 
 
-def test_put_back_held_and_let_go(make: MakeSite) -> None:
+def test_rollback_installs_a_generation_and_holds_it_until_resume(make: MakeSite) -> None:
     site = make(source={"address": "127.0.0.9"})
     states(site, (ANTS,), (ANTS, BEES))
     states(site, (ANTS, BEES, CATS), hop=TWO)
@@ -102,11 +102,11 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
 
     site.files.write(ANTS, CATS, "dogs@d.example", hop=TWO)
     before = on_disk(site)
-    waits = f"+2 lists: {CATS}, dogs@d.example; +1 domain: d.example; ~1 list: {ANTS} -> {TWO}"
+    pending = f"+2 lists: {CATS}, dogs@d.example; +1 domain: d.example; ~1 list: {ANTS} -> {TWO}"
     for arguments in ((), ("--force",)):
         message, hint = site.once(*arguments).splitlines()
         assert "warning: held at generation 1 since 20" in message
-        assert message.endswith(f"; pending: {waits}")
+        assert message.endswith(f"; pending: {pending}")
         assert hint.endswith(f"let it happen: {resume}")
     preview, said = run(site, "--once", "--dry-run")
     assert "held at generation 1 since" in said[0]
@@ -115,7 +115,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     assert run(site, "-q", "--once") == ([], [])
     assert on_disk(site) == before
     status = site.status()
-    assert (status["generation"], status["held"], status["waiting"]) == (1, True, waits)
+    assert (status["generation"], status["held"], status["waiting"]) == (1, True, pending)
     assert status["sources"]["lists"]["state"] == "ok"
     assert f"pending: +2 lists: {CATS}" in site.call("status").stdout
 
@@ -132,7 +132,7 @@ def test_put_back_held_and_let_go(make: MakeSite) -> None:
     assert run(site, "resume") == (["nothing had to change"], [])
 
 
-def test_what_can_not_be_put_back_is_said_and_nothing_done(make: MakeSite) -> None:
+def test_rollback_to_missing_or_damaged_generation_changes_nothing(make: MakeSite) -> None:
     site = make()
     listed, said = run(site, "rollback")
     assert (listed[0], said) == ("no generation is kept yet; run a sync:", [])
@@ -153,7 +153,9 @@ def test_what_can_not_be_put_back_is_said_and_nothing_done(make: MakeSite) -> No
 
 
 @pytest.mark.parametrize("trouble", ["away", "refused"])
-def test_it_needs_no_source(make: MakeSite, trouble: str) -> None:
+def test_rollback_works_while_the_source_is_missing_or_refused(
+    make: MakeSite, trouble: str
+) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     if trouble == "away":
         shutil.rmtree(site.files.directory)
@@ -168,13 +170,13 @@ def test_it_needs_no_source(make: MakeSite, trouble: str) -> None:
     assert lists(site) == {ANTS}
     assert site.status()["sources"]["lists"]["state"] == state
     assert site.status()["held"] is True
-    # What it said last is what counts again.
+    # After the resume, the last good lists of the source are used again.
     run(site, "resume", status=error)
     assert lists(site) == {ANTS, BEES}
     assert site.status()["held"] is False
 
 
-def test_a_name_that_no_source_has_an_address_for_gets_the_one_that_it_had(make: MakeSite) -> None:
+def test_rollback_restores_address_of_a_name_that_no_source_configures(make: MakeSite) -> None:
     site = make(source={"address": "127.0.0.9"})
     states(site, (ANTS,))
     plain = site.hosts.read_bytes().partition(b"# BEGIN")[0]
@@ -191,11 +193,11 @@ def test_a_name_that_no_source_has_an_address_for_gets_the_one_that_it_had(make:
     run(site, "resume")
     site.retire()
     assert site.hosts.read_bytes() == plain
-    # A line of somebody else's says where it is today.
+    # A foreign line has the current address.
     site.hosts.write_bytes(plain + b"127.0.0.8 one\n")
     run(site, "rollback", "1")
     assert site.hosts.read_bytes() == plain + b"127.0.0.8 one\n"
-    # And so does a source.
+    # The same with the address of a source.
     site.hosts.write_bytes(plain)
     site.configure(sources=[{**_source(site), "address": "127.0.0.7"}])
     site.files.write(ANTS, BEES, hop=ONE)
@@ -207,8 +209,8 @@ def _source(site: Site) -> dict[str, str]:
     return {"name": "lists", "path": str(site.files.directory)}
 
 
-def test_an_address_follows_while_held(make: MakeSite) -> None:
-    """Where Mailman is, is no part of what is held: its mail would wait for nothing."""
+def test_configured_address_is_applied_during_a_hold(make: MakeSite) -> None:
+    """Mailman's address is not part of the hold: otherwise mail would be deferred needlessly."""
     site = make(source={"address": "127.0.0.9"})
     states(site, (ANTS,), (ANTS, BEES))
     run(site, "rollback", "1")
@@ -221,19 +223,19 @@ def test_an_address_follows_while_held(make: MakeSite) -> None:
 MANY = tuple(f"list{number}@a.example" for number in range(30))
 
 
-def test_the_guards_measure_what_was_let_through(make: MakeSite) -> None:
+def test_guards_compare_with_the_lists_that_were_last_accepted(make: MakeSite) -> None:
     site = states(make(), MANY)
     site.files.write(*MANY[:2], hop=ONE)
     site.once(expect=65)
     assert site.once("--force") == ""
     run(site, "rollback", "1")
     assert lists(site) == {*MANY}
-    # The way back was allowed once.
+    # The change from 30 to 2 lists was forced before.
     _, said = run(site, "resume")
     assert not said
     assert lists(site) == {*MANY[:2]}
 
-    # What comes while it is held is judged when it is let go.
+    # Changes during the hold are checked against the guards at the resume.
     site.files.write(*MANY, hop=ONE)
     site.once()
     site.files.write(*MANY[:20], hop=ONE)
@@ -245,12 +247,12 @@ def test_the_guards_measure_what_was_let_through(make: MakeSite) -> None:
     assert lists(site) == {*MANY}
     _, said = run(site, "resume", status=65)
     assert "15 of 20 lists are gone" in said[0]
-    assert lists(site) == {*MANY[:20]}, "what was let through last"
+    assert lists(site) == {*MANY[:20]}, "what was accepted last"
     assert site.once("--force") == ""
     assert lists(site) == {*MANY[:5]}
 
 
-def test_what_was_put_back_goes_though_another_source_is_away(make: MakeSite) -> None:
+def test_resume_removes_restored_list_although_another_source_is_missing(make: MakeSite) -> None:
     site = make()
     one, two = (MailmanFiles(site.directory / name) for name in ("one", "two"))
     site.configure(
@@ -270,7 +272,7 @@ def test_what_was_put_back_goes_though_another_source_is_away(make: MakeSite) ->
     assert lists(site) == {ANTS, BEES}
 
 
-def test_what_breaks_while_held_is_mended_as_it_was(make: MakeSite) -> None:
+def test_damaged_maps_are_repaired_during_a_hold(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     run(site, "rollback", "1")
     site.retire()
@@ -290,7 +292,7 @@ def test_what_breaks_while_held_is_mended_as_it_was(make: MakeSite) -> None:
     assert site.stray() == set()
     assert site.status()["generation"] == 1
 
-    # The order, or what it names, is lost: then nothing changes at all.
+    # The hold, or its generation, is lost: then no map is changed.
     (site.state / "held.json").write_bytes(b"{")
     before = on_disk(site)
     said = site.once(expect=1)
@@ -306,7 +308,7 @@ def test_what_breaks_while_held_is_mended_as_it_was(make: MakeSite) -> None:
     assert lists(site) == {ANTS, BEES}
 
 
-def test_it_holds_maps_of_another_type(make: MakeSite) -> None:
+def test_hold_applies_to_maps_of_another_type(make: MakeSite) -> None:
     site = states(make("lmdb"), (ANTS,), (ANTS, BEES))
     run(site, "rollback", "1")
     site.configure(postfix={"map_type": "hash"})
@@ -316,7 +318,7 @@ def test_it_holds_maps_of_another_type(make: MakeSite) -> None:
     assert hashed.status()["maps"][ROUTES]["type"] == "hash"
 
 
-def test_what_is_installed_before_there_were_generations_is_one(make: MakeSite) -> None:
+def test_state_of_a_version_without_generations_becomes_a_generation(make: MakeSite) -> None:
     site = states(make(), (ANTS,))
     (site.state / "installed.json").unlink()
     shutil.rmtree(site.state / "generations")
@@ -326,7 +328,7 @@ def test_what_is_installed_before_there_were_generations_is_one(make: MakeSite) 
     assert lists(site) == {ANTS}
 
 
-def test_a_pass_without_a_change_writes_nothing(make: MakeSite) -> None:
+def test_sync_without_a_change_writes_nothing(make: MakeSite) -> None:
     site = states(make(options={"generations": 2}), (ANTS,), (BEES,), (ANTS,))
     assert site.status()["generation"] == 1
     before = on_disk(site)
@@ -337,7 +339,7 @@ def test_a_pass_without_a_change_writes_nothing(make: MakeSite) -> None:
     assert kept == {"1.json.gz", "3.json.gz"}, "the one before and the present one"
 
 
-def test_an_order_that_can_not_be_written_changes_nothing(make: MakeSite) -> None:
+def test_rollback_whose_hold_cannot_be_written_changes_nothing(make: MakeSite) -> None:
     site = make()
     with small_disk(site.state, "8m"):
         states(site, (ANTS,), (ANTS, BEES))
@@ -350,7 +352,7 @@ def test_an_order_that_can_not_be_written_changes_nothing(make: MakeSite) -> Non
         filler.unlink()
         run(site, "rollback", "1")
         assert lists(site) == {ANTS}
-        # Letting go takes no room.
+        # A release needs no space on the disk.
         fill(site.state)
         run(site, "resume")
         assert lists(site) == {ANTS, BEES}
@@ -358,7 +360,7 @@ def test_an_order_that_can_not_be_written_changes_nothing(make: MakeSite) -> Non
         assert site.status()["generation"] == 2
 
 
-def test_a_daemon_obeys_and_tells_once(make: MakeSite) -> None:
+def test_daemon_keeps_a_hold_and_reports_it_once(make: MakeSite) -> None:
     site = states(make(source={"interval": "1h"}), (ANTS,), (ANTS, BEES))
     with RunningDaemon(site) as daemon:
         daemon.wait_until_it_watches()
@@ -388,11 +390,11 @@ def test_a_daemon_obeys_and_tells_once(make: MakeSite) -> None:
         assert daemon.stop() == 0
 
 
-def test_rollback_waits_for_a_pass_that_is_at_work(make: MakeSite) -> None:
+def test_rollback_waits_for_a_running_sync(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     site.files.write(ANTS, BEES, *(f"l{number}@a.example" for number in range(3000)), hop=ONE)
     with site.start("--once") as working:
-        wait_for((site.maps / ".staging").exists, 20, "a pass that publishes")
+        wait_for((site.maps / ".staging").exists, 20, "a sync that publishes")
         working.send_signal(signal.SIGSTOP)
         with site.start("rollback", "1") as waiting:
             working.send_signal(signal.SIGCONT)
@@ -405,7 +407,7 @@ def test_rollback_waits_for_a_pass_that_is_at_work(make: MakeSite) -> None:
     assert lists(site) == {ANTS}
 
 
-def test_doctor_says_so_and_what_mends_it(make: MakeSite) -> None:
+def test_doctor_reports_hold_and_damaged_generation_with_fixes(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES))
     assert checks(site, "held", "generation") == {
         "held": ("ok", None),
@@ -426,16 +428,18 @@ def test_doctor_says_so_and_what_mends_it(make: MakeSite) -> None:
 
 
 def checks(site: Site, *names: str) -> dict[str, tuple[str, str | None]]:
-    """What doctor found: status and fix, by the check's name, which begins with one of these."""
+    """Return status and fix of doctor's checks whose name begins with one of these."""
     found = json.loads(site.call("doctor", "--json").stdout)["checks"]
     return {
-        one["name"]: (one["status"], one["fix"]) for one in found if one["name"].startswith(names)
+        check["name"]: (check["status"], check["fix"])
+        for check in found
+        if check["name"].startswith(names)
     }
 
 
-def test_what_is_put_back_is_not_what_the_present_state_takes_the_place_of(make: MakeSite) -> None:
+def test_rollback_does_not_remove_its_generation_to_keep_the_present_state(make: MakeSite) -> None:
     site = states(make(), (ANTS,), (ANTS, BEES), (ANTS, BEES, CATS))
-    # As if the last pass had been killed, or the disk been full, before it kept what it installed.
+    # As if the last sync was killed, or the disk was full, before it kept the installed state.
     (site.state / "generations/3.json.gz").unlink()
     (site.state / "installed.json").unlink()
     site.configure(generations=2)
@@ -445,8 +449,8 @@ def test_what_is_put_back_is_not_what_the_present_state_takes_the_place_of(make:
     assert lists(site) == {ANTS, BEES, CATS}
 
 
-def test_rollback_reports_that_the_present_state_can_not_be_kept(make: MakeSite) -> None:
-    """Nothing notes which generation is installed, and its file can't be replaced."""
+def test_rollback_reports_that_the_present_state_cannot_be_kept(make: MakeSite) -> None:
+    """There is no note of the installed generation, and the generation's file is read-only."""
     site = states(make(), (ANTS,), (ANTS, BEES))
     (site.state / "installed.json").unlink()
     newest = site.state / f"generations/2{SUFFIX}"

@@ -1,4 +1,4 @@
-"""setup: main.cf names the maps afterwards, and is what it was after --undo."""
+"""setup: main.cf names the maps afterwards, and has its original content after --undo."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ class Host:
         self.tables = site.directory / "tables"
 
     def write(self, shape: str) -> str:
-        """Writes a main.cf; its text."""
+        """Write a main.cf; return its text."""
         if not self.tables.exists():
             write_tables(self.tables, self.postfix)
         base = (
@@ -61,23 +61,23 @@ class Host:
         return text
 
     def put(self, text: str) -> None:
-        """Replaces main.cf."""
+        """Replace main.cf."""
         self.main_cf.write_bytes(text.encode("latin-1"))
         self.postfix.age()
 
     @property
     def text(self) -> str:
-        """main.cf."""
+        """Return the text of main.cf."""
         return self.main_cf.read_bytes().decode("latin-1")
 
     def values(self) -> dict[str, str]:
-        """What main.cf sets, after postconf -n."""
+        """Return the parameters that main.cf sets, from postconf -n."""
         printed = self.postfix.command("postconf", "-n")
         lines = (line.partition("=") for line in printed.splitlines() if "warning:" not in line)
         return {name.strip(): value.strip() for name, _, value in lines}
 
     def setup(self, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
-        """Runs it. What doctor then says of this machine, and not of main.cf, is no matter."""
+        """Run setup. Problems that doctor then finds outside main.cf are ignored."""
         done = self.site.call("setup", *arguments)
         found = set(re.findall(r"^(?:warning|failure) +(\S+)", done.stdout, re.MULTILINE))
         assert not found & {*ROLES, "lmtp_host_lookup", "recipient_delimiter"}, done.stdout
@@ -86,11 +86,11 @@ class Host:
         return done
 
     def bounced(self, recipients: Sequence[str]) -> list[Outcome]:
-        """What was returned of the mail to them; Postfix's notes to its postmaster may be."""
-        return [one for one in self.postfix.bounces() if one.recipient in recipients]
+        """Return bounces of mail to the recipients; Postfix may have mail for its postmaster."""
+        return [outcome for outcome in self.postfix.bounces() if outcome.recipient in recipients]
 
     def reference(self, name: str) -> str:
-        """A map as main.cf has to name it."""
+        """Return the name of a map as main.cf must have it."""
         return f"lmdb:{self.site.maps / name}"
 
 
@@ -107,13 +107,13 @@ def items(value: str) -> list[str]:
 
 
 def is_part_of(some: Iterable[str], lines: Iterable[str]) -> bool:
-    """Whether all of `some` are in `lines`, in the same order."""
+    """Return whether all of `some` are in `lines`, in the same order."""
     rest = iter(lines)
-    return all(one in rest for one in some)
+    return all(line in rest for line in some)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_main_cf_names_the_maps_and_is_as_it_was_after_undo(host: Host, shape: str) -> None:
+def test_main_cf_names_the_maps_and_undo_restores_it(host: Host, shape: str) -> None:
     before = host.write(SHAPES[shape])
     values = host.values()
 
@@ -136,7 +136,7 @@ def test_main_cf_names_the_maps_and_is_as_it_was_after_undo(host: Host, shape: s
     assert host.text == before
     assert not record.exists()
 
-    # As if it had been edited before it was taken out.
+    # An edited main.cf: --undo removes only what setup has added.
     shutil.copytree(host.site.directory / "record", record)
     host.put(
         f"# mine\n{after}".replace(
@@ -156,7 +156,7 @@ def test_main_cf_names_the_maps_and_is_as_it_was_after_undo(host: Host, shape: s
     }
 
 
-def test_without_a_terminal_it_shows_what_it_would_do_and_does_nothing(host: Host) -> None:
+def test_setup_without_a_terminal_shows_changes_and_makes_none(host: Host) -> None:
     host.write(BARE)
     host.site.configure()
     before = tree(host.site.directory)
@@ -171,7 +171,7 @@ def test_without_a_terminal_it_shows_what_it_would_do_and_does_nothing(host: Hos
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n", 2), ("", 2), ("y", 0)])
-def test_at_a_terminal_it_asks(host: Host, answer: str, status: int) -> None:
+def test_setup_at_a_terminal_requires_confirmation(host: Host, answer: str, status: int) -> None:
     before = host.write(BARE)
     host.site.configure()
     ours, theirs = pty.openpty()
@@ -185,8 +185,8 @@ def test_at_a_terminal_it_asks(host: Host, answer: str, status: int) -> None:
     assert (host.text == before) == bool(status)
 
 
-def test_doctor_sees_a_last_line_that_does_not_end(host: Host) -> None:
-    """Or the commands that it prints would spoil main.cf; setup needs no such care."""
+def test_doctor_reports_missing_newline_at_the_end_of_main_cf(host: Host) -> None:
+    """Without it, doctor's commands would damage main.cf; setup adds it."""
     host.write(BARE.rstrip("\n"))
     before = host.values()
     report = examine(host.site)
@@ -196,7 +196,7 @@ def test_doctor_sees_a_last_line_that_does_not_end(host: Host) -> None:
     assert host.values() == {**before, "transport_maps": host.reference("postfix_lmtp")}
 
 
-def test_replicas_get_an_end_to_connecting(
+def test_setup_limits_lmtp_connect_timeout_for_a_cluster(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site(source={"cluster": "lists"})
@@ -209,7 +209,7 @@ def test_replicas_get_an_end_to_connecting(
     assert host.text == text
 
 
-def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -> None:
+def test_setup_shows_changes_again_if_main_cf_is_edited_meanwhile(host: Host) -> None:
     text = host.write(BARE)
     host.site.configure()
     mine = "inline:{mine.example=smtp:}"
@@ -235,7 +235,7 @@ def test_a_main_cf_that_is_edited_while_it_asks_is_looked_at_again(host: Host) -
     assert items(host.values()["transport_maps"])[0] == mine
 
 
-def test_links_owner_and_mode_of_main_cf_stay(host: Host) -> None:
+def test_setup_keeps_link_owner_and_mode_of_main_cf(host: Host) -> None:
     host.write(BARE)
     real = host.main_cf.with_name("real.cf")
     host.main_cf.rename(real)
@@ -258,7 +258,7 @@ def test_links_owner_and_mode_of_main_cf_stay(host: Host) -> None:
     assert names(host.main_cf.parent) == ["main.cf", "master.cf", "real.cf"]
 
 
-def test_a_main_cf_that_is_mounted_is_written_where_it_is(host: Host, root: None) -> None:
+def test_main_cf_that_is_a_mount_is_written_in_place(host: Host, root: None) -> None:
     text = host.write(BARE)
     real = host.site.directory / "main.cf"
     real.write_text(text)
@@ -270,7 +270,7 @@ def test_a_main_cf_that_is_mounted_is_written_where_it_is(host: Host, root: None
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "no-state"])
-def test_where_the_disk_does_not_take_it_main_cf_stays(
+def test_main_cf_is_unchanged_if_the_disk_is_full_or_read_only(
     host: Host, root: None, trouble: str
 ) -> None:
     text = host.write(BARE)
@@ -303,7 +303,7 @@ def test_where_the_disk_does_not_take_it_main_cf_stays(
         assert host.text == text
 
 
-def test_where_a_map_can_not_be_built_main_cf_does_not_name_it(host: Host) -> None:
+def test_main_cf_is_unchanged_if_a_map_cannot_be_built(host: Host) -> None:
     text = host.write(BARE)
     host.site.maps.write_text("in the way")
     done = host.setup("--yes", expect=1)
@@ -311,29 +311,29 @@ def test_where_a_map_can_not_be_built_main_cf_does_not_name_it(host: Host) -> No
     assert host.text == text
 
 
-def test_without_lists_there_are_four_empty_maps_first(host: Host) -> None:
+def test_setup_without_lists_builds_four_empty_maps(host: Host) -> None:
     host.write(BARE)
     shutil.rmtree(host.site.files.directory)
     host.site.call("setup", "--yes")
     assert host.site.stray() == set()
     assert len(names(host.site.maps)) == 8
-    assert host.site.status()["passes"]["made"] == 1  # so that doctor doesn't miss one
+    assert host.site.status()["passes"]["made"] == 1  # otherwise doctor would report none
     assert host.reference("postfix_vmap") in items(host.values()["virtual_alias_maps"])
 
 
-def test_a_configuration_that_postfix_could_not_start_with_is_not_installed(host: Host) -> None:
+def test_main_cf_that_fails_postfix_check_is_not_installed(host: Host) -> None:
     text = host.write(
         BARE + "mail_owner = ${{relay_recipient_maps?{{nobody-there}}:{{postfix}}}}\n"
     )
     done = host.setup("--yes", expect=1)
-    # Postfix 3.7 says why in its log alone, 3.10 also where it was asked.
+    # Postfix 3.7 gives the reason in its log only, 3.10 also on standard error.
     assert re.search("postfix check: .* with these changes, nothing without them", done.stderr)
     assert host.text == text
     assert not (host.site.state / "setup").exists()
 
 
-def test_the_chroot_keeps_its_hosts_file(host: Host) -> None:
-    """Debian 13's `postfix check` copies the machine's into it; this host's has other names."""
+def test_hosts_file_of_the_chroot_is_unchanged(host: Host) -> None:
+    """Debian 13's `postfix check` copies /etc/hosts to it; this host has another hosts file."""
     host.write(BARE)
     copy = host.postfix.chroot_hosts
     copy.parent.mkdir(parents=True, exist_ok=True)
@@ -342,12 +342,12 @@ def test_the_chroot_keeps_its_hosts_file(host: Host) -> None:
     assert copy.read_text() == "127.0.0.5 mailman-test\n"
 
 
-def test_two_at_once_make_it_once(host: Host) -> None:
+def test_concurrent_setups_change_main_cf_once(host: Host) -> None:
     text = host.write(BARE)
     host.site.configure()
-    with host.site.start("setup", "--yes") as one, host.site.start("setup", "--yes") as other:
-        ended = [process.communicate(timeout=120) for process in (one, other)]
-    assert (one.returncode, other.returncode) == (0, 0), ended
+    with host.site.start("setup", "--yes") as first, host.site.start("setup", "--yes") as second:
+        ended = [process.communicate(timeout=120) for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), ended
     assert items(host.values()["transport_maps"]) == [host.reference("postfix_lmtp")]
     host.postfix.age()
     after = host.text
@@ -357,7 +357,7 @@ def test_two_at_once_make_it_once(host: Host) -> None:
     assert host.text == text
 
 
-def test_what_was_replaced_again_is_left_and_told(
+def test_undo_keeps_and_reports_a_parameter_that_was_edited_since(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site(source={"address": "127.0.0.1"})
@@ -373,10 +373,10 @@ def test_what_was_replaced_again_is_left_and_told(
     assert "transport_maps" not in host.values()
 
 
-def test_undo_does_not_name_a_map_that_is_gone(host: Host) -> None:
-    """Its type had been changed; the index of the other type was removed since.
+def test_undo_fails_if_main_cf_would_name_a_missing_map(host: Host) -> None:
+    """The map type was changed, and the index of the previous type was removed since.
 
-    Nothing refers to `ours` any more then, and it stays.
+    After the undo, no parameter uses `ours`, which is kept.
     """
     text = host.write(
         BARE + f"ours = hash:{host.site.maps}/\ntransport_maps = ${{{{ours}}}}postfix_lmtp\n"
@@ -395,7 +395,7 @@ def test_undo_does_not_name_a_map_that_is_gone(host: Host) -> None:
 
 
 def run_until(killer: Killer, host: Host, event: int, *arguments: str) -> tuple[str, ...]:
-    """Runs setup, killed before an event, or (0) to its end; the events, the last not happened."""
+    """Run setup, killed before an event, or (0) to its end; return its events."""
     done = killer.run(host.site, "setup", "--yes", *arguments, event=event)
     assert done.returncode == (-signal.SIGKILL if event else 0), done
     host.postfix.age()
@@ -403,7 +403,7 @@ def run_until(killer: Killer, host: Host, event: int, *arguments: str) -> tuple[
 
 
 def renames(host: Host, events: tuple[str, ...]) -> list[int]:
-    """The moments at which main.cf, or the record, becomes another one."""
+    """Return the numbers of the events that replace main.cf or the record."""
     places = {str(host.main_cf), str(host.site.state / "setup/record.json")}
     return [
         number
@@ -414,7 +414,7 @@ def renames(host: Host, events: tuple[str, ...]) -> list[int]:
 
 @pytest.mark.parametrize("direction", ["there", "back"])
 @pytest.mark.kill
-def test_killed_at_any_step_it_can_be_completed_and_taken_back(
+def test_setup_killed_at_any_step_can_be_completed_and_undone(
     host: Host, killer: Killer, direction: str
 ) -> None:
     text = host.write(BARE)
@@ -458,7 +458,7 @@ def running() -> Iterator[Host]:
 
 @pytest.fixture
 def live(running: Host) -> Iterator[Host]:
-    """The same; each test finds it with the main.cf that it was made with."""
+    """The same host; the test's changes of main.cf are reverted at its end."""
     text = running.text
     yield running
     running.put(text)
@@ -470,8 +470,8 @@ CUSTOMER = "anyone@customer.example"
 
 
 @pytest.mark.load
-def test_mail_flows_while_main_cf_is_changed_and_changed_back(live: Host) -> None:
-    """Of existing recipients all is taken, of a list all that was taken is delivered."""
+def test_mail_is_accepted_and_delivered_during_setup_and_undo(live: Host) -> None:
+    """All mail for existing recipients is accepted; all accepted mail for a list is delivered."""
     live.postfix.postconf(
         relay_domains="customer.example", transport_maps="inline:{customer.example=discard:}"
     )
@@ -503,16 +503,18 @@ def test_mail_flows_while_main_cf_is_changed_and_changed_back(live: Host) -> Non
         assert not send(live.postfix.port, LIST).accepted
         live.postfix.wait_for_empty_queue()
         for recipient in existing:
-            refused = [one for load in loads for one in load.sent if one.recipient == recipient]
-            assert [one for one in refused if not one.accepted] == []
-        accepted = {one for load in loads for one in load.accepted_ids(LIST)}
+            refused = [
+                message for load in loads for message in load.sent if message.recipient == recipient
+            ]
+            assert [message for message in refused if not message.accepted] == []
+        accepted = {queue_id for load in loads for queue_id in load.accepted_ids(LIST)}
         assert accepted
         assert accepted <= sink.load_ids()
         assert live.bounced([*existing, LIST]) == []
 
 
-def test_where_postfix_does_not_come_through_all_is_taken_back(live: Host) -> None:
-    """A restriction that is only looked at once acceptance has changed: nobody's mail is taken."""
+def test_setup_is_undone_if_postfix_rejects_mail_afterwards(live: Host) -> None:
+    """An invalid restriction takes effect only with relay_recipient_maps, and rejects all mail."""
     live.site.files.write(LIST)
     live.postfix.postconf(smtpd_client_restrictions="${relay_recipient_maps?{no_such_restriction}}")
     live.postfix.reload()
@@ -526,8 +528,8 @@ def test_where_postfix_does_not_come_through_all_is_taken_back(live: Host) -> No
     assert send(live.postfix.port, SENDER).accepted
 
 
-def test_where_postfix_can_not_be_reloaded_all_is_taken_back(host: Host) -> None:
-    """master's pid file names a process of that name, but nobody holds its lock."""
+def test_setup_is_undone_if_postfix_cannot_be_reloaded(host: Host) -> None:
+    """master's pid file names a process called master that does not hold its lock."""
     text = host.write(BARE)
     host.site.once()
     pid_file = host.postfix.queue_directory / "pid/master.pid"
@@ -547,7 +549,7 @@ def test_where_postfix_can_not_be_reloaded_all_is_taken_back(host: Host) -> None
     assert not (host.site.state / "setup").exists()
 
 
-def test_routes_stay_while_mail_in_the_queue_needs_them(live: Host) -> None:
+def test_undo_keeps_routes_that_mail_in_the_queue_needs(live: Host) -> None:
     text = live.text
     hop = f"lmtp:[127.0.0.1]:{free_port()}"
     live.site.files.write(LIST, hop=hop)
@@ -572,12 +574,12 @@ def test_routes_stay_while_mail_in_the_queue_needs_them(live: Host) -> None:
     assert live.bounced([LIST]) == []
 
 
-# Another map type.
+# Changes of the map type.
 
 
 @pytest.fixture
 def hashed(host: Host) -> Host:
-    """Its main.cf names the maps as hash, and the configuration wants lmdb from now on."""
+    """A host whose main.cf names hash maps, and whose configuration now has lmdb."""
     host.write(SHAPES["debian"])
     host.site.configure(postfix={"map_type": "hash"})
     assert host.site.call("setup", "--yes").returncode in {0, 78}
@@ -588,10 +590,10 @@ def hashed(host: Host) -> Host:
     return host
 
 
-def test_maps_that_a_sync_changes_as_the_old_type_are_built_again(
+def test_setup_rebuilds_maps_that_a_sync_changes_with_the_old_type(
     hashed: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a daemon does that works with main.cf, or its configuration, as it was."""
+    """The sync is like that of a daemon that still uses the previous main.cf or configuration."""
     site, build = hashed.site, _build_maps
     late = "late@lists.example.net"
 
@@ -610,8 +612,8 @@ def test_maps_that_a_sync_changes_as_the_old_type_are_built_again(
 
 
 @pytest.mark.parametrize("damage", ["older", "gone"])
-def test_undo_does_not_have_main_cf_name_an_old_index(hashed: Host, damage: str) -> None:
-    """But prints what builds all of them, and after that goes through."""
+def test_undo_fails_until_an_old_index_is_rebuilt(hashed: Host, damage: str) -> None:
+    """The hint has commands that rebuild the maps; after these, the undo succeeds."""
     site = hashed.site
     hashed.setup("--yes")
     site.files.write(LIST, "late@lists.example.net")

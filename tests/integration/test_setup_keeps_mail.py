@@ -1,7 +1,7 @@
-"""setup, and what doctor and --once print, on a Postfix that takes mail: whatever was accepted
-before is accepted afterwards, and no list is accepted whose mail would go elsewhere.
+"""setup on a Postfix that accepts mail: every address accepted before is accepted afterwards.
 
-The replies to RCPT before and after are what counts, and where mail then goes.
+No list is accepted if its mail would be routed elsewhere. The same holds for the commands that
+doctor and --once print. The tests compare the replies to RCPT, and where mail is delivered.
 """
 
 import shutil
@@ -27,11 +27,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 ANTS = "ants@example.net"
 BOB = "bob@example.net"
-"""Another user of the list's domain."""
+"""Another user in the list's domain."""
 
 
 class Host:
-    """A running Postfix, which knows nothing of lists, with a site and a Mailman beside it."""
+    """A running Postfix without lists, with a site and a Mailman's LMTP server."""
 
     def __init__(self, site: Site, postfix: PostfixInstance, sink: LmtpSink) -> None:
         self.site = site
@@ -44,7 +44,7 @@ class Host:
         }
 
     def begin(self, *lists: str, **parameters: str) -> None:
-        """Sets main.cf to what it was, and these parameters; Mailman has these lists."""
+        """Reset main.cf, then set these parameters; Mailman has these lists."""
         for path, text in self.files.items():
             path.write_text(text)
         shutil.rmtree(self.site.state, ignore_errors=True)
@@ -57,26 +57,26 @@ class Host:
         self.postfix.reload()
 
     def value(self, parameter: str) -> str:
-        """What main.cf says now."""
+        """Return the current value in main.cf."""
         return self.postfix.command("postconf", "-h", parameter).strip()
 
     @property
     def main_cf(self) -> str:
-        """The text of main.cf."""
+        """Return the text of main.cf."""
         return (self.postfix.config_directory / "main.cf").read_text()
 
     def replies(self, *recipients: str) -> dict[str, int]:
-        """The code of smtpd(8)'s reply to RCPT for each recipient."""
+        """Return the code of smtpd(8)'s reply to RCPT for each recipient."""
         codes = {}
-        for one in recipients:
+        for recipient in recipients:
             with smtplib.SMTP("127.0.0.1", self.postfix.port, timeout=60) as smtp:
                 smtp.ehlo("client.example")
                 smtp.mail(SENDER)
-                codes[one], _ = smtp.rcpt(one)
+                codes[recipient], _ = smtp.rcpt(recipient)
         return codes
 
     def expect(self, expected: Mapping[str, int]) -> None:
-        """Waits until smtpd(8) says so; it is asked until every process has read main.cf."""
+        """Wait until smtpd(8) replies so, as each of its processes has to read main.cf again."""
         wait_for(
             lambda: self.replies(*expected) == expected,
             PATIENCE,
@@ -84,7 +84,7 @@ class Host:
         )
 
     def relays(self, recipient: str) -> str:
-        """Sends a message, which must be accepted; the program that had it in the end."""
+        """Send a message, which must be accepted; return the program that delivered it, and how."""
         before = len(self.postfix.outcomes())
         assert send(self.postfix.port, recipient).accepted
         wait_for(lambda: self.postfix.outcomes()[before:], PATIENCE, f"an outcome of {recipient}")
@@ -92,7 +92,7 @@ class Host:
         return f"{outcome.daemon.rpartition('/')[2]} {outcome.status}"
 
     def setup(self, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
-        """Runs it."""
+        """Run setup."""
         done = self.site.call("setup", *arguments)
         assert done.returncode == expect, done
         self.postfix.age()
@@ -101,7 +101,7 @@ class Host:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Host]:
-    """Started once."""
+    """A host that is started once for all tests of this file."""
     with public_directory() as directory, LmtpSink() as sink:
         site = Site(directory, directory / "postfix/etc")
         site.hosts.write_bytes(b"127.0.0.1 localhost\n")
@@ -111,17 +111,17 @@ def started() -> Iterator[Host]:
 
 @pytest.fixture
 def host(started: Host) -> Host:
-    """The same; each test begins with `begin`."""
+    """The same host; each test calls `begin` first."""
     return started
 
 
 def commands(report: Report) -> list[str]:
-    """All commands that doctor prints."""
-    return [one["fix"] for one in report.checks.values() if one["fix"]]
+    """Return all commands that doctor prints."""
+    return [check["fix"] for check in report.checks.values() if check["fix"]]
 
 
 NOT_SHARED = "cats@lists.example.org"
-"""A list in a domain that the maps alone name."""
+"""A list in a domain that only the maps name."""
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ NOT_SHARED = "cats@lists.example.org"
             [BOB],
         ),
         ({"relay_domains": "example.net", "relay_transport": "discard:"}, [BOB]),
-        # Another host sees to the whole of it; Mailman 2 to lists that are not moved yet.
+        # Another host has the whole domain, or Mailman 2 has lists that are not migrated yet.
         ({"relay_domains": "example.org example.net", "relay_transport": "discard:"}, [BOB]),
         ({"relay_domains": "inline:{example.net=x}", "relay_transport": "discard:"}, [BOB]),
         ({"relay_domains": "net", "relay_transport": "discard:"}, [BOB, "eve@far.example.net"]),
@@ -146,16 +146,16 @@ NOT_SHARED = "cats@lists.example.org"
         ),
     ],
 )
-def test_who_shares_a_domain_with_a_list_goes_on_getting_mail(
+def test_other_users_of_a_list_domain_are_still_accepted_after_setup(
     host: Host, parameters: dict[str, str], others: list[str]
 ) -> None:
-    """And what doctor and --once print refuses nobody either."""
+    """The commands of doctor and --once do not reject any address either."""
     host.begin(ANTS, **parameters)
     accepted = dict.fromkeys([SENDER, *others, ANTS], 250)
     host.expect(accepted)
     hints = host.site.once()
     assert "relay_recipient_maps" not in hints
-    assert not [one for one in commands(examine(host.site)) if "recipient_maps" in one]
+    assert not [command for command in commands(examine(host.site)) if "recipient_maps" in command]
 
     shown = host.setup("--dry-run").stdout
     assert "recipient_maps:" not in shown
@@ -174,8 +174,8 @@ def test_who_shares_a_domain_with_a_list_goes_on_getting_mail(
     assert host.replies(*accepted) == accepted
 
 
-def test_only_domains_that_nobody_else_has_are_closed(host: Host) -> None:
-    """Both at once: unknown addresses are refused in the domain that the maps alone bring in."""
+def test_unknown_addresses_are_rejected_only_in_domains_of_lists_alone(host: Host) -> None:
+    """Both kinds of domain at once: unknown addresses are rejected if only the maps name it."""
     host.begin(ANTS, NOT_SHARED, relay_domains="example.net", relay_transport="discard:")
     nobody = NOT_SHARED.replace("cats", "nobody")
     host.expect({BOB: 250, NOT_SHARED: 554, nobody: 554})
@@ -188,7 +188,7 @@ def test_only_domains_that_nobody_else_has_are_closed(host: Host) -> None:
     }
     assert host.relays(NOT_SHARED) == host.relays(ANTS) == "lmtp sent"
     assert host.relays(BOB) == "discard sent"
-    # A list that is new in a domain of others closes nothing there.
+    # In a domain with other users, a new list does not change which addresses are accepted.
     host.site.files.write(ANTS, NOT_SHARED, "bees@example.edu", hop=host.hop)
     host.postfix.postconf(relay_domains=f"example.edu {host.value('relay_domains')}")
     assert "relay_recipient_maps" not in host.site.once()
@@ -198,7 +198,7 @@ def test_only_domains_that_nobody_else_has_are_closed(host: Host) -> None:
     host.expect({"eve@example.edu": 250, "bees@example.edu": 250, nobody: 550})
 
 
-def test_subdomains_that_are_relayed_beside_a_virtual_list_domain(host: Host) -> None:
+def test_relayed_subdomain_of_a_virtual_list_domain_is_still_accepted(host: Host) -> None:
     host.begin(
         ANTS,
         NOT_SHARED,
@@ -216,17 +216,17 @@ def test_subdomains_that_are_relayed_beside_a_virtual_list_domain(host: Host) ->
 @pytest.mark.parametrize(
     ("lines", "has_command"),
     [
-        # Nobody is listed: every address is accepted.
+        # The value is empty: every address is accepted.
         (("relay_recipient_maps = inline:{ann@example.net=x}", "relay_recipient_maps ="), False),
         # A relayed domain would become a local one.
         (("mydestination = example.net, localhost", "mydestination = localhost"), False),
         (("transport_maps = inline:{x.example=discard:}", "transport_maps ="), True),
     ],
 )
-def test_a_lost_value_is_not_put_back_where_that_refuses_mail(
+def test_overridden_value_is_not_restored_if_that_would_reject_mail(
     host: Host, lines: tuple[str, str], has_command: bool
 ) -> None:
-    """Postfix is not reloaded with it: master(8) may wait for its own postlogd(8) then."""
+    """Postfix is not reloaded with this main.cf: master(8) might wait for its own postlogd(8)."""
     host.begin(ANTS, relay_domains="example.net")
     host.site.once()
     parameter = lines[0].partition(" ")[0]
@@ -239,7 +239,7 @@ def test_a_lost_value_is_not_put_back_where_that_refuses_mail(
     assert bool(found[f"repeated:{parameter}"]["fix"]) == has_command
 
 
-def test_that_unlisted_recipients_are_accepted_is_the_operators_decision(host: Host) -> None:
+def test_doctor_has_no_fix_for_smtpd_reject_unlisted_recipient(host: Host) -> None:
     host.begin(ANTS, relay_domains="example.net", smtpd_reject_unlisted_recipient="no")
     host.setup("--yes")
     found = examine(host.site)
@@ -247,14 +247,14 @@ def test_that_unlisted_recipients_are_accepted_is_the_operators_decision(host: H
     assert found["smtpd_reject_unlisted_recipient"]["fix"] is None
 
 
-# Tables that can't be asked
+# Tables that cannot be queried
 
 
 class Socketmap(socketserver.StreamRequestHandler):
-    """Knows one domain (socketmap_table(5))."""
+    """A table with one domain (socketmap_table(5))."""
 
     def handle(self) -> None:
-        """Answers each request, a netstring."""
+        """Answer each request, a netstring."""
         while size := b"".join(iter(lambda: self.rfile.read(1).strip(b":"), b"")):
             request = self.rfile.read(int(size) + 1)
             known = request.rstrip(b",").endswith(b" example.net")
@@ -262,7 +262,7 @@ class Socketmap(socketserver.StreamRequestHandler):
 
 
 class SocketmapServer(socketserver.ThreadingTCPServer):
-    """Serves it."""
+    """A server for this table."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -270,7 +270,7 @@ class SocketmapServer(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def socketmap(port: int) -> Iterator[None]:
-    """The server of a table, which answers."""
+    """Run the server of a table."""
     with SocketmapServer(("127.0.0.1", port), Socketmap) as server:
         threading.Thread(target=server.serve_forever).start()
         try:
@@ -284,16 +284,16 @@ def socketmap(port: int) -> Iterator[None]:
     [
         ("virtual_mailbox_domains", f"{SENDER_DOMAIN}, {{table}}", {BOB: 250}),
         ("mydestination", "localhost, {table}", {BOB: 550}),
-        # Of no other addresses but aliases in such a domain, the lists' among them.
+        # In such a domain, only aliases are accepted, with those of the lists.
         ("virtual_alias_domains", "{table}", {BOB: 550}),
-        # It has the domain as well as the map, so others may be there.
+        # relay_domains names this table beside the map, so the domain may have other users.
         ("relay_domains", "{domains}, {table}", {BOB: 250}),
     ],
 )
-def test_a_table_of_domains_that_does_not_answer(
+def test_setup_changes_nothing_while_a_table_of_domains_does_not_answer(
     host: Host, parameter: str, value: str, replies: dict[str, int]
 ) -> None:
-    """As an SQL server that is down: nothing is guessed, and all is right when it is back."""
+    """An SQL server may be down: setup refuses to guess, and succeeds once it is up again."""
     port = free_port()
     table = f"socketmap:inet:127.0.0.1:{port}:domains"
     host.begin(ANTS)
@@ -333,8 +333,8 @@ def test_a_table_of_domains_that_does_not_answer(
 
 
 @pytest.mark.parametrize("kind", ["", "texthash:"])
-def test_a_file_of_domains_that_is_not_there(host: Host, kind: str) -> None:
-    """Postfix has no answer then for what nothing before it in the list has decided."""
+def test_setup_changes_nothing_while_a_file_of_domains_is_missing(host: Host, kind: str) -> None:
+    """Postfix then defers mail for every domain that no earlier item of the list has."""
     path = host.site.directory / "domains"
     path.unlink(missing_ok=True)
     host.begin(ANTS, virtual_mailbox_domains=f"{SENDER_DOMAIN}, {kind}{path}")
@@ -350,8 +350,8 @@ def test_a_file_of_domains_that_is_not_there(host: Host, kind: str) -> None:
     assert host.relays(ANTS) == "lmtp sent"
 
 
-def test_a_table_that_has_no_say_in_a_domains_class(host: Host) -> None:
-    """mydestination comes first: doctor tells of the table, and knows all of the domain."""
+def test_table_that_does_not_decide_the_class_of_a_domain_is_not_needed(host: Host) -> None:
+    """mydestination is matched first: doctor reports the table, but knows the domain's class."""
     table = f"socketmap:inet:127.0.0.1:{free_port()}:domains"
     host.begin(ANTS, mydestination="example.net, localhost", relay_domains=table)
     host.site.once()
@@ -363,8 +363,10 @@ def test_a_table_that_has_no_say_in_a_domains_class(host: Host) -> None:
 
 
 @pytest.mark.parametrize("parameter", ["transport_maps", "virtual_alias_maps"])
-def test_a_table_of_routes_that_does_not_answer(host: Host, parameter: str) -> None:
-    """It may lead a list's mail elsewhere."""
+def test_setup_changes_nothing_while_a_table_of_routes_does_not_answer(
+    host: Host, parameter: str
+) -> None:
+    """The table may route the list's mail elsewhere."""
     table = f"socketmap:inet:127.0.0.1:{free_port()}:domains"
     host.begin(ANTS, **{parameter: table, "virtual_alias_domains": ""})
     text = host.main_cf
@@ -375,7 +377,7 @@ def test_a_table_of_routes_that_does_not_answer(host: Host, parameter: str) -> N
     assert (found.status(check), found[check]["fix"]) == ("warning", None)
 
 
-# Routes that lead elsewhere
+# Routes of other tables
 
 TOKEN = "ants-confirm+1a2b3c@example.net"
 
@@ -398,7 +400,7 @@ TOKEN = "ants-confirm+1a2b3c@example.net"
         ({"virtual_alias_maps": "inline:{{@example.net={sender}}}"}, "", "aliases", False),
     ],
 )
-def test_no_list_is_accepted_whose_mail_would_go_elsewhere(
+def test_list_whose_mail_would_be_routed_elsewhere_is_not_accepted(
     host: Host, parameters: dict[str, str], override: str, finding: str, has_command: bool
 ) -> None:
     pattern = host.site.directory / "pattern"
@@ -419,7 +421,7 @@ def test_no_list_is_accepted_whose_mail_would_go_elsewhere(
         assert host.main_cf == text
         assert host.replies(*before) == before
 
-    # What it says is done: then it goes on.
+    # After doctor's fix, setup succeeds.
     found = examine(host.site)
     fix = found[finding]["fix"]
     assert bool(fix) == has_command
@@ -427,7 +429,7 @@ def test_no_list_is_accepted_whose_mail_would_go_elsewhere(
         assert f"hint: {fix}" in done.stderr
         found.run_fix(finding)
     elif finding == "aliases":
-        itself = ", ".join(f"{{{one}={one}}}" for one in nine(ANTS))
+        itself = ", ".join(f"{{{address}={address}}}" for address in nine(ANTS))
         present = host.value("virtual_alias_maps")
         host.postfix.postconf(virtual_alias_maps=f"inline:{{{itself}}}, {present}")
     else:
@@ -440,7 +442,7 @@ def test_no_list_is_accepted_whose_mail_would_go_elsewhere(
     assert host.relays(SENDER) == "discard sent"
 
 
-def test_a_table_that_names_a_list_comes_after_the_map(host: Host) -> None:
+def test_map_precedes_a_table_that_has_a_list(host: Host) -> None:
     table = host.site.directory / "transport"
     table.write_text(f"{ANTS} discard:\nexample.org discard:\n")
     host.postfix.command("postmap", f"hash:{table}")
@@ -455,14 +457,14 @@ def test_a_table_that_names_a_list_comes_after_the_map(host: Host) -> None:
     assert host.value("transport_maps") == "hash:$tables/transport"
 
 
-def test_no_list_is_accepted_whose_mail_would_bounce_for_want_of_a_name(host: Host) -> None:
+def test_list_whose_next_hop_does_not_resolve_is_not_accepted(host: Host) -> None:
     host.begin(ANTS)
     host.site.files.write(ANTS, hop=host.hop.replace("127.0.0.1", "mailman-test"))
     text = host.main_cf
     assert "error: name:mailman-test: " in host.setup("--yes", expect=1).stderr
     assert host.main_cf == text
     assert host.replies(ANTS) == {ANTS: 554}
-    # Once lmtp(8) may look where the name is, which setup sees to.
+    # The name is in the hosts files now, and setup lets lmtp(8) look it up there.
     known, entry = "127.0.0.1 localhost\n", "127.0.0.1 localhost mailman-test\n"
     places = (host.site.hosts, host.postfix.chroot_hosts)
     for path in places:
@@ -476,25 +478,25 @@ def test_no_list_is_accepted_whose_mail_would_bounce_for_want_of_a_name(host: Ho
             path.write_text(known)
 
 
-# A domain that gets an alias_domain
+# Lists that get an alias_domain
 
 
 ALIAS, OTHER_ALIAS = "alias.example.net", "alias.example.org"
 RELAYED = "eve@relayed.example"
-"""A user of a domain that is relayed for others."""
+"""A user in another relayed domain."""
 
 
 @contextmanager
-def asking(host: Host, recipients: Iterable[str]) -> Iterator[set[tuple[str, int]]]:
-    """Ask smtpd(8) of these recipients all the time; what it replied."""
+def polling_replies(host: Host, recipients: Iterable[str]) -> Iterator[set[tuple[str, int]]]:
+    """Send RCPT for these recipients repeatedly; yield the set of replies."""
     seen: set[tuple[str, int]] = set()
     ended = threading.Event()
 
-    def ask() -> None:
+    def poll() -> None:
         while not ended.is_set():
             seen.update(host.replies(*recipients).items())
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=poll)
     thread.start()
     try:
         yield seen
@@ -505,27 +507,27 @@ def asking(host: Host, recipients: Iterable[str]) -> Iterator[set[tuple[str, int
 
 @pytest.mark.parametrize("others", [{}, {"relay_domains": "relayed.example"}], ids=["", "others"])
 @pytest.mark.parametrize("begins_with", ["", ALIAS], ids=["list", "alias"])
-def test_alias_domain_that_comes_and_goes_needs_no_setup(
+def test_alias_domain_that_is_added_or_removed_needs_no_setup(
     host: Host, others: dict[str, str], begins_with: str
 ) -> None:
-    """It is set, changed and unset in Mailman, and a --once after that is all.
+    """After it is set, changed or unset in Mailman, a --once is sufficient.
 
-    Beside other relay domains, a table in main.cf says in which domains unknown addresses are
-    refused: it has to be changed for those of a new alias domain, but for none that was accepted.
+    If there are other relay domains, a table in main.cf has the domains in which unknown addresses
+    are rejected. A new alias domain must be added to it, but no accepted address depends on it.
     """
     host.begin(ANTS, **{**others, "relay_transport": "discard:", "virtual_alias_domains": ""})
-    bring(host, begins_with)
+    write_list(host, begins_with)
     host.setup("--yes")
     always = {ANTS: 250, BOB: 550, **({RELAYED: 250} if others else {})}
     host.expect(always)
     for alias in (begins_with, ALIAS, OTHER_ALIAS, "", ALIAS, ""):
-        with asking(host, always) as seen:
-            bring(host, alias)
+        with polling_replies(host, always) as seen:
+            write_list(host, alias)
             hints = host.site.once()
             host.expect({**always, **({ANTS.replace("example.net", alias): 250} if alias else {})})
             found = examine(host.site)
-            assert "failure" not in [one["status"] for one in found.checks.values()]
-            proposed = {name for name, one in found.checks.items() if one["fix"]}
+            assert "failure" not in [check["status"] for check in found.checks.values()]
+            proposed = {name for name, check in found.checks.items() if check["fix"]}
             assert proposed <= ({"relay_recipient_maps"} if others else set())
             assert ("main.cf: " in hints) == bool(proposed)
             for name in proposed:
@@ -539,24 +541,24 @@ def test_alias_domain_that_comes_and_goes_needs_no_setup(
         assert host.relays(ANTS) == "lmtp sent"
 
 
-def test_mail_host_in_virtual_alias_domains_from_an_earlier_setup(host: Host) -> None:
-    """Nothing is to be done as long as it has an alias_domain; then doctor keeps it out."""
+def test_mail_host_in_virtual_alias_domains_is_excluded_without_alias_domain(host: Host) -> None:
+    """While it has an alias_domain, nothing is to be done; without it, doctor excludes the host."""
     host.begin(ANTS, virtual_alias_domains="example.net")
-    bring(host, ALIAS)
+    write_list(host, ALIAS)
     host.setup("--yes")
     always = {ANTS: 250, BOB: 550}
-    with asking(host, always) as seen:
+    with polling_replies(host, always) as seen:
         for alias in (ALIAS, OTHER_ALIAS):
-            bring(host, alias)
+            write_list(host, alias)
             assert "main.cf: " not in host.site.once()
             host.expect({**always, ANTS.replace("example.net", alias): 250, f"bob@{alias}": 550})
             found = examine(host.site)
-            assert "failure" not in [one["status"] for one in found.checks.values()]
+            assert "failure" not in [check["status"] for check in found.checks.values()]
             assert commands(found) == []
             assert "nothing to do" in host.setup("--dry-run").stdout
     assert seen == set(always.items())
     assert "in BOTH" not in host.postfix.log
-    bring(host, "")
+    write_list(host, "")
     assert "!example.net, example.net" in host.site.once()
     found = examine(host.site)
     assert found.status("virtual_alias_domains") == "failure"
@@ -566,8 +568,8 @@ def test_mail_host_in_virtual_alias_domains_from_an_earlier_setup(host: Host) ->
     assert host.relays(ANTS) == "lmtp sent"
 
 
-def bring(host: Host, alias: str) -> None:
-    """Has Mailman write its list, in a domain with this alias_domain, if any."""
+def write_list(host: Host, alias: str) -> None:
+    """Let Mailman write its list, in a domain with this alias_domain, if any."""
     lists = {ANTS: ANTS.replace("example.net", alias)} if alias else {}
     host.site.files.write(*([] if alias else [ANTS]), hop=host.hop, aliases=lists)
     host.sink.accept(address for name in (ANTS, *lists.values()) for address in nine(name))

@@ -1,7 +1,7 @@
-"""Several Mailmans in one Postfix: each fares by itself, and what was known of it survives.
+"""Several Mailmans in one Postfix: a source's failure does not affect the others.
 
-All on local directories, with a stopped Postfix and the command as an operator runs it; over SSH
-and with real mail in other tests.
+All sources are local directories, Postfix is stopped, and the tests run the command as an operator
+does. Other tests have sources over SSH, and real mail.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Several:
         self.configure()
 
     def configure(self, *, probe: Any = None, **of_both: Any) -> None:
-        """`of_both` are keys of both sources; those in `one` or `two` only of that one."""
+        """Set keys: `of_both` are keys of both sources, `one` and `two` have keys of one only."""
         own = {name: of_both.pop(name, {}) for name in ("one", "two")}
         sources = [
             {"name": name, "path": str(self.site.directory / name), **of_both, **own[name]}
@@ -62,33 +62,33 @@ class Several:
         self.site.configure(sources=sources, **({"probe": probe} if probe else {}))
 
     def write(self, one: list[str], two: list[str], hops: tuple[str, str] = (ONE, TWO)) -> None:
-        """Both Mailmans write their lists."""
+        """Write the lists of both Mailmans."""
         self.one.write(*one, hop=hops[0])
         self.two.write(*two, hop=hops[1])
 
     @property
     def lists(self) -> dict[str, str]:
-        """The lists that are accepted, and where they lead."""
+        """Return the accepted lists, with their next hops."""
         accepted = self.site.installed(RECIPIENTS)
         routes = self.site.installed(ROUTES)
         assert accepted.keys() <= routes.keys()
         names = {key for key in accepted if "-" not in key}
-        assert {one for name in names for one in nine(name)} == accepted.keys()
+        assert {address for name in names for address in nine(name)} == accepted.keys()
         return {name: routes[name] for name in sorted(names)}
 
     def source(self, name: str) -> dict[str, Any]:
-        """What status.json says of a source."""
+        """Return the entry of a source in status.json."""
         found: dict[str, Any] = self.site.status()["sources"][name]
         return found
 
     def states(self) -> list[str]:
-        """How both sources stand."""
+        """Return the states of both sources."""
         return [self.source(name)["state"] for name in ("one", "two")]
 
 
 @pytest.fixture
 def several(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Several:
-    """Two sources that nothing was fetched from yet, and a main.cf that lacks nothing."""
+    """Two sources that were not fetched yet; main.cf has every parameter that is needed."""
     site = make_site()
     wired = mailman_parameters(site.maps, "lmdb")
     idle_postfix.postconf(**wired, lmtp_connect_timeout="5s")
@@ -107,7 +107,7 @@ def test_two_mailmans_are_served(several: Several) -> None:
     assert several.site.once() == ""
 
 
-def test_only_the_source_that_changed_has_changed(several: Several) -> None:
+def test_only_the_changed_source_gets_a_new_last_change(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     status = several.site.status()
@@ -120,7 +120,7 @@ def test_only_the_source_that_changed_has_changed(several: Several) -> None:
     assert several.source("two")["last_change"] > "2026"
 
 
-def test_a_source_out_of_reach_keeps_its_lists_and_stops_nobody(several: Several) -> None:
+def test_source_out_of_reach_keeps_its_lists_and_delays_no_other(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.directory.rename(several.site.directory / "away")
@@ -137,7 +137,7 @@ def test_a_source_out_of_reach_keeps_its_lists_and_stops_nobody(several: Several
     assert several.source("one")["error"]["hint"].startswith("is the volume mounted")
 
 
-def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> None:
+def test_status_shows_age_of_the_lists_of_a_source_out_of_reach(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.directory.rename(several.site.directory / "away")
@@ -151,7 +151,7 @@ def test_how_old_the_lists_of_a_source_out_of_reach_are(several: Several) -> Non
     assert several.source("one")["last_success"] == "2026-01-01T00:00:00Z"
 
 
-def test_nothing_is_lost_with_the_records_while_a_source_is_away(several: Several) -> None:
+def test_lists_are_kept_if_records_are_lost_while_a_source_is_away(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     for record in (several.site.state / "sources").iterdir():
@@ -178,7 +178,7 @@ def test_nothing_is_lost_with_the_records_while_a_source_is_away(several: Severa
     ],
     ids=range(7),
 )
-def test_a_damaged_record_is_told_and_mended(several: Several, content: bytes) -> None:
+def test_damaged_record_is_reported_and_written_again(several: Several, content: bytes) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     record = several.site.state / "sources/one.json"
@@ -193,7 +193,7 @@ def test_a_damaged_record_is_told_and_mended(several: Several, content: bytes) -
     assert several.site.once("-v") == ""
 
 
-def test_a_list_of_both_stays_with_the_one_that_had_it(several: Several) -> None:
+def test_list_of_both_sources_stays_with_its_previous_source(several: Several) -> None:
     several.write([BEES], [ANTS])
     several.site.once()
     several.write([ANTS, BEES, CATS], [ANTS, DOGS])
@@ -208,7 +208,7 @@ def test_a_list_of_both_stays_with_the_one_that_had_it(several: Several) -> None
     assert several.lists == {ANTS: ONE, BEES: ONE, CATS: ONE, DOGS: TWO}
 
 
-def test_whoever_comes_first_in_the_file_has_a_list_that_both_bring(several: Several) -> None:
+def test_new_list_of_both_sources_is_accepted_from_the_first(several: Several) -> None:
     several.write([ANTS], [ANTS, BEES])
     several.site.once(expect=65)
     assert several.lists == {ANTS: ONE, BEES: TWO}
@@ -217,7 +217,7 @@ def test_whoever_comes_first_in_the_file_has_a_list_that_both_bring(several: Sev
     assert several.lists == {ANTS: ONE, BEES: TWO}
 
 
-def test_a_guard_stops_one_source_alone(several: Several) -> None:
+def test_guard_refuses_one_source_only(several: Several) -> None:
     many = [f"l{number}@lists.example.net" for number in range(20)]
     several.write(many, [BEES])
     several.site.once()
@@ -230,7 +230,7 @@ def test_a_guard_stops_one_source_alone(several: Several) -> None:
     assert set(several.lists) == {ANTS, BEES, CATS}
 
 
-def test_bad_content_stops_one_source_alone(several: Several) -> None:
+def test_bad_content_refuses_one_source_only(several: Several) -> None:
     several.configure(one={"domains": ["lists.example.net"]})
     several.write([ANTS], [BEES])
     several.site.once()
@@ -241,18 +241,18 @@ def test_bad_content_stops_one_source_alone(several: Several) -> None:
     assert several.states() == ["refused", "ok"]
 
 
-def test_a_source_that_is_taken_out_takes_its_lists_along(several: Several) -> None:
+def test_lists_of_a_source_removed_from_the_configuration_are_removed(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.site.configure(sources=[{"name": "two", "path": str(several.two.directory)}])
     said = several.site.once("-v")
     assert "one: -1 list: ants@lists.example.net" in said
     assert several.lists == {BEES: TWO}
-    assert [one.name for one in (several.site.state / "sources").iterdir()] == ["two.json"]
+    assert [path.name for path in (several.site.state / "sources").iterdir()] == ["two.json"]
     assert list(several.site.status()["sources"]) == ["two"]
 
 
-def test_a_source_that_gets_another_name_while_it_is_away_loses_nothing(several: Several) -> None:
+def test_source_renamed_while_it_is_away_keeps_its_lists(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.directory.rename(several.site.directory / "away")
@@ -262,13 +262,13 @@ def test_a_source_that_gets_another_name_while_it_is_away_loses_nothing(several:
     (several.site.directory / "away").rename(several.one.directory)
     several.site.once()
     assert several.lists == {ANTS: ONE, BEES: TWO}
-    assert {one.name for one in (several.site.state / "sources").iterdir()} == {
+    assert {path.name for path in (several.site.state / "sources").iterdir()} == {
         "new.json",
         "two.json",
     }
 
 
-def test_each_source_has_an_address_of_its_own(several: Several) -> None:
+def test_each_source_has_its_own_address(several: Several) -> None:
     several.configure(one={"address": "127.0.0.3"}, two={"address": "127.0.0.4"})
     several.write([ANTS], [BEES], ("lmtp:[mm1]:8024", "lmtp:[mm2]:8024"))
     several.site.once()
@@ -279,8 +279,8 @@ def test_each_source_has_an_address_of_its_own(several: Several) -> None:
     assert b"127.0.0.4\tmm2\n127.0.0.3\tmm3\n" in several.site.hosts.read_bytes()
 
 
-def test_one_name_for_two_mailmans_is_refused(several: Several) -> None:
-    """docker-mailman calls each of its containers mailman-core."""
+def test_same_host_name_for_two_mailmans_is_refused(several: Several) -> None:
+    """docker-mailman names each of its containers mailman-core."""
     several.configure(one={"address": "127.0.0.3"}, two={"address": "127.0.0.4"})
     several.write([ANTS], [BEES], ("lmtp:[mailman-core]:8024",) * 2)
     said = several.site.once(expect=65)
@@ -294,16 +294,14 @@ def test_one_name_for_two_mailmans_is_refused(several: Several) -> None:
     assert several.lists == {ANTS: "lmtp:[mailman-core]:8024", BEES: "lmtp:[127.0.0.4]:8024"}
 
 
-def test_a_dry_run_writes_no_record(several: Several) -> None:
+def test_dry_run_writes_no_record(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.call("--once", "--dry-run")
     assert not several.site.state.exists()
 
 
-def test_an_accepted_list_is_not_forgotten_however_a_pass_ends(
-    several: Several, killer: Killer
-) -> None:
-    """Killed before any of its renames; and the source that brought the list is away by then."""
+def test_accepted_list_is_kept_if_the_sync_was_killed(several: Several, killer: Killer) -> None:
+    """The sync is killed before each of its renames, and the list's source is away afterwards."""
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.write(ANTS, CATS, hop=ONE)
@@ -312,7 +310,7 @@ def test_an_accepted_list_is_not_forgotten_however_a_pass_ends(
         _copy(several.site.directory / part, kept / part)
     done = killer.run(several.site, "--once")
     assert done.returncode == 0, done
-    moments = [int(one.split()[0]) for one in done.events if one.split()[1] == "os.rename"]
+    moments = [int(event.split()[0]) for event in done.events if event.split()[1] == "os.rename"]
     assert len(moments) >= 4  # record, routes, recipients, status
     outcomes = set()
     for moment in moments:
@@ -339,55 +337,55 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True)
 
 
-def answered(site: Site, name: str) -> Fetched:
-    """What a source answers now."""
+def fetched(site: Site, name: str) -> Fetched:
+    """Return what a source answers now."""
     loaded = load(site.config)
-    settings = next(one for one in loaded.sources if one.name == name)
+    settings = next(source for source in loaded.sources if source.name == name)
 
-    async def asked() -> Fetched:
+    async def fetch() -> Fetched:
         fold = await fold_of(loaded.postfix.config_directory)
         source = open_source(settings, 2**20)
         return await fetch_once(source, name, records_of(loaded), fold, loaded.policy(settings))
 
-    return asyncio.run(asked())
+    return asyncio.run(fetch())
 
 
-def passed(site: Site, **answers: Fetched) -> Report:
-    """A pass with these answers."""
+def sync_with(site: Site, **answers: Fetched) -> Report:
+    """Run a sync with these answers."""
     return asyncio.run(sync(load(site.config), answers, {}))
 
 
-def test_an_answer_from_before_another_pass_does_not_undo_it(several: Several) -> None:
-    """A daemon asks; a `--once` asks later and is done sooner."""
+def test_answer_older_than_the_last_sync_is_ignored(several: Several) -> None:
+    """A daemon fetches; a `--once` fetches later, and ends earlier."""
     several.write([ANTS], [BEES])
     several.site.once()
-    old = answered(several.site, "one")
+    old = fetched(several.site, "one")
     several.one.write(ANTS, CATS, hop=ONE)
     several.site.once()
-    report = passed(several.site, one=old)
+    report = sync_with(several.site, one=old)
     assert several.lists == {ANTS: ONE, BEES: TWO, CATS: ONE}
     assert report.sources["one"].outdated
     assert report.sources["one"].errors == ()
     assert not report.sources["two"].outdated
-    again = passed(several.site, one=answered(several.site, "one"))
+    again = sync_with(several.site, one=fetched(several.site, "one"))
     assert not again.sources["one"].outdated
 
 
-def test_an_answer_without_news_needs_a_record(several: Several) -> None:
+def test_unchanged_answer_is_ignored_without_a_record(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     seen = records_of(load(several.site.config)).stamp("one")
-    assert not passed(several.site, one=Fetched(seen, 0)).sources["one"].outdated
+    assert not sync_with(several.site, one=Fetched(seen, 0)).sources["one"].outdated
     (several.site.state / "sources/one.json").unlink()
-    report = passed(several.site, one=Fetched(None, 0))
+    report = sync_with(several.site, one=Fetched(None, 0))
     assert report.sources["one"].outdated
     assert several.lists == {ANTS: ONE, BEES: TWO}
 
 
-# Replicas on one database
+# Replicas with one database
 
 
-def test_replicas_are_tried_one_after_the_other(several: Several) -> None:
+def test_route_of_a_list_has_all_replicas_in_turn(several: Several) -> None:
     several.configure(cluster="mm")
     several.write([ANTS, BEES, CATS], [ANTS, BEES])
     said = several.site.once("-v")
@@ -402,8 +400,8 @@ def test_replicas_are_tried_one_after_the_other(several: Several) -> None:
     assert several.site.once() == ""
 
 
-def test_lists_of_a_replica_that_is_away_are_still_routed_to_it(several: Several) -> None:
-    """Its Mailman may run though its files can't be read."""
+def test_lists_of_a_missing_replica_are_still_routed_to_it(several: Several) -> None:
+    """Its Mailman may run although its files cannot be read."""
     several.configure(cluster="mm")
     several.write([ANTS], [ANTS])
     several.site.once()
@@ -413,7 +411,7 @@ def test_lists_of_a_replica_that_is_away_are_still_routed_to_it(several: Several
     assert several.lists == before
 
 
-def test_a_replica_that_is_down_is_tried_last_and_comes_back(several: Several) -> None:
+def test_replica_that_is_down_is_last_until_it_is_up_again(several: Several) -> None:
     with LmtpSink([ANTS, BEES]) as up, LmtpSink([ANTS, BEES], host="127.0.0.2") as down:
         hops = f"lmtp:[127.0.0.1]:{up.port}", f"lmtp:[127.0.0.2]:{down.port}"
         several.configure(cluster="mm", probe={"level": "rcpt"})
@@ -442,16 +440,16 @@ def test_a_replica_that_is_down_is_tried_last_and_comes_back(several: Several) -
 
 
 def _age(site: Site) -> None:
-    """Lets each destination be up, or down, for hours."""
+    """Change the status as if each destination had been up, or down, for hours."""
     path = site.state / "status.json"
     status = json.loads(path.read_text())
-    for one in status["destinations"].values():
-        one["since"] = "2026-01-01T00:00:00Z"
+    for destination in status["destinations"].values():
+        destination["since"] = "2026-01-01T00:00:00Z"
     path.write_text(json.dumps(status))
 
 
-def test_a_name_without_an_address_is_not_the_last_resort(several: Several) -> None:
-    """Postfix bounces where the last next hop's name is unknown and the others are down."""
+def test_replica_whose_name_does_not_resolve_is_never_last(several: Several) -> None:
+    """Postfix bounces mail if the last next hop does not resolve and the others are down."""
     several.configure(cluster="mm", probe={"level": "rcpt"})
     port = free_port()
     several.write([ANTS], [ANTS], ("lmtp:[nosuch.invalid]:8024", f"lmtp:[127.0.0.1]:{port}"))
@@ -465,8 +463,8 @@ def test_a_name_without_an_address_is_not_the_last_resort(several: Several) -> N
     assert several.lists == {ANTS: first}
 
 
-def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Several) -> None:
-    """Which member is up is no part of what is held, and a name that is lost must not be last."""
+def test_order_of_a_cluster_changes_during_a_hold(several: Several) -> None:
+    """The order is not part of the hold, and an unresolvable name must not become the last one."""
     several.configure(cluster="mm", probe={"level": "rcpt"})
     port = free_port()
     with LmtpSink([ANTS, BEES], port=port) as sink, LmtpSink([ANTS, BEES], host="127.0.0.2") as two:
@@ -489,13 +487,13 @@ def test_the_order_of_a_cluster_follows_while_a_generation_is_held(several: Seve
         assert (status["generation"], status["held"]) == (1, True)
 
 
-def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -> None:
+def test_status_of_a_source_without_an_answer_is_unchanged(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.directory.rename(several.site.directory / "away")
     several.site.once(expect=75)
     before = several.source("one")
-    report = passed(several.site, two=answered(several.site, "two"))
+    report = sync_with(several.site, two=fetched(several.site, "two"))
     assert report.errors == ()
     assert report.sources["one"].answered_at is None
     configuration = load(several.site.config)
@@ -508,8 +506,8 @@ def test_a_source_that_did_not_answer_is_not_said_to_be_well(several: Several) -
     )
 
 
-def test_what_can_not_be_told_is_told(several: Several) -> None:
-    """A map's text is lost, and a source's record: neither says which lists to keep."""
+def test_maps_are_unchanged_if_the_lists_to_keep_are_unknown(several: Several) -> None:
+    """A map's text and a source's record are lost: neither has the lists to keep."""
     several.write([ANTS], [BEES])
     several.site.once()
     (several.site.maps / ROUTES).write_bytes(b"")
@@ -525,7 +523,7 @@ def test_what_can_not_be_told_is_told(several: Several) -> None:
     assert several.lists == {ANTS: ONE, BEES: TWO}
 
 
-def test_a_daemon_changes_the_order_by_itself(several: Several) -> None:
+def test_daemon_changes_the_order_automatically(several: Several) -> None:
     with LmtpSink([ANTS], host="127.0.0.1") as one, LmtpSink([ANTS], host="127.0.0.2") as two:
         hops = f"lmtp:[127.0.0.1]:{one.port}", f"lmtp:[127.0.0.2]:{two.port}"
         several.configure(cluster="mm", probe={"level": "rcpt", "interval": "100ms"})
@@ -552,7 +550,9 @@ def test_a_daemon_changes_the_order_by_itself(several: Several) -> None:
             assert daemon.stop() == 0
 
 
-def test_what_main_cf_needs_for_replicas(several: Several, idle_postfix: PostfixInstance) -> None:
+def test_lmtp_connect_timeout_without_limit_is_reported_for_a_cluster(
+    several: Several, idle_postfix: PostfixInstance
+) -> None:
     several.configure(cluster="mm")
     several.write([ANTS], [ANTS])
     assert several.site.once() == ""
@@ -565,7 +565,7 @@ def test_what_main_cf_needs_for_replicas(several: Several, idle_postfix: Postfix
 # The daemon
 
 
-def test_a_daemon_follows_each_source(several: Several) -> None:
+def test_daemon_applies_changes_of_each_source(several: Several) -> None:
     several.write([ANTS], [BEES])
     with RunningDaemon(several.site) as daemon:
         daemon.wait_for("one: +1 list: ants")
@@ -584,14 +584,14 @@ def test_a_daemon_follows_each_source(several: Several) -> None:
 
 
 @pytest.mark.usefixtures("fuse")
-def test_source_whose_disk_dies_while_it_is_watched_stops_no_other(several: Several) -> None:
-    """Its directory is checked once a second, which never ends then."""
+def test_source_whose_disk_fails_while_watched_delays_no_other(several: Several) -> None:
+    """The daemon checks the directory once a second; on a dead disk, the check never ends."""
     several.write([ANTS], [BEES])
     with RunningDaemon(several.site) as daemon:
         daemon.wait_until_it_watches()
         daemon.rest()
         with dead_disk(several.one.directory):
-            daemon.rest()  # the directory has been checked by then
+            daemon.rest()  # the check of the directory has begun
             several.two.write(BEES, CATS, hop=TWO)
             daemon.wait_for("two: +1 list: cats")
             assert several.lists == {ANTS: ONE, BEES: TWO, CATS: TWO}
@@ -599,7 +599,7 @@ def test_source_whose_disk_dies_while_it_is_watched_stops_no_other(several: Seve
 
 
 @pytest.mark.usefixtures("fuse")
-def test_source_whose_disk_is_dead_from_the_start_stops_no_other(several: Several) -> None:
+def test_source_on_a_dead_disk_at_the_start_delays_no_other(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     with dead_disk(several.one.directory), RunningDaemon(several.site) as daemon:
@@ -610,7 +610,7 @@ def test_source_whose_disk_is_dead_from_the_start_stops_no_other(several: Severa
         assert daemon.stop() == 0
 
 
-def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
+def test_daemon_reports_a_conflict_once(several: Several) -> None:
     several.configure(interval="200ms")
     several.write([ANTS], [BEES])
     several.site.once()
@@ -626,7 +626,7 @@ def test_a_daemon_tells_of_a_conflict_once(several: Several) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_daemon_starts_with_what_was_known(several: Several) -> None:
+def test_daemon_starts_with_the_last_good_lists(several: Several) -> None:
     several.write([ANTS], [BEES])
     several.site.once()
     several.one.directory.rename(several.site.directory / "away")

@@ -1,6 +1,6 @@
-"""status.json: what monitoring reads, and `postfix-sync status`: what people read.
+"""status.json, for monitoring, and `postfix-sync status`, for people.
 
-Both must be true after whatever happened, at every moment, and over a restart.
+Both must be correct at any time, after any failure and after a restart.
 """
 
 import json
@@ -34,13 +34,13 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def with_ants(make_site: MakeSite, template: Path) -> MakeSite:
-    """Makes a site with one list, in its source and in its maps: as make_site."""
+    """Return a function like make_site for sites with one list, in the source and in the maps."""
 
     def make(interval: str = "1h", **others: object) -> Site:
         site = make_site("lmdb", source={"interval": interval}, **others)
@@ -51,12 +51,12 @@ def with_ants(make_site: MakeSite, template: Path) -> MakeSite:
 
 @pytest.fixture
 def site(with_ants: MakeSite) -> Site:
-    """One list, installed; nothing is probed."""
+    """One list, installed; no probes."""
     return with_ants()
 
 
 def moment(text: str) -> datetime:
-    """A time of the status, which must be ISO 8601 in UTC, and not of another day."""
+    """Parse a time of the status, which must be ISO 8601 in UTC, and recent."""
     assert ISO.fullmatch(text), text
     found = datetime.fromisoformat(text)
     assert abs(datetime.now(UTC) - found) < timedelta(minutes=10)
@@ -64,7 +64,7 @@ def moment(text: str) -> datetime:
 
 
 def make_old(site: Site, seconds: int = 100) -> None:
-    """Dates everything in the status back, so that a new time differs from it."""
+    """Set all times of the status back, so that a new time differs from them."""
     path = site.state / "status.json"
     past = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
     old = site.directory / "status.old"
@@ -73,12 +73,12 @@ def make_old(site: Site, seconds: int = 100) -> None:
 
 
 def source_of(site: Site) -> dict[str, Any]:
-    """What the status says of the one source."""
+    """Return the status of the only source."""
     found: dict[str, Any] = site.status()["sources"]["lists"]
     return found
 
 
-def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite) -> None:
+def test_status_has_the_documented_keys_and_types(with_ants: MakeSite) -> None:
     with LmtpSink([ANTS]) as sink:
         site = with_ants(options={"probe": {"level": "rcpt"}})
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{sink.port}")
@@ -104,15 +104,15 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
     }
     moment(source["last_success"])
     moment(source["last_change"])
-    assert {name: (one["type"], one["entries"]) for name, one in found["maps"].items()} == {
+    assert {name: (map_["type"], map_["entries"]) for name, map_ in found["maps"].items()} == {
         "postfix_lmtp": ("lmdb", 9),
         "postfix_recipients": ("lmdb", 9),
         "postfix_domains": ("lmdb", 1),
         "postfix_vmap": ("lmdb", 0),
     }
-    for one in found["maps"].values():
-        assert one.keys() == {"type", "entries", "updated"}
-        moment(one["updated"])
+    for map_ in found["maps"].values():
+        assert map_.keys() == {"type", "entries", "updated"}
+        moment(map_["updated"])
     probed = found["destinations"].pop(endpoint)
     assert not found["destinations"]
     assert 0 < probed.pop("seconds") < 60
@@ -128,7 +128,7 @@ def test_the_document_has_the_keys_and_types_of_the_contract(with_ants: MakeSite
     }
 
 
-def test_a_destination_that_is_down(with_ants: MakeSite) -> None:
+def test_status_of_a_destination_that_is_down(with_ants: MakeSite) -> None:
     site = with_ants(options={"probe": {"level": "rcpt"}})
     port = free_port()
     site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
@@ -140,8 +140,8 @@ def test_a_destination_that_is_down(with_ants: MakeSite) -> None:
     assert source_of(site)["state"] == "ok"
 
 
-def test_a_file_from_before_failures_were_counted(with_ants: MakeSite) -> None:
-    """It is read all the same, and what was down then is due to be made up for."""
+def test_status_of_a_version_without_failure_counts_is_read(with_ants: MakeSite) -> None:
+    """A destination that was down in it is due for a flush."""
     site = with_ants()
     site.once()
     status = site.status()
@@ -149,13 +149,16 @@ def test_a_file_from_before_failures_were_counted(with_ants: MakeSite) -> None:
     status["destinations"] = {"up:8024": {**old, "up": True}, "down:8024": {**old, "up": False}}
     (site.state / "status.json").write_text(json.dumps(status))
     found = json.loads(site.call("status", "--json").stdout)["destinations"]
-    counted = {name: (one["failures"], one["last_failure"]) for name, one in found.items()}
+    counted = {
+        name: (destination["failures"], destination["last_failure"])
+        for name, destination in found.items()
+    }
     assert counted == {"up:8024": (0, None), "down:8024": (1, old["since"])}
-    assert [one["last_flush"] for one in found.values()] == [None, None]
+    assert [destination["last_flush"] for destination in found.values()] == [None, None]
 
 
 def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
-    """Over probes, over restarts, and whoever probes: a daemon, or a --once beside it."""
+    """It is kept over probes and restarts, whether a daemon or a --once probes."""
     with LmtpSink([ANTS]) as sink:
         probe = {"level": "rcpt", "interval": "100ms", "timeout": "20s"}
         site = with_ants(options={"probe": probe})
@@ -164,8 +167,8 @@ def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
         make_old(site)
 
         def found() -> dict[str, Any]:
-            one: dict[str, Any] = site.status()["destinations"][f"127.0.0.1:{sink.port}"]
-            return one
+            destination: dict[str, Any] = site.status()["destinations"][f"127.0.0.1:{sink.port}"]
+            return destination
 
         long_ago = found()["since"]
         for _ in range(2):
@@ -182,8 +185,8 @@ def test_since_is_kept_until_the_state_changes(with_ants: MakeSite) -> None:
         assert datetime.now(UTC) - moment(found()["since"]) < timedelta(seconds=20)
 
 
-def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
-    """Only a change moves last_change, only a success last_success; lists are what is served."""
+def test_each_state_of_a_source_keeps_its_last_success_and_last_change(site: Site) -> None:
+    """Only a change sets last_change, only a success last_success; lists are those in use."""
     site.once()
     assert source_of(site)["last_change"] is None, "nothing was changed yet"
     site.files.write(ANTS, BEES)
@@ -234,7 +237,7 @@ def test_ok_stale_refused_failed_and_what_stays_of_each(site: Site) -> None:
 
 @contextmanager
 def read_all_the_time(path: Path) -> Iterator[list[str]]:
-    """Reads a file over and over; gives what was no whole document in it."""
+    """Read a file repeatedly; yield the list of contents that were not a whole document."""
     broken: list[str] = []
     ended = threading.Event()
 
@@ -255,7 +258,7 @@ def read_all_the_time(path: Path) -> Iterator[list[str]]:
         reader.join()
 
 
-def test_a_reader_never_sees_half_a_document(with_ants: MakeSite) -> None:
+def test_reader_never_sees_a_partial_document(with_ants: MakeSite) -> None:
     site = with_ants(interval="50ms")
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
@@ -265,11 +268,11 @@ def test_a_reader_never_sees_half_a_document(with_ants: MakeSite) -> None:
             assert os.fstat(first.fileno()).st_nlink == 0, "it was written to, not replaced"
         assert broken == []
         assert daemon.stop() == 0
-    assert {one.name for one in site.state.iterdir()} == {*STATE} - {ONCE_LOCK_NAME}
+    assert {path.name for path in site.state.iterdir()} == {*STATE} - {ONCE_LOCK_NAME}
 
 
-def test_an_idle_daemon_keeps_it_fresh(with_ants: MakeSite) -> None:
-    """A pass in which nothing changed is news too: monitoring looks at the age of `updated`."""
+def test_idle_daemon_updates_the_status(with_ants: MakeSite) -> None:
+    """A sync without a change updates the status as well: monitoring checks its `updated`."""
     site = with_ants(interval="300ms")
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
@@ -306,8 +309,8 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_replaced(site: Site, name: str) -> None:
-    """Somebody's editor, or a later version: it holds nothing that a pass doesn't find again."""
+def test_damaged_status_is_replaced(site: Site, name: str) -> None:
+    """An editor or a later version may write it; a sync can restore all that is in it."""
     site.state.mkdir()
     (site.state / "status.json").write_bytes(GARBAGE[name])
     site.once()
@@ -316,7 +319,7 @@ def test_garbage_is_replaced(site: Site, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_told_as_such(site: Site, name: str) -> None:
+def test_damaged_status_is_reported(site: Site, name: str) -> None:
     site.configure()
     site.state.mkdir()
     (site.state / "status.json").write_bytes(GARBAGE[name])
@@ -328,8 +331,8 @@ def test_garbage_is_told_as_such(site: Site, name: str) -> None:
     assert done.stderr.endswith(f"hint: run a sync: postfix-sync -c {site.config} --once\n")
 
 
-def test_a_daemon_survives_garbage(site: Site) -> None:
-    """It may come while the daemon runs."""
+def test_daemon_continues_after_the_status_is_damaged(site: Site) -> None:
+    """The file is damaged while the daemon runs."""
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         (site.state / "status.json").write_bytes(GARBAGE["other types below"])
@@ -339,7 +342,7 @@ def test_a_daemon_survives_garbage(site: Site) -> None:
         assert source_of(site)["lists"] == 2
 
 
-def test_status_for_people(with_ants: MakeSite) -> None:
+def test_status_output_as_text(with_ants: MakeSite) -> None:
     with LmtpSink([ANTS]) as sink:
         site = with_ants(options={"probe": {"level": "rcpt"}})
         refused = free_port()
@@ -381,21 +384,21 @@ def test_status_for_people(with_ants: MakeSite) -> None:
     rest = [" ".join(line.split()) for line in lines[len(expected) :]]
     ours = dict(zip(rest[::2], rest[1::2], strict=True))
     assert set(ours.values()) == {"250 2.1.5 OK", "Connection refused"}
-    for line, said in ours.items():
-        if said == "Connection refused":
+    for line, reply in ours.items():
+        if reply == "Connection refused":
             assert re.fullmatch(rf"127\.0\.0\.1:{refused} DOWN \d+ s connect [\d.e-]+", line)
         else:
             assert re.fullmatch(rf"127\.0\.0\.1:{sink.port} up \d+ s rcpt [\d.]+", line)
 
 
-def test_status_as_json_is_the_document_itself(site: Site) -> None:
+def test_status_as_json_is_the_content_of_the_file(site: Site) -> None:
     site.once()
     done = site.call("status", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == site.status()
 
 
-def test_no_status_yet(site: Site) -> None:
+def test_status_before_the_first_sync_is_an_error(site: Site) -> None:
     site.configure()
     for arguments in (["status"], ["status", "--json"]):
         done = site.call(*arguments)
@@ -408,7 +411,7 @@ def test_no_status_yet(site: Site) -> None:
     assert not site.state.exists()
 
 
-def test_a_status_that_this_user_may_not_read(site: Site) -> None:
+def test_unreadable_status_is_reported(site: Site) -> None:
     site.once()
     (site.state / "status.json").chmod(0)
     process = site.start("status", preexec_fn=obey_modes)
@@ -417,17 +420,17 @@ def test_a_status_that_this_user_may_not_read(site: Site) -> None:
     assert complaint.startswith(f"postfix-sync: error: {site.state / 'status.json'}: Permission")
 
 
-def test_a_status_can_be_read_by_monitoring_that_is_not_root(site: Site) -> None:
+def test_status_is_readable_for_all_users(site: Site) -> None:
     site.once()
     assert (site.state / "status.json").stat().st_mode & 0o777 == 0o644
     assert site.state.stat().st_mode & 0o055 == 0o055
     assert os.access(site.state / "status.json", os.R_OK)
 
 
-def test_maps_are_as_old_as_their_last_publication(site: Site) -> None:
+def test_maps_have_the_time_of_their_last_publication(site: Site) -> None:
     long_ago = time.time() - 100
-    for one in site.maps.iterdir():
-        os.utime(one, (long_ago, long_ago))
+    for path in site.maps.iterdir():
+        os.utime(path, (long_ago, long_ago))
     site.once()
     before = site.status()["maps"]
     assert before["postfix_lmtp"]["updated"] < site.status()["updated"]

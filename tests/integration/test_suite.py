@@ -1,4 +1,4 @@
-"""A test that failed is run once more by itself; one that must never fail is not."""
+"""The test suite: a failed test is run again alone, unless its marker forbids it."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_setup(broken):
 
 
 def outcomes_of(directory: Path, content: str, *options: str) -> tuple[Outcome, list[str]]:
-    """What the suite learns from pytest about one file, and the arguments that it was given."""
+    """Run pytest on one file; return its outcome, and the arguments it was run with."""
     file = directory / "test_some.py"
     file.write_text(content)
     arguments = ["-p", "tests.conftest", f"--rootdir={CHECKOUT}", "-q", *options]
@@ -56,14 +56,14 @@ def outcomes_of(directory: Path, content: str, *options: str) -> tuple[Outcome, 
 
 
 def rerun(directory: Path, arguments: list[str], outcome: Outcome) -> Iterator[Outcome]:
-    """Each failed test by itself."""
+    """Run each failed test again, alone."""
     for test in outcome.failed:
         name = test.rpartition("::")[2]
         yield suite.run([*arguments, f"{directory / 'test_some.py'}::{name}"])
 
 
 def names(tests: Iterable[str]) -> set[str]:
-    """The functions of node ids."""
+    """Return the function names of node ids."""
     return {test.rpartition("::")[2] for test in tests}
 
 
@@ -72,7 +72,7 @@ def names(tests: Iterable[str]) -> set[str]:
     ("marker", "options"),
     [*((marker, ()) for marker in sorted(NEVER_AGAIN)), ("kill", ("-n", "2"))],
 )
-def test_flaky_is_told_and_passes_but_marked_tests_fail_for_good(
+def test_flaky_test_is_listed_and_passes_unless_its_marker_forbids_it(
     tmp_path: Path, marker: str, options: tuple[str, ...]
 ) -> None:
     outcome, arguments = outcomes_of(tmp_path, TESTS.replace("{marker}", marker), *options)
@@ -91,13 +91,13 @@ def test_flaky_is_told_and_passes_but_marked_tests_fail_for_good(
     ["import nothing_of_this_name", "", "import os\ndef test_ends(): os._exit(1)"],
     ids=["import", "no test", "ends the process"],
 )
-def test_pytest_that_fails_itself_fails_the_run(tmp_path: Path, content: str) -> None:
+def test_error_of_pytest_itself_fails_the_run(tmp_path: Path, content: str) -> None:
     outcome, _ = outcomes_of(tmp_path, content)
     assert judge([outcome], []).status == 1
 
 
 @pytest.mark.slow
-def test_a_test_that_ends_its_worker_is_not_run_again(tmp_path: Path) -> None:
+def test_test_that_ends_its_worker_is_not_run_again(tmp_path: Path) -> None:
     content = "import os\ndef test_ends(): os._exit(1)\ndef test_passes(): pass\n"
     outcome, _ = outcomes_of(tmp_path, content, "-n", "1")
     assert (outcome.failed, names(outcome.failed_for_good)) == ((), {"test_ends"})
@@ -105,7 +105,7 @@ def test_a_test_that_ends_its_worker_is_not_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_the_summary_counts_by_postfix_and_names_what_was_skipped(
+def test_summary_counts_by_postfix_version_and_lists_skipped_tests(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     content = """
@@ -134,7 +134,7 @@ def test_skipped():
     assert lines[-1] == "3 passed, 0 failed"
 
 
-def test_only_flaky_tests_pass_the_run() -> None:
+def test_run_with_flaky_tests_only_passes() -> None:
     first = Outcome(1, passed=5, failed=("a",))
     verdict = judge([Outcome(0, passed=3), first], [Outcome(0, passed=1)])
     assert verdict == Verdict(passed=8, failed=(), flaky=("a",), broken=False)
@@ -153,8 +153,8 @@ def test_many_failures_are_not_run_again() -> None:
 
 
 @pytest.mark.slow
-def test_no_phase_leaves_a_test_out() -> None:
-    """Each test is in one phase, and none is in two; those of the matrix are in none."""
+def test_each_test_is_in_exactly_one_phase() -> None:
+    """The tests of the matrix are the exception: they are in no phase."""
 
     def collected(*arguments: str) -> list[str]:
         done = subprocess.run(

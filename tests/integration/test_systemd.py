@@ -1,7 +1,7 @@
-"""sd_notify(3): what a service manager hears from a daemon, on a socket of the test's own.
+"""sd_notify(3): what a daemon reports to the service manager, on a socket of the test.
 
-The daemon is started as systemd starts it: with NOTIFY_SOCKET, and WATCHDOG_USEC where the unit has
-WatchdogSec.
+The daemon is started as systemd starts it: with NOTIFY_SOCKET, and with WATCHDOG_USEC if the unit
+has WatchdogSec.
 """
 
 import itertools
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 
 WATCHED = 0.4
-"""Seconds that systemd waits for a sign of life in some tests; a pass may take ten times that."""
+"""WatchdogSec in some tests, in seconds; a sync may take ten times as long."""
 
 WATCHED_CLOSELY = {"WATCHDOG_USEC": f"{WATCHED * 1e6:.0f}"}
 
@@ -37,13 +37,13 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """A directory that keeps maps that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def site(make_site: MakeSite, template: Path) -> Site:
-    """One list, installed; no interval."""
+    """One list, installed, with an interval that is never reached."""
     return install(make_site("lmdb", source={"interval": "1h"}), ANTS, template=template)
 
 
@@ -55,8 +55,8 @@ def abstract() -> Iterator[NotifySocket]:
     socket.close()
 
 
-def test_a_life_as_systemd_sees_it(site: Site) -> None:
-    """Ready after the first pass, not before; reloading and ready again; stopping."""
+def test_daemon_notifies_ready_reloading_and_stopping(site: Site) -> None:
+    """READY=1 is sent after the first sync and after a reload, STOPPING=1 once at the end."""
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         assert daemon.notify.received[0] == "READY=1\nSTATUS=in step, 1 list"
@@ -79,8 +79,8 @@ def test_a_life_as_systemd_sees_it(site: Site) -> None:
         assert daemon.notify.received.count("STOPPING=1") == 1
 
 
-def test_ready_after_a_configuration_that_was_not_taken(site: Site) -> None:
-    """Else `systemctl reload` would wait until its timeout."""
+def test_daemon_notifies_ready_after_an_invalid_configuration(site: Site) -> None:
+    """Without it, `systemctl reload` would wait for its timeout."""
     with RunningDaemon(site) as daemon:
         daemon.wait_until_it_watches()
         heard = len(daemon.notify.received)
@@ -93,7 +93,7 @@ def test_ready_after_a_configuration_that_was_not_taken(site: Site) -> None:
         assert ready == "READY=1"
 
 
-def test_the_status_line_follows_what_happens(site: Site) -> None:
+def test_status_line_is_updated_after_each_sync(site: Site) -> None:
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         site.files.write(ANTS, BEES)
@@ -107,15 +107,15 @@ def test_the_status_line_follows_what_happens(site: Site) -> None:
         assert daemon.notify.received[-1] == f"READY=1\n{expected}"
 
 
-def test_ready_although_the_source_is_away_from_the_start(site: Site) -> None:
-    """Postfix has its maps: a unit that waits for it needn't fail with the volume."""
+def test_daemon_notifies_ready_although_the_source_is_missing(site: Site) -> None:
+    """Postfix has its maps, so units that are ordered after this one need not fail."""
     site.files.directory.rename(site.directory / "away")
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         assert "No such file" in daemon.notify.received[0]
 
 
-def test_an_abstract_socket(site: Site, abstract: NotifySocket) -> None:
+def test_abstract_socket_is_notified(site: Site, abstract: NotifySocket) -> None:
     with RunningDaemon(site, environment={"NOTIFY_SOCKET": abstract.address}) as daemon:
         wait_for(lambda: abstract.received, PATIENCE, "READY=1")
         assert abstract.received[0].startswith("READY=1\nSTATUS=")
@@ -124,7 +124,7 @@ def test_an_abstract_socket(site: Site, abstract: NotifySocket) -> None:
         assert daemon.notify.received == []
 
 
-def test_a_sign_of_life_at_half_the_watchdog_time(site: Site) -> None:
+def test_watchdog_is_notified_at_half_of_its_time(site: Site) -> None:
     began = time.monotonic()
     with RunningDaemon(site, environment={"WATCHDOG_USEC": "800000"}) as daemon:
 
@@ -133,21 +133,21 @@ def test_a_sign_of_life_at_half_the_watchdog_time(site: Site) -> None:
 
         def times_of(number: int) -> Iterator[float]:
             seen = signs()
-            for one in range(seen + 1, seen + 1 + number):
-                wait_for(lambda: signs() >= one, PATIENCE, "a sign")  # noqa: B023 - called at once
+            for count in range(seen + 1, seen + 1 + number):
+                wait_for(lambda: signs() >= count, PATIENCE, "a sign")  # noqa: B023 - called at once
                 yield time.monotonic()
 
         for _ in range(TRIES):
             gaps = [after - before for before, after in itertools.pairwise(times_of(6))]
             heard, seconds = signs(), time.monotonic() - began
-            assert seconds > 0.4 * (heard - 1) - 0.05, "more often than it is asked for"
+            assert seconds > 0.4 * (heard - 1) - 0.05, "more often than half of the watchdog time"
             if sorted(gaps)[len(gaps) // 2] < 0.5 and max(gaps) < 0.8:
                 break
         assert sorted(gaps)[len(gaps) // 2] < 0.5
         assert max(gaps) < 0.8, "systemd would have killed it"
 
 
-def test_signs_of_life_go_on_while_the_source_is_away(site: Site) -> None:
+def test_watchdog_is_notified_while_the_source_is_missing(site: Site) -> None:
     site.files.directory.rename(site.directory / "away")
     with RunningDaemon(site, environment={"WATCHDOG_USEC": "400000"}) as daemon:
         daemon.wait_for("No such file")
@@ -156,7 +156,7 @@ def test_signs_of_life_go_on_while_the_source_is_away(site: Site) -> None:
 
 
 def signs_stop(daemon: RunningDaemon) -> bool:
-    """Whether no sign of life comes for five times as long as systemd would wait."""
+    """Return whether no WATCHDOG=1 arrives for five times the watchdog time."""
     seen = daemon.notify.received.count("WATCHDOG=1")
     time.sleep(5 * WATCHED)
     return daemon.notify.received.count("WATCHDOG=1") == seen
@@ -167,8 +167,8 @@ def wait_for_signs(daemon: RunningDaemon) -> None:
     wait_for(lambda: daemon.notify.received.count("WATCHDOG=1") > seen, PATIENCE, "signs of life")
 
 
-def test_a_pass_that_hangs_in_a_command_is_no_life(site: Site) -> None:
-    """Though the event loop goes round."""
+def test_sync_that_hangs_in_a_command_stops_watchdog_notifications(site: Site) -> None:
+    """The event loop still runs."""
     with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
         daemon.wait_until_it_watches()
         while not (stopped := stop_a_command(daemon)):
@@ -181,7 +181,7 @@ def test_a_pass_that_hangs_in_a_command_is_no_life(site: Site) -> None:
 
 
 def stop_a_command(daemon: RunningDaemon) -> int:
-    """Stops a postmap of the daemon, if one runs just now; its process id."""
+    """Stop a postmap of the daemon, if one is running; return its process id, or 0."""
     for pid, command in daemon.commands().items():
         if command[:1] == [POSTMAP]:
             with suppress(ProcessLookupError):
@@ -191,20 +191,20 @@ def stop_a_command(daemon: RunningDaemon) -> int:
     return 0
 
 
-def test_a_pass_that_hangs_in_a_thread_is_no_life(site: Site, fuse: None) -> None:
-    """As it does where a file system is dead."""
+def test_sync_that_hangs_in_a_thread_stops_watchdog_notifications(site: Site, fuse: None) -> None:
+    """A thread hangs if a file system is dead."""
     with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
         daemon.wait_until_it_watches()
-        with dead_disk(site.maps / "postfix_vmap") as let_go:
+        with dead_disk(site.maps / "postfix_vmap") as release:
             daemon.send(signal.SIGUSR1)
             daemon.wait_for(OVERDUE)
             assert signs_stop(daemon)
-            let_go()
+            release()
             daemon.wait_for("syncs: recovered")
             wait_for_signs(daemon)
 
 
-def test_what_systemd_ends_says_where_it_hung(site: Site, fuse: None) -> None:
+def test_daemon_aborted_by_the_watchdog_logs_where_it_hung(site: Site, fuse: None) -> None:
     with RunningDaemon(site, environment=WATCHED_CLOSELY) as daemon:
         daemon.wait_until_it_watches()
         with dead_disk(site.maps / "postfix_vmap"):
@@ -224,15 +224,17 @@ def test_what_systemd_ends_says_where_it_hung(site: Site, fuse: None) -> None:
     ],
     ids=str,
 )
-def test_no_signs_of_life_that_nobody_asked_for(site: Site, environment: dict[str, str]) -> None:
+def test_watchdog_is_not_notified_if_it_is_not_enabled(
+    site: Site, environment: dict[str, str]
+) -> None:
     with RunningDaemon(site, environment=environment) as daemon:
         daemon.wait_for_passes(1)
         daemon.look()
-        assert not any("WATCHDOG" in one for one in daemon.notify.received)
+        assert not any("WATCHDOG" in message for message in daemon.notify.received)
 
 
-def test_nothing_without_a_socket(site: Site) -> None:
-    """And no word about it in the log: whoever starts it by hand has no service manager."""
+def test_daemon_without_notify_socket_sends_and_logs_nothing(site: Site) -> None:
+    """A daemon that an operator starts in a shell has no service manager."""
     with RunningDaemon(site, environment={"NOTIFY_SOCKET": ""}) as daemon:
         daemon.wait_for("transport_maps")
         assert daemon.stop() == 0
@@ -240,7 +242,7 @@ def test_nothing_without_a_socket(site: Site) -> None:
         assert daemon.count("NOTIFY") == 0
 
 
-def test_a_socket_that_vanished_does_no_harm(site: Site) -> None:
+def test_daemon_continues_after_the_notify_socket_is_closed(site: Site) -> None:
     with RunningDaemon(site) as daemon:
         daemon.wait_for_passes(1)
         daemon.notify.close()

@@ -1,4 +1,4 @@
-"""Several at once: passes and a daemon beside each other agree, because each reads the disk."""
+"""Concurrent syncs and a daemon agree, as each of them reads the disk."""
 
 import fcntl
 import signal
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.load, pytest.mark.slow, pytest.mark.usefixtures("root"
 
 
 def lists(turn: int) -> list[str]:
-    """Some that stay, one that comes and goes with each turn."""
+    """Return five lists that stay, and one that changes with each turn."""
     return [*(f"stays{number}@lists.example.net" for number in range(5)), f"t{turn}@two.example"]
 
 
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_two_passes_and_a_daemon_over_a_changing_source(
+def test_two_syncs_and_a_daemon_agree_on_a_changing_source(
     make_site: MakeSite, idle_postfix: PostfixInstance, map_type: str
 ) -> None:
     site = make_site(map_type)
@@ -39,14 +39,14 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
     with log.open("w") as stderr:
         daemon = site.start(stderr=stderr)
         try:
-            wait_for((site.state / "status.json").exists, 20, "the daemon's first pass")
+            wait_for((site.state / "status.json").exists, 20, "the daemon's first sync")
             for turn in range(1, CHANGES + 1):
                 site.files.write(*lists(turn))
                 both = [site.start("--once") for _ in range(2)]
-                for one in both:
-                    stdout, stderr_text = one.communicate(timeout=60)
-                    assert (one.returncode, stdout, stderr_text) == (0, "", "")
-                # Whoever of the three it was: it is done when a pass has ended.
+                for process in both:
+                    stdout, stderr_text = process.communicate(timeout=60)
+                    assert (process.returncode, stdout, stderr_text) == (0, "", "")
+                # Any of the three may have applied the change; it is applied once a sync has ended.
                 assert site.installed(RECIPIENTS).keys() == {
                     key for name in lists(turn) for key in nine(name)
                 }
@@ -65,8 +65,8 @@ def test_two_passes_and_a_daemon_over_a_changing_source(
     assert names(site.state / "sources") == ["lists.json"]
 
 
-def test_a_lock_that_stays_held_ends_a_pass_with_75_and_nothing_done(make_site: MakeSite) -> None:
-    """Takes the 30 s that the contract gives a pass to wait."""
+def test_sync_exits_with_75_and_changes_nothing_if_the_lock_stays_held(make_site: MakeSite) -> None:
+    """The test takes the 30 s for which a sync waits for the lock."""
     site = make_site()
     site.files.write(*lists(0))
     site.once()
@@ -84,7 +84,7 @@ def test_a_lock_that_stays_held_ends_a_pass_with_75_and_nothing_done(make_site: 
     assert tree(site.directory) == before
 
 
-def test_a_lock_that_is_released_is_waited_for(make_site: MakeSite) -> None:
+def test_sync_waits_until_the_lock_is_released(make_site: MakeSite) -> None:
     site = make_site()
     site.files.write(*lists(0))
     site.once()
@@ -94,7 +94,7 @@ def test_a_lock_that_is_released_is_waited_for(make_site: MakeSite) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         waiting = site.start("--once")
         lock = (site.state / "lock").stat()
-        wait_for(lambda: _has_open(waiting.pid, lock.st_ino), 20, "a pass that waits for the lock")
+        wait_for(lambda: _has_open(waiting.pid, lock.st_ino), 20, "a sync that waits for the lock")
         assert waiting.poll() is None
         assert tree(site.maps) == before
     _, said = waiting.communicate(timeout=30)
@@ -104,6 +104,6 @@ def test_a_lock_that_is_released_is_waited_for(make_site: MakeSite) -> None:
 
 def _has_open(pid: int, inode: int) -> bool:
     try:
-        return any(one.stat().st_ino == inode for one in Path(f"/proc/{pid}/fd").iterdir())
+        return any(path.stat().st_ino == inode for path in Path(f"/proc/{pid}/fd").iterdir())
     except FileNotFoundError:
         return False

@@ -1,6 +1,6 @@
-"""The systemd units, as the systemd of this machine reads them.
+"""The systemd units, checked by the systemd of this machine.
 
-tests/booted runs them.
+tests/booted runs the units.
 """
 
 import re
@@ -17,8 +17,8 @@ SERVICES = ("postfix-sync.service", "postfix-sync-once.service")
 TIMER = "postfix-sync-once.timer"
 PROGRAM = "/usr/bin/postfix-sync"
 
-WANTED = 3.0
-"""What `systemd-analyze security` may say at most; it says "OK" up to 4."""
+MOST_EXPOSURE = 3.0
+"""The highest permitted level of `systemd-analyze security`, which rates up to 4 as "OK"."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def analyze() -> None:
 
 @pytest.fixture
 def units(tmp_path: Path, analyze: None) -> Path:
-    """The units, with a program that is there, as they are installed."""
+    """The units as they are installed, with a program that exists."""
     program = tmp_path / "postfix-sync"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -50,7 +50,7 @@ def systemd_version() -> int:
     return int(printed.split()[1])
 
 
-def test_systemd_finds_nothing_wrong(units: Path) -> None:
+def test_systemd_analyze_verify_reports_nothing(units: Path) -> None:
     paths = [str(units / name) for name in (*SERVICES, TIMER)]
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *paths],
@@ -62,7 +62,7 @@ def test_systemd_finds_nothing_wrong(units: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_how_exposed_a_service_is(units: Path, name: str) -> None:
+def test_exposure_level_of_a_service_is_within_the_limit(units: Path, name: str) -> None:
     printed = subprocess.run(
         ["systemd-analyze", "security", "--no-pager", "--offline=true", str(units / name)],
         capture_output=True,
@@ -71,25 +71,25 @@ def test_how_exposed_a_service_is(units: Path, name: str) -> None:
     ).stdout
     found = re.search(r"exposure level for \S+: ([0-9.]+)", printed)
     assert found, printed
-    assert float(found[1]) <= WANTED, printed
+    assert float(found[1]) <= MOST_EXPOSURE, printed
 
 
 def settings_of(name: str) -> list[str]:
-    """The lines of a unit that set something."""
+    """Return the settings of a unit."""
     lines = (UNITS / name).read_text().splitlines()
     return [line for line in lines if line and line[0] not in "#["]
 
 
-def test_both_services_may_do_the_same() -> None:
-    """What one pass needs, every pass does."""
+def test_both_services_have_the_same_sandbox() -> None:
+    """A sync needs the same permissions in both."""
     daemon, once = (settings_of(name) for name in SERVICES)
     start = daemon.index("ProtectSystem=strict")
     assert once[once.index("ProtectSystem=strict") :] == daemon[start:-1]
     assert daemon[-1] == "WantedBy=multi-user.target"
 
 
-def test_each_exception_has_its_reason_beside_it() -> None:
-    """A line above each setting that gives something back says why."""
+def test_each_exception_has_a_comment_with_its_reason() -> None:
+    """The line above each setting that relaxes the sandbox is a comment with the reason."""
     lines = (UNITS / "postfix-sync.service").read_text().splitlines()
     hardening = lines[lines.index("ProtectSystem=strict") : lines.index("[Install]")]
     exceptions = [

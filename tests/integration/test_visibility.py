@@ -1,4 +1,4 @@
-"""What Postfix's running processes hold is made to see a change, wherever postfix-sync runs."""
+"""Changes become visible to Postfix's running processes, wherever postfix-sync runs."""
 
 import os
 import shutil
@@ -38,14 +38,14 @@ IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", *COMMAND)
 
 @pytest.fixture
 def sink() -> Iterator[LmtpSink]:
-    """A Mailman's LMTP server that knows all lists here."""
+    """A Mailman's LMTP server that knows all lists of these tests."""
     with LmtpSink([key for name in (ANTS, BEES, CATS, MOTHS) for key in nine(name)]) as sink:
         yield sink
 
 
 @pytest.fixture
 def started(make_site: MakeSite, idle_postfix: PostfixInstance, sink: LmtpSink) -> Iterator[Start]:
-    """Starts a Postfix that has bees installed: `started(map_type, **Site's other fields)`."""
+    """Start a Postfix that has bees installed: `started(map_type, **Site's other fields)`."""
 
     def start(map_type: str, **others: object) -> Site:
         site = make_site(map_type, **others)
@@ -60,13 +60,13 @@ def started(make_site: MakeSite, idle_postfix: PostfixInstance, sink: LmtpSink) 
 
 
 def hop(sink: LmtpSink) -> str:
-    """The next hop to a sink."""
+    """Return the next hop of a sink."""
     return f"lmtp:[127.0.0.1]:{sink.port}"
 
 
 @contextmanager
 def overlaid(directory: Path, image: Path, upper: Path) -> Iterator[None]:
-    """The image at a directory, as overlayfs has it in a container; what changes is in `upper`."""
+    """Mount an image at a directory, with overlayfs as in a container; changes are in `upper`."""
     for path in (upper / "changes", upper / "work"):
         path.mkdir(parents=True)
     layers = f"lowerdir={image},upperdir={upper / 'changes'},workdir={upper / 'work'}"
@@ -74,10 +74,10 @@ def overlaid(directory: Path, image: Path, upper: Path) -> Iterator[None]:
         yield
 
 
-def test_lmdb_index_of_a_container_image_is_seen_changed(
+def test_change_of_lmdb_index_of_a_container_image_is_visible(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """On overlayfs the first write makes it another file; processes have the first one mapped."""
+    """On overlayfs, the first write creates another file; processes have the first file mapped."""
     site = started("lmdb")
     image, upper = site.directory / "image", site.directory / "upper"
     shutil.copytree(site.maps, image)
@@ -101,10 +101,10 @@ def test_lmdb_index_of_a_container_image_is_seen_changed(
 
 
 @pytest.mark.kill
-def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
+def test_reload_for_an_index_of_an_image_does_not_replace_the_second_reload(
     started: Start, idle_postfix: PostfixInstance, killer: Killer
 ) -> None:
-    """A sync that is killed before the second one leaves that to the next sync."""
+    """If a sync is killed before the second reload, the next sync makes it."""
     site = started("lmdb")
     image, state = site.directory / "image", site.directory / "state-before"
     shutil.copytree(site.maps, image)
@@ -113,7 +113,7 @@ def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
 
     @contextmanager
     def sync(number: int, event: int) -> Iterator[Ended]:
-        """One that finds the index of the routes in the image, and the others its own."""
+        """Run a sync that finds only the index of the routes in the image."""
         upper = site.directory / f"upper{number}"
         shutil.rmtree(site.state)
         shutil.copytree(state, site.state)
@@ -129,7 +129,7 @@ def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
 
     with sync(1, 0) as whole:
         assert whole.returncode == 0, whole
-        reloads = [at for at, one in enumerate(whole.events, 1) if "'reload']" in one]
+        reloads = [at for at, event in enumerate(whole.events, 1) if "'reload']" in event]
         assert len(reloads) == 2, whole.events
     idle_postfix.start()
     with sync(2, reloads[1]) as killed:
@@ -140,10 +140,10 @@ def test_reload_for_an_index_of_an_image_does_not_stand_for_the_one_after_it(
         assert rcpt(idle_postfix.port, MOTHS) == 250
 
 
-def test_postfix_in_another_pid_namespace_is_waited_for_and_told(
+def test_postfix_in_another_pid_namespace_is_waited_for_and_reported(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """It can't be reloaded from there, so a new list waits until every table has been read."""
+    """It cannot be reloaded from there, so a new list is accepted after every table is read."""
     need(shutil.which("unshare"), "unshare")
     site = started("hash", command=IN_A_PID_NAMESPACE)
     assert send(idle_postfix.port, BEES).accepted
@@ -174,7 +174,7 @@ def test_stopped_postfix_in_another_pid_namespace_is_not_waited_for(
     assert "postfix: not running, so not reloaded" in site.once("-v")
 
 
-def test_reload_never_is_told_what_processes_may_remember(
+def test_reload_never_reports_that_processes_may_use_old_entries(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
     site = started("lmdb", options={"postfix": {"reload": "never"}})
@@ -188,10 +188,10 @@ def test_reload_never_is_told_what_processes_may_remember(
 @pytest.mark.transition
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
 @pytest.mark.parametrize("what", ["directory", "index"])
-def test_map_that_somebody_removes_is_back_and_no_mail_is_refused(
+def test_map_that_a_user_removes_is_rebuilt_and_no_mail_is_rejected(
     started: Start, idle_postfix: PostfixInstance, map_type: str, what: str
 ) -> None:
-    """Without a map Postfix puts mail off; by an empty one it would refuse it."""
+    """Without a map, Postfix defers mail; with an empty map, it would reject it."""
     site = started(map_type)
     lists = [BEES, *(f"list{number}@lists.example.net" for number in range(1000))]
     site.files.write(*lists, hop="lmtp:[127.0.0.1]:24")
@@ -216,7 +216,7 @@ def test_map_that_somebody_removes_is_back_and_no_mail_is_refused(
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_mail_deferred_for_the_old_destination_of_a_list_is_tried_at_the_new_one(
+def test_mail_deferred_for_the_old_destination_of_a_list_is_sent_to_the_new_one(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
 ) -> None:
     site = started(map_type)
@@ -224,7 +224,7 @@ def test_mail_deferred_for_the_old_destination_of_a_list_is_tried_at_the_new_one
     assert site.once() == ""
     assert send(idle_postfix.port, ANTS).accepted
     wait_for(idle_postfix.outcomes, 20, "the first try")
-    assert [one.status for one in idle_postfix.outcomes()] == ["deferred"]
+    assert [outcome.status for outcome in idle_postfix.outcomes()] == ["deferred"]
     site.files.write(ANTS, BEES, hop=hop(sink))
     assert site.once() == ""
     wait_for(sink.deliveries, 20, "the message that was deferred")
@@ -233,7 +233,7 @@ def test_mail_deferred_for_the_old_destination_of_a_list_is_tried_at_the_new_one
 
 
 def reloaded_just_now(postfix: PostfixInstance) -> None:
-    """Somebody reloads Postfix; not within the time in which it may still be starting."""
+    """Reload Postfix, but not within the time in which it may still be starting."""
     master = int((postfix.queue_directory / "pid/master.pid").read_text())
     started = Path(f"/proc/{master}").stat().st_ctime
     wait_for(lambda: time.time() - started > STARTED_WITH + 1, 20, "a Postfix that has started")
@@ -242,10 +242,10 @@ def reloaded_just_now(postfix: PostfixInstance) -> None:
     wait_for(lambda: postfix.reloads > before, 20, "the reload")
 
 
-def test_mail_deferred_for_a_list_that_moves_waits_until_postfix_was_reloaded(
+def test_deferred_mail_of_a_moved_list_is_sent_after_postfix_was_reloaded(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """Before, trivial-rewrite(8) would send it to the old server, which refuses it by now."""
+    """Earlier, trivial-rewrite(8) would route it to the old server, which now rejects it."""
     site = started("hash")
     old = free_port()
     site.files.write(BEES, hop=f"lmtp:[127.0.0.1]:{old}")
@@ -261,10 +261,10 @@ def test_mail_deferred_for_a_list_that_moves_waits_until_postfix_was_reloaded(
     assert idle_postfix.bounces() == []
 
 
-def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
+def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_runs(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """With lmdb it never notices a change, because it sees each."""
+    """trivial-rewrite(8) does not restart after a change of lmdb, as it sees each change."""
     site = started("lmdb", options={"postfix": {"reload": "never"}})
     assert rcpt(idle_postfix.port, BEES) == 250
     site.files.write(BEES, MOTHS, hop=hop(sink))
@@ -279,7 +279,7 @@ def test_reload_never_accepts_a_new_domain_while_trivial_rewrite_goes_on(
 def test_map_whose_text_is_gone_refuses_no_list_right_after_a_reload(
     started: Start, idle_postfix: PostfixInstance, map_type: str
 ) -> None:
-    """What its index holds is not known; that is no reason to make it anew without entries."""
+    """The index's entries are unknown, but it must not be rebuilt without entries."""
     site = started(map_type)
     assert rcpt(idle_postfix.port, BEES) == 250
     reloaded_just_now(idle_postfix)
@@ -295,10 +295,10 @@ def test_map_whose_text_is_gone_refuses_no_list_right_after_a_reload(
 
 @pytest.mark.transition
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_list_that_returns_elsewhere_is_not_accepted_before_its_old_route_is_forgotten(
+def test_list_that_returns_elsewhere_is_accepted_after_its_old_route_is_dropped(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
 ) -> None:
-    """Postfix was reloaded a moment ago, so the sync has to wait for its turn."""
+    """Postfix was reloaded recently, so the sync has to wait before it reloads it again."""
     site = started(map_type)
     with LmtpSink() as old:
         site.files.write(ANTS, BEES, hop=hop(old))
@@ -325,19 +325,19 @@ def test_list_that_returns_elsewhere_is_not_accepted_before_its_old_route_is_for
 
 
 @pytest.mark.kill
-def test_second_reload_for_maps_that_are_back_is_owed(
+def test_second_reload_for_rebuilt_maps_is_made_by_the_next_sync(
     started: Start, idle_postfix: PostfixInstance, killer: Killer
 ) -> None:
-    """A process that was started without a map answers with an error for as long as it runs."""
+    """A process that started without a map returns errors until it ends."""
     site = started("lmdb")
     event = 0
     for turn in range(3):
         for path in site.maps.glob("postfix_[rv]*"):
             path.unlink()
         ended = killer.run(site, "--once", event=event)
-        reloads = [at for at, one in enumerate(ended.events, 1) if "'reload']" in one]
+        reloads = [at for at, event in enumerate(ended.events, 1) if "'reload']" in event]
         assert len(reloads) == 2, ended
-        event = reloads[1] if turn else 0  # the first sync has its state directory to make
+        event = reloads[1] if turn else 0  # the first sync creates its state directory
     assert ended.returncode == -9
     before = idle_postfix.reloads
     site.once()
@@ -346,10 +346,10 @@ def test_second_reload_for_maps_that_are_back_is_owed(
 
 
 @pytest.mark.kill
-def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
+def test_sync_that_was_killed_before_its_reload_is_completed(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """The one before was killed while it waited for its turn to reload Postfix."""
+    """The previous sync was killed while it waited for the time of its reload."""
     site = started("hash")
     reloaded_just_now(idle_postfix)
     site.files.write(ANTS, BEES, hop=hop(sink))
@@ -363,7 +363,7 @@ def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
     waiting.communicate()
     assert ANTS not in site.installed(RECIPIENTS)
     reloaded_just_now(idle_postfix)
-    (site.maps / ".reload").touch()  # as if it had been noted since then
+    (site.maps / ".reload").touch()  # as if the note had been written after that reload
     assert site.once() == ""
     assert rcpt(idle_postfix.port, ANTS) == 250
     assert site.stray() == set()
@@ -371,10 +371,10 @@ def test_sync_that_finds_all_done_but_the_reload_goes_on_with_it(
 
 @pytest.mark.transition
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_domain_that_goes_is_somebody_elses_at_once(
+def test_removed_domain_is_relayed_at_once(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink, map_type: str
 ) -> None:
-    """A client that may relay is not told by smtpd(8) that there is no such list."""
+    """smtpd(8) does not reject unknown lists for a client that is permitted to relay."""
     idle_postfix.postconf(
         mynetworks="127.0.0.0/8",
         smtpd_relay_restrictions="permit_mynetworks, reject_unauth_destination",
@@ -388,7 +388,7 @@ def test_domain_that_goes_is_somebody_elses_at_once(
     assert [rcpt(idle_postfix.port, MOTHS) for _ in range(20)] == [250] * 20
 
 
-def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
+def test_rollback_right_after_a_reload_accepts_the_restored_lists(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
     site = started("lmdb")
@@ -401,14 +401,14 @@ def test_rollback_right_after_a_reload_accepts_what_it_puts_back(
     assert site.stray() == set()
 
 
-def test_hosts_file_that_can_not_be_written_is_no_reason_to_reload(
+def test_unwritable_hosts_file_causes_no_reload(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
     site = make_site("lmdb", source={"address": "127.0.0.1"})
     idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
     site.files.write(BEES, hop="lmtp:[mailman]:8024")
     assert site.once() == ""
-    (site.directory / ".hosts.postfix-sync").mkdir()  # where its next version would be staged
+    (site.directory / ".hosts.postfix-sync").mkdir()  # the path of the staged hosts file
     with idle_postfix:
         source = {"name": "lists", "path": str(site.files.directory), "address": "127.0.0.2"}
         site.configure(sources=[source])
@@ -420,8 +420,8 @@ def test_hosts_file_that_can_not_be_written_is_no_reason_to_reload(
     assert "  2  " not in site.call("rollback").stdout
 
 
-def test_address_taken_out_of_the_configuration_takes_the_name_along(make_site: MakeSite) -> None:
-    """Routes go on naming the host: the resolver is to say where it is."""
+def test_name_is_removed_with_its_address_in_the_configuration(make_site: MakeSite) -> None:
+    """The routes still name the host: it must be resolvable by other means."""
     site = make_site("lmdb", source={"address": "127.0.0.1"})
     site.files.write(BEES, hop="lmtp:[mailman]:8024")
     site.once()
@@ -432,7 +432,7 @@ def test_address_taken_out_of_the_configuration_takes_the_name_along(make_site: 
 
 
 def test_removed_list_whose_route_is_kept_is_not_probed(make_site: MakeSite) -> None:
-    """Mailman answers 550 for it, and is up."""
+    """Mailman replies 550 to its address, although it is up."""
     with LmtpSink([*nine(ANTS), *nine(BEES)]) as sink:
         site = make_site("lmdb", options={"probe": {"level": "rcpt"}})
         site.files.write(ANTS, BEES, hop=hop(sink))
@@ -446,10 +446,10 @@ def test_removed_list_whose_route_is_kept_is_not_probed(make_site: MakeSite) -> 
         assert site.call("probe").returncode == 0
 
 
-def test_sync_that_was_killed_after_its_reload_still_asks_for_old_connections(
+def test_sync_killed_after_its_reload_still_closes_old_connections(
     started: Start, idle_postfix: PostfixInstance, sink: LmtpSink
 ) -> None:
-    """Postfix was reloaded since the note; a connection to the address that a host had is open."""
+    """Postfix was reloaded after the note; a connection to the host's old address is still open."""
     site = started("lmdb")
     note = site.maps / RELOAD_OWED
     note.write_text(f"{MOVED_LISTS}\n{hop(sink)}\n")

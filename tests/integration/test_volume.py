@@ -1,11 +1,11 @@
-"""The volume source on a real directory: whole snapshots, and a watch that doesn't go deaf.
+"""The volume source on a real directory: consistent snapshots, and a watch that keeps working.
 
-Mailman renames three files one after the other, and rewrites them whenever it likes; the directory
-is a volume that may come, go, and come back.
+Mailman renames three files one after the other, and rewrites them at any time; the directory is a
+volume that may be unmounted and mounted again.
 
-Much here is a matter of fractions of a second, and a machine may pause for longer than that at any
-moment. A time that is too short is an error wherever the test saw that nothing paused; what is too
-late, or too much, is one when it happens TRIES times in a row.
+Many of these tests depend on fractions of a second, and a machine may pause for longer than that.
+A time that is too short is a failure if the test saw no pause; a time that is too long, or an
+excess of changes, is a failure if it happens TRIES times in a row.
 """
 
 import asyncio
@@ -31,32 +31,32 @@ pytestmark = pytest.mark.slow
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 TICK = 0.02
-"""Seconds by which the time of change of a file may lie before the change."""
+"""The most seconds by which a file's time of change may precede the change."""
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> MailmanFiles:
-    """A data directory that has been quiet for a while."""
+    """A data directory without recent changes."""
     made = MailmanFiles(tmp_path / "data")
     made.write(ANTS)
-    time.sleep(QUIET + 0.05)  # being quiet is a matter of time alone
+    time.sleep(QUIET + 0.05)  # the directory must be unchanged for this time
     return made
 
 
 def volume(files: MailmanFiles) -> Volume:
-    """The source, on this directory."""
+    """Return the source for this directory."""
     return Volume(files.directory, max_size=2**30)
 
 
 def timed_fetch(files: MailmanFiles) -> tuple[Snapshot, float]:
-    """A snapshot, and how long it took."""
+    """Return a snapshot, and the seconds that it took."""
     began = time.monotonic()
     snapshot = asyncio.run(volume(files).fetch())
     return snapshot, time.monotonic() - began
 
 
 class Changes:
-    """Makes a change again and again in a thread, and knows how long nothing changed."""
+    """Repeat a change in a thread, and measure the longest time without a change."""
 
     def __init__(self, act: Callable[[], None], pause: float = 0) -> None:
         """Prepare; `pause` is in seconds."""
@@ -74,7 +74,7 @@ class Changes:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End."""
+        """Stop the thread."""
         self._ended.set()
         self._thread.join()
 
@@ -95,12 +95,12 @@ class Changes:
 
     @property
     def were_quiet(self) -> bool:
-        """The directory may have been quiet for QUIET at some time until now."""
-        rest = self.rest  # before _longest, which it becomes a part of
+        """Return whether the directory may have been unchanged for QUIET at some time."""
+        rest = self.rest  # read before _longest, which it may be added to
         return max(self._longest, rest) > QUIET - TICK
 
 
-def test_a_quiet_set_is_taken_at_once(files: MailmanFiles) -> None:
+def test_unchanged_files_are_read_at_once(files: MailmanFiles) -> None:
     for _ in range(TRIES):
         snapshot, seconds = timed_fetch(files)
         if seconds < QUIET / 2:
@@ -112,14 +112,14 @@ def test_a_quiet_set_is_taken_at_once(files: MailmanFiles) -> None:
     assert snapshot.vmap is None
 
 
-def test_aliases_are_part_of_a_snapshot_where_there_are_any(files: MailmanFiles) -> None:
+def test_snapshot_has_aliases_if_there_are_any(files: MailmanFiles) -> None:
     files.write(ANTS, aliases={"ants@alias.example.net": ANTS})
     snapshot, _ = timed_fetch(files)
     assert snapshot.vmap
     assert snapshot.vmap.content == (files.directory / "postfix_vmap").read_bytes()
 
 
-def test_a_set_that_was_just_written_is_given_time_to_be_completed(files: MailmanFiles) -> None:
+def test_files_that_were_just_written_are_read_after_a_pause(files: MailmanFiles) -> None:
     for _ in range(TRIES):
         began = time.monotonic()
         files.write(ANTS, BEES)
@@ -131,8 +131,8 @@ def test_a_set_that_was_just_written_is_given_time_to_be_completed(files: Mailma
     assert seconds < SETTLE_AT_MOST / 2
 
 
-def test_a_set_is_taken_when_all_of_it_is_there(files: MailmanFiles) -> None:
-    """The second file comes when the first is nearly old enough to pass for complete."""
+def test_files_are_read_after_the_last_of_them_is_written(files: MailmanFiles) -> None:
+    """The second file is written when the first is nearly old enough to be read."""
     for _ in range(TRIES):
         began = time.monotonic()
         files.put("postfix_domains", "early")
@@ -153,19 +153,19 @@ def test_a_set_is_taken_when_all_of_it_is_there(files: MailmanFiles) -> None:
     assert snapshot.domains.content == b"late"
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+def test_files_replaced_during_the_read_are_read_again(
     files: MailmanFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both files carry a number: a snapshot with two numbers would be torn."""
+    """Both files have a number: in a consistent snapshot, the numbers are equal."""
     names = ("postfix_lmtp", "postfix_domains")
     first, second = (files.directory / name for name in names)
     for name in names:
         files.put(name, "1")
-    time.sleep(QUIET + 0.05)  # being quiet is a matter of time alone
+    time.sleep(QUIET + 0.05)  # the files must be unchanged for this time
     replaced = 0
 
     def replacing_open(path: Path, *others: Any) -> int:
-        """Between the two files, the first of which was read."""
+        """Replace both files after the first was read."""
         nonlocal replaced
         if path == second and not replaced:
             replaced += 1
@@ -177,13 +177,13 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
     monkeypatch.setattr(os, "open", replacing_open)
     snapshot, _ = timed_fetch(files)
     assert replaced
-    assert [one.content for one in (snapshot.lmtp, snapshot.domains)] == [b"2", b"2"]
+    assert [file.content for file in (snapshot.lmtp, snapshot.domains)] == [b"2", b"2"]
     assert first.read_bytes() == b"2"
 
 
 @pytest.mark.usefixtures("root")
-def test_file_longer_than_its_size_is_not_taken_in_part(files: MailmanFiles) -> None:
-    """A file that grows while it is read; one of proc(5) does so each time, from no bytes."""
+def test_file_longer_than_its_size_is_not_read_in_part(files: MailmanFiles) -> None:
+    """A file that grows during the read; those of proc(5) always do, as their size is 0."""
     files.put("postfix_vmap", "")
     path = files.directory / "postfix_vmap"
     run("mount", "--bind", "/proc/version", str(path))
@@ -195,8 +195,8 @@ def test_file_longer_than_its_size_is_not_taken_in_part(files: MailmanFiles) -> 
         run("umount", str(path))
 
 
-def test_a_set_that_is_never_quiet_is_given_up_or_taken_whole(files: MailmanFiles) -> None:
-    """Both within some 2 s: either a moment was found at which nothing changed, or it is said."""
+def test_files_that_always_change_are_read_consistently_or_not_at_all(files: MailmanFiles) -> None:
+    """Within about 2 s, the files are read between two changes, or an error is raised."""
     hop = "lmtp:[127.0.0.1]:8024"
     texts = [lmtp_text([name], hop) for name in (ANTS, BEES)]
     turns = itertools.cycle(texts)
@@ -225,8 +225,8 @@ async def _fetched(source: Volume) -> Snapshot | OutOfReach:
         return error
 
 
-def test_a_set_that_changes_now_and_then_is_taken_after_two_seconds(files: MailmanFiles) -> None:
-    """It never rests for 200 ms, and yet it can be read between two changes."""
+def test_files_that_often_change_are_read_after_two_seconds(files: MailmanFiles) -> None:
+    """There is a change at least every 200 ms, but the files can be read between two changes."""
     for _ in range(TRIES):
         with Changes(lambda: files.put("postfix_vmap", HEADER), pause=QUIET / 2) as changes:
             began = time.monotonic()
@@ -241,7 +241,7 @@ def test_a_set_that_changes_now_and_then_is_taken_after_two_seconds(files: Mailm
 
 
 @pytest.mark.parametrize("missing", ["postfix_lmtp", "postfix_domains"])
-def test_a_file_is_missing(files: MailmanFiles, missing: str) -> None:
+def test_missing_file_is_out_of_reach(files: MailmanFiles, missing: str) -> None:
     (files.directory / missing).unlink()
     with pytest.raises(OutOfReach, match="No such file") as caught:
         timed_fetch(files)
@@ -249,7 +249,7 @@ def test_a_file_is_missing(files: MailmanFiles, missing: str) -> None:
     assert "mailman aliases" in caught.value.hint
 
 
-def test_the_directory_is_missing(files: MailmanFiles) -> None:
+def test_missing_directory_is_out_of_reach(files: MailmanFiles) -> None:
     files.directory.rename(files.directory.with_name("away"))
     with pytest.raises(OutOfReach, match="No such file") as caught:
         timed_fetch(files)
@@ -261,10 +261,10 @@ def test_the_directory_is_missing(files: MailmanFiles) -> None:
 
 
 class Watch:
-    """What Volume.changes yields, from a task of its own."""
+    """A task that collects what Volume.changes yields."""
 
     def __init__(self, source: Volume) -> None:
-        """Begin."""
+        """Start the task."""
         self.times: list[float] = []
         self._task = asyncio.create_task(self._follow(source))
 
@@ -273,7 +273,7 @@ class Watch:
             self.times.append(time.monotonic())
 
     async def reaches(self, number: int) -> float:
-        """Wait for so many changes in all; when the last of them was told."""
+        """Wait for the change of this number; return when it was reported."""
         async with asyncio.timeout(PATIENCE):
             while len(self.times) < number:
                 assert not self._task.done(), self._task
@@ -281,7 +281,7 @@ class Watch:
         return self.times[number - 1] if number else 0
 
     async def rests(self, least: int = 1) -> int:
-        """The number of changes, once there is no more for a while; the first is being armed."""
+        """Return the number of changes once they have stopped; the first one reports the start."""
         await self.reaches(least)
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -291,7 +291,7 @@ class Watch:
                     return seen
 
     async def end(self) -> None:
-        """End."""
+        """End the task."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -299,7 +299,7 @@ class Watch:
 
 @contextlib.asynccontextmanager
 async def watching(files: MailmanFiles) -> AsyncIterator[Watch]:
-    """A watch of the directory, ended after the block."""
+    """Watch the directory until the end of the block."""
     watch = Watch(volume(files))
     try:
         yield watch
@@ -307,7 +307,7 @@ async def watching(files: MailmanFiles) -> AsyncIterator[Watch]:
         await watch.end()
 
 
-def test_a_rename_into_the_directory_is_told_soon(files: MailmanFiles) -> None:
+def test_rename_into_the_directory_is_reported_soon(files: MailmanFiles) -> None:
     async def session() -> None:
         async with watching(files) as watch:
             armed = await watch.rests()
@@ -317,17 +317,17 @@ def test_a_rename_into_the_directory_is_told_soon(files: MailmanFiles) -> None:
                 began = time.monotonic()
                 await asyncio.to_thread(files.write, ANTS, BEES)
                 seconds = await watch.reaches(before + 1) - began
-                told = await watch.rests() - before
-                if seconds < 1 and told == 1:
+                changes = await watch.rests() - before
+                if seconds < 1 and changes == 1:
                     break
             assert seconds < 1
-            assert told == 1, "two renames at once are one change"
+            assert changes == 1, "two renames at once are one change"
 
     asyncio.run(session())
 
 
-def test_a_directory_that_was_removed_and_made_again_is_watched(files: MailmanFiles) -> None:
-    """Also under a watch that does not see its own directory go, for it sees only what is in it."""
+def test_directory_that_is_removed_and_created_again_is_watched(files: MailmanFiles) -> None:
+    """The watch reports only events in the directory, not the removal of the directory itself."""
 
     async def session() -> None:
         async with watching(files) as watch:
@@ -347,8 +347,8 @@ def test_a_directory_that_was_removed_and_made_again_is_watched(files: MailmanFi
     asyncio.run(session())
 
 
-def test_a_directory_that_was_replaced_is_watched(files: MailmanFiles) -> None:
-    """By a rename, at once: as a volume that is mounted over the old one."""
+def test_directory_that_is_replaced_is_watched(files: MailmanFiles) -> None:
+    """A rename replaces it at once, as a volume that is mounted over the old one does."""
     other = MailmanFiles(files.directory.with_name("other"))
     other.write(ANTS)
 
@@ -364,7 +364,7 @@ def test_a_directory_that_was_replaced_is_watched(files: MailmanFiles) -> None:
     asyncio.run(session())
 
 
-def test_a_directory_that_appears_later_is_watched(tmp_path: Path) -> None:
+def test_directory_that_is_created_later_is_watched(tmp_path: Path) -> None:
     files = MailmanFiles(tmp_path / "data")
 
     async def session() -> None:
@@ -379,8 +379,8 @@ def test_a_directory_that_appears_later_is_watched(tmp_path: Path) -> None:
     asyncio.run(session())
 
 
-def test_a_burst_is_one_change(files: MailmanFiles) -> None:
-    """Ten rewrites, each within 200 ms of the one before."""
+def test_burst_of_writes_is_one_change(files: MailmanFiles) -> None:
+    """Ten rewrites, each within 200 ms of the previous one."""
 
     async def session() -> None:
         async with watching(files) as watch:
@@ -390,25 +390,25 @@ def test_a_burst_is_one_change(files: MailmanFiles) -> None:
                     files.write(ANTS, BEES)
                     await asyncio.sleep(QUIET / 4)
                 await watch.reaches(before + 1)
-                told = await watch.rests() - before
-                if told <= 2:
+                changes = await watch.rests() - before
+                if changes <= 2:
                     break
-            assert told <= 2
+            assert changes <= 2
 
     asyncio.run(session())
 
 
-def test_a_stream_of_events_does_not_starve_whoever_waits(files: MailmanFiles) -> None:
+def test_changes_are_reported_during_a_stream_of_events(files: MailmanFiles) -> None:
     async def session() -> None:
         async with watching(files) as watch:
             before = await watch.rests()
             names = itertools.cycle(["postfix_lmtp", "postfix_domains", "postfix_vmap"])
             with Changes(lambda: files.put(next(names), HEADER), pause=QUIET / 10):
-                told = time.monotonic()
+                reported = time.monotonic()
                 in_time = 0
                 for number in range(before + 1, before + 1 + TRIES):
-                    last, told = told, await watch.reaches(number)
-                    in_time += told - last < SETTLE_AT_MOST + 0.7
+                    previous, reported = reported, await watch.reaches(number)
+                    in_time += reported - previous < SETTLE_AT_MOST + 0.7
                     if in_time == 2:
                         break
             assert in_time == 2
@@ -416,7 +416,7 @@ def test_a_stream_of_events_does_not_starve_whoever_waits(files: MailmanFiles) -
     asyncio.run(session())
 
 
-def test_a_watch_ends_at_once_when_it_is_cancelled(files: MailmanFiles) -> None:
+def test_watch_ends_at_once_when_it_is_cancelled(files: MailmanFiles) -> None:
     async def session() -> float:
         async with watching(files) as watch:
             await watch.reaches(1)

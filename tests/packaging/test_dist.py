@@ -132,7 +132,7 @@ def test_its_tests_run_from_the_source_archive(unpacked: Path) -> None:
             check=False,
         )
 
-    version = "tests/integration/test_command_line.py::test_version"
+    version = "tests/integration/test_command_line.py::test_version_is_printed"
     done = tests("tests/unit", version)
     assert done.returncode == 0, done.stdout
     package = unpacked / "postfix_sync/__init__.py"
