@@ -69,7 +69,7 @@ def _plain_key(text: str) -> str:
     return body.replace("\\.", ".")
 
 
-class _UnfitError(ValueError):
+class UnfitError(ValueError):
     """An entry that follows from Mailman's own settings, so that Mailman would write it again."""
 
     def __init__(self, problem: str, hint: str) -> None:
@@ -86,11 +86,11 @@ class _Line(NamedTuple):
     regex: bool
 
 
-def _refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
+def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     return Refused(
         f"{file.place}:{number}: {problem}; {REFUSED}",
         problem.hint
-        if isinstance(problem, _UnfitError)
+        if isinstance(problem, UnfitError)
         else f"if Mailman wrote this, let it write the file again: {MAILMAN_ALIASES}",
     )
 
@@ -103,7 +103,7 @@ def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
     """
     content = file.content
     if content and not content.endswith(b"\n"):
-        raise _refuse(
+        raise refuse(
             file, content.count(b"\n") + 1, "the last line has no newline; the file is truncated"
         )
     number = entries = start = 0
@@ -124,7 +124,7 @@ def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
                     raise ValueError(f"the file has more than {at_most} entries")
                 yield _Line(number, *_split(line))
         except ValueError as error:
-            raise _refuse(file, number, str(error)) from None
+            raise refuse(file, number, str(error)) from None
         start = end + 1
 
 
@@ -163,7 +163,7 @@ def _decode(content: bytes, start: int, end: int) -> str:
         raise ValueError(f"byte {error.start + 1} is not valid UTF-8") from None
 
 
-def _parse(
+def parse_entries(
     file: SourceFile,
     fold: Fold,
     check_key: Callable[[str], str],
@@ -189,7 +189,7 @@ def _parse(
             if table.setdefault(key, value) != value:
                 raise ValueError(f"duplicate key {quote(key)}, with another value")
         except ValueError as error:
-            raise _refuse(file, line.number, error) from None
+            raise refuse(file, line.number, error) from None
     return table
 
 
@@ -198,7 +198,7 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
-        return Table.of(_parse(file, fold, check, lambda _key, _text: next_hop))
+        return Table.of(parse_entries(file, fold, check, lambda _key, _text: next_hop))
     read = parse_unjudged if policy.is_placed else parse_destination
     known: dict[str, str] = {}
 
@@ -210,7 +210,7 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
                 raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
         return known[text]
 
-    return Table.of(_parse(file, fold, check, read_next_hop))
+    return Table.of(parse_entries(file, fold, check, read_next_hop))
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str]:
@@ -230,10 +230,10 @@ def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str
             raise _ambiguous(domain, *sorted({hosts[domain], host} - {domain}))
         return host
 
-    return _parse(file, fold, check_domain, read_host, MAX_LISTS)
+    return parse_entries(file, fold, check_domain, read_host, MAX_LISTS)
 
 
-def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
+def _ambiguous(domain: str, host: str, other: str = "") -> UnfitError:
     """Return the error for a domain that is the alias_domain of `host`, and has another use.
 
     The domain is the alias_domain of `other` as well, or, if `other` is empty, has lists of its
@@ -251,7 +251,7 @@ def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
             f" Mailman takes all mail to it as mail to {host}, and refuses that of its own lists"
         )
     changed = other or host
-    return _UnfitError(
+    return UnfitError(
         problem,
         f"in Mailman, give {changed} an alias_domain of its own, or none (in Postorius, or by PATCH"
         f" on domains/{changed} of its REST API); it writes its files when a list is created or"
@@ -262,7 +262,7 @@ def _ambiguous(domain: str, host: str, other: str = "") -> _UnfitError:
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Aliases:
     """Parse postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
-    return Aliases.of(_parse(file, fold, check, lambda _key, text: fold(check(text))))
+    return Aliases.of(parse_entries(file, fold, check, lambda _key, text: fold(check(text))))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
@@ -285,8 +285,8 @@ def _allowed(fold: Fold, policy: Policy) -> frozenset[str]:
     return frozenset(fold(domain) for domain in policy.domains)
 
 
-def _not_allowed(domain: str, verb: str = "is not") -> _UnfitError:
-    return _UnfitError(
+def _not_allowed(domain: str, verb: str = "is not") -> UnfitError:
+    return UnfitError(
         f"{quote(domain)} {verb} among the domains that this source may name",
         f"if this Mailman may route its mail, add it to the source's domains: - {domain}",
     )
@@ -319,7 +319,7 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         if not snapshot.vmap.content:
             # Mailman removes a postfix_vmap without entries, so an empty file lost its content in a
             # crash. It must not remove every alias; the guards protect lists, but not aliases.
-            raise _refuse(snapshot.vmap, 1, "the file is empty, without even Mailman's header")
+            raise refuse(snapshot.vmap, 1, "the file is empty, without even Mailman's header")
         _check_whole(snapshot.vmap, aliases)
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)

@@ -12,6 +12,7 @@ from postfix_sync.model.destination import Destination
 from postfix_sync.model.installed import Installed
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.postfix.publish import publish, staging_of
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
     taken = [_Taken(owed)]
     error: SyncError | None = None
     try:
-        with place.directory.staging():
+        with staging_of(place.directory):
             for step in plan.steps:
                 taken.append(await _take(step, taken[-1].owed, plan, installed, place))
                 if taken[-1].without_hosts:
@@ -110,11 +111,11 @@ async def _take(
             line = f"{place.hosts.path}: {_entered(names, installed)}"
             return _Taken(owed, line=line, error=_owe_from_now(directory, owed))
         case Owe(unseen, left):
-            directory.owe_reload(unseen, left)
+            directory.reload_note.write(unseen, left)
             return _Taken(step)
         case Publish(name, table, fresh):
             seen = _Visible()
-            if not await directory.publish(name, table, place.lock, fresh=fresh):
+            if not await publish(directory, name, table, place.lock, fresh=fresh):
                 again = MakeVisible(reload=plan.may_reload, remembered=True)
                 seen = await _make_visible(again, directory)
             error = _owe_from_now(directory, owed)
@@ -131,7 +132,7 @@ def _owe_from_now(directory: MapDirectory, owed: Owe | None) -> SyncError | None
     """
     try:
         if owed:
-            directory.owe_reload(owed.unseen, owed.left)
+            directory.reload_note.write(owed.unseen, owed.left)
     except SyncError as error:
         return error
     return None
@@ -142,9 +143,9 @@ def _owe_as_before(place: "Locked", installed: Installed) -> None:
     if place.hosts.read().block != installed.hosts:
         return  # the file has changed, and only its copy could not be written
     if installed.reload_owed:
-        place.directory.owe_reload(installed.unseen, installed.left)
+        place.directory.reload_note.write(installed.unseen, installed.left)
     else:
-        place.directory.reloaded()
+        place.directory.reload_note.remove()
 
 
 async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
@@ -152,17 +153,17 @@ async def _make_visible(step: MakeVisible, directory: MapDirectory) -> _Visible:
     postfix = directory.postfix
     elsewhere = postfix.processes.runs_elsewhere
     if not elsewhere and postfix.processes.master is None:
-        directory.reloaded()
+        directory.reload_note.remove()
         line = "postfix: not running, so not reloaded; it will start with these maps"
         return _Visible(line=line)
     if step.reload and not elsewhere:
         reloads, open_ = await _reload(postfix, step.left)
-        directory.reloaded()
+        directory.reload_note.remove()
         places = ", ".join(sorted({one.endpoint for one in step.left}))
         still = f"; connections to {places} are still open: {len(open_)}" if open_ else ""
         return _Visible(reloads=reloads, line=f"postfix: reloaded{still}")
     await asyncio.sleep(FORGOTTEN)
-    directory.reloaded()
+    directory.reload_note.remove()
     if not step.remembered:
         return _Visible()
     if elsewhere:

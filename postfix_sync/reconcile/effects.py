@@ -112,7 +112,7 @@ async def bring_about(
     if steps.changes[RECIPIENTS].removed or steps.changes[ALIASES].removed:
         # A session that began during the sync may still accept what was removed.
         failed += await _note_retiring(place, planned)
-    if done.waits and place.directory.owed_for() > TURN_TAKES:
+    if done.waits and place.directory.reload_note.age() > TURN_TAKES:
         failed += (no_turn(),)
     if not done.waits and done.is_whole and (goal.may_record or goal.generation):
         notices += await keep(

@@ -17,6 +17,7 @@ from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.next_hop import host_names
+from postfix_sync.postfix.publish import publish, staging_of
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.locked import Locked, locked
 from postfix_sync.reconcile.retirement import deferred_for, narrowed
@@ -104,8 +105,8 @@ async def _narrow_routes(place: Locked, present: Table[str], table: Table[str]) 
     if table == present:
         return []
     generation = place.generations.installed(place.directory.texts())
-    with place.directory.staging():
-        await place.directory.publish(ROUTES, table, place.lock, fresh=False)
+    with staging_of(place.directory):
+        await publish(place.directory, ROUTES, table, place.lock, fresh=False)
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")

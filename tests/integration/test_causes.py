@@ -15,6 +15,7 @@ from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.postfix.publish import publish, staging_of
 from postfix_sync.system.commands import find_command, run
 from tests.parts.disk import small_disk
 from tests.parts.postfix_instance import PostfixInstance
@@ -46,8 +47,8 @@ async def _publish(directory: Path, config_directory: Path, map_type: str, lock:
     """Build a map with an entry that postmap ignores silently, because it is a comment."""
     instance = await inspect(config_directory)
     maps = MapDirectory(directory, await instance.index_type(map_type), instance)
-    with maps.staging():
-        await maps.publish(ROUTES, Table.of({ANTS: HOP, "#bees": HOP}), lock, fresh=True)
+    with staging_of(maps):
+        await publish(maps, ROUTES, Table.of({ANTS: HOP, "#bees": HOP}), lock, fresh=True)
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

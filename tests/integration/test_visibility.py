@@ -12,8 +12,8 @@ import pytest
 
 from postfix_sync.model.installed import MOVED_LISTS
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
-from postfix_sync.postfix.map_directory import RELOAD_OWED
 from postfix_sync.postfix.processes import STARTED_WITH
+from postfix_sync.postfix.reload_note import NAME as RELOAD_NOTE
 from tests.conftest import need
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -451,7 +451,7 @@ def test_sync_killed_after_its_reload_still_closes_old_connections(
 ) -> None:
     """Postfix was reloaded after the note; a connection to the host's old address is still open."""
     site = started("lmdb")
-    note = site.maps / RELOAD_OWED
+    note = site.maps / RELOAD_NOTE
     note.write_text(f"{MOVED_LISTS}\n{hop(sink)}\n")
     reloaded_just_now(idle_postfix)
     os.utime(note, (0, 0))

@@ -17,7 +17,8 @@ from postfix_sync.model.map_names import INDEX_SUFFIX, MAP_NAMES
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.main_cf.classes import ROLES
 from postfix_sync.postfix.main_cf.fixes import command
-from postfix_sync.postfix.map_directory import MAP_MODE, MapDirectory, check_owner
+from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.postfix.publish import MAP_MODE, check_owner
 from postfix_sync.reconcile.reload_spacing import TURN_TAKES
 from postfix_sync.system.files import open_file
 from postfix_sync.text import counted, iso
@@ -83,7 +84,7 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
     if (
         installed.reload_owed
         and host.postfix.processes.master
-        and directory.owed_for() > TURN_TAKES
+        and directory.reload_note.age() > TURN_TAKES
     ):
         yield failure(
             "interrupted_pass",

@@ -1,0 +1,179 @@
+"""Publish a map in the map directory. Crash safe.
+
+A map is built in the directory .staging, and checked there by reading every key back. Its text is
+published last, so a text in .staging marks a map in doubt: if a sync is interrupted, the next sync
+builds that map again.
+
+hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
+a link in .staging: in one transaction, of which readers see all or nothing (LMDB_README).
+"""
+
+import asyncio
+import contextlib
+import filecmp
+import mmap
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from postfix_sync.errors import ApplyError, NotPermitted
+from postfix_sync.model.installed import EVERY_DOMAIN
+from postfix_sync.model.table import Table
+from postfix_sync.postfix.map_directory import MapDirectory
+from postfix_sync.postfix.map_text import render
+from postfix_sync.system.files import (
+    discard,
+    free_bytes,
+    publish_file,
+    room_hint,
+    space_hint,
+    unwritable,
+    write_file,
+)
+from postfix_sync.system.threads import run_in_daemon_thread
+
+MAP_MODE = 0o644
+
+
+@contextlib.contextmanager
+def staging_of(directory: MapDirectory) -> Iterator[None]:
+    """Provide the staging directory for one apply, and remove it after an apply that succeeds.
+
+    Raises NotPermitted or ApplyError.
+    """
+    path, staging = directory.path, directory.staging
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        check_owner(path)
+        if not staging.is_dir():
+            discard(staging)
+        staging.mkdir(mode=0o700, exist_ok=True)
+        for found in staging.iterdir():
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)  # only files are staged
+    except OSError as error:
+        raise unwritable(path, error) from None
+    yield
+    try:
+        shutil.rmtree(staging)
+    except OSError as error:
+        raise unwritable(staging, error) from None
+
+
+def check_owner(path: Path) -> None:
+    """Raise NotPermitted if a user other than root could replace the maps, or make them links."""
+    found = path.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH:
+        fix = f"chown root: {path} && chmod go-w {path}"
+        raise NotPermitted(
+            f"{path}: owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}: users other"
+            " than root could change Postfix's maps there; nothing is installed",
+            fix,
+            fix,
+        )
+
+
+async def publish(
+    directory: MapDirectory, name: str, table: Table[str], lock: int, *, fresh: bool
+) -> bool:
+    """Publish a map; return whether processes that have its index open see the change.
+
+    With `fresh`, its index becomes a new file, whatever the type. The running postmap(1) holds
+    `lock`, a file descriptor.
+
+    In a container's layered file system, an index that came with the image becomes another file
+    when it is first written to, and processes that have mapped it keep the first file. In that
+    case, a reload is noted as due before the text is published.
+
+    Raises ApplyError or NotPermitted. The text is then unchanged; the index is unchanged, or holds
+    all of the new entries, and the next sync publishes the map again.
+    """
+    text, index, staged = directory.path / name, directory.index(name), directory.staging / name
+    staged_index = staged.with_name(index.name)
+    content = await run_in_daemon_thread(render, table)
+    try:
+        staged_index.unlink(missing_ok=True)
+        # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
+        await asyncio.to_thread(write_file, staged, content, MAP_MODE)
+        await asyncio.to_thread(_keep_time, staged, text)
+        in_place = directory.is_seen_at_once and not fresh
+        with _mapped(index if in_place else None) as before:
+            if in_place:
+                staged_index.symlink_to(Path("..") / index.name)
+            await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
+            await _check(directory, staged, table, len(content))
+            seen = before is None or before[:] == _head(index)
+        if not seen:
+            noted = directory.reload_note.read()
+            directory.reload_note.write(noted.unseen | {EVERY_DOMAIN}, noted.left)
+        if in_place:
+            staged_index.unlink()
+        else:
+            await asyncio.to_thread(publish_file, staged_index, index)
+        await asyncio.to_thread(publish_file, staged, text)
+    except OSError as error:
+        discard(staged_index)  # frees its space; the staged text is kept as the mark
+        raise unwritable(text, error) from None
+    except ApplyError as error:
+        hint = error.hint or space_hint(directory.path, error.message)
+        discard(staged_index)
+        raise ApplyError(f"{error.message}; the map {text} is unchanged", hint) from None
+    return seen
+
+
+async def _check(directory: MapDirectory, staged: Path, table: Table[str], size: int) -> None:
+    """Raise ApplyError unless the index holds exactly the entries that it was built from.
+
+    `size` is that of the text, in bytes: if less than that is free, the disk counts as full.
+    """
+    held = await directory.postfix.postmap.query(directory.kind, staged, list(table))
+    if table == held:
+        return
+    wrong = next(key for key, value in table.items() if held.get(key) != value)
+    problem = f"{staged}: read back, the index does not hold {wrong} as written"
+    # postmap(1) may print nothing if the disk is full.
+    if free_bytes(staged) < size:
+        raise ApplyError(f"{problem}: No space left on device", room_hint(staged))
+    raise ApplyError(
+        problem,
+        f"there is room left; see which other process writes there: fuser -v {directory.path}/*",
+    )
+
+
+def _keep_time(staged: Path, text: Path) -> None:
+    """Give a staged text the time of the text that it replaces, if both have the same content.
+
+    An index of another type beside it is then still newer than the text, and so valid: setup keeps
+    both indexes while it changes main.cf from one type to the other. Raises OSError.
+    """
+    try:
+        present = text.stat()
+        if present.st_mtime_ns < staged.stat().st_mtime_ns and filecmp.cmp(
+            staged, text, shallow=False
+        ):
+            os.utime(staged, ns=(present.st_atime_ns, present.st_mtime_ns))
+    except FileNotFoundError:
+        pass  # there is none to replace
+
+
+META_PAGES = 2
+"""The pages at the head of an lmdb index, one of which each transaction writes (lmdb.h)."""
+
+
+@contextlib.contextmanager
+def _mapped(index: Path | None) -> Iterator[mmap.mmap | None]:
+    """Keep the head of an lmdb index mapped, as Postfix's processes do; None without an index."""
+    size = META_PAGES * mmap.PAGESIZE
+    if index is None or index.stat().st_size < size:
+        yield None
+        return
+    with index.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as head:
+        yield head
+
+
+def _head(index: Path) -> bytes:
+    """Read the head of an lmdb index from the current file of that name."""
+    with index.open("rb") as file:
+        return file.read(META_PAGES * mmap.PAGESIZE)
