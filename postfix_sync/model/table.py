@@ -14,12 +14,7 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Self, TypeVar
 
-from postfix_sync.model.list_addresses import (
-    ADDRESSES_PER_LIST,
-    addresses_of,
-    domain_of,
-    list_with,
-)
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of, domain_of, list_with
 
 V = TypeVar("V")
 W = TypeVar("W")

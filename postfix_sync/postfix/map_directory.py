@@ -20,10 +20,7 @@ from postfix_sync.postfix.index_type import IndexType
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.postfix.reload_note import OwedReload, ReloadNote
-from postfix_sync.system.files import (
-    read_file,
-    unwritable,
-)
+from postfix_sync.system.files import read_file, unwritable
 from postfix_sync.system.threads import run_in_daemon_thread
 
 STAGING = ".staging"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from postfix_sync.containers.relocate import by_address, unpublished
 from postfix_sync.errors import Refused, SyncError
-from postfix_sync.mailman.files import REFUSED
+from postfix_sync.mailman.entries import REFUSED
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.installed import Installed
 from postfix_sync.model.map_names import RECIPIENTS, ROUTES

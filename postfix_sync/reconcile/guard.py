@@ -3,7 +3,7 @@
 from collections.abc import Set as AbstractSet
 
 from postfix_sync.errors import Refused
-from postfix_sync.mailman.files import REFUSED
+from postfix_sync.mailman.entries import REFUSED
 from postfix_sync.model.source import MailmanTables, Policy
 
 FEW_LISTS = 10

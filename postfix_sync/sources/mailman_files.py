@@ -3,7 +3,7 @@
 from pathlib import PurePath
 
 from postfix_sync.errors import OutOfReach, Refused
-from postfix_sync.mailman.files import MAILMAN_ALIASES, REFUSED
+from postfix_sync.mailman.entries import MAILMAN_ALIASES, REFUSED
 from postfix_sync.model.map_names import ALIASES, DOMAINS, ROUTES
 
 NAMES = (ROUTES, DOMAINS, ALIASES)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.mailman.files import MAX_LISTS
+from postfix_sync.mailman.entries import MAX_LISTS
 from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from tests.conftest import need

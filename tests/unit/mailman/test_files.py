@@ -7,11 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
+from postfix_sync.mailman.entries import MAX_LINE, MAX_LISTS, MAX_OTHER_LINES
 from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
-    MAX_LINE,
-    MAX_LISTS,
-    MAX_OTHER_LINES,
     parse_aliases,
     parse_domains,
     parse_routes,
