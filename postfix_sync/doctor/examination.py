@@ -21,10 +21,10 @@ from postfix_sync.doctor.checks import (
     main_cf,
     monitoring,
     names,
-    network,
     sources,
     upkeep,
 )
+from postfix_sync.doctor.checks.network import inet_interfaces, mynetworks
 from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
 from postfix_sync.errors import ConfigError, SyncError, why
@@ -72,8 +72,8 @@ CHECKS: Mapping[str, Check] = {
     "name": names.resolved,
     "family": names.families,
     "next_hops": names.next_hops,
-    "mynetworks": network.mynetworks,
-    "inet_interfaces": network.inet_interfaces,
+    "mynetworks": mynetworks,
+    "inet_interfaces": inet_interfaces,
     "map_directory": files.map_directory,
     "maps": files.maps,
     "in_step": files.in_step,

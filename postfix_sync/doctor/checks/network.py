@@ -5,23 +5,17 @@ address is unknown, so there is no finding about it.
 """
 
 import ipaddress
-import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.errors import SyncError
 from postfix_sync.model.finding import Finding
-from postfix_sync.postfix.instance import Postfix, list_file
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.master_cf import Service
-from postfix_sync.postfix.match_list import Pattern, items, patterns
+from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.mynetworks import Address, Net, matches, network
 from postfix_sync.system.interfaces import is_own, toward
-
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-Net: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TOO_WIDE = {4: 8, 6: 16}
 """By IP version: a public network with a prefix this long or shorter belongs to no operator alone,
@@ -30,9 +24,6 @@ so a host that trusts it is an open relay."""
 WIDE = {4: 15, 6: 28}
 """By IP version: a public network with a prefix this long or shorter hardly belongs to an operator
 alone."""
-
-TIMEOUT = 10.0
-"""Seconds that a table may take to answer."""
 
 SERVERS = frozenset({"postscreen", "smtpd"})
 """The programs that listen for SMTP."""
@@ -184,34 +175,6 @@ async def _trusted(host: Host, address: Address, everywhere: str) -> bool:
     servers = [service for service in host.services if service.command == "smtpd"]
     lists = {service.overrides.get("mynetworks", everywhere) for service in servers} or {everywhere}
     return any([await matches(host.postfix, address, listed) for listed in lists])
-
-
-async def matches(postfix: Postfix, address: Address, listed: str) -> bool:
-    """Return whether an address is in a list such as mynetworks: the first match counts.
-
-    A table that cannot be queried counts as empty.
-    """
-    for pattern in patterns(listed, list_file):
-        net = network(pattern.text)
-        if address in net if net else pattern.is_table and await _has(postfix, pattern, address):
-            return not pattern.negated
-    return False
-
-
-async def _has(postfix: Postfix, table: Pattern, address: Address) -> bool:
-    with suppress(SyncError):
-        return bool(await postfix.postmap.look_up(table.text, [str(address)], timeout=TIMEOUT))
-    return False
-
-
-def network(pattern: str) -> Net | None:
-    """Return an item of mynetworks as a network, None if it is not an address or a network."""
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F.:]+)\]|([0-9.]+))(/\d{1,3})?", pattern)
-    try:
-        text = (found[1] or found[2]) + (found[3] or "") if found else ""
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return None
 
 
 def too_wide(present: str) -> Iterator[tuple[str, Net]]:

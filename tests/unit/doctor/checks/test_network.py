@@ -4,7 +4,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from postfix_sync.doctor.checks.network import network, too_wide
+from postfix_sync.doctor.checks.network import too_wide
+from postfix_sync.postfix.mynetworks import network
 
 
 @pytest.mark.parametrize(
