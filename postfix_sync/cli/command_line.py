@@ -142,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_json(add("doctor", "check this host's Postfix, and print commands that fix it"))
 
+    explaining = add("explain", "show what this Postfix does with mail to an address, and why")
+    explaining.add_argument("address", metavar="ADDRESS", help="any address; no mail is sent to it")
+    _add_json(explaining)
+
     setup = add("setup", "make Postfix use the maps, or undo that")
     manner = setup.add_mutually_exclusive_group()
     manner.add_argument("--yes", action="store_true", help="make the changes without confirmation")

@@ -13,6 +13,7 @@ from postfix_sync.containers.engine import copied_into_containers
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.doctor.checks import (
     container,
+    delivery,
     files,
     generations,
     instance,
@@ -85,6 +86,7 @@ CHECKS: Mapping[str, Check] = {
     "room": upkeep.room,
     "clock": upkeep.clock,
     "passes": upkeep.syncs,
+    "delivery": delivery.delivery,
     "probe": mail.probe,
     "deferred": mail.deferred,
     "metrics_textfile": monitoring.textfile,

@@ -1,0 +1,195 @@
+"""Ask where recipients are delivered: trivial-rewrite(8), the resolver, the LMTP server."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from postfix_sync.errors import SyncError
+from postfix_sync.explain.steps import COMPUTED, Step, Verdict
+from postfix_sync.explain.view import View
+from postfix_sync.hosts_file.files import HostsFiles
+from postfix_sync.model.destination import Destination
+from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix.lmtp_resolver import Answer
+from postfix_sync.postfix.main_cf.lookup import Tables
+from postfix_sync.postfix.master_cf import LMTP
+from postfix_sync.postfix.match_list import below, keys
+from postfix_sync.postfix.next_hop import parse_next_hops
+from postfix_sync.postfix.queue import without_extension
+from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
+from postfix_sync.probe.lmtp import REFUSED_FOR_GOOD, probe_all
+from postfix_sync.probe.targets import Target
+
+_PARAMETERS_OF_CLASSES = {
+    "local": ("local_recipient_maps", "local_transport"),
+    "virtual alias": ("virtual_alias_maps", "virtual_alias_maps"),
+    "virtual mailbox": ("virtual_mailbox_maps", "virtual_transport"),
+    "relay": ("relay_recipient_maps", "relay_transport"),
+    "default": ("", "default_transport"),
+}
+"""By address class, the parameter that lists recipients, and the default for their delivery
+(ADDRESS_CLASS_README)."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where one recipient is delivered, and what is known of the way there."""
+
+    recipient: str
+    resolved: Resolved | None
+    """None if trivial-rewrite(8) could not be asked."""
+    problem: str
+    """Why not."""
+    by: str
+    """The entry or the parameter that the route comes from, as computed."""
+    steps: tuple[Step, ...]
+    """The steps after the transport is chosen."""
+
+    @property
+    def route(self) -> str:
+        """Return `transport:nexthop`; empty if it is unknown."""
+        return self.resolved.route if self.resolved else ""
+
+    @property
+    def address_class(self) -> str:
+        """Return the address class; empty if it is unknown."""
+        return self.resolved.address_class if self.resolved else ""
+
+    def judged(self, expected: str | None) -> list[Step]:
+        """Return the steps; `expected` is the installed route of a list's address."""
+        if self.resolved is None:
+            asked = "trivial-rewrite(8)"
+            return [Step("transport", self.recipient, f"{asked}: {self.problem}", ok=None)]
+        found = self.resolved
+        outcome = _outcome(found, expected)
+        transport = Step(
+            "transport", self.recipient, found.route, self.by, ok=not outcome, outcome=outcome
+        )
+        named = f"{found.address_class or 'none'}"
+        steps = [Step("class", found.recipient, named), transport]
+        return steps if outcome else [*steps, *self.steps]
+
+    def informing(self) -> list[Step]:
+        """Return the steps of a copy that is no matter of the verdict."""
+        return [Step("transport", self.recipient, self.route or self.problem, self.by)]
+
+
+def _outcome(found: Resolved, expected: str | None) -> Verdict | None:
+    """Return what becomes of mail by its transport, unless it goes on to the list's Mailman."""
+    if found.failed:
+        return Verdict.DEFERRED
+    if found.transport == "error":
+        return Verdict.REFUSED
+    if found.transport == "retry":
+        return Verdict.DEFERRED
+    if expected is not None and found.route != expected:
+        return Verdict.DIVERTED
+    return None
+
+
+async def delivery_of(
+    view: View, recipients: Iterable[str], *, probing: bool
+) -> dict[str, Delivery]:
+    """Find out where each recipient is delivered."""
+    wanted = list(recipients)
+    resolved: Mapping[str, Resolved] = {}
+    problem = ""
+    try:
+        resolved = await resolve(view.rewrite_socket, wanted)
+    except SyncError as error:
+        problem = error.message
+    hops = {
+        recipient: parse_next_hops(found.route)
+        for recipient, found in resolved.items()
+        if found.transport == "lmtp" and not found.failed
+    }
+    lookups = await _look_up(view, {hop for several in hops.values() for hop in several})
+    steps = {
+        recipient: (
+            *(step for hop in several for step in _named(view, hop, lookups)),
+            *(await _probed(view, recipient, several) if probing else ()),
+        )
+        for recipient, several in hops.items()
+    }
+    return {
+        recipient: Delivery(
+            recipient,
+            resolved.get(recipient),
+            problem,
+            await _responsible(view, resolved.get(recipient)),
+            steps.get(recipient, ()),
+        )
+        for recipient in wanted
+    }
+
+
+async def _responsible(view: View, found: Resolved | None) -> str:
+    """Return the entry of transport_maps, or the parameter, that a route comes from."""
+    if not found:
+        return ""
+    postfix = view.postfix
+    overrides = view.rewrite_overrides
+    value = overrides.get("transport_maps", postfix.parameters["transport_maps"])
+    style = below("transport_maps", postfix.parameters["parent_domain_matches_subdomains"])
+    bare = without_extension(found.recipient, postfix.parameters["recipient_delimiter"])
+    domain = found.recipient.rpartition("@")[2]
+    forms = list(dict.fromkeys([found.recipient, bare, *keys("", domain, style), "*"]))
+    entry = await Tables(postfix, view.tables.ours, {}).find(value, forms)
+    if entry and entry.value.partition(":")[0] in {found.transport, ""}:
+        return f"{view.place('transport_maps')}: {entry.table} has {entry.key} {entry.value}"
+    parameter = _PARAMETERS_OF_CLASSES.get(found.address_class, ("", ""))[1]
+    value = postfix.parameters.get(parameter, "")
+    note = f"; computed: transport_maps has {entry.key} {entry.value}" if entry else ""
+    return f"{view.place(parameter)} = {value}{note}" if parameter else note
+
+
+async def _look_up(view: View, hops: Iterable[Destination]) -> Mapping[str, Answer]:
+    """Look up the names of next hops as lmtp(8) does; literals that it must not use have none."""
+    service = next((one for one in view.services if (one.name, one.kind) == LMTP), None)
+    resolver = await lmtp_resolver.resolver(view.postfix, service)
+    names = {hop.host for hop in hops if hop.is_name}
+    found = await lmtp_resolver.look_up_all(resolver, names)
+    literals = {hop.host for hop in hops if not hop.is_name}
+    barred = await lmtp_resolver.barred(view.postfix, literals, {})
+    said = f"{lmtp_resolver.barred_families(view.postfix)}: inet_protocols excludes it"
+    return {**found, **{host: Answer(said=said) for host in barred}}
+
+
+def _named(view: View, hop: Destination, lookups: Mapping[str, Answer]) -> list[Step]:
+    """Return the step of a next hop's name; none for an address that lmtp(8) may use."""
+    answer = lookups.get(hop.host)
+    if answer is None:
+        return []
+    by = f"lmtp_host_lookup = {view.postfix.parameters['lmtp_host_lookup']}"
+    if answer.addresses:
+        return [Step("resolve", hop.host, ", ".join(answer.addresses), by)]
+    if answer.denied:
+        return [Step("resolve", hop.host, answer.denied, by, ok=None)]
+    outcome = Verdict.DEFERRED if answer.unanswered else Verdict.REFUSED
+    return [Step("resolve", hop.host, answer.said, by, COMPUTED, ok=False, outcome=outcome)]
+
+
+async def _probed(view: View, recipient: str, hops: Sequence[Destination]) -> list[Step]:
+    """Ask LMTP servers for their replies to RCPT; one that takes the mail is enough."""
+    section = view.config.probe
+    if section.level == "off":
+        return []
+    try:
+        hosts = HostsFiles(view.config.hosts.file, None).read().lookup()
+    except SyncError:
+        hosts = {}
+    address = recipient if recipient.isascii() else None
+    targets = [Target(hop, address, families=view.postfix.families) for hop in hops]
+    steps = []
+    for result in await probe_all(targets, "rcpt", section.timeout, hosts):
+        said = result.reply if result.up else f"{result.error} {result.reply}".strip()
+        refused = result.barred or (
+            result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5")
+        )
+        outcome = None
+        if not result.up:
+            outcome = Verdict.REFUSED if refused else Verdict.DEFERRED
+        asked = f"RCPT at {result.destination.endpoint}"
+        steps.append(Step("lmtp", asked, said, ok=result.up, outcome=outcome))
+    if any(step.ok for step in steps):
+        return [replace(step, outcome=None) for step in steps]
+    return steps

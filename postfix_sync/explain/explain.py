@@ -1,0 +1,207 @@
+"""Explain what this Postfix does with mail to some addresses, in Postfix's own order.
+
+    listeners    each SMTP listener is asked for its reply to RCPT       sessions.py
+    path         the services that the message passes to the queue       paths.py
+    rewriting    canonical mapping, masquerading, virtual aliases        rewriting.py
+    delivery     trivial-rewrite(8), the name, the LMTP server           delivery.py
+
+Where Postfix can be asked, it is asked; each step says so. Asking sends no message, and plants no
+wrong answer: verify(8) remembers that an address does not exist, so it is never made to look for
+one that is not in the maps.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from postfix_sync.errors import SyncError
+from postfix_sync.explain import paths
+from postfix_sync.explain.delivery import Delivery, delivery_of
+from postfix_sync.explain.sessions import Reply, Session, ask
+from postfix_sync.explain.steps import COMPUTED, Explanation, Step, Verdict, ordered
+from postfix_sync.explain.view import View
+from postfix_sync.postfix.queue import Queued, without_extensions
+from postfix_sync.postfix.smtp_listeners import Listener
+
+
+async def explain(
+    view: View, addresses: Sequence[str], *, probing: bool = True
+) -> list[Explanation]:
+    """Explain each address. With `probing`, LMTP servers are asked, too. Raises SyncError."""
+    asked = [view.postfix.fold(address) for address in addresses]
+    replies, ways = await asyncio.gather(_listen(view, asked), _ways(view, asked))
+    finals = [final for way in ways.values() for final in way.finals]
+    delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
+    answers = _Answers(replies, delivered, await _queued(view))
+    return [_explanation(view, address, ways[address], answers) for address in asked]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one listener was asked, from where, and what it replied."""
+
+    listener: Listener
+    source: str
+    """An address of this host outside mynetworks; empty if none was chosen."""
+    session: Session
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How an address is rewritten on its way to the queue."""
+
+    finals: Sequence[str]
+    steps: Sequence[Step]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What Postfix answered, for all addresses."""
+
+    asked: Sequence[_Asked]
+    delivered: Mapping[str, Delivery]
+    """By final recipient."""
+    queue: Sequence[Queued]
+
+
+async def _listen(view: View, addresses: Sequence[str]) -> list[_Asked]:
+    """Ask all listeners; each of them by one session after the other."""
+
+    async def each(listener: Listener) -> list[_Asked]:
+        own = paths.effective(listener, view.services, view.parameters)
+        harmless = addresses
+        if paths.verifies(own):
+            harmless = [address for address in addresses if view.list_entry(address)]
+        places = [(listener, "")]
+        if stranger := await view.stranger(listener):
+            places.append(stranger)
+        return [
+            _Asked(place, source, await ask(place, harmless, source or None))
+            for place, source in places
+        ]
+
+    if not view.postfix.processes.master:
+        return []
+    found = await asyncio.gather(*map(each, view.listeners))
+    return [asked for group in found for asked in group]
+
+
+async def _ways(view: View, addresses: Sequence[str]) -> dict[str, _Way]:
+    """Follow each address from the public listener to the queue."""
+    listener = paths.public(view.listeners)
+    if listener is None:
+        return {address: _Way([address], []) for address in addresses}
+    path = paths.path_from(listener, view.services, view.parameters)
+    return {address: await _way(view, address, path) for address in addresses}
+
+
+async def _way(view: View, address: str, path: paths.Path) -> _Way:
+    finals = [address]
+    steps: list[Step] = []
+    if path.filter:
+        known = None if path.leaves else True
+        steps.append(Step("filter", address, path.filter, "main.cf or master.cf", COMPUTED, known))
+    for passage in path.passages:
+        if not passage.maps:
+            continue
+        cleanup = view.cleanup(passage)
+        results = []
+        for recipient in finals:
+            rewritten, made = await cleanup.rewritten(recipient)
+            aliased, more = await cleanup.aliased(rewritten)
+            steps += [*made, *more]
+            results += aliased
+        finals = list(dict.fromkeys(results))
+    return _Way(finals, steps)
+
+
+async def _queued(view: View) -> Sequence[Queued]:
+    try:
+        return await view.postfix.queue.messages()
+    except SyncError:
+        return ()
+
+
+def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Explanation:
+    asked = answers.asked
+    entry = view.list_entry(address)
+    deliveries = [answers.delivered[final] for final in way.finals]
+    ends = [one for one in deliveries if not entry or one.route == entry[1]]
+    # Copies for others are no matter if the list's own Mailman gets the mail.
+    decisive = ends or deliveries
+    rest = [one for one in deliveries if one not in decisive]
+    steps = [
+        *_smtpd(view, address, asked, deliveries),
+        *way.steps,
+        *(step for one in decisive for step in one.judged(entry[1] if entry else None)),
+        *(step for one in rest for step in one.informing()),
+    ]
+    public = _public_reply(view, address, asked)
+    delimiters = view.postfix.parameters["recipient_delimiter"]
+    return Explanation(
+        address=address,
+        steps=tuple(ordered(steps)),
+        reply=str(public) if public else "",
+        destination=", ".join(dict.fromkeys(one.route for one in decisive if one.route)),
+        queued=sum(_is_for(message, address, view, delimiters) for message in answers.queue),
+    )
+
+
+def _is_for(message: Queued, address: str, view: View, delimiters: str) -> bool:
+    return any(
+        address in without_extensions(view.postfix.fold(recipient), delimiters)
+        for recipient, _ in message.recipients
+    )
+
+
+def _public_reply(view: View, address: str, asked: Sequence[_Asked]) -> Reply | None:
+    """Return the reply of the public listener, to a stranger if one could be asked for."""
+    public = paths.public(view.listeners)
+    found = [
+        (one.source, one.session.replies[address])
+        for one in asked
+        if public and one.listener.service == public.service and address in one.session.replies
+    ]
+    return max(found, key=lambda one: bool(one[0]))[1] if found else None
+
+
+def _smtpd(
+    view: View, address: str, asked: Sequence[_Asked], deliveries: Sequence[Delivery]
+) -> list[Step]:
+    """Return a step for each listener; the public one decides."""
+    public = paths.public(view.listeners)
+    steps = []
+    decided = strange = False
+    for one in asked:
+        is_public = public is not None and one.listener.service == public.service
+        by = f"{one.listener.service.name} in master.cf"
+        question = f"RCPT at {one.listener.endpoint}"
+        if one.source:
+            question += f" from {one.source}, an address outside mynetworks"
+        reply = one.session.replies.get(address)
+        if reply is None:
+            said = one.session.problem or "not asked: verify(8) would remember that it is unknown"
+            steps.append(Step("smtpd", question, said, by, ok=True))
+            continue
+        decided |= is_public
+        strange |= is_public and bool(one.source)
+        ends = None
+        if is_public and not reply.accepted:
+            ends = Verdict.REFUSED if reply.code >= 500 else Verdict.DEFERRED
+        steps.append(Step("smtpd", question, str(reply), by, ok=reply.accepted, outcome=ends))
+    if not decided:
+        why = "Postfix is not running" if not asked else "no listener could be asked"
+        steps.append(Step("smtpd", "RCPT", f"{why}: its reply is unknown", ok=None))
+    elif not strange and any(one.address_class == "default" for one in deliveries):
+        steps.append(
+            Step(
+                "smtpd",
+                "RCPT from an address outside mynetworks",
+                "Relay access denied",
+                "the domain is in no address class, so mail to it is accepted from mynetworks only",
+                COMPUTED,
+                ok=False,
+                outcome=Verdict.REFUSED,
+            )
+        )
+    return steps

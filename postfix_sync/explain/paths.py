@@ -1,0 +1,120 @@
+"""Find which services a message passes from an SMTP listener to the queue. Pure.
+
+A listener's smtpd(8) may override parameters of main.cf (`-o` in master.cf), hand its mail to a
+cleanup(8) service of its own, switch mappings off, or send everything through a filter, which
+re-injects the mail at another smtpd(8). Sources: smtpd(8), cleanup(8), FILTER_README,
+SMTPD_PROXY_README.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from postfix_sync.postfix.master_cf import Service
+from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.smtp_listeners import Listener
+
+PARAMETERS = (
+    "cleanup_service_name",
+    "content_filter",
+    "mynetworks",
+    "receive_override_options",
+    "rewrite_service_name",
+    "smtpd_proxy_filter",
+    "smtpd_recipient_restrictions",
+    "smtpd_relay_restrictions",
+    "smtpd_client_restrictions",
+    "smtpd_helo_restrictions",
+    "smtpd_sender_restrictions",
+    "smtpd_restriction_classes",
+)
+"""The parameters of smtpd(8) that are used here."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One cleanup(8) that a message passes, and whether it maps addresses there."""
+
+    cleanup: str
+    maps: bool
+    overrides: Mapping[str, str]
+    """The parameters of main.cf that the cleanup service overrides."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way of a message from a listener to the queue."""
+
+    passages: tuple[Passage, ...]
+    filter: str = ""
+    """The parameter that sends the mail through a filter; empty without one."""
+    leaves: bool = False
+    """Whether mail from the filter comes back by no service that is known."""
+
+
+def path_from(
+    listener: Listener, services: Sequence[Service], parameters: Mapping[str, str]
+) -> Path:
+    """Return the path from a listener; `parameters` are those of main.cf."""
+    own = effective(listener, services, parameters)
+    filters = [
+        f"{name} = {own[name]}" for name in ("smtpd_proxy_filter", "content_filter") if own[name]
+    ]
+    first = [] if own["smtpd_proxy_filter"] else [_passage(own, services)]
+    if not filters:
+        return Path(tuple(first))
+    again = next(_back(services, parameters), None)
+    later = [_passage(again, services)] if again else []
+    return Path(tuple(first + later), ", ".join(filters), leaves=again is None)
+
+
+def effective(
+    listener: Listener, services: Sequence[Service], parameters: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the parameters of the smtpd(8) behind a listener."""
+    service = listener.service
+    if service.command == "postscreen":  # it passes the session to this service (postscreen(8))
+        service = _named(services, "smtpd", "smtpd") or service
+    return {**parameters, **service.overrides}
+
+
+def _back(
+    services: Sequence[Service], parameters: Mapping[str, str]
+) -> Iterator[Mapping[str, str]]:
+    """Yield the parameters of services that take mail without sending it to a filter again."""
+    for service in services:
+        own = {**parameters, **service.overrides}
+        takes = service.command == "smtpd" and service.kind == "inet"
+        if takes and not (own["content_filter"] or own["smtpd_proxy_filter"]):
+            yield own
+    pickup = _named(services, "pickup", "pickup")
+    if pickup and pickup.overrides.get("content_filter") == "":
+        yield {**parameters, **pickup.overrides}
+
+
+def _passage(own: Mapping[str, str], services: Sequence[Service]) -> Passage:
+    name = own["cleanup_service_name"]
+    service = _named(services, name, "cleanup")
+    maps = "no_address_mappings" not in items(own["receive_override_options"])
+    return Passage(name, maps, service.overrides if service else {})
+
+
+def _named(services: Sequence[Service], name: str, command: str) -> Service | None:
+    found = (one for one in services if one.name == name and one.command == command)
+    return next((one for one in found if one.kind != "inet"), None)
+
+
+def public(listeners: Sequence[Listener]) -> Listener | None:
+    """Return the listener for mail from other hosts: that on port 25, or else the first one."""
+    plain = [listener for listener in listeners if not listener.other_protocol]
+    return next((one for one in plain if one.port == 25), plain[0] if plain else None)
+
+
+def verifies(own: Mapping[str, str]) -> bool:
+    """Return whether smtpd(8) may ask verify(8) about recipients, which remembers the answer.
+
+    Restriction classes may have that restriction, too.
+    """
+    texts = [own[name] for name in PARAMETERS if name.endswith("_restrictions")]
+    classes = items(own["smtpd_restriction_classes"])
+    texts += [own.get(name, "") for name in classes]
+    return any("reject_unverified_recipient" in text for text in texts)
