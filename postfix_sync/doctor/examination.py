@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from postfix_sync.containers.engine import copied_into_containers
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.doctor.checks import (
+    chroot,
     container,
     files,
     generations,
+    hosts_file,
     instance,
     lookups,
     mail,
@@ -22,6 +24,7 @@ from postfix_sync.doctor.checks import (
     monitoring,
     names,
     network,
+    next_hops,
     sources,
     upkeep,
 )
@@ -66,12 +69,12 @@ CHECKS: Mapping[str, Check] = {
     "repeated": main_cf.repeated,
     "lmtp_parameters": instance.lmtp_parameters,
     "container": container.reached,
-    "hosts": names.hosts_file,
+    "hosts": hosts_file.entries,
     "lmtp_host_lookup": names.host_lookup,
-    "chroot": names.chroot,
+    "chroot": chroot.copies,
     "name": names.resolved,
-    "family": names.families,
-    "next_hops": names.next_hops,
+    "family": next_hops.families,
+    "next_hops": next_hops.distinct,
     "mynetworks": network.mynetworks,
     "inet_interfaces": network.inet_interfaces,
     "map_directory": files.map_directory,
