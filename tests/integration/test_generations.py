@@ -10,7 +10,8 @@ import pytest
 
 from postfix_sync.errors import ApplyError
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.store.generations import Generations, Hold, NoSuchGeneration
+from postfix_sync.store.generations import Generations, NoSuchGeneration
+from postfix_sync.store.hold import Hold, HoldFile
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
 
@@ -147,32 +148,15 @@ def test_a_route_that_is_none_and_an_alias_to_nowhere_are_damage(kept: Generatio
             asyncio.run(kept.load(keep(kept, tables)))
 
 
-def test_an_order_is_there_until_it_is_taken_away(kept: Generations) -> None:
+def test_new_generation_gets_no_number_that_the_hold_names(kept: Generations) -> None:
     kept.state_directory.mkdir()
-    assert kept.held() is None
-    order = Hold(3, 1_790_000_000.5, 7)
-    kept.hold(order)
-    assert kept.held() == order
-    assert str(order) == "held at generation 3 since 2026-09-21T14:13:20Z"
-    assert keep(kept, A) == 8, "no number that the order names"
-    kept.hold(Hold(1, 0, None))
-    assert kept.held() == Hold(1, 0, None)
-    kept.release()
-    assert kept.held() is None
-    kept.release()
+    HoldFile(kept.state_directory).write(Hold(3, 0, 7))
+    assert keep(kept, A) == 8
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"generation": null, "since": 0, "before": 1}']
-)
-def test_an_order_that_can_not_be_read_is_one(kept: Generations, content: str) -> None:
-    kept.state_directory.mkdir()
-    (kept.state_directory / "held.json").write_text(content)
-    order = kept.held()
-    assert order
-    assert order.generation is None
+def test_hold_without_a_generation_can_not_be_loaded(kept: Generations) -> None:
     with pytest.raises(ApplyError, match=r"held\.json: can't be read"):
-        asyncio.run(kept.load_held(order))
+        asyncio.run(kept.load_held(Hold(None, 0)))
 
 
 def test_what_a_rollback_has_put_back(kept: Generations) -> None:

@@ -14,7 +14,8 @@ from postfix_sync.status.schema import (
     Status,
     no_syncs,
 )
-from postfix_sync.store.generations import Generation, Hold
+from postfix_sync.store.generations import Generation
+from postfix_sync.store.hold import Hold
 from postfix_sync.text import iso
 from tests.parts.mailman_files import nine
 
