@@ -13,7 +13,8 @@ from postfix_sync.errors import escape
 from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.postfix.main_cf.classes import ROLES
 from postfix_sync.status.schema import DestinationStatus, SourceStatus, Status
-from postfix_sync.store.generations import Generation, Hold
+from postfix_sync.store.generations import Generation
+from postfix_sync.store.hold import Hold
 from postfix_sync.text import counted, iso, seconds_of
 
 INDENT = "  "

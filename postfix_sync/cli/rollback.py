@@ -23,7 +23,7 @@ from postfix_sync.reconcile.report import Request
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status import transitions
 from postfix_sync.status.file import StatusFile
-from postfix_sync.store.state_directory import generations_of
+from postfix_sync.store.state_directory import generations_of, hold_file_of
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -74,5 +74,8 @@ async def _listing(configuration: "Config") -> str:
         maps = Maps.of(replace(tables, routes=by_address(tables.routes, kept_out)))
         rows.append(output.Kept(generation, difference(present, maps)))
     return output.generations(
-        rows, kept.held(), configuration.command, Terminal.of(sys.stdout, os.environ)
+        rows,
+        hold_file_of(configuration).read(),
+        configuration.command,
+        Terminal.of(sys.stdout, os.environ),
     )

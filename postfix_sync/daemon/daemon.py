@@ -43,7 +43,7 @@ from postfix_sync.text import counted
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config, Listen
-    from postfix_sync.store.generations import Hold
+    from postfix_sync.store.hold import Hold
 
 FIRST_SYNC = 10.0
 """Seconds until the first sync, even if no source has answered; it uses the last good lists."""

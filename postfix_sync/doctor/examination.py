@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING
 from postfix_sync.containers.engine import copied_into_containers
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.doctor.checks import (
+    chroot,
     container,
     delivery,
     files,
     generations,
+    hosts_file,
     instance,
     lookups,
     mail,
     main_cf,
     monitoring,
     names,
+    network,
+    next_hops,
     sources,
     upkeep,
 )
-from postfix_sync.doctor.checks.network import inet_interfaces, mynetworks
 from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
 from postfix_sync.errors import ConfigError, SyncError, why
@@ -67,14 +70,14 @@ CHECKS: Mapping[str, Check] = {
     "repeated": main_cf.repeated,
     "lmtp_parameters": instance.lmtp_parameters,
     "container": container.reached,
-    "hosts": names.hosts_file,
+    "hosts": hosts_file.entries,
     "lmtp_host_lookup": names.host_lookup,
-    "chroot": names.chroot,
+    "chroot": chroot.copies,
     "name": names.resolved,
-    "family": names.families,
-    "next_hops": names.next_hops,
-    "mynetworks": mynetworks,
-    "inet_interfaces": inet_interfaces,
+    "family": next_hops.families,
+    "next_hops": next_hops.distinct,
+    "mynetworks": network.mynetworks,
+    "inet_interfaces": network.inet_interfaces,
     "map_directory": files.map_directory,
     "maps": files.maps,
     "in_step": files.in_step,

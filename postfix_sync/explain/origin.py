@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from postfix_sync.errors import SyncError
-from postfix_sync.store.state_directory import generations_of, records_of
+from postfix_sync.store.state_directory import generations_of, hold_file_of, records_of
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -21,7 +21,7 @@ class Origin(NamedTuple):
 
 async def origin_of(config: "Config", key: str | None) -> Origin:
     """Return the origin of an installed address; `key` is None if no list has the address."""
-    hold = generations_of(config).held()
+    hold = hold_file_of(config).read()
     held = hold.generation if hold else None
     if key is None:
         return Origin(held=held)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from postfix_sync.reconcile.decide import Decision
     from postfix_sync.reconcile.inputs import Inputs
     from postfix_sync.reconcile.locked import Locked
-    from postfix_sync.store.generations import Hold
+    from postfix_sync.store.hold import Hold
 
 JUDGED_WITHIN = 2.0
 """Seconds for looking up new next hops; a name that is unknown by then is accepted."""

@@ -12,7 +12,7 @@ from postfix_sync.model.notice import Notice
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.reconcile.clusters import reordered
 from postfix_sync.reconcile.keep import keep_present
-from postfix_sync.store.generations import Hold
+from postfix_sync.store.hold import Hold
 from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ async def obey(place: "Locked", inputs: "Inputs") -> Order:
     completes it, and none undoes it. Raises SyncError; then nothing was changed.
     """
     generations, request, installed = place.generations, inputs.request, inputs.installed
-    hold = generations.held()
+    hold = place.hold_file.read()
     if request.resume and hold:
         put_back = await generations.restored(hold)
-        generations.release()
+        place.hold_file.remove()
         # What only the rollback had put back is removed, even if its source is away.
         return Order(None, installed.without(put_back) if put_back else installed)
     notices: tuple[Notice, ...] = ()
@@ -54,7 +54,7 @@ async def obey(place: "Locked", inputs: "Inputs") -> Order:
             hold = Hold(request.roll_back, time.time(), before)
         elif hold.generation != request.roll_back:
             hold = Hold(request.roll_back, time.time(), hold.before)
-        generations.hold(hold)
+        place.hold_file.write(hold)
     return Order(hold, installed, notices)
 
 

@@ -11,11 +11,13 @@ from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.main_cf.parameter import Installation
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.store.generations import Generations
+from postfix_sync.store.hold import HoldFile
 from postfix_sync.store.records import Records
 from postfix_sync.store.retirement_record import RetirementRecord
 from postfix_sync.store.state_directory import (
     LOCK_NAME,
     generations_of,
+    hold_file_of,
     records_of,
     retirement_record_of,
 )
@@ -42,8 +44,13 @@ class Locked:
 
     @property
     def generations(self) -> Generations:
-        """The last states of the maps, and the hold."""
+        """The last states of the maps."""
         return generations_of(self.config)
+
+    @property
+    def hold_file(self) -> HoldFile:
+        """The file of the hold."""
+        return hold_file_of(self.config)
 
     @property
     def retirement(self) -> RetirementRecord:

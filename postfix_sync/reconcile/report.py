@@ -14,7 +14,7 @@ from postfix_sync.model.notice import Notice
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.reload_spacing import RELOAD_AGE
-from postfix_sync.store.generations import Hold
+from postfix_sync.store.hold import Hold
 from postfix_sync.store.records import Stamp
 
 

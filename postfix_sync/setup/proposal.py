@@ -18,7 +18,8 @@ from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf.fixes import Setting, command
 from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
-from postfix_sync.postfix.main_cf.requirements import cluster_settings, left_open
+from postfix_sync.postfix.main_cf.relay_recipients import left_open
+from postfix_sync.postfix.main_cf.requirements import cluster_settings
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.setup.main_cf_file import MainCf
 from postfix_sync.setup.steps import ACCEPTING, Change, Step, overwritten, undoing

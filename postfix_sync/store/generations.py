@@ -1,4 +1,4 @@
-"""The generations, which are the last states of the four maps, one file each; and the hold.
+"""Keep the last states of the four maps as generations, one file each.
 
 A generation is a state that a sync installed. The sync writes it after it has changed the maps, so
 that no list is delayed; if the sync is killed before that, the next sync writes the generation. The
@@ -6,9 +6,8 @@ same state has the same generation, so a change that is undone and made again ta
 disk. No number is used twice. The generations are ordered by the time when they were last
 installed; the oldest in excess of the limit are removed.
 
-A hold is an order to install one generation: it is written before the maps are changed, and every
-sync obeys it until it is released. A note names the installed generation; it is written again if it
-does not match the maps.
+A note names the installed generation; it is written again if it does not match the maps. The order
+to keep one of them installed is in hold.py.
 
 A generation has no routes of removed lists, which the maps keep while mail for them is queued; and
 its recipients are those of the routes. So 100,000 lists are 3.4 MB, and half a second of a sync.
@@ -34,6 +33,8 @@ from postfix_sync.model.maps import Diff, Maps
 from postfix_sync.model.notice import Notice
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.postfix.next_hop import parse_next_hops
+from postfix_sync.store.generation_number import LAST_NUMBER, Number
+from postfix_sync.store.hold import Hold, HoldFile
 from postfix_sync.store.json_reader import Damaged, loads, parse
 from postfix_sync.store.tables_json import as_json, from_json
 from postfix_sync.system.files import (
@@ -41,18 +42,12 @@ from postfix_sync.system.files import (
     discard,
     open_file,
     read_file,
-    remove_file,
     replace_file,
     space_hint,
-    unwritable,
 )
 from postfix_sync.system.threads import run_in_daemon_thread
-from postfix_sync.text import iso
 
 SUFFIX = ".json.gz"
-
-LAST_NUMBER = 999_999_999
-"""The largest number of a generation: 30 years of one change a second."""
 
 UNPACKING = (OSError, EOFError, zlib.error)
 """The exceptions that gzip raises if a file is damaged."""
@@ -84,24 +79,8 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """The order to keep the maps as one generation has them."""
-
-    generation: int | None
-    """The number to hold; None if the file of the order can't be read."""
-    since: float
-    """The time of the order, in seconds since the epoch."""
-    before: int | None = None
-    """The generation that was installed before the order; None if it is unknown."""
-
-    def __str__(self) -> str:
-        number = "?" if self.generation is None else self.generation
-        return f"held at generation {number} since {iso(self.since)}"
-
-
-@dataclass(frozen=True)
 class Generations:
-    """The generations in a state directory, `limit` at most, and the hold."""
+    """The generations in a state directory, `limit` at most."""
 
     state_directory: Path
     limit: int
@@ -114,8 +93,8 @@ class Generations:
         return self.state_directory / "generations"
 
     @property
-    def _hold(self) -> Path:
-        return self.state_directory / "held.json"
+    def _hold_file(self) -> HoldFile:
+        return HoldFile(self.state_directory)
 
     @property
     def _note(self) -> Path:
@@ -173,7 +152,7 @@ class Generations:
         """
         if order.generation is None:
             problem = "can't be read, so it is unknown which generation to hold"
-            raise ApplyError(f"{self._hold}: {problem}")
+            raise ApplyError(f"{self._hold_file.path}: {problem}")
         return await self.load(order.generation)
 
     def installed(self, texts: Texts) -> int | None:
@@ -252,7 +231,7 @@ class Generations:
     def _next(self, known: list[int]) -> int:
         """Return a number that no generation ever had, even if an operator removed some files."""
         noted = self._read_note()
-        hold = self.held()
+        hold = self._hold_file.read()
         named = (noted and noted[0], hold and hold.generation, hold and hold.before)
         return 1 + max([*known, *(number or 0 for number in named)])
 
@@ -276,31 +255,6 @@ class Generations:
         ):
             discard(path)
 
-    def held(self) -> Hold | None:
-        """Return the order, or None; an order that can't be read has no generation."""
-        try:
-            found = parse(read_file(self._hold), _Hold)
-            return Hold(found["generation"], float(found["since"]), found["before"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            since = 0.0
-            with suppress(OSError):
-                since = self._hold.lstat().st_mtime
-            return Hold(None, since)
-
-    def hold(self, order: Hold) -> None:
-        """Write the order. Raises ApplyError or NotPermitted; the previous order is then kept."""
-        ordered = {
-            "generation": order.generation,
-            "since": order.since,
-            "before": order.before,
-        }
-        try:
-            replace_file(self._hold, json.dumps(ordered).encode() + b"\n")
-        except OSError as error:
-            raise unwritable(self._hold, error) from None
-
     async def restored(self, order: Hold) -> Maps | None:
         """Return the entries that are installed only because of this order; None if unknown."""
         if order.generation is None or order.before is None:
@@ -311,13 +265,6 @@ class Generations:
             return None
         old, new = Maps.of(before.tables), Maps.of(held.tables)
         return Maps({name: Diff.between(old[name], new[name]).added for name in MAP_NAMES})
-
-    def release(self) -> None:
-        """Remove the order. Raises ApplyError or NotPermitted; the order is then kept."""
-        try:
-            remove_file(self._hold)
-        except OSError as error:
-            raise unwritable(self._hold, error) from None
 
 
 def _not_kept(path: Path, error: OSError) -> ApplyError:
@@ -340,10 +287,6 @@ def _check_route(value: str) -> None:
         raise Damaged("a route is not a next hop")
 
 
-def _is_number(number: int) -> bool:
-    return 0 < number <= LAST_NUMBER
-
-
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -356,9 +299,6 @@ def _is_pair(numbers: list[int]) -> bool:
     return len(numbers) == 2
 
 
-_Number: TypeAlias = Annotated[int, _is_number]
-
-
 class _Header(TypedDict):
     """The first line of a generation's file; the rest has the tables (tables_json.py)."""
 
@@ -369,13 +309,5 @@ class _Header(TypedDict):
 class _Note(TypedDict):
     """The content of installed.json."""
 
-    generation: _Number
+    generation: Number
     texts: dict[str, Annotated[list[int], _is_pair]]
-
-
-class _Hold(TypedDict):
-    """The content of held.json."""
-
-    generation: _Number
-    since: float
-    before: _Number | None

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from postfix_sync.store.generations import Generations
+from postfix_sync.store.hold import HoldFile
 from postfix_sync.store.records import Records
 from postfix_sync.store.retirement_record import RetirementRecord
 
@@ -22,6 +23,11 @@ RETIREMENT_NAME = "retiring.json"
 def generations_of(config: "Config") -> Generations:
     """Return the generations of the configured state directory."""
     return Generations(config.state_directory, config.generations, config.command("rollback"))
+
+
+def hold_file_of(config: "Config") -> HoldFile:
+    """Return the file of the hold in the configured state directory."""
+    return HoldFile(config.state_directory)
 
 
 def retirement_record_of(config: "Config") -> RetirementRecord:

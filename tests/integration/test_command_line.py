@@ -13,7 +13,16 @@ import pytest
 
 from postfix_sync import __version__
 from postfix_sync.config.reading import load
-from postfix_sync.config.schema import Config, DEFAULT_PATH, GuardSection, HostsSection, MetricsSection, PostfixSection, ProbeSection, SourceSection
+from postfix_sync.config.schema import (
+    DEFAULT_PATH,
+    Config,
+    GuardSection,
+    HostsSection,
+    MetricsSection,
+    PostfixSection,
+    ProbeSection,
+    SourceSection,
+)
 from postfix_sync.system.files import denied_hint
 from tests.parts.daemon import install, obey_modes
 from tests.parts.mailman_files import nine

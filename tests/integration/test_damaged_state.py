@@ -36,8 +36,15 @@ from postfix_sync.reconcile.report import Report, Request
 from postfix_sync.setup.main_cf_file import MainCf
 from postfix_sync.setup.steps import Change, Step, to_json
 from postfix_sync.status.file import StatusFile
-from postfix_sync.status.transitions import after_flush, after_probes, after_sync, doubted, due_early, rankings
-from postfix_sync.store.state_directory import generations_of, records_of
+from postfix_sync.status.transitions import (
+    after_flush,
+    after_probes,
+    after_sync,
+    doubted,
+    due_early,
+    rankings,
+)
+from postfix_sync.store.state_directory import generations_of, hold_file_of, records_of
 from tests.parts.mailman_files import nine
 from tests.parts.odd_json import ODD_FILES, dump, json_values, mutated
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
@@ -230,7 +237,7 @@ def use_all(site: Site, configuration: Config) -> None:
     generations = generations_of(configuration)
     generations.damage()
     generations.installed({"postfix_lmtp": (1, 1)})
-    hold = generations.held()
+    hold = hold_file_of(configuration).read()
     if hold:
         str(hold)
         with contextlib.suppress(SyncError):

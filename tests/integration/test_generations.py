@@ -10,7 +10,8 @@ import pytest
 
 from postfix_sync.errors import ApplyError
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.store.generations import Generations, Hold, NoSuchGeneration
+from postfix_sync.store.generations import Generations, NoSuchGeneration
+from postfix_sync.store.hold import Hold, HoldFile
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
 
@@ -149,32 +150,15 @@ def test_generation_with_invalid_route_or_alias_is_damaged(kept: Generations) ->
             asyncio.run(kept.load(keep(kept, tables)))
 
 
-def test_hold_stays_until_it_is_released(kept: Generations) -> None:
+def test_new_generation_gets_no_number_that_the_hold_names(kept: Generations) -> None:
     kept.state_directory.mkdir()
-    assert kept.held() is None
-    hold = Hold(3, 1_790_000_000.5, 7)
-    kept.hold(hold)
-    assert kept.held() == hold
-    assert str(hold) == "held at generation 3 since 2026-09-21T14:13:20Z"
-    assert keep(kept, A) == 8, "no number that the hold names"
-    kept.hold(Hold(1, 0, None))
-    assert kept.held() == Hold(1, 0, None)
-    kept.release()
-    assert kept.held() is None
-    kept.release()
+    HoldFile(kept.state_directory).write(Hold(3, 0, 7))
+    assert keep(kept, A) == 8
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{}", "[1]", '{"generation": null, "since": 0, "before": 1}']
-)
-def test_unreadable_hold_is_still_a_hold(kept: Generations, content: str) -> None:
-    kept.state_directory.mkdir()
-    (kept.state_directory / "held.json").write_text(content)
-    hold = kept.held()
-    assert hold
-    assert hold.generation is None
+def test_hold_without_a_generation_can_not_be_loaded(kept: Generations) -> None:
     with pytest.raises(ApplyError, match=r"held\.json: can't be read"):
-        asyncio.run(kept.load_held(hold))
+        asyncio.run(kept.load_held(Hold(None, 0)))
 
 
 def test_restored_entries_are_those_that_the_rollback_added(kept: Generations) -> None:

@@ -22,7 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from postfix_sync.model.map_names import ALIASES, DOMAINS, INDEX_SUFFIX, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import (
+    ALIASES,
+    DOMAINS,
+    INDEX_SUFFIX,
+    MAP_NAMES,
+    RECIPIENTS,
+    ROUTES,
+)
 from postfix_sync.model.maps import Maps
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.store.generations import Generations

@@ -5,7 +5,15 @@ from typing import Any
 
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.probe_result import ProbeResult
-from postfix_sync.status.schema import ClusterStatus, DestinationStatus, MapStatus, SourceStatus, Status, SyncsStatus, no_syncs
+from postfix_sync.status.schema import (
+    ClusterStatus,
+    DestinationStatus,
+    MapStatus,
+    SourceStatus,
+    Status,
+    SyncsStatus,
+    no_syncs,
+)
 from postfix_sync.status.transitions import after_probes
 from postfix_sync.text import iso
 

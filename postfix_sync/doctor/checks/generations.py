@@ -7,12 +7,12 @@ from postfix_sync.doctor.findings import ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
 from postfix_sync.model.finding import Finding
-from postfix_sync.store.state_directory import generations_of
+from postfix_sync.store.state_directory import generations_of, hold_file_of
 
 
 async def held(host: Host) -> AsyncIterator[Finding]:
     """Warn if a generation is held, because no sync changes the maps until `resume`."""
-    hold = generations_of(host.config).held()
+    hold = hold_file_of(host.config).read()
     if not hold:
         yield ok("held", "nothing is held")
         return

@@ -10,7 +10,7 @@ from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.model.finding import Finding
 from postfix_sync.model.map_names import RECIPIENTS
-from postfix_sync.postfix.main_cf import requirements
+from postfix_sync.postfix.main_cf import relay_recipients
 from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
@@ -87,7 +87,7 @@ def _remedy(host: Host, setting: Setting) -> str | None:
 async def list_domains(host: Host) -> AsyncIterator[Finding]:
     """Check that each list domain is in exactly one of the parameters that give it its class."""
     classes, found = host.classes, _by_parameter(host)
-    left_open = requirements.left_open(host.postfix, classes)
+    left_open = relay_recipients.left_open(host.postfix, classes)
     well: dict[str, int] = {}
     for domain in sorted(classes.domains):
         named = classes.parameters(domain)

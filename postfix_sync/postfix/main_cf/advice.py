@@ -10,7 +10,7 @@ from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.postfix.main_cf.classes import Classes
 from postfix_sync.postfix.main_cf.fixes import Setting
 from postfix_sync.postfix.main_cf.parameter import Edit, Installation
-from postfix_sync.postfix.main_cf.requirements import (
+from postfix_sync.postfix.main_cf.relay_recipients import (
     every_address,
     others,
     others_can_be_kept,

@@ -23,10 +23,10 @@ import pytest
 
 from postfix_sync.config.reading import load
 from postfix_sync.doctor import examination
-from postfix_sync.postfix.mynetworks import matches
 from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.mynetworks import matches
 from postfix_sync.system import commands
 from postfix_sync.system.commands import find_command
 from postfix_sync.system.interfaces import is_own

@@ -6,8 +6,16 @@ from postfix_sync.cli import output
 from postfix_sync.cli.terminal import Terminal
 from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.status.schema import ClusterStatus, DestinationStatus, MapStatus, SourceStatus, Status, no_syncs
-from postfix_sync.store.generations import Generation, Hold
+from postfix_sync.status.schema import (
+    ClusterStatus,
+    DestinationStatus,
+    MapStatus,
+    SourceStatus,
+    Status,
+    no_syncs,
+)
+from postfix_sync.store.generations import Generation
+from postfix_sync.store.hold import Hold
 from postfix_sync.text import iso
 from tests.parts.mailman_files import nine
 

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 import postfix_sync
 from postfix_sync.config import reading, schema
-from postfix_sync.config.schema import Config, GuardSection, HostsSection, MetricsSection, PostfixSection, ProbeSection, SourceSection, SshSection
+from postfix_sync.config.schema import (
+    Config,
+    GuardSection,
+    HostsSection,
+    MetricsSection,
+    PostfixSection,
+    ProbeSection,
+    SourceSection,
+    SshSection,
+)
 from postfix_sync.errors import ConfigError, NotPermitted
 from postfix_sync.model.destination import Destination
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
 from postfix_sync.mailman.entries import MAX_LINE, MAX_LISTS, MAX_OTHER_LINES
-from postfix_sync.mailman.files import MAX_DESTINATIONS, parse_aliases, parse_domains, parse_routes, read_tables
+from postfix_sync.mailman.files import (
+    MAX_DESTINATIONS,
+    parse_aliases,
+    parse_domains,
+    parse_routes,
+    read_tables,
+)
 from postfix_sync.mailman.names import check_address
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.list_addresses import addresses_of

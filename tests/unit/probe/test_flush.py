@@ -5,7 +5,7 @@ import pytest
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import fold_ascii
 from postfix_sync.postfix.queue import Queued
-from postfix_sync.probe.flush import AGAIN, Due, UNSEEN_AGAIN, chosen, due, due_in
+from postfix_sync.probe.flush import AGAIN, UNSEEN_AGAIN, Due, chosen, due, due_in
 from postfix_sync.status.transitions import after_flush
 from tests.parts.statuses import NOW, probed
 

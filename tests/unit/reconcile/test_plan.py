@@ -7,14 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.model.installed import Condition, Desired, EVERY_DOMAIN, Installed, InstalledMap, MOVED_LISTS
+from postfix_sync.model.installed import (
+    EVERY_DOMAIN,
+    MOVED_LISTS,
+    Condition,
+    Desired,
+    Installed,
+    InstalledMap,
+)
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
-from postfix_sync.reconcile.visibility import Kind, Need, RULES, Reading
+from postfix_sync.reconcile.visibility import RULES, Kind, Need, Reading
 from tests.parts.remembering_postfix import NO_MAILMAN, Machine
 
 LMDB, HASH = Reading(at_once=True), Reading(at_once=False)

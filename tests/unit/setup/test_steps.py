@@ -2,7 +2,15 @@
 
 import pytest
 
-from postfix_sync.setup.steps import Change, Step, from_json, in_order, overwritten, to_json, undoing
+from postfix_sync.setup.steps import (
+    Change,
+    Step,
+    from_json,
+    in_order,
+    overwritten,
+    to_json,
+    undoing,
+)
 
 OURS = "lmdb:/etc/postfix/mailman/postfix_lmtp"
 THEIRS = "hash:/etc/postfix/transport"

@@ -8,7 +8,16 @@ from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.reconcile.report import Report, SourceReport
 from postfix_sync.status.schema import ClusterStatus, ErrorStatus
-from postfix_sync.status.transitions import OUTAGE, RECOVERED, after_count, after_probes, after_sync, doubted, due_early, rankings
+from postfix_sync.status.transitions import (
+    OUTAGE,
+    RECOVERED,
+    after_count,
+    after_probes,
+    after_sync,
+    doubted,
+    due_early,
+    rankings,
+)
 from postfix_sync.text import iso
 from tests.parts.statuses import NOTHING, NOW, B, empty, of_a, passes, probed, result, status
 
