@@ -66,9 +66,9 @@ def test_a_text(site: Site, what: str) -> None:
     assert f"put it aside: mv -T {text} {text}.aside" in hint
     report = examine(site)
     assert f"{text}: {WHATS[what]}" in report["maps"]["seen"]
-    report = report.mend("maps")
+    report = report.fix("maps")
     assert report.status("map:postfix_lmtp") == "failure"
-    assert report.mend("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
+    assert report.fix("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
 
 
 @pytest.mark.parametrize("what", ["fifo", "socket"])
@@ -78,7 +78,7 @@ def test_an_index(site: Site, what: str) -> None:
     put(index, what)
     report = examine(site)
     assert report["map:postfix_lmtp"]["seen"] == f"{index}: {WHATS[what]}"
-    assert report.mend("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
+    assert report.fix("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
     assert index.is_file()
 
 
@@ -110,7 +110,7 @@ def test_an_order(site: Site) -> None:
     """One that can't be read is one, until it is taken away."""
     put(site.state / "held.json")
     assert f"{site.state}/held.json: can't be read" in site.once(expect=1)
-    assert examine(site).mend("held").status("held") == "ok"
+    assert examine(site).fix("held").status("held") == "ok"
     assert site.once() == ""
 
 
