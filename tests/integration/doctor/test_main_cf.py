@@ -549,7 +549,7 @@ def test_owner_request_special_matters_only_if_hyphen_is_a_delimiter(live: Live)
 
 
 def test_fix_for_postfix_before_3_7_keeps_other_relay_domains(live: Live) -> None:
-    """main.cf can hold a pattern table since Postfix 3.7; the older command works in any version."""
+    """Since Postfix 3.7 main.cf can hold a pattern table; the older command works with any."""
     live.begin(relay_domains="example.org, {domains}", relay_recipient_maps="")
     live.expect("nemo@relay.example", "250")
     old = replace(asyncio.run(inspect(live.postfix.config_directory)), version="3.6.4")
