@@ -1,8 +1,8 @@
 """The main job, with only real parts: Mailman, Postfix, and the postfix-sync daemon between them.
 
 A list that is created gets mail, and mail to a removed list is refused, without any action of an
-operator. Only postfix-sync's hosts file has the host name of Mailman's LMTP server, so each delivered
-message also shows that the hosts file and its copy in the chroot were written in time.
+operator. Only postfix-sync's hosts file has the host name of Mailman's LMTP server, so each
+delivered message also shows that the hosts file and its copy in the chroot were written in time.
 """
 
 import json
