@@ -17,7 +17,7 @@ from tests.parts.installation import install
 from tests.parts.mx import Mx
 
 FIRST = "first@lists.example.net"
-"""A list that is there from the start."""
+"""A list that exists from the start."""
 
 
 class _ByHost(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped

@@ -42,7 +42,7 @@ RESTLESS = (
     *("/dev", "/proc", "/sys", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/srv"),
     *("/root", "/var/lib/dpkg", "/var/lib/apt", "/var/spool/postfix"),
 )
-"""What changes on a host with any package, or by itself."""
+"""Paths that change with any package, or on their own."""
 
 RCPT = """\
 import smtplib, sys

@@ -29,16 +29,16 @@ ONCE = "postfix-sync-once.service"
 TIMER = "postfix-sync-once.timer"
 
 EXPOSED = 3.0
-"""What `systemd-analyze security` may say at most."""
+"""The highest exposure level that `systemd-analyze security` may report."""
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 VOLUME = "/home/mailman/data"
-"""In a home, as that of a podman without root; for its owner alone, as containers' are."""
+"""In a home directory, like a rootless podman's; only its owner can read it, as in containers."""
 MAILMAN = 999
 
 HOSTS = "/etc/hosts"
 HOSTS_OWNER = (1000, 4)
-"""A hosts file of somebody else's, which it stays."""
+"""The owner of the hosts file, which a sync must keep."""
 COPY = "/var/spool/postfix/etc/hosts"
 MAPS = "/etc/postfix/mailman"
 STATE = "/var/lib/postfix-sync"

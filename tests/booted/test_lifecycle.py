@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.booted, pytest.mark.slow]
 STATE = "/var/lib/postfix-sync"
 
 OFTEN = ("[Timer]", "OnCalendar=", "OnCalendar=*:*:0/2", "AccuracySec=100ms")
-"""The timer of a test: a pass every two seconds, and not every minute."""
+"""Drop-in of the timer: a sync every two seconds instead of every minute."""
 
 _NUMBERS = itertools.count()
 

@@ -16,12 +16,12 @@ from tests.scenarios.flapping import flap
 pytestmark = [pytest.mark.load, pytest.mark.slow, pytest.mark.alone]
 
 NEARLY = 0.9
-"""The part of its delivery rate that another source's list keeps at least."""
+"""The part of its delivery rate that another source's list must keep."""
 
 TEN_MINUTES = 600.0
 
 AS_FAST = 2.0
-"""How many times as long a list may take behind others' removal: one look more at the files."""
+"""The factor that a list may take longer during others' removal: one more read of the files."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

@@ -45,7 +45,7 @@ BY_DAEMON = frozenset(
         "absent -> in a domain of its own",
     }
 )
-"""The changes that a daemon makes here, with lmdb; none of them is one of the configuration."""
+"""The changes that a daemon makes here, with lmdb; none changes the configuration."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

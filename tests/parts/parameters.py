@@ -1,4 +1,4 @@
-"""A Postfix of given main.cf parameters, as unit tests need it, and sets of such parameters."""
+"""A Postfix with given main.cf parameters, for unit tests, and sets of such parameters."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ RECIPIENTS = "lmdb:/etc/postfix/mailman/postfix_recipients"
 
 
 class RunningProcesses(Processes):
-    """Those of a Postfix that runs."""
+    """The processes of a running Postfix."""
 
     @property
     def master(self) -> int:
@@ -41,7 +41,7 @@ class RunningProcesses(Processes):
 
 
 class Running(Postfix):
-    """One that is not stopped."""
+    """A running Postfix."""
 
     @property
     def processes(self) -> Processes:
@@ -67,7 +67,7 @@ def postfix(
 def classes(
     one: Postfix, domains: frozenset[str], mail_hosts: frozenset[str] = frozenset()
 ) -> Classes:
-    """As address_classes.classify has it where main.cf names domains, and no tables of others."""
+    """Classify domains like address_classes.classify, for a main.cf without other tables."""
 
     def named(parameter: str, *, with_maps: bool = True) -> dict[str, bool | None]:
         value = one.parameters[parameter]
