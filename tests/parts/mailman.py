@@ -281,7 +281,7 @@ class Mailman:
         return done.stdout
 
     def create_lists(self, domain: str, alias_domain: str, names: Iterable[str]) -> list[str]:
-        """Create lists in a new domain by Mailman's own code, with those of `names` that it accepts.
+        """Create lists in a new domain by Mailman's own code, of those names that it accepts.
 
         It accepts as many names as possible: listname_chars is at its widest. The files are
         written once, at the end. Return the lists' posting addresses.
@@ -398,7 +398,7 @@ class Mailman:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads Mailman's queue files without Mailman, with the library's Message for Mailman's."""
+    """Reads queue files without Mailman: the library's Message replaces Mailman's."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("mailman.email.message", "Message"):
