@@ -1,4 +1,4 @@
-"""What main.cf lacks for the maps to work, and the values that setup gives it."""
+"""The settings of main.cf that the maps require, and the values that setup gives them."""
 
 from dataclasses import replace
 
@@ -36,11 +36,11 @@ def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -
     return by_parameter
 
 
-def test_all_is_there() -> None:
+def test_complete_main_cf_has_no_notices() -> None:
     assert found(postfix(**WIRED)) == {}
 
 
-def test_nothing_is_there() -> None:
+def test_main_cf_without_the_maps_has_a_notice_for_each_parameter() -> None:
     assert found(postfix()) == {
         "transport_maps": "postconf -e 'transport_maps = lmdb:/etc/postfix/mailman/postfix_lmtp'"
         " && postfix reload",
@@ -55,14 +55,14 @@ def test_nothing_is_there() -> None:
     }
 
 
-def test_what_is_there_is_added_to() -> None:
+def test_present_value_is_extended() -> None:
     one = postfix(**{**WIRED, "transport_maps": "hash:/etc/postfix/transport"})
     assert (
         "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/" in found(one)["transport_maps"]
     )
 
 
-def test_what_comes_to_nothing_is_not_kept() -> None:
+def test_reference_that_expands_to_nothing_is_not_kept() -> None:
     one = postfix()
     one = replace(one, unexpanded={**one.unexpanded, "virtual_alias_maps": "$virtual_maps"})
     assert "'virtual_alias_maps = lmdb:/etc/" in found(one)["virtual_alias_maps"]
@@ -71,21 +71,21 @@ def test_what_comes_to_nothing_is_not_kept() -> None:
     assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(one)["transport_maps"]
 
 
-def test_another_instance_is_named() -> None:
+def test_hint_names_another_instance() -> None:
     hint = found(postfix(directory="/etc/postfix-out"))["transport_maps"]
     assert hint.startswith("postconf -c /etc/postfix-out -e ")
     assert hint.endswith(" && postfix -c /etc/postfix-out reload")
 
 
-def test_one_that_is_stopped_is_not_reloaded() -> None:
-    """The command would fail."""
+def test_hint_for_a_stopped_postfix_has_no_reload() -> None:
+    """`postfix reload` would fail."""
     stopped = Postfix(**vars(postfix(queue_directory="/nonexistent")))
     assert found(stopped)["transport_maps"].startswith("postconf -e ")
     assert not any("reload" in hint for hint in found(stopped).values())
 
 
 class UnknownProcesses(Processes):
-    """Those that the user is not permitted to see."""
+    """Processes that the user has no permission to see."""
 
     @property
     def master(self) -> int:
@@ -93,33 +93,33 @@ class UnknownProcesses(Processes):
 
 
 class Unknown(Postfix):
-    """Who asks is not root."""
+    """A Postfix as seen by a user other than root."""
 
     @property
     def processes(self) -> Processes:
         return UnknownProcesses(self.config_directory, self.queue_directory)
 
 
-def test_who_can_not_know_whether_it_runs_is_told_to_reload() -> None:
+def test_hint_has_a_reload_if_it_is_unknown_whether_postfix_runs() -> None:
     one = Unknown(**vars(postfix()))
     assert found(one)["transport_maps"].endswith(" && postfix reload")
 
 
-def test_another_type_is_replaced() -> None:
+def test_map_with_another_type_is_replaced() -> None:
     one = postfix(**{**WIRED, "transport_maps": "cdb:/x, hash:/etc/postfix/mailman/postfix_lmtp"})
     assert "'transport_maps = cdb:/x, lmdb:/etc/postfix/mailman/" in found(one)["transport_maps"]
 
 
-def test_proxied_maps_count() -> None:
+def test_proxied_map_is_accepted() -> None:
     proxied = "proxy:lmdb:/etc/postfix/mailman/postfix_lmtp"
     assert found(postfix(**{**WIRED, "transport_maps": proxied})) == {}
 
 
-def test_relay_domains_may_name_the_domains_themselves() -> None:
+def test_relay_domains_may_list_the_domains() -> None:
     assert found(postfix(**{**WIRED, "relay_domains": "example.org, lists.example.net"})) == {}
 
 
-def test_a_domain_in_mydestination() -> None:
+def test_local_list_domain_needs_local_recipient_maps() -> None:
     assert values(postfix(**LOCAL)) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps, {RECIPIENTS}"
     }
@@ -127,16 +127,16 @@ def test_a_domain_in_mydestination() -> None:
     assert values(postfix(**{**LOCAL, "local_recipient_maps": f"hash:/x {RECIPIENTS}"})) == {}
 
 
-def test_a_virtual_mailbox_domain() -> None:
+def test_virtual_mailbox_list_domain_needs_virtual_mailbox_maps() -> None:
     assert values(postfix(**MAILBOX)) == {
         "virtual_mailbox_maps": f"lmdb:/etc/postfix/mailboxes, {RECIPIENTS}"
     }
-    # That takes every address, and must not begin to refuse any.
+    # Without maps every address is accepted, and must not be refused later.
     assert values(postfix(**{**MAILBOX, "virtual_mailbox_maps": ""})) == {}
 
 
-def test_domains_of_several_classes() -> None:
-    """postfix_domains has all of them, and Postfix warns of one that is a virtual one, too."""
+def test_relay_domains_exclude_virtual_list_domains() -> None:
+    """postfix_domains has all list domains, and Postfix warns of a virtual one in relay_domains."""
     one = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
     assert values(one, TWO)["relay_domains"] == (
         "example.edu, !lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
@@ -145,14 +145,14 @@ def test_domains_of_several_classes() -> None:
     found = wanted(postfix(**named), TWO)["relay_domains"]
     assert found.wanted == "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     assert found.verdict is Verdict.WARNING
-    mended = {**named, "relay_domains": found.wanted}
-    assert "relay_domains" not in wanted(postfix(**mended), TWO)
-    # Of a local domain it says nothing.
+    fixed = {**named, "relay_domains": found.wanted}
+    assert "relay_domains" not in wanted(postfix(**fixed), TWO)
+    # Postfix does not warn of a local domain.
     local = {**WIRED, "mydestination": "lists.example.net"}
     assert list(wanted(postfix(**local), TWO)) == ["local_recipient_maps"]
 
 
-def test_a_list_domain_below_one_that_is_kept_out() -> None:
+def test_list_domain_below_an_excluded_one_is_named_first() -> None:
     domains = frozenset({"example.com", "lists.example.com"})
     one = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
     assert values(one, domains)["relay_domains"] == (
@@ -161,21 +161,21 @@ def test_a_list_domain_below_one_that_is_kept_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "mended"),
+    ("present", "fixed"),
     [
         ("!lists.example.net, {}", "{}"),
         ("example.org, !lists.example.net,  {}", "example.org, {}"),
         ("!example.net, {}", "lists.example.net, !example.net, {}"),
     ],
 )
-def test_a_domain_that_is_kept_out_is_let_in(present: str, mended: str) -> None:
+def test_excluded_list_domain_is_included_again(present: str, fixed: str) -> None:
     domains = "lmdb:/etc/postfix/mailman/postfix_domains"
     recipients = f"hash:/etc/postfix/relay_recipients, {RECIPIENTS}"
     one = {**WIRED, "relay_recipient_maps": recipients, "relay_domains": present.format(domains)}
-    assert values(postfix(**one)) == {"relay_domains": mended.format(domains)}
+    assert values(postfix(**one)) == {"relay_domains": fixed.format(domains)}
 
 
-def test_a_virtual_alias_domain() -> None:
+def test_list_domain_in_virtual_alias_domains_is_excluded_there() -> None:
     one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
     assert values(postfix(**one)) == {
         "virtual_alias_domains": "!lists.example.net, $virtual_alias_maps, lists.example.net"
@@ -187,7 +187,7 @@ def test_a_virtual_alias_domain() -> None:
     }
 
 
-def test_mail_host_of_aliases_is_relayed_by_the_map_or_named_where_that_is_not() -> None:
+def test_mail_host_of_aliases_is_relayed_or_a_virtual_alias_domain() -> None:
     one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
     hosts = frozenset({"example.com"})
     assert values(postfix(**one), DOMAINS, hosts) == {}
@@ -214,20 +214,20 @@ def test_aliases_decide_whether_a_missing_vmap_loses_mail() -> None:
 
 
 def test_mail_host_of_aliases_is_closed_with_the_list_domains() -> None:
-    """Also by the setup that makes relay_domains name postfix_domains."""
+    """Also if the same setup adds postfix_domains to relay_domains."""
     hosts = frozenset({"example.com"})
     one = {"virtual_alias_domains": "", "relay_domains": "example.org", "relay_recipient_maps": ""}
     closed = r"regexp:{{!/@(example\.com|lists\.example\.net)$$/ OK}}"
     wanted = f"{RECIPIENTS}, {closed}"
     assert values(postfix(**{**WIRED, **one}), DOMAINS, hosts)["relay_recipient_maps"] == wanted
-    # Where the list domain is relayed anyway, postfix_domains brings in no mail host.
+    # If the list domain is relayed anyway, postfix_domains is not added, nor is the mail host.
     one["relay_domains"] = "lists.example.net"
     found = values(postfix(**{**WIRED, **one}), DOMAINS, hosts)
     assert found == {"virtual_alias_domains": "example.com"}
 
 
 def test_other_relay_domains_stay_accepted() -> None:
-    """An empty relay_recipient_maps accepts every address; with one map in it, only list ones."""
+    """An empty relay_recipient_maps accepts every address; one with our map only list addresses."""
     others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     one = {**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org, hash:/x"}
     assert values(postfix(**one)) == {
@@ -235,7 +235,7 @@ def test_other_relay_domains_stay_accepted() -> None:
         "relay_recipient_maps": f"{RECIPIENTS}, {others}",
     }
     assert wanted(postfix(**one))["relay_recipient_maps"].verdict is Verdict.WARNING
-    # Where recipients are listed, the others have their entries already.
+    # If there are other recipient maps, those have the entries of the other domains.
     listed = values(postfix(**{**one, "relay_recipient_maps": "hash:/r"}))["relay_recipient_maps"]
     assert listed == f"hash:/r, {RECIPIENTS}"
     assert (
@@ -244,12 +244,12 @@ def test_other_relay_domains_stay_accepted() -> None:
         ].verdict
         is Verdict.FAILURE
     )
-    # Without a list domain, or before 3.7, it can't be said what the others are.
+    # Without a list domain, or before 3.7, there can be no pattern for the others.
     assert "relay_recipient_maps" not in wanted(postfix(**one), frozenset())
     assert "relay_recipient_maps" not in wanted(replace(postfix(**one), version="3.6.9"))
 
 
-def test_a_new_list_domain_is_no_other_domain() -> None:
+def test_new_list_domain_is_added_to_the_pattern_of_list_domains() -> None:
     present = (
         r"lmdb:/etc/postfix/mailman/postfix_recipients, regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     )
@@ -268,32 +268,32 @@ def test_a_new_list_domain_is_no_other_domain() -> None:
 
 
 SHARED = "example.net"
-"""A list domain that others use, too."""
+"""A list domain with other recipients."""
 
 
 @pytest.mark.parametrize("named", [SHARED, "Example.NET, example.org", "example.org, example.net"])
 @pytest.mark.parametrize("version", ["3.6.9", "3.7"])
-def test_a_domain_that_main_cf_names_itself_stays_open(named: str, version: str) -> None:
+def test_list_domain_that_main_cf_names_accepts_every_address(named: str, version: str) -> None:
     one = replace(postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": named}))
     one = replace(one, version=version)
     domains = frozenset({SHARED})
     assert values(one, domains) == {}
     assert advice(one, Installation(MAPS, "lmdb"), classes(one, domains), frozenset()) == []
     assert list(left_open(one, classes(one, domains))) == [SHARED]
-    # Where recipients are listed, its own are among them, and the lists are added.
+    # If there are other recipient maps, they have its other recipients, and the lists are added.
     listed = replace(one, parameters={**one.parameters, "relay_recipient_maps": "hash:/r"})
     listed = replace(listed, unexpanded=listed.parameters)
     assert values(listed, domains) == {"relay_recipient_maps": f"hash:/r, {RECIPIENTS}"}
     assert left_open(listed, classes(listed, domains)) == {}
 
 
-def test_a_domain_below_one_that_main_cf_names_stays_open() -> None:
+def test_list_domain_below_one_that_main_cf_names_accepts_every_address() -> None:
     one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": SHARED})
     assert values(one) == {}
     assert list(left_open(one, classes(one, DOMAINS))) == ["lists.example.net"]
 
 
-def test_only_domains_that_the_maps_alone_name_are_closed() -> None:
+def test_only_domains_that_just_the_maps_name_refuse_unknown_addresses() -> None:
     one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org"})
     domains = frozenset({"example.org", "lists.example.edu"})
     others = r"regexp:{{!/@(lists\.example\.edu)$$/ OK}}"
@@ -310,8 +310,8 @@ def test_only_domains_that_the_maps_alone_name_are_closed() -> None:
     assert list(left_open(done, classes(done, domains))) == ["example.org"]
 
 
-def test_a_domain_that_setup_has_closed_is_not_opened_again() -> None:
-    """Somebody has written it into relay_domains since."""
+def test_domain_closed_by_setup_is_not_opened_when_main_cf_names_it() -> None:
+    """An operator has added it to relay_domains since."""
     others = r"regexp:{{!/@(lists\.example\.net|lists\.example\.org)$$/ OK}}"
     one = postfix(
         **{
@@ -324,8 +324,8 @@ def test_a_domain_that_setup_has_closed_is_not_opened_again() -> None:
     assert left_open(one, classes(one, TWO)) == {}
 
 
-def test_a_domain_of_unknown_class_has_none() -> None:
-    """Nothing follows for what depends on it; routes and aliases don't."""
+def test_domain_of_unknown_class_causes_no_class_settings() -> None:
+    """Routes and aliases do not depend on the class."""
     error = ApplyError("mysql:/x: query error")
     one = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
     unknown = Classes(DOMAINS, unknown=dict.fromkeys(DOMAINS, error))
@@ -336,7 +336,7 @@ def test_a_domain_of_unknown_class_has_none() -> None:
         "virtual_alias_maps",
     ]
     assert advice(one, ours, unknown, frozenset()) == []
-    # postfix_domains has the domain, too: for no other one it may enter relay_domains.
+    # postfix_domains has the domain, so it must not be added to relay_domains for another one.
     named = {"relay_domains": frozenset({"lists.example.org"})}
     unknown = Classes(TWO, named=named, unknown=dict.fromkeys(DOMAINS, error))
     assert {setting.parameter for setting in settings(one, ours, unknown)} == {
@@ -345,8 +345,8 @@ def test_a_domain_of_unknown_class_has_none() -> None:
     }
 
 
-def test_a_virtual_alias_domain_is_no_more_open_as_a_relayed_one() -> None:
-    """Unknown addresses of it were refused before, though relay_domains names it, too."""
+def test_virtual_alias_domain_refuses_unknown_addresses_when_relayed() -> None:
+    """Its unknown addresses were refused before, although relay_domains names it as well."""
     named = {"virtual_alias_domains": SHARED, "relay_domains": SHARED, "relay_recipient_maps": ""}
     one = postfix(**{**WIRED, **named})
     found = values(one, frozenset({SHARED}))
@@ -355,7 +355,7 @@ def test_a_virtual_alias_domain_is_no_more_open_as_a_relayed_one() -> None:
 
 
 def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
-    """A `!` before them would match them first."""
+    """A `!` item before them would match them first."""
     named = {k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}
     relayed = f"sub.lists.example.net, {WIRED['relay_domains']}"
     one = postfix(**{**WIRED, **named, "relay_domains": relayed})
@@ -367,9 +367,9 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "present", "mended"),
+    ("parameter", "present", "fixed"),
     [
-        # The map for that parameter takes the place of another one.
+        # The map for the parameter replaces another map of ours.
         ("transport_maps", "{vmap}", "{lmtp}"),
         ("transport_maps", "hash:/x, {recipients}", "hash:/x, {lmtp}"),
         ("transport_maps", "{domains} {lmtp}", "{lmtp}"),
@@ -382,13 +382,13 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
         ("alias_maps", "hash:/etc/aliases,{lmtp},hash:/y", "hash:/etc/aliases, hash:/y"),
         ("canonical_maps", "{vmap}", ""),
         ("virtual_alias_domains", "example.com {domains}", "example.com"),
-        # Mailman's own files, as in the recipes that people follow.
+        # Mailman's own files, as in common instructions.
         ("transport_maps", "regexp:{volume}/postfix_lmtp", "{lmtp}"),
         ("transport_maps", "hash:/x, hash:{volume}/postfix_lmtp", "hash:/x, {lmtp}"),
         ("transport_maps", "{lmtp}, regexp:{volume}/postfix_lmtp", "{lmtp}"),
         ("relay_domains", "regexp:{volume}/postfix_domains", "{domains}"),
         ("local_recipient_maps", "proxy:unix:p, regexp:{volume}/postfix_lmtp", "proxy:unix:p"),
-        # Another type.
+        # Another map type.
         (
             "local_recipient_maps",
             "hash:/x, proxy:hash:{maps}/postfix_recipients",
@@ -396,7 +396,7 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
         ),
     ],
 )
-def test_maps_in_a_wrong_place(parameter: str, present: str, mended: str) -> None:
+def test_maps_in_a_wrong_parameter_are_replaced(parameter: str, present: str, fixed: str) -> None:
     places = {
         "lmtp": WIRED["transport_maps"],
         "domains": WIRED["relay_domains"],
@@ -407,11 +407,11 @@ def test_maps_in_a_wrong_place(parameter: str, present: str, mended: str) -> Non
     }
     others = r", regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     one = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
-    expected = {parameter: mended.format(**places)}
+    expected = {parameter: fixed.format(**places)}
     assert values(postfix(**one)) == expected, others
 
 
-def test_the_same_maps_by_another_parameter_are_mended_there() -> None:
+def test_maps_referenced_by_another_parameter_are_fixed_there() -> None:
     lmtp = WIRED["transport_maps"]
     expanded = {
         **LOCAL,
@@ -424,8 +424,8 @@ def test_the_same_maps_by_another_parameter_are_mended_there() -> None:
     assert values(one) == {"alias_maps": "hash:/etc/aliases"}
 
 
-def test_a_dollar_that_is_no_name_stays_one() -> None:
-    """postconf -x gives `$` for `$$`; what is written out again needs both."""
+def test_escaped_dollar_is_kept_escaped() -> None:
+    """postconf -x prints `$` for `$$`; the value that is written needs both."""
     one = postfix(**{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"})
     spelt = "regexp:{{/a$$/ x:}} hash:$there/postfix_lmtp"
     one = replace(one, unexpanded={**one.unexpanded, "transport_maps": spelt})
@@ -434,7 +434,7 @@ def test_a_dollar_that_is_no_name_stays_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "value", "mended"),
+    ("present", "value", "fixed"),
     [
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "", ""),
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "a.b", "$mydestination, "),
@@ -442,19 +442,19 @@ def test_a_dollar_that_is_no_name_stays_one() -> None:
         ("$mine", "", "$mine, "),
     ],
 )
-def test_what_the_default_gives_is_kept(present: str, value: str, mended: str) -> None:
+def test_value_of_the_default_is_kept(present: str, value: str, fixed: str) -> None:
     one = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
     one = replace(one, unexpanded={**one.unexpanded, "relay_domains": present})
-    assert values(one)["relay_domains"] == f"{mended}lmdb:/etc/postfix/mailman/postfix_domains"
+    assert values(one)["relay_domains"] == f"{fixed}lmdb:/etc/postfix/mailman/postfix_domains"
 
 
-@pytest.mark.parametrize(("present", "mended"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
-def test_extensions_need_their_delimiter(present: str, mended: str) -> None:
+@pytest.mark.parametrize(("present", "fixed"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
+def test_plus_is_added_to_recipient_delimiter(present: str, fixed: str) -> None:
     one = postfix(**{**WIRED, "recipient_delimiter": present})
-    assert values(one).get("recipient_delimiter", "") == mended
+    assert values(one).get("recipient_delimiter", "") == fixed
 
 
-def test_no_list_yet() -> None:
+def test_maps_are_required_before_the_first_list() -> None:
     assert "relay_domains" in found(postfix(), domains=frozenset())
     local = {
         **WIRED,
@@ -465,21 +465,21 @@ def test_no_list_yet() -> None:
     assert found(postfix(**local), domains=frozenset()) == {}
 
 
-def test_the_hosts_file_matters_only_where_it_is_used() -> None:
+def test_lmtp_host_lookup_is_required_only_if_hosts_are_used() -> None:
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}), hosts=False) == {}
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns, native"})) == {}
     assert list(found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}))) == ["lmtp_host_lookup"]
 
 
-@pytest.mark.parametrize(("timeout", "told"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
-def test_replicas_need_an_end_to_connecting(timeout: str, told: int) -> None:
+@pytest.mark.parametrize(("timeout", "count"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
+def test_cluster_without_connect_timeout_has_a_notice(timeout: str, count: int) -> None:
     listed = list(cluster_notices(postfix(lmtp_connect_timeout=timeout)))
-    assert len(listed) == told
-    assert all("lmtp_connect_timeout = 5s" in one.hint for one in listed)
+    assert len(listed) == count
+    assert all("lmtp_connect_timeout = 5s" in notice.hint for notice in listed)
 
 
 @pytest.mark.parametrize("only", [RECIPIENTS, f"regexp:{VOLUME}/postfix_lmtp"])
-def test_local_users_are_put_back(only: str) -> None:
+def test_removed_local_users_are_restored(only: str) -> None:
     one = postfix(**{**LOCAL, "local_recipient_maps": only})
     assert values(one) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname, $alias_maps, {RECIPIENTS}"
@@ -488,10 +488,12 @@ def test_local_users_are_put_back(only: str) -> None:
 
 @pytest.mark.parametrize("named", ["hash:/etc/postfix/mailman/", f"regexp:{VOLUME}/"])
 @pytest.mark.parametrize("parameter", ["mydestination", "virtual_mailbox_domains"])
-def test_what_gives_the_domains_their_class_is_not_lost(parameter: str, named: str) -> None:
-    """Mailman's file there, or a map as another type, is exchanged: lists' mail is taken as before.
+def test_table_that_gives_domains_their_class_is_replaced_by_ours(
+    parameter: str, named: str
+) -> None:
+    """The table is Mailman's own file, or our map with another type.
 
-    Without their domain it would be refused; with a map that is not built, all mail is put off.
+    Without it the lists' mail would be refused; with a map that is not built, all mail is deferred.
     """
     one = postfix(
         transport_maps=WIRED["transport_maps"],
