@@ -172,7 +172,7 @@ def _is_removed_and_mail_is_accepted(mx: Booted) -> None:
     mx.systemctl("start", "--no-block", ONCE)
     mx.wait_for_unit(ONCE, "activating")
     printed = apt(mx.run, "remove", "postfix-sync")
-    assert f"Postfix goes on with the maps in {MAPS} as they are now" in printed
+    assert f"Postfix continues to use the maps in {MAPS} as they are now" in printed
     assert states(mx) == "inactive inactive"
     mx.run("rm", "-r", f"/run/systemd/system/{ONCE}.d")
     assert mx.show(ONCE, "ActiveState") == {"ActiveState": "inactive"}

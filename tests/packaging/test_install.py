@@ -180,13 +180,15 @@ def test_uninstall_removes_only_what_install_put_there(clone: Clone, host: Other
         (host.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (host.directory / name).write_text(text)
     said = clone.make(host, "uninstall")
-    assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix goes on with the maps" in said
+    assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix continues to use the maps" in said
     assert "  /etc/postfix/main.cf:3: lmdb:$config_directory/lists/postfix_lmtp\n" in said
     assert "  /etc/postfix-in/main.cf:1: relay_domains = lmdb:" in said
     assert said.count("main.cf:") == 2
     made = ("etc/postfix-sync", "etc/postfix", "etc/postfix/lists", "etc/postfix-in")
     assert host.tree() == {**before, **written, **dict.fromkeys(made, "/")}
-    assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
+    assert "make install has not installed anything there" in clone.make(
+        host, "uninstall", expect=2
+    )
 
 
 @pytest.mark.kill
