@@ -13,7 +13,7 @@ from tests.scenarios.transitions import by_command, killed_with
 
 pytestmark = [pytest.mark.matrix, pytest.mark.transition, pytest.mark.slow]
 
-EVERY = pytest.mark.parametrize("change", changes(), ids=lambda one: one.id)
+EVERY = pytest.mark.parametrize("change", changes(), ids=lambda change: change.id)
 TYPES = pytest.mark.parametrize("map_type", ["lmdb", "hash", "btree", "cdb"])
 
 

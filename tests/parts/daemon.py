@@ -146,7 +146,7 @@ class RunningDaemon:
     @property
     def messages(self) -> list[str]:
         """The lines of a log in text format, without time and program name."""
-        return [re.sub(r"^\S+Z postfix-sync: |^postfix-sync: ", "", one) for one in self.lines]
+        return [re.sub(r"^\S+Z postfix-sync: |^postfix-sync: ", "", line) for line in self.lines]
 
     @property
     def lines(self) -> list[str]:
@@ -167,7 +167,7 @@ class RunningDaemon:
     @property
     def passes(self) -> int:
         """The number of syncs so far."""
-        return sum("READY=1\nSTATUS=" in one for one in self.notify.received)
+        return sum("READY=1\nSTATUS=" in datagram for datagram in self.notify.received)
 
     def wait_for_passes(self, number: int, timeout: float = PATIENCE) -> None:
         """Wait until it has made so many syncs since its start."""

@@ -31,7 +31,7 @@ def earlier(package: Path, version: str) -> Path:
     control = tree / "DEBIAN/control"
     lines = control.read_text().splitlines(keepends=True)
     control.write_text(
-        "".join(f"Version: {version}\n" if one.startswith("Version:") else one for one in lines)
+        "".join(f"Version: {version}\n" if line.startswith("Version:") else line for line in lines)
     )
     module = tree / "usr/lib/python3/dist-packages/postfix_sync/__init__.py"
     module.write_text(f'__version__ = "{version}"\n')

@@ -82,13 +82,13 @@ def serve(orders: IO[str], answers: IO[str]) -> None:
     for line in orders:
         with tempfile.TemporaryDirectory() as directory:
             files = [Path(directory, name) for name in ("stdout", "stderr", "events")]
-            for one in files:
-                one.touch()
+            for file in files:
+                file.touch()
             pid = os.fork()
             if not pid:
                 _obey(_Order(**json.loads(line)), *files)
             _, status = os.waitpid(pid, 0)
-            stdout, stderr, events = (one.read_text() for one in files)
+            stdout, stderr, events = (file.read_text() for file in files)
         ended = Ended(os.waitstatus_to_exitcode(status), stdout, stderr, tuple(events.splitlines()))
         answers.write(f"{json.dumps(asdict(ended))}\n")
         answers.flush()

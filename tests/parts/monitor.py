@@ -65,8 +65,8 @@ def samples(text: str) -> dict[str, dict[Labels, float]]:
     """Parse metrics in the text format; return the values by name and labels."""
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            found.setdefault(one.name, {})[frozenset(one.labels.items())] = one.value
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     return found
 
 

@@ -137,7 +137,7 @@ class Mx:
 
     def _delivered(self, name: str) -> set[str]:
         ids = (message.message_id for message in self.mailman.accepted(name))
-        return {one.partition("@")[0] for one in ids}
+        return {message_id.partition("@")[0] for message_id in ids}
 
     def about(self) -> str:
         """Return the ends of all logs, for the message of a failure."""
@@ -155,8 +155,8 @@ class Mx:
     def knows(self, name: str) -> bool:
         """Whether the maps have a list."""
         return all(
-            self.host.ask("postmap", "-q", name, f"lmdb:{MAPS}/{one}").returncode == 0
-            for one in (ROUTES, RECIPIENTS)
+            self.host.ask("postmap", "-q", name, f"lmdb:{MAPS}/{map_name}").returncode == 0
+            for map_name in (ROUTES, RECIPIENTS)
         )
 
     def at_rest(self) -> bool:
@@ -165,8 +165,8 @@ class Mx:
         Then each map's text has the entries of its index, and there are no other files.
         """
         directory = self.host.path(MAPS)
-        known = {one for name in MAP_NAMES for one in (name, f"{name}.lmdb")}
-        return {one.name for one in directory.iterdir()} == known and all(
+        known = {file for name in MAP_NAMES for file in (name, f"{name}.lmdb")}
+        return {path.name for path in directory.iterdir()} == known and all(
             parse_installed((directory / name).read_bytes()) == self.dumped(name)
             for name in MAP_NAMES
         )

@@ -64,6 +64,10 @@ def at_a_terminal(
 def width(line: str) -> int:
     """Return the number of columns that a line takes."""
     return sum(
-        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
-        for one in line
+        0
+        if unicodedata.combining(letter)
+        else 2
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1
+        for letter in line
     )

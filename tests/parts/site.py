@@ -199,5 +199,5 @@ class Site:
     def stray(self) -> set[str]:
         """Return the files in the map directory that do not belong to a map."""
         suffix = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}[self.map_type]
-        expected = {one for name in MAP_NAMES for one in (name, name + suffix)}
-        return {one.name for one in self.maps.iterdir()} - expected
+        expected = {file for name in MAP_NAMES for file in (name, name + suffix)}
+        return {path.name for path in self.maps.iterdir()} - expected

@@ -86,9 +86,9 @@ def run(session: Coroutine[Any, Any, T]) -> T:
 def sockets() -> int:
     """Return the number of open sockets of this process."""
     found = 0
-    for one in Path("/proc/self/fd").iterdir():
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found += stat.S_ISSOCK(one.stat().st_mode)
+            found += stat.S_ISSOCK(descriptor.stat().st_mode)
         except OSError:  # it has been closed
             continue
     return found

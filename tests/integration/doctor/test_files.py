@@ -559,5 +559,7 @@ def test_program_is_named_by_the_path_it_was_started_under(site: Site, public: P
     done = subprocess.run(
         ["sh", "-c", shlex.join(command)], env=by_path, check=False, capture_output=True, text=True
     )
-    [why] = [one["why"] for one in json.loads(done.stdout)["checks"] if one["name"] == "passes"]
+    [why] = [
+        check["why"] for check in json.loads(done.stdout)["checks"] if check["name"] == "passes"
+    ]
     assert f"* * * * * root {installed} -c {site.config} --once" in why

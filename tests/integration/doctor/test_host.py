@@ -204,13 +204,13 @@ def test_host_without_postfix_is_reported(site: Site, monkeypatch: pytest.Monkey
     finally:
         monkeypatch.undo()
         find_command.cache_clear()
-    assert [(one.name, one.verdict) for one in found] == [("postfix", Verdict.FAILURE)]
+    assert [(finding.name, finding.verdict) for finding in found] == [("postfix", Verdict.FAILURE)]
     assert found[0].seen.startswith("postconf: no such command in ")
     assert "install Postfix" in found[0].why
 
 
 async def in_process(site: Site) -> list[Finding]:
-    return [one async for one in examination.examine(load(site.config))]
+    return [finding async for finding in examination.examine(load(site.config))]
 
 
 def test_user_other_than_root_gets_a_warning_and_no_traceback(site: Site) -> None:
@@ -223,7 +223,7 @@ def test_user_other_than_root_gets_a_warning_and_no_traceback(site: Site) -> Non
         command, user="nobody", group="nogroup", extra_groups=[], capture_output=True, check=False
     )
     assert b"Traceback" not in done.stderr
-    checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks[f"name:{NAME}"]["status"] == "warning"
     assert "Operation not permitted" in checks[f"name:{NAME}"]["seen"]
 

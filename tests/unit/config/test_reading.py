@@ -428,9 +428,7 @@ def test_invalid_value_is_reported_with_its_line(
         ("<<: [{interval: 1s}, 2]", "<<: expected a mapping, or a list of mappings"),
     ],
 )
-def test_value_of_another_yaml_type_is_shown_as_read(
-    tmp_path: Path, text: str, problem: str
-) -> None:
+def test_error_shows_the_value_as_yaml_reads_it(tmp_path: Path, text: str, problem: str) -> None:
     [found] = problems(tmp_path, f"sources:\n- path: /m\n  {text}\n")
     assert found.startswith(f"3: sources[0].{problem}".replace(".:", ":"))
 
@@ -473,7 +471,7 @@ def test_text_that_is_not_a_configuration_is_reported_with_its_line(
     began = time.process_time()
     found = problems(tmp_path, text)
     assert time.process_time() - began < 20
-    assert any(one.startswith(problem) for one in found), found
+    assert any(line.startswith(problem) for line in found), found
 
 
 def test_huge_file_is_refused(tmp_path: Path) -> None:
@@ -482,7 +480,7 @@ def test_huge_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_encodings_with_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
+def test_unicode_encodings_are_read(tmp_path: Path, encoding: str) -> None:
     text = "sources: [{path: /m, domains: [bücher.example]}]"
     assert load(tmp_path, text.encode(encoding)).sources[0].domains == ["bücher.example"]
 
@@ -500,20 +498,20 @@ guard: {allow_empty: yes}
 probe: {flush: No}
 """,
     )
-    assert [(one.name, str(one.path), one.interval) for one in found.sources] == [
+    assert [(source.name, str(source.path), source.interval) for source in found.sources] == [
         ("0022", "/a", 5),
         ("b", "/b", 5),
         ("no", "/c", 5),
         ("d", "/x", 5),
     ]
-    assert [one.ssh.port for one in found.sources if one.ssh] == [23, 23, 23, 24]
+    assert [source.ssh.port for source in found.sources if source.ssh] == [23, 23, 23, 24]
     assert (found.guard.allow_empty, found.probe.flush) == (True, False)
 
 
 def test_problem_in_an_alias_is_reported_for_each_use(tmp_path: Path) -> None:
     text = "sources:\n- path: /a\n  ssh: &mm {hst: x, host: h}\n- path: /b\n  ssh: *mm\n"
     said = "unknown key; did you mean"
-    assert [one.partition(said)[0] for one in problems(tmp_path, text)] == [
+    assert [line.partition(said)[0] for line in problems(tmp_path, text)] == [
         "3: sources[0].ssh.hst: ",
         "3: sources[1].ssh.hst: ",
     ]
@@ -574,11 +572,13 @@ _scalars = st.sampled_from(
 _values: Any = st.recursive(
     _scalars,
     lambda inner: (
-        st.lists(inner, max_size=3).map(lambda one: f"[{', '.join(one)}]")
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
         | st.dictionaries(st.sampled_from(KEYS) | _scalars, inner, max_size=3).map(
-            lambda one: "{" + ", ".join(f"{key}: {value}" for key, value in one.items()) + "}"
+            lambda mapping: (
+                "{" + ", ".join(f"{key}: {value}" for key, value in mapping.items()) + "}"
+            )
         )
-        | inner.map(lambda one: f"&a {one}")
+        | inner.map(lambda value: f"&a {value}")
     ),
     max_leaves=8,
 )
@@ -590,10 +590,10 @@ _documents = st.lists(
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary()
-    | st.text().map(lambda one: one.encode("utf-8", "surrogatepass"))
-    | _documents.map(lambda one: one.encode("utf-8", "surrogatepass"))
+    | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | _documents.map(lambda text: text.encode("utf-8", "surrogatepass"))
     | _values.map(
-        lambda one: f"sources: [{{path: /m, name: {one}}}]".encode("utf-8", "surrogatepass")
+        lambda value: f"sources: [{{path: /m, name: {value}}}]".encode("utf-8", "surrogatepass")
     )
 )
 @example(b"sources: [{path: /m, destination: 'lmtp:[x]:" + b"9" * 5000 + b"'}]")

@@ -131,7 +131,7 @@ def test_container_in_the_network_of_another_is_at_its_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "message", "fix"),
+    ("container", "message", "fix"),
     [
         (
             docker(Status="exited", Running=False, ExitCode=137),
@@ -159,10 +159,10 @@ def test_container_in_the_network_of_another_is_at_its_address() -> None:
     ],
 )
 def test_unreachable_container_is_reported_with_its_reason(
-    one: Container, message: str, fix: str | None
+    container: Container, message: str, fix: str | None
 ) -> None:
     with pytest.raises(NotPlaced) as found:
-        place(one, near(17))
+        place(container, near(17))
     assert found.value.message.startswith("container mm (docker): ")
     assert message in found.value.message
     assert found.value.fix == fix

@@ -12,9 +12,11 @@ from postfix_sync.postfix.main_cf.parameter import Installation
 from tests.parts.parameters import DOMAINS, LOCAL, MAPS, RECIPIENTS, WIRED, classes, postfix, values
 
 
-def advised_for(one: Postfix, *recipients: str) -> dict[str, str]:
+def advised_for(main_cf: Postfix, *recipients: str) -> dict[str, str]:
     """Return the advised settings if the lists have these addresses."""
-    listed = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset(recipients))
+    listed = advice(
+        main_cf, Installation(MAPS, "lmdb"), classes(main_cf, DOMAINS), frozenset(recipients)
+    )
     return {setting.parameter: setting.wanted for setting in listed}
 
 
@@ -40,10 +42,10 @@ def test_reject_code_is_advised_for_classes_of_the_lists_only() -> None:
 def test_refused_addresses_of_other_relay_domains_are_only_advised() -> None:
     """An operator has closed them; see also `test_other_relay_domains_stay_accepted`."""
     domains = f"example.org, {WIRED['relay_domains']}"
-    one = postfix(**{**WIRED, "relay_domains": domains})
-    assert values(one) == {}
+    main_cf = postfix(**{**WIRED, "relay_domains": domains})
+    assert values(main_cf) == {}
     others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    assert advised_for(one) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
+    assert advised_for(main_cf) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
 
 
 @pytest.mark.parametrize("present", [RECIPIENTS, ""])
@@ -51,14 +53,14 @@ def test_pattern_table_is_a_file_before_postfix_3_7(present: str) -> None:
     """The operator has to create the file, so setup does not change an empty parameter."""
     domains = f"example.org, {WIRED['relay_domains']}"
     parameters = {**WIRED, "relay_domains": domains, "relay_recipient_maps": present}
-    one = replace(postfix(**parameters), version="3.6.4")
-    assert values(one) == {}
-    advised = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset())
+    main_cf = replace(postfix(**parameters), version="3.6.4")
+    assert values(main_cf) == {}
+    advised = advice(main_cf, Installation(MAPS, "lmdb"), classes(main_cf, DOMAINS), frozenset())
     setting = {setting.parameter: setting for setting in advised}["relay_recipient_maps"]
     assert setting.verdict is Verdict.WARNING
     assert setting.present == present
     path = "/etc/postfix/outside_of_list_domains"
-    assert remedy(one, setting) == (
+    assert remedy(main_cf, setting) == (
         rf"echo '!/@(lists\.example\.net)$/ OK' > {path}"
         f" && postconf -e 'relay_recipient_maps = {RECIPIENTS}, regexp:{path}' && postfix reload"
     )

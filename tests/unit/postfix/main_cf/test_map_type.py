@@ -43,5 +43,5 @@ def test_postfix_without_a_supported_map_type_is_refused(configured: str) -> Non
 
 
 def test_map_in_mydestination_decides_the_type_too() -> None:
-    one = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
-    assert choose_map_type(one, MAPS, "auto") == "hash"
+    main_cf = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
+    assert choose_map_type(main_cf, MAPS, "auto") == "hash"

@@ -28,9 +28,11 @@ from tests.parts.parameters import (
 )
 
 
-def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -> dict[str, str]:
+def found(
+    main_cf: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True
+) -> dict[str, str]:
     ours = Installation(MAPS, "lmdb", hosts_used=hosts)
-    listed = notices(one, ours, classes(one, domains))
+    listed = notices(main_cf, ours, classes(main_cf, domains))
     by_parameter = {notice.message.split()[1]: notice.hint for notice in listed}
     assert len(by_parameter) == len(listed)
     return by_parameter
@@ -56,19 +58,24 @@ def test_main_cf_without_the_maps_has_a_notice_for_each_parameter() -> None:
 
 
 def test_present_value_is_extended() -> None:
-    one = postfix(**{**WIRED, "transport_maps": "hash:/etc/postfix/transport"})
+    main_cf = postfix(**{**WIRED, "transport_maps": "hash:/etc/postfix/transport"})
     assert (
-        "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/" in found(one)["transport_maps"]
+        "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/"
+        in found(main_cf)["transport_maps"]
     )
 
 
 def test_reference_that_expands_to_nothing_is_not_kept() -> None:
-    one = postfix()
-    one = replace(one, unexpanded={**one.unexpanded, "virtual_alias_maps": "$virtual_maps"})
-    assert "'virtual_alias_maps = lmdb:/etc/" in found(one)["virtual_alias_maps"]
-    given = {**one.parameters, "transport_maps": "hash:/x"}
-    one = replace(one, parameters=given, unexpanded={**given, "transport_maps": "hash:$dir/x"})
-    assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(one)["transport_maps"]
+    main_cf = postfix()
+    main_cf = replace(
+        main_cf, unexpanded={**main_cf.unexpanded, "virtual_alias_maps": "$virtual_maps"}
+    )
+    assert "'virtual_alias_maps = lmdb:/etc/" in found(main_cf)["virtual_alias_maps"]
+    given = {**main_cf.parameters, "transport_maps": "hash:/x"}
+    main_cf = replace(
+        main_cf, parameters=given, unexpanded={**given, "transport_maps": "hash:$dir/x"}
+    )
+    assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(main_cf)["transport_maps"]
 
 
 def test_hint_names_another_instance() -> None:
@@ -101,13 +108,17 @@ class Unknown(Postfix):
 
 
 def test_hint_has_a_reload_if_it_is_unknown_whether_postfix_runs() -> None:
-    one = Unknown(**vars(postfix()))
-    assert found(one)["transport_maps"].endswith(" && postfix reload")
+    main_cf = Unknown(**vars(postfix()))
+    assert found(main_cf)["transport_maps"].endswith(" && postfix reload")
 
 
 def test_map_with_another_type_is_replaced() -> None:
-    one = postfix(**{**WIRED, "transport_maps": "cdb:/x, hash:/etc/postfix/mailman/postfix_lmtp"})
-    assert "'transport_maps = cdb:/x, lmdb:/etc/postfix/mailman/" in found(one)["transport_maps"]
+    main_cf = postfix(
+        **{**WIRED, "transport_maps": "cdb:/x, hash:/etc/postfix/mailman/postfix_lmtp"}
+    )
+    assert (
+        "'transport_maps = cdb:/x, lmdb:/etc/postfix/mailman/" in found(main_cf)["transport_maps"]
+    )
 
 
 def test_proxied_map_is_accepted() -> None:
@@ -137,8 +148,8 @@ def test_virtual_mailbox_list_domain_needs_virtual_mailbox_maps() -> None:
 
 def test_relay_domains_exclude_virtual_list_domains() -> None:
     """postfix_domains has all list domains, and Postfix warns of a virtual one in relay_domains."""
-    one = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
-    assert values(one, TWO)["relay_domains"] == (
+    main_cf = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
+    assert values(main_cf, TWO)["relay_domains"] == (
         "example.edu, !lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     )
     named = {**WIRED, **{k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}}
@@ -154,8 +165,8 @@ def test_relay_domains_exclude_virtual_list_domains() -> None:
 
 def test_list_domain_below_an_excluded_one_is_named_first() -> None:
     domains = frozenset({"example.com", "lists.example.com"})
-    one = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
-    assert values(one, domains)["relay_domains"] == (
+    main_cf = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
+    assert values(main_cf, domains)["relay_domains"] == (
         "lists.example.com, !example.com, lmdb:/etc/postfix/mailman/postfix_domains"
     )
 
@@ -171,28 +182,32 @@ def test_list_domain_below_an_excluded_one_is_named_first() -> None:
 def test_excluded_list_domain_is_included_again(present: str, fixed: str) -> None:
     domains = "lmdb:/etc/postfix/mailman/postfix_domains"
     recipients = f"hash:/etc/postfix/relay_recipients, {RECIPIENTS}"
-    one = {**WIRED, "relay_recipient_maps": recipients, "relay_domains": present.format(domains)}
-    assert values(postfix(**one)) == {"relay_domains": fixed.format(domains)}
+    main_cf = {
+        **WIRED,
+        "relay_recipient_maps": recipients,
+        "relay_domains": present.format(domains),
+    }
+    assert values(postfix(**main_cf)) == {"relay_domains": fixed.format(domains)}
 
 
 def test_list_domain_in_virtual_alias_domains_is_excluded_there() -> None:
-    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
-    assert values(postfix(**one)) == {
+    main_cf = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
+    assert values(postfix(**main_cf)) == {
         "virtual_alias_domains": "!lists.example.net, $virtual_alias_maps, lists.example.net"
     }
-    works = replace(classes(postfix(**one), DOMAINS), self_aliased=DOMAINS)
-    listed = settings(postfix(**one), Installation(MAPS, "lmdb"), works)
+    works = replace(classes(postfix(**main_cf), DOMAINS), self_aliased=DOMAINS)
+    listed = settings(postfix(**main_cf), Installation(MAPS, "lmdb"), works)
     assert {setting.parameter: setting.wanted for setting in listed} == {
         "relay_domains": "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     }
 
 
 def test_mail_host_of_aliases_is_relayed_or_a_virtual_alias_domain() -> None:
-    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
+    main_cf = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
     hosts = frozenset({"example.com"})
-    assert values(postfix(**one), DOMAINS, hosts) == {}
+    assert values(postfix(**main_cf), DOMAINS, hosts) == {}
     local = {
-        **one,
+        **main_cf,
         "mydestination": "lists.example.net",
         "relay_domains": "",
         "local_recipient_maps": WIRED["relay_recipient_maps"] + " unix:passwd.byname",
@@ -201,68 +216,74 @@ def test_mail_host_of_aliases_is_relayed_or_a_virtual_alias_domain() -> None:
         "$virtual_alias_maps, example.com"
     )
     for parameter in CLASSES:
-        named = f"{one.get(parameter, '')} example.com".strip()
-        elsewhere = values(postfix(**{**one, parameter: named}), DOMAINS, hosts)
+        named = f"{main_cf.get(parameter, '')} example.com".strip()
+        elsewhere = values(postfix(**{**main_cf, parameter: named}), DOMAINS, hosts)
         assert "virtual_alias_domains" not in elsewhere
 
 
 def test_aliases_decide_whether_a_missing_vmap_loses_mail() -> None:
-    one = postfix(**{**WIRED, "virtual_alias_maps": "hash:/etc/postfix/virtual"})
-    assert wanted(one)["virtual_alias_maps"].verdict is Verdict.WARNING
-    with_aliases = wanted(one, DOMAINS, frozenset({"lists.example.net"}))
+    main_cf = postfix(**{**WIRED, "virtual_alias_maps": "hash:/etc/postfix/virtual"})
+    assert wanted(main_cf)["virtual_alias_maps"].verdict is Verdict.WARNING
+    with_aliases = wanted(main_cf, DOMAINS, frozenset({"lists.example.net"}))
     assert with_aliases["virtual_alias_maps"].verdict is Verdict.FAILURE
 
 
 def test_mail_host_of_aliases_is_closed_with_the_list_domains() -> None:
     """Also if the same setup adds postfix_domains to relay_domains."""
     hosts = frozenset({"example.com"})
-    one = {"virtual_alias_domains": "", "relay_domains": "example.org", "relay_recipient_maps": ""}
+    main_cf = {
+        "virtual_alias_domains": "",
+        "relay_domains": "example.org",
+        "relay_recipient_maps": "",
+    }
     closed = r"regexp:{{!/@(example\.com|lists\.example\.net)$$/ OK}}"
     wanted = f"{RECIPIENTS}, {closed}"
-    assert values(postfix(**{**WIRED, **one}), DOMAINS, hosts)["relay_recipient_maps"] == wanted
+    assert values(postfix(**{**WIRED, **main_cf}), DOMAINS, hosts)["relay_recipient_maps"] == wanted
     # If the list domain is relayed anyway, postfix_domains is not added, nor is the mail host.
-    one["relay_domains"] = "lists.example.net"
-    found = values(postfix(**{**WIRED, **one}), DOMAINS, hosts)
+    main_cf["relay_domains"] = "lists.example.net"
+    found = values(postfix(**{**WIRED, **main_cf}), DOMAINS, hosts)
     assert found == {"virtual_alias_domains": "example.com"}
 
 
 def test_other_relay_domains_stay_accepted() -> None:
     """An empty relay_recipient_maps accepts every address; one with our map only list addresses."""
     others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    one = {**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org, hash:/x"}
-    assert values(postfix(**one)) == {
+    main_cf = {**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org, hash:/x"}
+    assert values(postfix(**main_cf)) == {
         "relay_domains": "example.org, hash:/x, lmdb:/etc/postfix/mailman/postfix_domains",
         "relay_recipient_maps": f"{RECIPIENTS}, {others}",
     }
-    assert wanted(postfix(**one))["relay_recipient_maps"].verdict is Verdict.WARNING
+    assert wanted(postfix(**main_cf))["relay_recipient_maps"].verdict is Verdict.WARNING
     # If there are other recipient maps, those have the entries of the other domains.
-    listed = values(postfix(**{**one, "relay_recipient_maps": "hash:/r"}))["relay_recipient_maps"]
+    listed = values(postfix(**{**main_cf, "relay_recipient_maps": "hash:/r"}))[
+        "relay_recipient_maps"
+    ]
     assert listed == f"hash:/r, {RECIPIENTS}"
     assert (
-        wanted(postfix(**{**one, "relay_recipient_maps": "hash:/r"}))[
+        wanted(postfix(**{**main_cf, "relay_recipient_maps": "hash:/r"}))[
             "relay_recipient_maps"
         ].verdict
         is Verdict.FAILURE
     )
     # Without a list domain, or before 3.7, there can be no pattern for the others.
-    assert "relay_recipient_maps" not in wanted(postfix(**one), frozenset())
-    assert "relay_recipient_maps" not in wanted(replace(postfix(**one), version="3.6.9"))
+    assert "relay_recipient_maps" not in wanted(postfix(**main_cf), frozenset())
+    assert "relay_recipient_maps" not in wanted(replace(postfix(**main_cf), version="3.6.9"))
 
 
 def test_new_list_domain_is_added_to_the_pattern_of_list_domains() -> None:
     present = (
         r"lmdb:/etc/postfix/mailman/postfix_recipients, regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     )
-    one = postfix(
+    main_cf = postfix(
         **{
             **WIRED,
             "relay_domains": "example.edu, lmdb:/etc/postfix/mailman/postfix_domains",
             "relay_recipient_maps": present,
         }
     )
-    assert values(one) == {}
+    assert values(main_cf) == {}
     both = r"(lists\.example\.net|lists\.example\.org)"
-    assert values(one, TWO) == {
+    assert values(main_cf, TWO) == {
         "relay_recipient_maps": present.replace(r"(lists\.example\.net)", both)
     }
 
@@ -274,38 +295,38 @@ SHARED = "example.net"
 @pytest.mark.parametrize("named", [SHARED, "Example.NET, example.org", "example.org, example.net"])
 @pytest.mark.parametrize("version", ["3.6.9", "3.7"])
 def test_list_domain_that_main_cf_names_accepts_every_address(named: str, version: str) -> None:
-    one = replace(postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": named}))
-    one = replace(one, version=version)
+    main_cf = replace(postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": named}))
+    main_cf = replace(main_cf, version=version)
     domains = frozenset({SHARED})
-    assert values(one, domains) == {}
-    assert advice(one, Installation(MAPS, "lmdb"), classes(one, domains), frozenset()) == []
-    assert list(left_open(one, classes(one, domains))) == [SHARED]
+    assert values(main_cf, domains) == {}
+    assert advice(main_cf, Installation(MAPS, "lmdb"), classes(main_cf, domains), frozenset()) == []
+    assert list(left_open(main_cf, classes(main_cf, domains))) == [SHARED]
     # If there are other recipient maps, they have its other recipients, and the lists are added.
-    listed = replace(one, parameters={**one.parameters, "relay_recipient_maps": "hash:/r"})
+    listed = replace(main_cf, parameters={**main_cf.parameters, "relay_recipient_maps": "hash:/r"})
     listed = replace(listed, unexpanded=listed.parameters)
     assert values(listed, domains) == {"relay_recipient_maps": f"hash:/r, {RECIPIENTS}"}
     assert left_open(listed, classes(listed, domains)) == {}
 
 
 def test_list_domain_below_one_that_main_cf_names_accepts_every_address() -> None:
-    one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": SHARED})
-    assert values(one) == {}
-    assert list(left_open(one, classes(one, DOMAINS))) == ["lists.example.net"]
+    main_cf = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": SHARED})
+    assert values(main_cf) == {}
+    assert list(left_open(main_cf, classes(main_cf, DOMAINS))) == ["lists.example.net"]
 
 
 def test_only_domains_that_just_the_maps_name_refuse_unknown_addresses() -> None:
-    one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org"})
+    main_cf = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org"})
     domains = frozenset({"example.org", "lists.example.edu"})
     others = r"regexp:{{!/@(lists\.example\.edu)$$/ OK}}"
-    assert values(one, domains) == {
+    assert values(main_cf, domains) == {
         "relay_domains": "example.org, lmdb:/etc/postfix/mailman/postfix_domains",
         "relay_recipient_maps": f"{RECIPIENTS}, {others}",
     }
-    old = replace(one, version="3.6.9")
+    old = replace(main_cf, version="3.6.9")
     assert list(values(old, domains)) == ["relay_domains"]
     (advised,) = advice(old, Installation(MAPS, "lmdb"), classes(old, domains), frozenset())
     assert r"!/@(lists\.example\.edu)$/ OK" in advised.first
-    done = postfix(**{**one.parameters, **values(one, domains)})
+    done = postfix(**{**main_cf.parameters, **values(main_cf, domains)})
     assert values(done, domains) == {}
     assert list(left_open(done, classes(done, domains))) == ["example.org"]
 
@@ -313,33 +334,33 @@ def test_only_domains_that_just_the_maps_name_refuse_unknown_addresses() -> None
 def test_domain_closed_by_setup_is_not_opened_when_main_cf_names_it() -> None:
     """An operator has added it to relay_domains since."""
     others = r"regexp:{{!/@(lists\.example\.net|lists\.example\.org)$$/ OK}}"
-    one = postfix(
+    main_cf = postfix(
         **{
             **WIRED,
             "relay_domains": f"lists.example.net, example.edu, {WIRED['relay_domains']}",
             "relay_recipient_maps": f"{RECIPIENTS}, {others}",
         }
     )
-    assert values(one, TWO) == {}
-    assert left_open(one, classes(one, TWO)) == {}
+    assert values(main_cf, TWO) == {}
+    assert left_open(main_cf, classes(main_cf, TWO)) == {}
 
 
 def test_domain_of_unknown_class_causes_no_class_settings() -> None:
     """Routes and aliases do not depend on the class."""
     error = ApplyError("mysql:/x: query error")
-    one = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
+    main_cf = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
     unknown = Classes(DOMAINS, unknown=dict.fromkeys(DOMAINS, error))
     ours = Installation(MAPS, "lmdb")
     assert unknown.relayed == frozenset()
-    assert [setting.parameter for setting in settings(one, ours, unknown)] == [
+    assert [setting.parameter for setting in settings(main_cf, ours, unknown)] == [
         "transport_maps",
         "virtual_alias_maps",
     ]
-    assert advice(one, ours, unknown, frozenset()) == []
+    assert advice(main_cf, ours, unknown, frozenset()) == []
     # postfix_domains has the domain, so it must not be added to relay_domains for another one.
     named = {"relay_domains": frozenset({"lists.example.org"})}
     unknown = Classes(TWO, named=named, unknown=dict.fromkeys(DOMAINS, error))
-    assert {setting.parameter for setting in settings(one, ours, unknown)} == {
+    assert {setting.parameter for setting in settings(main_cf, ours, unknown)} == {
         "transport_maps",
         "virtual_alias_maps",
     }
@@ -348,8 +369,8 @@ def test_domain_of_unknown_class_causes_no_class_settings() -> None:
 def test_virtual_alias_domain_refuses_unknown_addresses_when_relayed() -> None:
     """Its unknown addresses were refused before, although relay_domains names it as well."""
     named = {"virtual_alias_domains": SHARED, "relay_domains": SHARED, "relay_recipient_maps": ""}
-    one = postfix(**{**WIRED, **named})
-    found = values(one, frozenset({SHARED}))
+    main_cf = postfix(**{**WIRED, **named})
+    found = values(main_cf, frozenset({SHARED}))
     assert found["virtual_alias_domains"] == f"!{SHARED}, {SHARED}"
     assert found["relay_recipient_maps"] == RECIPIENTS
 
@@ -358,8 +379,8 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
     """A `!` item before them would match them first."""
     named = {k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}
     relayed = f"sub.lists.example.net, {WIRED['relay_domains']}"
-    one = postfix(**{**WIRED, **named, "relay_domains": relayed})
-    assert values(one)["relay_domains"] == (
+    main_cf = postfix(**{**WIRED, **named, "relay_domains": relayed})
+    assert values(main_cf)["relay_domains"] == (
         f"sub.lists.example.net, !lists.example.net, {WIRED['relay_domains']}"
     )
     both = postfix(**{**WIRED, **named, "relay_domains": "lists.example.net"})
@@ -406,9 +427,9 @@ def test_maps_in_a_wrong_parameter_are_replaced(parameter: str, present: str, fi
         "maps": str(MAPS),
     }
     others = r", regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    one = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
+    main_cf = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
     expected = {parameter: fixed.format(**places)}
-    assert values(postfix(**one)) == expected, others
+    assert values(postfix(**main_cf)) == expected, others
 
 
 def test_maps_referenced_by_another_parameter_are_fixed_there() -> None:
@@ -418,19 +439,21 @@ def test_maps_referenced_by_another_parameter_are_fixed_there() -> None:
         "alias_maps": f"hash:/etc/aliases {lmtp}",
         "local_recipient_maps": f"proxy:unix:passwd.byname hash:/etc/aliases {lmtp} {RECIPIENTS}",
     }
-    one = postfix(**expanded)
+    main_cf = postfix(**expanded)
     spelt = {"local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps {RECIPIENTS}"}
-    one = replace(one, unexpanded={**one.unexpanded, **spelt})
-    assert values(one) == {"alias_maps": "hash:/etc/aliases"}
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, **spelt})
+    assert values(main_cf) == {"alias_maps": "hash:/etc/aliases"}
 
 
 def test_escaped_dollar_is_kept_escaped() -> None:
     """postconf -x prints `$` for `$$`; the value that is written needs both."""
-    one = postfix(**{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"})
+    main_cf = postfix(
+        **{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"}
+    )
     spelt = "regexp:{{/a$$/ x:}} hash:$there/postfix_lmtp"
-    one = replace(one, unexpanded={**one.unexpanded, "transport_maps": spelt})
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, "transport_maps": spelt})
     lmtp = WIRED["transport_maps"]
-    assert values(one) == {"transport_maps": f"regexp:{{{{/a$$/ x:}}}} {lmtp}"}
+    assert values(main_cf) == {"transport_maps": f"regexp:{{{{/a$$/ x:}}}} {lmtp}"}
 
 
 @pytest.mark.parametrize(
@@ -443,15 +466,15 @@ def test_escaped_dollar_is_kept_escaped() -> None:
     ],
 )
 def test_value_of_the_default_is_kept(present: str, value: str, fixed: str) -> None:
-    one = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
-    one = replace(one, unexpanded={**one.unexpanded, "relay_domains": present})
-    assert values(one)["relay_domains"] == f"{fixed}lmdb:/etc/postfix/mailman/postfix_domains"
+    main_cf = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, "relay_domains": present})
+    assert values(main_cf)["relay_domains"] == f"{fixed}lmdb:/etc/postfix/mailman/postfix_domains"
 
 
 @pytest.mark.parametrize(("present", "fixed"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
 def test_plus_is_added_to_recipient_delimiter(present: str, fixed: str) -> None:
-    one = postfix(**{**WIRED, "recipient_delimiter": present})
-    assert values(one).get("recipient_delimiter", "") == fixed
+    main_cf = postfix(**{**WIRED, "recipient_delimiter": present})
+    assert values(main_cf).get("recipient_delimiter", "") == fixed
 
 
 def test_maps_are_required_before_the_first_list() -> None:
@@ -480,8 +503,8 @@ def test_cluster_without_connect_timeout_has_a_notice(timeout: str, count: int) 
 
 @pytest.mark.parametrize("only", [RECIPIENTS, f"regexp:{VOLUME}/postfix_lmtp"])
 def test_removed_local_users_are_restored(only: str) -> None:
-    one = postfix(**{**LOCAL, "local_recipient_maps": only})
-    assert values(one) == {
+    main_cf = postfix(**{**LOCAL, "local_recipient_maps": only})
+    assert values(main_cf) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname, $alias_maps, {RECIPIENTS}"
     }
 
@@ -495,7 +518,7 @@ def test_table_that_gives_domains_their_class_is_replaced_by_ours(
 
     Without it the lists' mail would be refused; with a map that is not built, all mail is deferred.
     """
-    one = postfix(
+    main_cf = postfix(
         transport_maps=WIRED["transport_maps"],
         virtual_alias_maps=WIRED["virtual_alias_maps"],
         local_recipient_maps=f"unix:passwd.byname, {RECIPIENTS}",
@@ -503,7 +526,7 @@ def test_table_that_gives_domains_their_class_is_replaced_by_ours(
         **{parameter: f"example.org, {named}postfix_domains"},
     )
     ours = Installation(MAPS, "lmdb", volumes=(VOLUME,))
-    found = settings(one, ours, Classes(DOMAINS, named={parameter: DOMAINS}))
+    found = settings(main_cf, ours, Classes(DOMAINS, named={parameter: DOMAINS}))
     assert {setting.parameter: (setting.wanted, setting.verdict) for setting in found} == {
         parameter: ("example.org, lmdb:/etc/postfix/mailman/postfix_domains", Verdict.FAILURE)
     }
