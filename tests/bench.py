@@ -1,9 +1,11 @@
-"""How fast, beside what people use instead: `make bench` prints ratios, each of one run.
+"""Compare the speed with that of the alternatives: `make bench` prints ratios, each of one run.
 
-68 MB are the routes of 100,000 lists. Both read them from the same sshd on this host, in turn.
+Fetching: 68 MB, the routes of 100,000 lists, read by `sftp` and by postfix-sync in turn from the
+same sshd on this host.
 
-Mailman is down for two minutes on two hosts at the same time, and only one of them has Postfix
-deliver what waited. It takes a quarter of an hour, because the other one waits for Postfix.
+Recovery: Mailman is down for two minutes on two hosts at the same time, and only one of them
+flushes the deferred mail. It takes a quarter of an hour, because the other one waits for Postfix's
+retries.
 """
 
 # ruff: noqa: T201 - a benchmark prints
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def recovery() -> None:
-    """Print how long mail waits after Mailman is back, with postfix-sync's help and without."""
+    """Print how long mail stays deferred after Mailman is up, with and without a flush."""
     with public_directory() as first, public_directory() as second:
         ours, theirs = side_by_side((first, second), down=DOWN, after=30, patience=PATIENCE)
     print(f"Mailman down for {DOWN:g} s, {PER_SECOND:g} messages a second, both at the same time:")
@@ -50,7 +52,7 @@ def recovery() -> None:
 
 
 def fetching() -> None:
-    """Print how long a fetch takes, and `sftp` for the same files, logins included."""
+    """Print the times of a fetch and of `sftp` for the same files, logins included."""
     with rooted_directory() as directory, Sshd(directory / "sshd") as sshd:
         files = MailmanFiles(directory / "data")
         files.write("ants@lists.example.net")
@@ -68,31 +70,31 @@ def fetching() -> None:
 
 
 def by_sftp(login: Login, files: MailmanFiles) -> float:
-    """Seconds for OpenSSH's own client."""
+    """Return the seconds that OpenSSH's own client takes."""
     command = [
         *("sftp", "-q", "-b", "-", "-P", str(login.port), "-i", str(login.identity)),
         *("-o", "IdentitiesOnly=yes", "-o", f"UserKnownHostsFile={login.known_hosts}"),
         f"{login.user}@{login.host}",
     ]
-    wanted = "".join(
+    commands = "".join(
         f"get {path} {Path(login.identity).parent}/copy\n"
         for path in sorted(files.directory.iterdir())
     )
     began = time.monotonic()
-    subprocess.run(command, input=wanted, text=True, check=True, capture_output=True)
+    subprocess.run(command, input=commands, text=True, check=True, capture_output=True)
     return time.monotonic() - began
 
 
 def by_postfix_sync(login: Login, files: MailmanFiles) -> float:
-    """Seconds for the SSH source, without the rest that it waits for: sftp waits for none."""
+    """Return the seconds that the SSH source takes, without its wait for files to settle."""
 
-    async def fetched() -> None:
+    async def fetch() -> None:
         source = Ssh(login, PurePosixPath(files.directory), 2 * SIZE)
         assert await source.fetch()
         await source.close()
 
     began = time.monotonic()
-    asyncio.run(fetched())
+    asyncio.run(fetch())
     return time.monotonic() - began - QUIET
 
 

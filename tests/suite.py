@@ -1,9 +1,9 @@
-"""Run every test, in phases, and each test that failed once more by itself: `make test`.
+"""Run all tests in phases, and then each failed test once more on its own: `make test`.
 
-A test that fails beside others and passes by itself is listed as flaky, and the run passes: the
-reason has to be found, but nobody's work waits for it. Tests of load, kill, transition or attack
-are never run again (NEVER_AGAIN): what they look for may show once in a hundred runs, and that once
-is what they are for. If many tests fail, something is broken, and no test is run again.
+A test that fails among others and passes on its own is listed as flaky, and the run passes: the
+cause must be found, but it does not block other work. Tests of load, kill, transition or attack are
+never run again (NEVER_AGAIN), because the faults that they test for may occur once in a hundred
+runs. If many tests fail, the cause is not chance, and no test is run again.
 """
 
 # ruff: noqa: T201 - the summary is printed
@@ -25,10 +25,10 @@ PHASES: Mapping[Sequence[str], Sequence[str]] = {
     ("-m", "alone and not matrix"): (),
     ("-m", "booted"): ("-n", "2", "--dist", "loadscope"),
 }
-"""Which tests, and how pytest runs them: most beside each other, those that measure alone."""
+"""pytest's options to select and to run tests: most in parallel, those that measure alone."""
 
 FEW = 20
-"""So many failures may be a matter of luck; more are not."""
+"""Up to so many failures may be due to chance."""
 
 NO_TESTS_RAN = 5
 """pytest's exit status (pytest.ExitCode)."""
@@ -36,29 +36,29 @@ NO_TESTS_RAN = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run of pytest came to."""
+    """The result of one run of pytest."""
 
     status: int
     passed: int = 0
     failed: tuple[str, ...] = ()
     """The node ids of the tests that failed and may be run again."""
     failed_for_good: tuple[str, ...] = ()
-    """Those that are marked with one of NEVER_AGAIN."""
+    """The node ids of failed tests that are marked with one of NEVER_AGAIN."""
     postfix: Mapping[str, int] = field(default_factory=dict)
-    """How many tests have used which version of Postfix."""
+    """The number of tests that used each version of Postfix."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """How many tests were skipped for which reason."""
+    """The number of skipped tests for each reason."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether pytest itself failed, or found no test, whatever it lists as failed."""
-        told = bool(self.failed or self.failed_for_good)
-        return self.status != 0 and not (self.status == 1 and told)
+        """Whether pytest itself failed or found no test, apart from tests that failed."""
+        has_failures = bool(self.failed or self.failed_for_good)
+        return self.status != 0 and not (self.status == 1 and has_failures)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all phases and second runs came to."""
+    """The result of all phases and second runs."""
 
     passed: int
     failed: tuple[str, ...]
@@ -73,14 +73,16 @@ class Verdict:
         return 1 if self.failed or self.broken else 0
 
     def lines(self) -> Iterable[str]:
-        """Yield the summary; the last line is the one that tools read."""
+        """Yield the lines of the summary; tools read the last one."""
         for test in self.flaky:
             yield f"FLAKY {test}: failed beside others, passed by itself; find out why"
         for test in self.failed:
             yield f"FAILED {test}"
         for reason, count in self.skipped.items():
             yield f"SKIPPED {count}: {reason}"
-        versions = sorted(self.postfix, key=lambda one: [int(n) for n in re.findall(r"\d+", one)])
+        versions = sorted(
+            self.postfix, key=lambda version: [int(n) for n in re.findall(r"\d+", version)]
+        )
         counts = (f"{self.postfix[version]} on {version}" for version in versions)
         yield f"tests by version of Postfix: {', '.join(counts) or 'none'}"
         if self.broken:
@@ -91,12 +93,12 @@ class Verdict:
 def run(arguments: Sequence[str]) -> Outcome:
     """Run pytest with `arguments`."""
     with tempfile.TemporaryDirectory() as directory:
-        told = Path(directory) / "outcomes.json"
-        command = (sys.executable, "-m", "pytest", f"--outcomes={told}", *arguments)
+        outcomes = Path(directory) / "outcomes.json"
+        command = (sys.executable, "-m", "pytest", f"--outcomes={outcomes}", *arguments)
         status = subprocess.run(command, check=False).returncode
-        if not told.exists():
+        if not outcomes.exists():
             return Outcome(status or NO_TESTS_RAN)
-        found = json.loads(told.read_text())
+        found = json.loads(outcomes.read_text())
     again: dict[bool, list[str]] = {True: [], False: []}
     for test, markers in found["failed"].items():
         again[NEVER_AGAIN.isdisjoint(markers)].append(test)
@@ -111,9 +113,10 @@ def run(arguments: Sequence[str]) -> Outcome:
 
 
 def judge(outcomes: Sequence[Outcome], rerun: Iterable[Outcome]) -> Verdict:
-    """Decide on all phases. `rerun` has the outcome of each failed test by itself, in their order.
+    """Decide on all phases.
 
-    It is not asked for any where too many tests failed.
+    `rerun` yields the outcome of each failed test on its own, in order. It is not used if too many
+    tests failed.
     """
     again = [test for outcome in outcomes for test in outcome.failed]
     failed = [test for outcome in outcomes for test in outcome.failed_for_good]
@@ -134,13 +137,13 @@ def judge(outcomes: Sequence[Outcome], rerun: Iterable[Outcome]) -> Verdict:
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    return sum((Counter(one) for one in counts), Counter())
+    return sum((Counter(count) for count in counts), Counter())
 
 
 def main() -> int:
-    """Run all phases, and what failed in them once more; the exit status."""
+    """Run all phases, and each failed test once more; return the exit status."""
     outcomes = [run([*which, *how]) for which, how in PHASES.items()]
-    verdict = judge(outcomes, (run([test]) for one in outcomes for test in one.failed))
+    verdict = judge(outcomes, (run([test]) for outcome in outcomes for test in outcome.failed))
     print(*verdict.lines(), sep="\n")
     return verdict.status
 

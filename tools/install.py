@@ -1,17 +1,17 @@
-"""`make install` and `make uninstall`: postfix-sync in a virtual environment of its own.
+"""`make install` and `make uninstall`: install postfix-sync in its own virtual environment.
 
-    PREFIX/VERSION.XXXXXXXX/   the virtual environment; built anew by each installation
-    PREFIX/bin/postfix-sync    a link to the command in it: this link is what an upgrade changes
-    PREFIX/installed           what was put elsewhere, one path a line; directories end with /
+    PREFIX/VERSION.XXXXXXXX/   the virtual environment; each installation builds a new one
+    PREFIX/bin/postfix-sync    a link to the command in it; an upgrade changes this link
+    PREFIX/installed           the paths outside PREFIX, one per line; directories end with /
     /usr/local/sbin, /usr/local/lib, /usr/local/share
                                a link to that command; units; manual pages, completions, an example
 
-An environment is never changed once it is in use.  Killed at any moment, the one before works on,
-and the next installation, or `make uninstall`, takes away what was begun.  What goes elsewhere is
-noted before it is put there; what is there already and was not noted is somebody else's, and then
-nothing is done.  Configuration and state are not touched.
+An environment is never changed once it is in use.  If an installation is killed, the previous one
+continues to work, and the next installation, or `make uninstall`, removes the incomplete one.
+Paths outside PREFIX are recorded before they are written; if a path exists and is not recorded, the
+installation is refused before it changes anything.  Configuration and state are not changed.
 
-It runs before anything is installed, so it needs the standard library alone.
+This program runs before anything is installed, so it uses only the standard library.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[1]
 CONFIGURATION = "/etc/postfix-sync/config.yaml"
 COMMAND = "/usr/local/sbin/postfix-sync"
-# Not /etc/systemd/system: what lies there is the administrator's.  `systemctl edit --full` makes a
-# copy there, which then counts and stays; `systemctl mask` needs the place free.
+# Not /etc/systemd/system, which is the administrator's: `systemctl edit --full` makes a copy there,
+# which then has precedence, and `systemctl mask` makes a link there.
 UNITS = "/usr/local/lib/systemd/system"
 NOTIFY_RELOAD = 253
 """The first version of systemd with Type=notify-reload."""
@@ -44,24 +44,24 @@ SERVICE, TIMER = "postfix-sync.service", "postfix-sync-once.timer"
 
 
 class Refused(Exception):
-    """It can't be done; the message says why."""
+    """The action can't be executed; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where it is installed: `prefix` as it will be called, below `staging` until then."""
+    """Where it is installed: `prefix` is the final path, which is below `staging` until then."""
 
     prefix: str
     staging: str
     """DESTDIR: another host's root, or a package's; empty for this host."""
 
     def at(self, path: str) -> Path:
-        """Where a path of the target is at the moment."""
+        """Return the current place of a path of the target."""
         return Path(self.staging + path)
 
     @property
     def home(self) -> Path:
-        """PREFIX."""
+        """The current place of PREFIX."""
         return self.at(self.prefix)
 
     @property
@@ -71,7 +71,7 @@ class Target:
 
     @property
     def runs_systemd(self) -> bool:
-        """The target is this host, and systemd is at work."""
+        """Whether the target is this host, and systemd is running."""
         return not self.staging and Path("/run/systemd/system").is_dir()
 
 
@@ -82,16 +82,16 @@ class Record:
     path: Path
 
     def read(self) -> list[str]:
-        """The paths, in the order in which they were put there."""
+        """Return the recorded paths, in the order of their installation."""
         return self.path.read_text().splitlines() if self.path.exists() else []
 
     def write(self, paths: list[str]) -> None:
-        """Note these paths instead, at once."""
+        """Replace the recorded paths atomically."""
         _put(self.path, "".join(f"{path}\n" for path in paths))
 
 
 def main() -> int:
-    """Returns the exit status: 0, or 1 with a message."""
+    """Run the action; return the exit status: 0, or 1 with a message."""
     parser = argparse.ArgumentParser(description="Called by make install and make uninstall.")
     parser.add_argument("action", choices=("install", "uninstall"))
     parser.add_argument("--prefix", required=True)
@@ -102,7 +102,7 @@ def main() -> int:
         target = Target(*map(_checked, ("PREFIX", "DESTDIR"), (options.prefix, options.destdir)))
         status = install(target) if options.action == "install" else uninstall(target)
     except (Refused, OSError) as error:
-        hint = "; it takes root" if isinstance(error, PermissionError) else ""
+        hint = "; run it as root" if isinstance(error, PermissionError) else ""
         print(f"make {options.action}: {error}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def main() -> int:
 
 
 def _checked(name: str, path: str) -> str:
-    """The paths end up in scripts, units and one-line records."""
+    """Check a path, which is written to scripts, units and one-line records."""
     if path and not re.fullmatch(r"(/[A-Za-z0-9_.,+~@-]+)+/?", path):
         raise Refused(f"{name}={path}: an absolute path of letters, digits and _.,+~@- is expected")
     if name == "PREFIX" and path.count("/") < 2:
@@ -124,7 +124,7 @@ def _checked(name: str, path: str) -> str:
 
 
 def install(target: Target) -> int:
-    """Installs, or upgrades."""
+    """Install or upgrade."""
     texts = dict(_texts(target))
     ours = [COMMAND, *texts]
     record = Record(target.home / "installed")
@@ -147,7 +147,7 @@ def install(target: Target) -> int:
 
 
 def _check_what_is_there(target: Target, record: Record, ours: list[str]) -> None:
-    """Raises Refused where something of somebody else's would be written over."""
+    """Raise Refused if a file that is not from an installation would be overwritten."""
     noted = record.read()
     for path in ours:
         if path not in noted and os.path.lexists(target.at(path)):
@@ -166,7 +166,7 @@ def _check_what_is_there(target: Target, record: Record, ours: list[str]) -> Non
 
 
 def _texts(target: Target) -> Iterator[tuple[str, str]]:
-    """What goes below /usr/local, each path with its text."""
+    """Yield each file below /usr/local with its text."""
     for unit in sorted(SOURCE.glob("systemd/*.*")):
         if unit.suffix == ".conf" and _systemd_version() < NOTIFY_RELOAD:
             continue
@@ -188,13 +188,13 @@ def _texts(target: Target) -> Iterator[tuple[str, str]]:
 
 
 def _systemd_version() -> int:
-    """What a staged tree meets is the same: its Python has to be this host's, too."""
+    """Return this host's version, which a staged tree needs too, like this host's Python."""
     found = re.match(r"systemd (\d+)", _ask("systemctl", "--version"))
     return int(found[1]) if found else 0
 
 
 def _directories_to_make(target: Target, paths: list[str]) -> list[str]:
-    """The parents of these paths that are not there yet, but for those that every host has."""
+    """Return the missing parents of these paths, except those that every host has."""
     parents = {f"{parent}/" for path in paths for parent in Path(path).parents[:-1]} - _STANDARD
     return sorted(parent for parent in parents if not target.at(parent).exists())
 
@@ -205,21 +205,21 @@ def _union(*several: list[str]) -> list[str]:
 
 @contextmanager
 def _alone(target: Target) -> Iterator[None]:
-    """One at a time."""
+    """Hold the lock, so that only one installation runs at a time."""
     descriptor = os.open(target.home, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise Refused(f"another one is at work in {target.home}") from error
+        raise Refused(f"another installation is running in {target.home}") from error
     finally:
         os.close(descriptor)
 
 
 def _build(target: Target) -> Path:
-    """A new environment with the package in it, which nobody uses yet."""
+    """Build a new environment with the package, which is not in use yet."""
     version = _version()
-    print(f"postfix-sync {version}: an environment is built in {target.home}", flush=True)
+    print(f"postfix-sync {version}: building an environment in {target.home}", flush=True)
     made = Path(tempfile.mkdtemp(prefix=f"{version}.", dir=target.home))
     made.chmod(0o755)
     try:
@@ -235,13 +235,13 @@ def _fill(target: Target, made: Path) -> None:
     _run(sys.executable, "-I", "-m", "venv", made)
     pip = (python, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check")
     _run(*pip, "install", "--no-compile", SOURCE)
-    # What is not there needs no updates: an upgrade is a new environment.
+    # pip is not needed: an upgrade builds a new environment.
     tools = [name for name in ("pip", "setuptools") if _has(python, name)]
     _run(*pip, "uninstall", "--yes", *tools)
     _call_by_final_name(target, made)
     _run(python, "-I", "-m", "compileall", "-q", "-s", target.staging, "-p", "/", made / "lib")
     _run(python, "-I", "-m", "postfix_sync", "--version")
-    _run("sync", "--file-system", made)  # a power cut leaves nothing half-written in use
+    _run("sync", "--file-system", made)  # before use, for the case of a power failure
 
 
 def _version() -> str:
@@ -253,12 +253,12 @@ def _version() -> str:
 
 
 def _has(python: Path, module: str) -> bool:
-    look = f"import importlib.util as u; print(bool(u.find_spec({module!r})))"
-    return _run(python, "-I", "-c", look) == "True\n"
+    script = f"import importlib.util as u; print(bool(u.find_spec({module!r})))"
+    return _run(python, "-I", "-c", script) == "True\n"
 
 
 def _call_by_final_name(target: Target, environment: Path) -> None:
-    """Scripts of a virtual environment begin with its path: the one it has after staging."""
+    """Write the environment's final path, after staging, into its scripts."""
     here = os.fsencode(environment)
     there = here.removeprefix(os.fsencode(target.staging))
     for path in (environment / "pyvenv.cfg", *(environment / "bin").iterdir()):
@@ -267,18 +267,18 @@ def _call_by_final_name(target: Target, environment: Path) -> None:
 
 
 def _restart(target: Target) -> bool:
-    """Has a daemon that runs go on with the new environment; False if that failed."""
+    """Restart a running daemon with the new environment; return False if that failed."""
     if not target.runs_systemd:
         return True
     _run("systemctl", "daemon-reload")
     done = subprocess.run(["systemctl", "try-restart", SERVICE], check=False)
     if done.returncode:
-        print(f"the daemon did not start again: journalctl -u {SERVICE}", file=sys.stderr)
+        print(f"the daemon did not restart: journalctl -u {SERVICE}", file=sys.stderr)
     return not done.returncode
 
 
 def _sweep(target: Target, record: Record, environment: Path, paths: list[str]) -> None:
-    """Takes away what earlier versions had, and environments from which nothing runs."""
+    """Remove files of earlier versions only, and environments that are not in use."""
     keep = [path for path in record.read() if path in paths or path.endswith("/")]
     for path in record.read():
         if path not in keep:
@@ -290,18 +290,18 @@ def _sweep(target: Target, record: Record, environment: Path, paths: list[str]) 
 
 
 def _environments(target: Target) -> list[Path]:
-    return [one for one in target.home.iterdir() if _ENVIRONMENT.fullmatch(one.name)]
+    return [path for path in target.home.iterdir() if _ENVIRONMENT.fullmatch(path.name)]
 
 
 def _running(environment: Path) -> list[int]:
-    """The processes that use it: a daemon loads some of its modules only when it needs them."""
+    """Return the processes that use an environment: daemons load some modules only when needed."""
     mark = os.fsencode(f"/{environment.name}/bin/")
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if mark in path.read_bytes():
                 found.append(int(path.parent.name))
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return found
 
@@ -323,10 +323,10 @@ def _what_next(target: Target, *, upgrade: bool) -> str:
 
 
 def uninstall(target: Target) -> int:
-    """Removes what install() has put there, and nothing else."""
+    """Remove only what install() has written."""
     record = Record(target.home / "installed")
     if not record.path.exists():
-        raise Refused(f"{target.home}: make install has put nothing there")
+        raise Refused(f"{target.home}: make install has not installed anything there")
     with _alone(target):
         left = "" if target.staging else _what_is_left(target)
         _end(target)
@@ -338,7 +338,7 @@ def uninstall(target: Target) -> int:
             shutil.rmtree(environment)
         _remove(record.path)
     for directory in (target.link.parent, target.home, *_deepest_first(target, paths)):
-        with suppress(OSError):  # something is in it, or mounted on it
+        with suppress(OSError):  # not empty, or a mount point
             directory.rmdir()
     if target.runs_systemd:
         _run("systemctl", "daemon-reload")
@@ -347,7 +347,7 @@ def uninstall(target: Target) -> int:
 
 
 def _end(target: Target) -> None:
-    """Stops and disables what systemd runs from here; refuses if something else still does."""
+    """Stop and disable the units; raise Refused if another process still runs from here."""
     units = [unit for unit in (SERVICE, TIMER) if target.at(f"{UNITS}/{unit}").exists()]
     if target.runs_systemd and units:
         _run("systemctl", "disable", "--quiet", *units)
@@ -359,7 +359,7 @@ def _end(target: Target) -> None:
 
 
 def _what_is_left(target: Target) -> str:
-    """What stays, and the lines because of which Postfix needs the maps."""
+    """Return a text with the directories that are kept and the lines that name the maps."""
     maps, state, postfix = _places(target)
     kept = [path for path in (Path(CONFIGURATION).parent, state, maps) if _has_something(path)]
     text = f" Kept: {', '.join(map(str, kept))}." if kept else ""
@@ -367,13 +367,13 @@ def _what_is_left(target: Target) -> str:
     if not naming:
         return text
     return (
-        f"{text} Postfix goes on with the maps as they are.\nBefore you remove {maps}, take it out"
-        f" of these lines, or Postfix answers all mail with 451:\n{naming}"
+        f"{text} Postfix continues to use the maps as they are.\nBefore you remove {maps}, remove"
+        f" it from these lines; otherwise Postfix answers all mail with 451:\n{naming}"
     )
 
 
 def _lines_that_name(maps: Path, postfix: Path) -> Iterator[str]:
-    """Where a map is named, in any instance: what is before the directory may be a parameter."""
+    """Yield the lines of all instances that name a map, also by a parameter as its parent."""
     name = re.compile(rf"{re.escape(maps.name)}/postfix_(lmtp|recipients|domains|vmap)\b")
     instances = _ask("postconf", "-c", postfix, "-hx", "multi_instance_directories")
     for directory in (postfix, *map(Path, instances.split())):
@@ -389,15 +389,15 @@ def _has_something(directory: Path) -> bool:
 
 
 def _places(target: Target) -> tuple[Path, Path, Path]:
-    """Maps, state and Postfix's configuration, as postfix-sync's configuration has them."""
-    asked = (
+    """Return the directories of maps, state and Postfix according to the configuration."""
+    script = (
         "import pathlib; from postfix_sync.config.reading import load;"
         f" c = load(pathlib.Path({CONFIGURATION!r}));"
         " print(c.postfix.map_directory, c.state_directory, c.postfix.config_directory, sep='\\n')"
     )
     python = target.link.resolve().with_name("python3")
-    found = _ask(python, "-I", "-c", asked).splitlines()
-    if len(found) != 3:  # there is no configuration, or one that can't be read
+    found = _ask(python, "-I", "-c", script).splitlines()
+    if len(found) != 3:  # no configuration, or an invalid one
         found = ["/etc/postfix/mailman", "/var/lib/postfix-sync", "/etc/postfix"]
     maps, state, postfix = map(Path, found)
     return maps, state, postfix
@@ -408,26 +408,26 @@ def _deepest_first(target: Target, paths: list[str]) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    for one in (Path(_beside(path)), path):
-        one.unlink(missing_ok=True)
+    for file in (Path(_beside(path)), path):
+        file.unlink(missing_ok=True)
 
 
 # --- both
 
 
 def _run(*command: str | Path) -> str:
-    """Runs a command away from the clone; what it printed. Raises Refused if it fails."""
+    """Run a command outside the clone; return its output. Raise Refused if it fails."""
     done = subprocess.run(
         command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         shown = " ".join(map(str, command))
-        raise Refused(f"{shown}: status {done.returncode}; what it said is above")
+        raise Refused(f"{shown}: status {done.returncode}; see its output above")
     return done.stdout
 
 
 def _ask(*command: str | Path) -> str:
-    """What a command says if it is there and succeeds; else nothing."""
+    """Return the output of a command, or an empty text if it is missing or fails."""
     try:
         done = subprocess.run(
             command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -442,7 +442,7 @@ def _beside(path: str | Path) -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    """Writes a file, which is there whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(_beside(path))
     new.write_text(text)
@@ -450,7 +450,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _point(path: Path, to: str) -> None:
-    """Makes a link, or leads one elsewhere, at once."""
+    """Make or replace a link atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = Path(_beside(path))
     new.unlink(missing_ok=True)

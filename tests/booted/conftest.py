@@ -1,4 +1,4 @@
-"""What tests on booted hosts share: a host of each release, and what it takes to boot one."""
+"""Fixtures of the tests on booted hosts: a host of each release, and its requirements."""
 
 import fcntl
 import os
@@ -17,29 +17,29 @@ from tests.parts.installation import install
 from tests.parts.mx import Mx
 
 FIRST = "first@lists.example.net"
-"""A list that is there from the start."""
+"""A list that exists from the start."""
 
 
 class _ByHost(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
-    """The tests of one module on one release go to one worker, because they share a host.
+    """Run the tests of one module on one release in one worker, because they share a host.
 
-    (xdist's groups would say the same, but 3.8 does not see them with pytest 9.)
+    (xdist 3.8 ignores its own groups with pytest 9.)
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module, _, parameters = nodeid.partition("[")
-        release = next((one for one in ALL if one in parameters), "")
+        release = next((name for name in ALL if name in parameters), "")
         return f"{module.partition('::')[0]} {release}"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByHost | None:
-    """For `--dist loadscope`."""
+    """Return the scheduler for `--dist loadscope`."""
     return _ByHost(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def need_booted_hosts() -> None:
-    """Skips, in CI fails, where no host can be booted."""
+    """Skip the test, or fail it in CI, if no host can be booted here."""
     need(os.geteuid() == 0, "root")
     need(booted.available(), "debootstrap and systemd-nspawn")
     need(namespaces.available(), "network namespaces")
@@ -47,12 +47,12 @@ def need_booted_hosts() -> None:
 
 @pytest.fixture(scope="module", params=RELEASES)
 def release(request: pytest.FixtureRequest) -> str:
-    """Debian 12, then 13."""
+    """The Debian release: 12, then 13."""
     return str(request.param)
 
 
 def need_release(release: str) -> None:
-    """Skips where no host of a release can be booted; in CI too if the release is not out yet."""
+    """Skip the test if the release can't be booted; in CI only an unreleased one is skipped."""
     need_booted_hosts()
     try:
         debian_root(release)
@@ -62,7 +62,7 @@ def need_release(release: str) -> None:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str], Path]:
-    """Gives the layer that postfix-sync, installed, is on a release; made once in a test run."""
+    """Return a function that gives a release's layer with postfix-sync, made once per test run."""
     shared = tmp_path_factory.getbasetemp()
     if worker_id != "master":
         shared = shared.parent

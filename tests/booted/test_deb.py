@@ -1,4 +1,4 @@
-"""The Debian package on Debian 13: installed, upgraded, removed and purged."""
+"""The Debian package on Debian 13: install, upgrade, remove and purge."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ RESTLESS = (
     *("/dev", "/proc", "/sys", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/srv"),
     *("/root", "/var/lib/dpkg", "/var/lib/apt", "/var/spool/postfix"),
 )
-"""What changes on a host with any package, or by itself."""
+"""Paths that change with any package, or on their own."""
 
 RCPT = """\
 import smtplib, sys
@@ -55,7 +55,7 @@ with smtplib.SMTP("127.0.0.1") as smtp:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory with the package and an earlier one."""
+    """The directory with the package and one of an earlier version."""
     need_booted_hosts()
     need(shutil.which("dpkg-buildpackage"), "dpkg-dev")
     built = debian_package.build(tmp_path_factory.mktemp("package") / "checkout")
@@ -74,12 +74,12 @@ def mx(packages: Path) -> Iterator[Booted]:
 
 
 def deb(version: str = postfix_sync.__version__) -> str:
-    """Where the host has the package of a version."""
+    """Return the path of a version's package on the host."""
     return f"/root/postfix-sync_{version}_all.deb"
 
 
 def apt(run: Callable[..., str], *arguments: str) -> str:
-    """Run apt-get; what it printed."""
+    """Run apt-get; return its output."""
     return run(
         *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"),
         *("-o", "Dpkg::Use-Pty=0", *arguments),
@@ -88,40 +88,40 @@ def apt(run: Callable[..., str], *arguments: str) -> str:
 
 
 def write_configuration(mx: Booted, configuration: dict[str, Any]) -> None:
-    """As an operator does."""
+    """Write postfix-sync's configuration, as an operator does."""
     mx.path(CONFIG).write_text(yaml.safe_dump(configuration))
 
 
 def listing(run: Callable[..., str]) -> set[str]:
-    """Every file of the host that does not change by itself."""
+    """Return every file of the host, except those that change on their own."""
     pruned = [part for path in RESTLESS for part in ("-path", path, "-prune", "-o")]
     found = run("find", "/", "-xdev", *pruned, "!", "-name", "*.pyc", "-print")
     return set(found.splitlines())
 
 
 def answers(mx: Booted, *recipients: str) -> str:
-    """What Postfix says to RCPT for these: reply codes."""
+    """Return Postfix's reply codes to RCPT for these recipients."""
     return mx.run("python3", "-c", RCPT, *recipients).strip()
 
 
 def states(mx: Booted) -> str:
-    """Of the daemon and the timer."""
+    """Return the states of the daemon and the timer."""
     return mx.ask("systemctl", "is-active", DAEMON, TIMER).stdout.replace("\n", " ").strip()
 
 
-def test_it_is_installed_upgraded_removed_and_purged(mx: Booted) -> None:
-    """Each leaves what it should, for the daemon, the timer, and mail."""
+def test_package_keeps_mail_flowing_from_install_to_purge(mx: Booted) -> None:
+    """Each of install, upgrade, remove and purge leaves units and files as documented."""
     mx.boot()
     before = listing(mx.run)
     _is_not_started_without_a_configuration(mx)
     _is_configured_and_started(mx)
     kept = {path: mx.path(path).read_text() for path in (CONFIG, MAIN_CF, HOSTS)}
-    _goes_on_after_an_upgrade(mx)
+    _continues_after_an_upgrade(mx)
     assert {path: mx.path(path).read_text() for path in kept} == kept
-    _is_removed_and_mail_goes_on(mx)
+    _is_removed_and_mail_is_accepted(mx)
     assert {path: mx.path(path).read_text() for path in kept} == kept
-    _goes_on_when_it_is_installed_again(mx)
-    _is_purged_but_for_what_postfix_uses(mx)
+    _continues_when_it_is_installed_again(mx)
+    _is_purged_except_the_maps_that_postfix_uses(mx)
     del kept[CONFIG]
     assert {path: mx.path(path).read_text() for path in kept} == kept
     left = listing(mx.run) - before
@@ -149,7 +149,7 @@ def _is_configured_and_started(mx: Booted) -> None:
     mx.systemctl("enable", "--now", TIMER)
 
 
-def _goes_on_after_an_upgrade(mx: Booted) -> None:
+def _continues_after_an_upgrade(mx: Booted) -> None:
     generations = mx.run("ls", "/var/lib/postfix-sync/generations")
     assert generations
     pid = mx.main_pid(DAEMON)
@@ -163,8 +163,8 @@ def _goes_on_after_an_upgrade(mx: Booted) -> None:
     wait_for(lambda: answers(mx, ANTS, BEES) == "250 250", PATIENCE, "a list after the upgrade")
 
 
-def _is_removed_and_mail_goes_on(mx: Booted) -> None:
-    # A pass that is under way, and would be for long.
+def _is_removed_and_mail_is_accepted(mx: Booted) -> None:
+    # A sync that is running, and would run for long.
     mx.run("mkdir", f"/run/systemd/system/{ONCE}.d")
     slow = "[Service]\nExecStart=\nExecStart=sleep 1000\n"
     mx.ask("tee", f"/run/systemd/system/{ONCE}.d/slow.conf", stdin=slow)
@@ -172,7 +172,7 @@ def _is_removed_and_mail_goes_on(mx: Booted) -> None:
     mx.systemctl("start", "--no-block", ONCE)
     mx.wait_for_unit(ONCE, "activating")
     printed = apt(mx.run, "remove", "postfix-sync")
-    assert f"Postfix goes on with the maps in {MAPS} as they are now" in printed
+    assert f"Postfix continues to use the maps in {MAPS} as they are now" in printed
     assert states(mx) == "inactive inactive"
     mx.run("rm", "-r", f"/run/systemd/system/{ONCE}.d")
     assert mx.show(ONCE, "ActiveState") == {"ActiveState": "inactive"}
@@ -180,16 +180,16 @@ def _is_removed_and_mail_goes_on(mx: Booted) -> None:
     assert answers(mx, ANTS, BEES, CATS) == "250 250 550"
 
 
-def _goes_on_when_it_is_installed_again(mx: Booted) -> None:
+def _continues_when_it_is_installed_again(mx: Booted) -> None:
     apt(mx.run, "install", deb())
     assert states(mx) == "active active"
-    # What the operator has disabled stays so.
+    # A unit that the operator has disabled stays disabled.
     mx.systemctl("disable", "--now", DAEMON)
     apt(mx.run, "install", "--reinstall", deb())
     assert states(mx) == "inactive active"
 
 
-def _is_purged_but_for_what_postfix_uses(mx: Booted) -> None:
+def _is_purged_except_the_maps_that_postfix_uses(mx: Booted) -> None:
     printed = apt(mx.run, "purge", "postfix-sync")
     for number, line in enumerate(mx.path(MAIN_CF).read_text().splitlines(), 1):
         assert (f"{MAIN_CF}:{number}:{line}" in printed) == (f"{MAPS}/" in line)
@@ -200,7 +200,7 @@ def _is_purged_but_for_what_postfix_uses(mx: Booted) -> None:
 
 @pytest.fixture
 def image(mx: Booted) -> Booted:
-    """A host that is off, and as whoever makes images has it: no package may start anything."""
+    """A host that is off, as in an image build: policy-rc.d lets no package start a service."""
     policy = mx.path("/usr/sbin/policy-rc.d")
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
@@ -208,7 +208,7 @@ def image(mx: Booted) -> Booted:
 
 
 def use(image: Booted, configuration: dict[str, Any]) -> None:
-    """Install the package, configure it, and make a pass."""
+    """Install the package, configure it, and sync."""
     printed = apt(image.chroot, "install", deb())
     assert "postfix-sync.service" in printed  # enabled, for when the image is booted
     write_configuration(image, configuration)
@@ -235,12 +235,13 @@ MINE = "127.0.0.1 localhost\n\n192.0.2.1 mine\n"
     ],
     ids=["defaults", "elsewhere"],
 )
-def test_what_postfix_does_not_use_is_purged_as_well(
+def test_purge_removes_everything_if_postfix_does_not_use_the_maps(
     image: Booted, configuration: dict[str, Any], map_directory: str, hosts: str, is_mount: bool
 ) -> None:
-    """No map, no line in a hosts file, no state; nothing of this needs systemd.
+    """It removes maps, state and the block in each hosts file, without systemd.
 
-    A hosts file that is a mount, as in a container, can't be replaced."""
+    A hosts file that is a mount point, as in a container, can't be replaced.
+    """
 
     def mounted(*command: str, timeout: float) -> str:
         script = f'mount --bind {hosts} {hosts} && exec "$@"'
@@ -257,7 +258,7 @@ def test_what_postfix_does_not_use_is_purged_as_well(
     assert f"{map_directory}/postfix_lmtp.lmdb" in listing(image.chroot)
     assert [BLOCK in path.read_text() for path in files] == [True, True]
     printed = apt(mounted if is_mount else image.chroot, "purge", "postfix-sync")
-    assert "postfix-sync: " not in printed  # Postfix uses nothing of it: there is nothing to say
+    assert "postfix-sync: " not in printed  # no report of maps that are in use
     assert listing(image.chroot) == before
     for path in files:
         assert path.read_text() == MINE
@@ -267,7 +268,7 @@ def test_what_postfix_does_not_use_is_purged_as_well(
 POSTRM = "/var/lib/dpkg/info/postfix-sync.postrm"
 
 NAMED = {
-    "in a line that goes on": (MAIN_CF, f"transport_maps = hash:/x,\n  {ROUTES}\n", ROUTES),
+    "in a continuation line": (MAIN_CF, f"transport_maps = hash:/x,\n  {ROUTES}\n", ROUTES),
     "by way of a parameter": (
         MAIN_CF,
         f"lists = {MAPS}\ntransport_maps = lmdb:$lists/postfix_lmtp\n",
@@ -286,8 +287,8 @@ NAMED = {
 }
 
 
-def test_a_map_that_is_used_is_never_purged(image: Booted) -> None:
-    """However Postfix names it; and a hosts file that is not as we leave it is left alone."""
+def test_purge_keeps_maps_that_any_instance_uses(image: Booted) -> None:
+    """It finds each way to name a map, and does not change a hosts file with a damaged block."""
     image.chroot("postconf", "multi_instance_directories = /etc/postfix-out")
     image.path("/etc/postfix-out").mkdir()
     for file, *_ in NAMED.values():
@@ -315,27 +316,27 @@ TOOLS = (
 
 
 def contents(run: Callable[..., str], package: str) -> set[tuple[str, str]]:
-    """Modes and names of what is in a package, but for what is noted of the wheel that it was."""
+    """Return mode and name of each file in a package, except the wheel's own metadata."""
     lines = [line.split() for line in run("dpkg-deb", "--contents", package).splitlines()]
     return {(mode, name) for mode, *_, name in lines if ".dist-info/" not in name}
 
 
 def complaints(run: Callable[..., str], package: str) -> str:
-    """What lintian has to say."""
+    """Return lintian's output."""
     return run("lintian", "--allow-root", "--fail-on", "none", package)
 
 
-def test_it_is_built_on_debian_13_too_and_lintian_finds_nothing(packages: Path) -> None:
-    """The same files, wherever it is built."""
+def test_package_built_on_debian_13_has_the_same_files(packages: Path) -> None:
+    """lintian finds nothing in either."""
     with public_directory() as directory, Booted(TRIXIE, directory, packages=TOOLS) as mx:
         mx.chroot("make", "-C", mx.copy_checkout(), "deb")
         there, ours = f"/root/postfix-sync/dist/{Path(deb()).name}", deb()
         shutil.copy(packages / Path(ours).name, mx.path(ours))
         assert contents(mx.chroot, there) == contents(mx.chroot, ours)
-        assert [complaints(mx.chroot, one) for one in (there, ours)] == ["", ""]
+        assert [complaints(mx.chroot, path) for path in (there, ours)] == ["", ""]
 
 
-def test_lintian_of_this_machine_finds_nothing(packages: Path) -> None:
-    """Debian 12's knows rules that Debian 13's has dropped."""
+def test_lintian_of_this_machine_finds_no_problem(packages: Path) -> None:
+    """Debian 12's lintian has rules that Debian 13's has dropped."""
     need(shutil.which("lintian"), "lintian")
     assert complaints(run, str(packages / Path(deb()).name)) == ""

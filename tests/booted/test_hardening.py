@@ -1,9 +1,9 @@
-"""The units in their restrictions: all that a pass does works, and no exception is for nothing.
+"""The units' sandbox: every step of a sync works in it, and every exception is necessary.
 
-One pass does everything that the daemon ever does: it reads Mailman's volume, builds the maps from
-nothing, enters names into a hosts file and the chroot's copy, reloads Postfix, asks its queue,
-probes over both IPs and writes metrics. Each exception that the unit makes is taken away once:
-something of that must break then, in the words that stand here.
+One sync does everything that the daemon ever does: it reads Mailman's volume, builds all maps,
+enters names into a hosts file and its copy in the chroot, reloads Postfix, reads its queue, probes
+over IPv4 and IPv6, and writes metrics. The tests remove each exception of the sandbox once; the
+sync must then fail with the message in BROKEN.
 """
 
 import re
@@ -29,16 +29,16 @@ ONCE = "postfix-sync-once.service"
 TIMER = "postfix-sync-once.timer"
 
 EXPOSED = 3.0
-"""What `systemd-analyze security` may say at most."""
+"""The highest exposure level that `systemd-analyze security` may report."""
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 VOLUME = "/home/mailman/data"
-"""In a home, as that of a podman without root; for its owner alone, as containers' are."""
+"""In a home directory, like a rootless podman's; only its owner can read it, as in containers."""
 MAILMAN = 999
 
 HOSTS = "/etc/hosts"
 HOSTS_OWNER = (1000, 4)
-"""A hosts file of somebody else's, which it stays."""
+"""The owner of the hosts file, which a sync must keep."""
 COPY = "/var/spool/postfix/etc/hosts"
 MAPS = "/etc/postfix/mailman"
 STATE = "/var/lib/postfix-sync"
@@ -70,7 +70,7 @@ BROKEN = {
     "SystemCallFilter=@chown": f"{HOSTS}: Operation not permitted",
     "SystemCallFilter=@setuid": "postsuper: fatal: setgid(",
 }
-"""What the log says without each of the exceptions."""
+"""The error in the log if an exception is removed."""
 
 
 LISTS = {
@@ -79,42 +79,42 @@ LISTS = {
     "RestrictAddressFamilies",
     "SystemCallFilter",
 }
-"""The settings that say what is allowed."""
+"""The settings that list what is permitted."""
 
 
 def exceptions() -> list[str]:
-    """All that the unit lets the daemon do."""
+    """Return all exceptions of the unit's sandbox, one per value."""
     lines = UNIT.read_text().splitlines()
     found = []
     for line in lines[lines.index("StateDirectory=postfix-sync") :]:
         name, _, value = line.partition("=")
         if name in LISTS and value[0] != "~" and value != "@system-service":
-            found += [f"{name}={one}" for one in value.split()]
+            found += [f"{name}={item}" for item in value.split()]
         elif line in {"StateDirectory=postfix-sync", "ProtectHome=read-only"}:
             found.append(line)
     return found
 
 
 def without(exception: str) -> list[str]:
-    """What takes it away in a drop-in."""
+    """Return the lines of a drop-in that remove an exception."""
     name, _, value = exception.partition("=")
     if name == "StateDirectory":
         return [f"{name}="]
     if name == "ProtectHome":
         return [f"{name}=yes"]
     if name == "ReadWritePaths":
-        kept = [one for one in exceptions() if one.startswith(name) and one != exception]
+        kept = [line for line in exceptions() if line.startswith(name) and line != exception]
         return [f"{name}=", *kept]
     return [f"{name}=~{value}"]
 
 
-def test_each_exception_is_taken_away_once() -> None:
+def test_each_exception_of_the_sandbox_has_a_test() -> None:
     assert sorted([*BROKEN, "RestrictAddressFamilies=AF_UNIX"]) == sorted(exceptions())
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass from nothing, as the unit makes it."""
+class Sync:
+    """The result of a sync by the unit on a host without maps."""
 
     status: int
     problems: list[str]
@@ -123,37 +123,37 @@ class Pass:
 
 @dataclass(frozen=True)
 class Restricted:
-    """A host with postfix-sync installed, and a Postfix that uses its maps; no Mailman listens."""
+    """A host with postfix-sync installed, whose Postfix uses the maps; no LMTP server listens."""
 
     host: Booted
 
     def restrict(self, *lines: str, unit: str = ONCE) -> None:
-        """Have a drop-in with these lines, or none."""
+        """Write a drop-in with these lines; without lines, it restricts nothing."""
         path = self.host.path(f"/etc/systemd/system/{unit}.d/test.conf")
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in ["[Service]", *lines]))
         self.host.systemctl("daemon-reload")
 
     def forget(self) -> None:
-        """Have nothing installed any more."""
+        """Remove all maps, metrics, state and entries in hosts files."""
         self.host.run("rm", "-rf", MAPS, METRICS)
         self.host.run("find", STATE, "-mindepth", "1", "-delete")
         self.host.run("sed", "-i", "/# BEGIN postfix-sync/,/# END postfix-sync/d", HOSTS, COPY)
         uid, gid = HOSTS_OWNER
         self.host.run("chown", f"{uid}:{gid}", HOSTS)
 
-    def sync(self) -> Pass:
-        """Have the unit make one; what came of it."""
+    def sync(self) -> Sync:
+        """Start the unit; return the result of its sync."""
         before = len(self.host.journal(ONCE))
         self.host.ask("systemctl", "start", ONCE)
         lines = self.host.journal(ONCE)[before:]
         status = int(self.host.show(ONCE, "ExecMainStatus")["ExecMainStatus"])
-        return Pass(status, [one for one in lines if one.startswith("error: ")], lines)
+        return Sync(status, [line for line in lines if line.startswith("error: ")], lines)
 
 
 @pytest.fixture(scope="module")
 def restricted() -> Iterator[Restricted]:
-    """On the older of the two systemds, which are asked for the same."""
+    """The host, with the older of the two versions of systemd."""
     need_booted_hosts()
     with public_directory() as directory, Booted(BOOKWORM, directory) as host:
         host.chroot("make", "-C", host.copy_checkout(), "install")
@@ -168,38 +168,42 @@ def restricted() -> Iterator[Restricted]:
         host.boot()
         host.run("chown", "-R", f"{MAILMAN}:{MAILMAN}", VOLUME)
         host.run("chmod", "700", VOLUME)
-        # Doctor, which it ends with, finds no Mailman: that is no matter here.
+        # doctor, which setup runs last, finds no Mailman; that does not affect these tests.
         done = host.ask("/usr/local/sbin/postfix-sync", "setup", "--yes")
         assert "doctor still finds" in done.stdout, done
         yield Restricted(host)
 
 
-def test_everything_works(restricted: Restricted) -> None:
+def test_sync_works_in_the_sandbox(restricted: Restricted) -> None:
     restricted.restrict()
     restricted.forget()
     made = restricted.sync()
-    refused = [one for one in made.problems if "connect: Connection refused" in one]
-    assert made.problems == refused, "nothing but that no Mailman listens"
+    refused = [line for line in made.problems if "connect: Connection refused" in line]
+    assert made.problems == refused, "no error except that no Mailman listens"
     assert len(refused) == 2
     assert made.status == 69
     assert "postfix: reloaded" in made.lines
     host = restricted.host
-    assert host.run("stat", "--format=%u %g", HOSTS).split() == [str(one) for one in HOSTS_OWNER]
+    assert host.run("stat", "--format=%u %g", HOSTS).split() == [
+        str(number) for number in HOSTS_OWNER
+    ]
     assert "127.0.0.1\tmailman\n" in host.run("cat", COPY)
     assert "postfix_sync_" in host.run("cat", METRICS)
     assert host.run("postmap", "-q", BEES, f"lmdb:{MAPS}/postfix_lmtp") == "lmtp:[::1]:8024\n"
 
 
 @pytest.mark.parametrize("exception", BROKEN)
-def test_no_exception_is_for_nothing(restricted: Restricted, exception: str) -> None:
+def test_sync_fails_without_an_exception_of_the_sandbox(
+    restricted: Restricted, exception: str
+) -> None:
     restricted.restrict(*without(exception))
     restricted.forget()
     made = restricted.sync()
-    assert any(BROKEN[exception] in one for one in made.lines), "\n".join(made.lines)
+    assert any(BROKEN[exception] in line for line in made.lines), "\n".join(made.lines)
 
 
-def test_the_daemon_can_tell_that_it_is_ready(restricted: Restricted) -> None:
-    """Without AF_UNIX it makes its passes, and systemd waits for it in vain."""
+def test_daemon_notifies_systemd_only_with_af_unix(restricted: Restricted) -> None:
+    """Without AF_UNIX the daemon syncs, but its unit stays in the state activating."""
     host = restricted.host
     restricted.restrict("RestrictAddressFamilies=~AF_UNIX", unit=DAEMON)
     host.systemctl("start", "--no-block", DAEMON)
@@ -212,13 +216,13 @@ def test_the_daemon_can_tell_that_it_is_ready(restricted: Restricted) -> None:
     host.systemctl("stop", DAEMON)
 
 
-def test_it_sees_which_trivial_rewrite_is_still_there(restricted: Restricted) -> None:
-    """Postfix's processes are not hidden from it: else it could only wait, and tell of that."""
-    assert waits_for_it(restricted)
+def test_sync_waits_for_an_old_trivial_rewrite_process(restricted: Restricted) -> None:
+    """The sandbox does not hide Postfix's processes from postfix-sync."""
+    assert waits_for_trivial_rewrite(restricted)
 
 
-def waits_for_it(restricted: Restricted) -> bool:
-    """Whether a pass that has had Postfix reload waits for a trivial-rewrite that goes on."""
+def waits_for_trivial_rewrite(restricted: Restricted) -> bool:
+    """Whether a sync waits, after its reload, for the end of a stopped trivial-rewrite."""
     host = restricted.host
     restricted.restrict()
     restricted.forget()
@@ -228,7 +232,7 @@ def waits_for_it(restricted: Restricted) -> bool:
     try:
         host.systemctl("start", "--no-block", ONCE)
         wait_for(lambda: has(host, "postfix_lmtp"), PATIENCE, "the routes")
-        # What is accepted is published when all that is routed is in use.
+        # The recipients are published once all processes use the routes.
         with suppress(TimeoutError):
             wait_for(lambda: has(host, "postfix_recipients"), 5, "the recipients")
             return False
@@ -236,24 +240,26 @@ def waits_for_it(restricted: Restricted) -> bool:
     finally:
         host.run("kill", "-CONT", pid)
         wait_for(
-            lambda: host.show(ONCE, "ActiveState")["ActiveState"] == "failed", PATIENCE, "its end"
+            lambda: host.show(ONCE, "ActiveState")["ActiveState"] == "failed",
+            PATIENCE,
+            "the end of the sync",
         )
 
 
 def has(host: Booted, name: str) -> bool:
-    """Whether a map names a list."""
+    """Whether a map's text has a list."""
     text = host.path(f"{MAPS}/{name}")
     return text.exists() and ANTS in text.read_text()
 
 
 def rewriter(host: Booted) -> str:
-    """The process id of trivial-rewrite(8), as the host numbers it; empty if there is none."""
+    """Return trivial-rewrite(8)'s process id on the host, or an empty text."""
     return host.ask("pgrep", "-x", "trivial-rewrite").stdout.strip()
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_what_systemd_says_of_the_units(release: str, tmp_path: Path) -> None:
-    """Each of the two that it is made for; nothing is installed, and nothing runs, for that."""
+def test_systemd_analyze_accepts_the_units(release: str, tmp_path: Path) -> None:
+    """Check the units with both versions of systemd, without installing or starting anything."""
     need_booted_hosts()
     with Booted(release, tmp_path / "host") as host:
         host.path("/usr/bin/postfix-sync").symlink_to("/bin/true")
@@ -267,7 +273,7 @@ def test_what_systemd_says_of_the_units(release: str, tmp_path: Path) -> None:
         installed = [f"{units}/{name}" for name in (DAEMON, ONCE, TIMER)]
         assert host.chroot("systemd-analyze", "verify", "--man=no", *installed) == ""
         for service in installed[:2]:
-            said = host.chroot("systemd-analyze", "security", "--offline=true", service)
-            found = re.search(r"exposure level for \S+: ([0-9.]+)", said)
-            assert found, said
-            assert float(found[1]) <= EXPOSED, said
+            printed = host.chroot("systemd-analyze", "security", "--offline=true", service)
+            found = re.search(r"exposure level for \S+: ([0-9.]+)", printed)
+            assert found, printed
+            assert float(found[1]) <= EXPOSED, printed

@@ -1,4 +1,4 @@
-"""The hosts that the other tests boot: a real systemd, a real Postfix, and nothing left of them."""
+"""The hosts that the other tests boot: a real systemd and Postfix, and their complete removal."""
 
 import subprocess
 import sys
@@ -21,15 +21,15 @@ pytestmark = [pytest.mark.booted, pytest.mark.slow]
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A place that the host's users can reach."""
+    """A directory that the host's users can reach."""
     need_booted_hosts()
     with public_directory() as directory:
         yield directory
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_host_boots_and_takes_mail(release: str, directory: Path) -> None:
-    """Postfix is a service of systemd; what is on the disk stays there when it is off."""
+def test_host_boots_takes_mail_and_keeps_its_disk(release: str, directory: Path) -> None:
+    """Postfix is a service of systemd; files on the disk outlive a reboot, bind mounts do not."""
     with Network("mx") as hosts:
         with Booted(release, directory, host=hosts["mx"]) as mx:
             mx.boot()
@@ -53,10 +53,10 @@ def test_a_host_boots_and_takes_mail(release: str, directory: Path) -> None:
     assert not _holders(directory)
 
 
-def test_a_release_that_can_not_be_made_is_reported(
+def test_unavailable_release_is_reported_or_an_older_root_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody serves it; without an older root that is Unavailable, and an older one is used."""
+    """The mirror is down: without an older root, debian_root raises Unavailable."""
     need_booted_hosts()
     monkeypatch.setattr(debian_root, "CACHE", tmp_path)
     monkeypatch.setattr(debian_root, "_mirror", lambda: (f"http://127.0.0.1:{free_port()}/debian",))
@@ -73,8 +73,7 @@ def test_a_release_that_can_not_be_made_is_reported(
     assert not [path for path in tmp_path.iterdir() if path.is_dir() and path != old]
 
 
-def test_nothing_outlives_a_test_that_is_killed(directory: Path) -> None:
-    """Neither the host nor its mounts."""
+def test_host_and_its_mounts_end_with_a_killed_test(directory: Path) -> None:
     program = (
         "import pathlib, sys, time; from tests.parts.booted import Booted;"
         f" mx = Booted({RELEASES[0]!r}, pathlib.Path(sys.argv[1])).__enter__(); mx.boot();"
@@ -91,10 +90,10 @@ def test_nothing_outlives_a_test_that_is_killed(directory: Path) -> None:
 
 
 def _holders(directory: Path) -> list[Path]:
-    """The processes that have something below this directory mounted."""
+    """Return the /proc files of processes that have a mount below this directory."""
     found = []
     for mounts in Path("/proc").glob("[0-9]*/mounts"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended
             if str(directory) in mounts.read_text():
                 found.append(mounts)
     return found

@@ -1,8 +1,8 @@
-"""systemd looks after it: what it starts, stops, reloads and kills ends in step, by itself.
+"""The service under systemd: after a start, stop, reload or kill, the maps converge automatically.
 
-On real Debian 12 and 13 hosts, with their own postfix.service, and with the real Mailman, whose
-volume is mounted into them. Whatever is done to postfix-sync or to Postfix, mail to a list that was
-created meanwhile is delivered afterwards.
+The hosts are real Debian 12 and 13 with their own postfix.service; the volume of a real Mailman is
+mounted into them. After each disturbance of postfix-sync or Postfix, mail to a list that was
+created during it must be delivered.
 """
 
 import itertools
@@ -24,18 +24,18 @@ pytestmark = [pytest.mark.booted, pytest.mark.slow]
 STATE = "/var/lib/postfix-sync"
 
 OFTEN = ("[Timer]", "OnCalendar=", "OnCalendar=*:*:0/2", "AccuracySec=100ms")
-"""The timer of a test: a pass every two seconds, and not every minute."""
+"""Drop-in of the timer: a sync every two seconds instead of every minute."""
 
 _NUMBERS = itertools.count()
 
 
 def new_list() -> str:
-    """A list that nobody has used yet."""
+    """Return the name of a list that no test has used."""
     return f"list-{next(_NUMBERS)}@lists.example.net"
 
 
 def run_by(mx: Mx, unit: str) -> None:
-    """Have the daemon run anew, or the timer alone, from now on and after each boot."""
+    """Restart and enable the daemon, or only the timer."""
     mx.host.systemctl("disable", "--now", TIMER if unit == SERVICE else SERVICE)
     mx.configure()
     mx.edit(SERVICE)
@@ -46,28 +46,28 @@ def run_by(mx: Mx, unit: str) -> None:
 
 @pytest.fixture(params=[SERVICE, TIMER], ids=["daemon", "timer"])
 def way(mx: Mx, request: pytest.FixtureRequest) -> str:
-    """What runs: the daemon, or the timer."""
+    """The unit that syncs: the daemon, or the timer."""
     run_by(mx, request.param)
     return str(request.param)
 
 
 @pytest.fixture
 def daemon(mx: Mx) -> Mx:
-    """The daemon runs."""
+    """The mail host, with the daemon running."""
     run_by(mx, SERVICE)
     return mx
 
 
 def restarts(mx: Mx) -> int:
-    """How often systemd has restarted the daemon of itself, since somebody started it."""
+    """Return how often systemd has restarted the daemon automatically since its manual start."""
     return int(mx.host.show(SERVICE, "NRestarts")["NRestarts"])
 
 
-# Started and reloaded.
+# Start and reload.
 
 
-def test_it_is_active_when_the_first_pass_was_tried(mx: Mx, measured: Measured) -> None:
-    """Not before; and without a configuration it isn't started, nor does that fail."""
+def test_unit_is_active_only_after_the_first_sync(mx: Mx, measured: Measured) -> None:
+    """Without a configuration systemd does not start the daemon, which is not a failure."""
     host = mx.host
     host.systemctl("stop", SERVICE)  # a package starts it, as packages do
     config = host.path("/etc/postfix-sync/config.yaml")
@@ -86,11 +86,11 @@ def test_it_is_active_when_the_first_pass_was_tried(mx: Mx, measured: Measured) 
     host.systemctl("enable", SERVICE)
     host.systemctl("start", "--no-block", SERVICE)
     has_opened = f"ls -l /proc/$(systemctl show -P MainPID {SERVICE})/fd"
-    wait_for(lambda: lock in host.ask("sh", "-c", has_opened).stdout, PATIENCE, "a pass that waits")
+    wait_for(lambda: lock in host.ask("sh", "-c", has_opened).stdout, PATIENCE, "a sync that waits")
     assert host.show(SERVICE, "ActiveState")["ActiveState"] == "activating"
     assert not list(host.path(MAPS).iterdir())
     host.systemctl("stop", "somebody")
-    host.systemctl("start", SERVICE)  # waits for the start that is under way
+    host.systemctl("start", SERVICE)  # waits for the start job that is running
     assert mx.at_rest()
     mx.deliver(FIRST)
     name = new_list()
@@ -108,7 +108,7 @@ def test_it_is_active_when_the_first_pass_was_tried(mx: Mx, measured: Measured) 
 
 
 def starting(mx: Mx) -> float:
-    """Seconds from the start of the daemon's process until systemd had it for active."""
+    """Return the seconds from the start of the daemon's process to the unit's state active."""
     names = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     times = mx.host.show(SERVICE, *names)
     began, ready = (int(times[name]) / 1e6 for name in names)
@@ -116,14 +116,14 @@ def starting(mx: Mx) -> float:
 
 
 def memory(mx: Mx) -> float:
-    """MiB of the daemon's own, with its share of what it has in common with others."""
+    """Return the daemon's proportional set size (PSS) in MiB."""
     (pid,) = (pid for pid, name in mx.host.processes(SERVICE).items() if name == "postfix-sync")
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def test_a_bad_configuration_is_not_taken(daemon: Mx) -> None:
-    """`systemctl reload` says so, the log says what is wrong and where, and the old one stays."""
+def test_reload_with_an_invalid_configuration_keeps_the_previous_one(daemon: Mx) -> None:
+    """`systemctl reload` fails, and the log has the problem and its line."""
     host, pid = daemon.host, daemon.host.main_pid(SERVICE)
     daemon.write_config("sourcse: []\n")
     reload = host.ask("systemctl", "reload", SERVICE)
@@ -143,12 +143,12 @@ def test_a_bad_configuration_is_not_taken(daemon: Mx) -> None:
     host.wait_for_message(SERVICE, "config.yaml was read again")
 
 
-# Killed, stopped, hung.
+# Killed, stopped and hanging daemons.
 
 
 @pytest.mark.kill
-def test_killed_it_is_restarted_and_converges(daemon: Mx) -> None:
-    """SIGKILL; the list is created while nobody looks."""
+def test_killed_daemon_is_restarted_and_converges(daemon: Mx) -> None:
+    """The list is created after SIGKILL, before the restart."""
     before = daemon.host.main_pid(SERVICE)
     daemon.host.systemctl("kill", "--signal=KILL", SERVICE)
     name = new_list()
@@ -159,8 +159,7 @@ def test_killed_it_is_restarted_and_converges(daemon: Mx) -> None:
     assert daemon.host.main_pid(SERVICE) != before
 
 
-def test_stopped_it_is_restarted_by_the_watchdog(daemon: Mx) -> None:
-    """SIGSTOP."""
+def test_daemon_stopped_by_a_signal_is_restarted_by_the_watchdog(daemon: Mx) -> None:
     daemon.edit(SERVICE, "[Service]", "WatchdogSec=2s")
     daemon.host.systemctl("restart", SERVICE)
     daemon.host.systemctl("kill", "--signal=STOP", "--kill-whom=main", SERVICE)
@@ -171,8 +170,8 @@ def test_stopped_it_is_restarted_by_the_watchdog(daemon: Mx) -> None:
     assert any("Watchdog timeout" in line for line in daemon.host.journal(SERVICE))
 
 
-def test_a_pass_that_hangs_does_not_fool_the_watchdog(daemon: Mx) -> None:
-    """The event loop goes round, but postmap never ends."""
+def test_daemon_with_a_hanging_sync_is_restarted_by_the_watchdog(daemon: Mx) -> None:
+    """The event loop runs, but postmap never ends."""
     host = daemon.host
     daemon.edit(SERVICE, "[Service]", "WatchdogSec=1s")
     host.systemctl("restart", SERVICE)
@@ -190,7 +189,7 @@ def test_a_pass_that_hangs_does_not_fool_the_watchdog(daemon: Mx) -> None:
     daemon.deliver(name)
 
 
-# Booted without something.
+# Boots without Postfix, the network, or the volume.
 
 
 def without_postfix(mx: Mx) -> Callable[[], None]:
@@ -223,8 +222,10 @@ def without_volume(mx: Mx) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("without", [without_postfix, without_network, without_volume])
-def test_it_boots_without(mx: Mx, way: str, without: Callable[[Mx], Callable[[], None]]) -> None:
-    """And is in step by itself as soon as it has what was missing."""
+def test_host_booted_without_a_part_converges_when_it_appears(
+    mx: Mx, way: str, without: Callable[[Mx], Callable[[], None]]
+) -> None:
+    """The maps converge automatically once the missing part is there."""
     bring = without(mx)
     name = new_list()
     mx.create(name)
@@ -236,7 +237,7 @@ def test_it_boots_without(mx: Mx, way: str, without: Callable[[Mx], Callable[[],
     mx.deliver(name)
 
 
-# What is done to Postfix.
+# Changes of Postfix and its chroot.
 
 
 def restart(mx: Mx) -> None:
@@ -261,30 +262,32 @@ def spoil_chroot(mx: Mx) -> None:
 
 
 @pytest.mark.parametrize("change", [restart, reinstall, renew_chroot, spoil_chroot])
-def test_names_still_resolve(daemon: Mx, change: Callable[[Mx], None]) -> None:
-    """Whatever copies the files of the chroot."""
+def test_names_resolve_after_a_change_of_the_chroot(
+    daemon: Mx, change: Callable[[Mx], None]
+) -> None:
+    """Different programs copy the files into the chroot."""
     change(daemon)
     daemon.host.wait_for_unit("postfix")
     daemon.deliver(FIRST)
 
 
-# In the middle of a pass.
+# Interrupted syncs.
 
 
 BULK = "/srv/bulk"
 
 
 def many(count: int) -> list[str]:
-    """Names of lists."""
+    """Return the names of `count` lists."""
     return [f"bulk-{number}@bulk.example.net" for number in range(count)]
 
 
 @pytest.fixture
 def bulk(mx: Mx, way: str) -> Iterator[MailmanFiles]:
-    """A second Mailman, with so many lists that a pass with more of them takes a while."""
+    """A second Mailman with 2000 lists, so that a sync of more of them takes seconds."""
     files = MailmanFiles(mx.host.path(BULK))
     files.write(*many(2000))
-    # A pass that has begun without this source takes its lists out: none may be under way then.
+    # A running sync without this source would remove its lists, so no sync may be running.
     mx.host.systemctl("stop", way, ONCE)
     first = {"path": f"{VOLUME}/data", "address": mx.network["lists"].address}
     mx.configure(sources=[first, {"name": "bulk", "path": BULK}], probe={"level": "off"})
@@ -294,16 +297,16 @@ def bulk(mx: Mx, way: str) -> Iterator[MailmanFiles]:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_a_pass_that_is_cut_off(
+def test_interrupted_sync_leaves_each_map_old_or_new(
     mx: Mx, way: str, bulk: MailmanFiles, end: str, measured: Measured
 ) -> None:
-    """`systemctl stop`, or SIGKILL for all of it: each map is as before or as wanted."""
+    """The sync is interrupted by `systemctl stop`, or by SIGKILL to all processes of the unit."""
     host, unit = mx.host, SERVICE if way == SERVICE else ONCE
-    before, wanted = many(2000), many(4000)
-    wait_for(lambda: mx.knows(before[-1]), 3 * PATIENCE, "the lists from before")
-    wait_for(mx.at_rest, 3 * PATIENCE, "the end of the pass before")
-    bulk.write(*wanted)
-    wait_for(lambda: "postmap" in host.processes(unit).values(), 3 * PATIENCE, "a pass at work")
+    before, after = many(2000), many(4000)
+    wait_for(lambda: mx.knows(before[-1]), 3 * PATIENCE, "the first lists")
+    wait_for(mx.at_rest, 3 * PATIENCE, "the end of the first sync")
+    bulk.write(*after)
+    wait_for(lambda: "postmap" in host.processes(unit).values(), 3 * PATIENCE, "a running sync")
     if end == "kill":
         host.systemctl("kill", "--signal=KILL", unit)
     else:
@@ -311,14 +314,17 @@ def test_a_pass_that_is_cut_off(
         began = time.monotonic()
         host.systemctl("stop", *{way, unit})
         seconds = time.monotonic() - began
-        line = f"{host.release}: {unit} stopped in the middle of a pass after {seconds:.2f} s"
+        line = f"{host.release}: {unit} stopped during a sync after {seconds:.2f} s"
         measured(f"stop {unit} on {host.release}", round(seconds, 2), line)
         assert host.show(unit, "ActiveState")["ActiveState"] != "active"
     for name in (ROUTES, RECIPIENTS):
-        found = {one for one in mx.dumped(name) if one.endswith("@bulk.example.net")}
-        assert found in [{one for name in some for one in nine(name)} for some in (before, wanted)]
+        found = {key for key in mx.dumped(name) if key.endswith("@bulk.example.net")}
+        assert found in [
+            {address for list_name in lists for address in nine(list_name)}
+            for lists in (before, after)
+        ]
     assert not mx.dumped(ALIASES)
     mx.deliver(FIRST)
     host.systemctl("start", way)
-    wait_for(lambda: mx.knows(wanted[-1]), 3 * PATIENCE, "all lists")
-    wait_for(mx.at_rest, 3 * PATIENCE, "whole maps and no remains")
+    wait_for(lambda: mx.knows(after[-1]), 3 * PATIENCE, "all lists")
+    wait_for(mx.at_rest, 3 * PATIENCE, "complete maps and no leftover files")

@@ -1,10 +1,10 @@
-"""The pages for what people have are followed, command by command, on a Debian 12 with systemd.
+"""The pages for existing setups: each command is run, in order, on a Debian 12 with systemd.
 
-Each page begins with a host as its readers have it, and ends with a postfix-sync that systemd (or
-cron) looks after, `doctor` without a failure, and a message in Mailman for a list that was created
-last.  Postfix, systemd, Docker, sshd, cron and Mailman are Debian's own; of the containers only the
-images are imitated (tests/parts/mailman_container.py), with the same users, paths, formats and
-addresses.  What a page leaves to a person, such as comparing two fingerprints, is done here.
+Each page begins with a host as its readers have it. At the end, systemd or cron runs postfix-sync,
+`doctor` has no failure, and Mailman has a message for the list that was created last.  Postfix,
+systemd, Docker, sshd, cron and Mailman are Debian's own; only the images of the containers are
+imitations (tests/parts/mailman_container.py), with the same users, paths, formats and addresses.
+The tests do themselves what a page leaves to its reader, such as comparing two fingerprints.
 """
 
 import json
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.booted, pytest.mark.slow]
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 MM = "mm.example.net"
 EXAMPLE_ADDRESS = "192.0.2.24"
-"""MM's in the pages."""
+"""MM's address in the pages."""
 
 PACKAGES = (*mailman_container.PACKAGES, "openssh-client", "openssh-server")
 
@@ -43,31 +43,31 @@ cd /root
 """
 
 KEPT = ("/etc/postfix/main.cf", "/etc/hosts")
-"""What each page finds as the one before has found it."""
+"""Files that are restored after each page."""
 
 MINUTE = 60 + PATIENCE
-"""Seconds for what cron does, and for what takes long on a loaded machine."""
+"""Seconds: cron's interval, and what takes long on a loaded machine."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A host, as whoever follows a page sees it."""
+    """A host, as the reader of a page uses it."""
 
     booted: Booted
     host: Host
 
     def shell(self, commands: str) -> subprocess.CompletedProcess[str]:
-        """Paste commands into a shell of root's; all that is printed is on stdout."""
+        """Run commands in a shell of root's; stdout has the output of both streams."""
         return self.booted.ask("sh", "-ec", A_SHELL_OF_ROOT + commands)
 
     def do(self, commands: str) -> str:
-        """The same for commands that must succeed; what they printed."""
+        """Run commands that must succeed; return their output."""
         done = self.shell(commands)
         assert done.returncode == 0, f"{commands}\nended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
     def make(self, step: Step) -> str:
-        """Make a step, which must succeed and print what the page says."""
+        """Run a step, which must succeed and print what the page says; return its output."""
         done = self.shell(step.commands.replace(EXAMPLE_ADDRESS, "10.77.0.2"))
         said = f"{step.place}: status {done.returncode}\n{step.commands}\n{done.stdout}"
         assert done.returncode == 0, said
@@ -75,11 +75,11 @@ class Machine:
         return done.stdout
 
     def has(self, text: str, *places: str) -> bool:
-        """A text is somewhere in a file, or below a directory."""
+        """Whether a text is in one of these files or directories."""
         return self.shell(f"grep -rqF '{text}' {' '.join(places)}").returncode == 0
 
     def run_container(self, image: Image, name: str, *options: str) -> None:
-        """Start a container with Mailman, and wait until it takes mail on the published port."""
+        """Start a container with Mailman, and wait until it accepts mail on the published port."""
         tar = self.booted.path("/root/image.tar")
         tar.write_bytes(mailman_container.tar(image))
         self.do(
@@ -91,7 +91,7 @@ class Machine:
         self.do(f"docker exec -u mailman {name} mailman create {ANTS}")
 
     def wait_for_mailman(self) -> None:
-        """Until an LMTP server answers at port 8024."""
+        """Wait until an LMTP server answers at port 8024."""
         with self.host.inside():
             wait_for(_greets, MINUTE, "220 of Mailman")
 
@@ -107,15 +107,15 @@ def _greets() -> bool:
 
 
 def follow(page: str, mx: Machine, others: Mapping[str, Machine] | None = None) -> list[str]:
-    """Make each step of a page where it belongs; what they printed."""
+    """Run each step of a page on its host; return their outputs."""
     return [{"": mx, **(others or {})}[step.host].make(step) for step in steps(page)]
 
 
 def deliver(recipient: str, mx: Machine, mailman: Machine, *places: str) -> None:
-    """Send a message, as somebody does to whom a list was just named; Mailman has it."""
+    """Send messages to a new list until one is accepted; wait until Mailman has it."""
     with mx.host.inside():
         [sent] = wait_for(
-            lambda: [one for one in [send(25, recipient)] if one.accepted],
+            lambda: [sent for sent in [send(25, recipient)] if sent.accepted],
             MINUTE,
             f"a message to {recipient} accepted",
         )
@@ -131,16 +131,16 @@ def deliver(recipient: str, mx: Machine, mailman: Machine, *places: str) -> None
 
 
 def assert_healthy(mx: Machine) -> None:
-    """Doctor finds no failure."""
+    """Check that doctor has no failure."""
     found = json.loads(mx.shell("postfix-sync doctor --json").stdout)
-    assert [one for one in found["checks"] if one["status"] == "failure"] == []
+    assert [check for check in found["checks"] if check["status"] == "failure"] == []
     assert found["ok"]
 
 
 @contextmanager
 def machine(directory: Path, host: Host) -> Iterator[Booted]:
     """A host on which Docker can run; it is switched off."""
-    # Docker would do so itself, but finds /proc/sys read-only.
+    # Docker would do this itself, but /proc/sys is read-only for it.
     with host.inside():
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     options = mailman_container.OPTIONS
@@ -151,7 +151,7 @@ def machine(directory: Path, host: Host) -> Iterator[Booted]:
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Network]:
-    """The network of the host that has Postfix, and of another."""
+    """The network of the host with Postfix and another host."""
     need_booted_hosts()
     with Network("mx", "mm") as hosts:
         yield hosts
@@ -159,7 +159,7 @@ def hosts() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def installed(hosts: Network) -> Iterator[Machine]:
-    """The host that has Postfix, with postfix-sync installed; booted once for all pages."""
+    """The host with Postfix, and with postfix-sync installed; booted once for all pages."""
     with public_directory() as directory, machine(directory, hosts["mx"]) as booted:
         booted.chroot("make", "-C", booted.copy_checkout(), "install")
         for path in KEPT:
@@ -170,7 +170,7 @@ def installed(hosts: Network) -> Iterator[Machine]:
 
 @pytest.fixture
 def mx(installed: Machine) -> Iterator[Machine]:
-    """The same, with a Postfix as Debian configures it, and nothing of another page."""
+    """The installed host, with Debian's configuration of Postfix and nothing of another page."""
     yield installed
     installed.shell(
         "systemctl disable --now postfix-sync mailman3\n"
@@ -184,7 +184,7 @@ def mx(installed: Machine) -> Iterator[Machine]:
 
 
 def kept(booted: Booted, path: str) -> Path:
-    """Where a file was kept."""
+    """Return the path of a file's backup."""
     return booted.path(f"/root/{Path(path).name}.kept")
 
 
@@ -192,7 +192,7 @@ VOLUME = "--volume /srv/mailman_var:/opt/mailman/var"
 
 
 def test_from_the_sample_container(mx: Machine) -> None:
-    """The image of alexbarcelo/mailman3: a published port, a name that nobody knows."""
+    """The image of alexbarcelo/mailman3: a published port, and a name that does not resolve."""
     mx.run_container(SAMPLE, "mailman-test", "--hostname mailman-test --publish 8024:8024", VOLUME)
 
     follow("from-sample-container.md", mx)
@@ -202,7 +202,7 @@ def test_from_the_sample_container(mx: Machine) -> None:
 
 
 def test_from_docker_mailman(mx: Machine) -> None:
-    """Its compose file's container, and the main.cf of its README; then it moves."""
+    """The container of its compose file and the main.cf of its README; then its address changes."""
     mx.do("docker network create --subnet 172.19.199.0/24 mailman")
     mx.run_container(
         DOCKER_MAILMAN,
@@ -227,7 +227,7 @@ def test_from_docker_mailman(mx: Machine) -> None:
     deliver(BEES, mx, mx, "/opt/mailman/core/var/queue")
     assert_healthy(mx)
 
-    # Somebody else has its address while it is away: it comes back at another.
+    # Another container takes its address while it is stopped, so it restarts with another one.
     address = (
         "docker inspect --format '{{.NetworkSettings.Networks.mailman.IPAddress}}' mailman-core"
     )
@@ -240,13 +240,13 @@ def test_from_docker_mailman(mx: Machine) -> None:
     )
     mx.wait_for_mailman()
     assert mx.do(address) != before
-    # To another list: qmgr(8) goes on with the last address that it has resolved for 30 s.
+    # To another list: qmgr(8) caches the last address that it resolved for 30 s.
     deliver(ANTS, mx, mx, "/opt/mailman/core/var/queue")
     assert_healthy(mx)
 
 
 def test_from_another_host(mx: Machine, hosts: Network) -> None:
-    """Mailman's host is another one, with an sshd; nothing is installed there."""
+    """Mailman runs on another host with an sshd, on which nothing is installed."""
     with public_directory() as directory, machine(directory, hosts["mm"]) as booted:
         booted.path("/etc/hostname").write_text("mm\n")
         booted.boot()
@@ -254,7 +254,7 @@ def test_from_another_host(mx: Machine, hosts: Network) -> None:
         mm.do("systemctl start ssh")
         options = f"--hostname {MM} --env MM_HOSTNAME={MM} --publish 8024:8024"
         mm.run_container(DOCKER_MAILMAN, "mailman-core", options, VOLUME)
-        # What a DNS has elsewhere.
+        # In the field, the DNS has this name.
         mx.do(f"echo {hosts['mm'].address} {MM} >>/etc/hosts; systemctl restart postfix")
 
         fingerprints = set()
@@ -273,7 +273,7 @@ def test_from_another_host(mx: Machine, hosts: Network) -> None:
 
 
 def test_from_debians_mailman(mx: Machine) -> None:
-    """Debian's package, and the main.cf of its README.Debian."""
+    """Debian's package mailman3, and the main.cf of its README.Debian."""
     configuration = mx.booted.path("/etc/mailman3/mailman.cfg")
     configuration.write_text(configuration.read_text() + ONLY_LMTP)
     mx.do("systemctl start mailman3")
@@ -311,7 +311,7 @@ postfix reload
 
 
 def test_from_cron(mx: Machine) -> None:
-    """A script of cron's gives way to --once; cron then has new lists known, and mails errors."""
+    """--once replaces a script in cron; then cron's runs add new lists and mail errors to root."""
     mx.run_container(SAMPLE, "mailman-test", "--hostname mailman-test --publish 8024:8024", VOLUME)
     mx.booted.path("/usr/local/sbin/mailman-maps").write_text(SCRIPT)
     mx.do(
@@ -329,11 +329,11 @@ def test_from_cron(mx: Machine) -> None:
 
     follow("from-cron.md", mx)
     assert_healthy(mx)
-    # A source that is not there besides: one and the same pass has a list to add, and an error.
+    # With an additional source that does not exist, one sync adds a list and has an error.
     mx.do(
         "echo '  - path: /srv/elsewhere/data' >>/etc/postfix-sync/config.yaml\n"
         f"docker exec -u mailman mailman-test mailman create {BEES}"
     )
 
     deliver(BEES, mx, mx, "/srv/mailman_var/queue")
-    wait_for(lambda: mx.has("/srv/elsewhere/data", "/var/mail/root"), MINUTE, "a mail of cron's")
+    wait_for(lambda: mx.has("/srv/elsewhere/data", "/var/mail/root"), MINUTE, "cron's mail")

@@ -1,4 +1,4 @@
-"""Postfix 3.11: a map type that it warns of, and one that it opens as another (Debian forky)."""
+"""Postfix 3.11 (Debian forky): deprecated map types, and types that it opens as another type."""
 
 import json
 import subprocess
@@ -19,19 +19,19 @@ from tests.parts.mx import CONFIG, MAPS, SERVICE, Mx
 pytestmark = [pytest.mark.booted, pytest.mark.slow]
 
 MESSAGES = 20
-"""Of so many RCPTs, one is of a whole message: more than that would only wait in the queue."""
+"""One RCPT of so many is part of a whole message; more messages would only fill the queue."""
 
 LEVEL = "non_bdb_migration_level"
 
 
 @pytest.fixture(scope="module", params=[FORKY])
 def release(request: pytest.FixtureRequest) -> str:
-    """The one with Postfix 3.11."""
+    """The Debian release with Postfix 3.11."""
     return str(request.param)
 
 
 def named(mx: Mx) -> set[str]:
-    """The map types that main.cf names."""
+    """Return the map types that main.cf names."""
     values = mx.host.run(
         "postconf", "-h", "transport_maps", "relay_domains", "relay_recipient_maps"
     )
@@ -39,7 +39,7 @@ def named(mx: Mx) -> set[str]:
 
 
 def rcpt(mx: Mx) -> int:
-    """What Postfix says to RCPT for a list: its code; no message is sent."""
+    """Return Postfix's reply code to RCPT for the list, without sending a message."""
     with mx.network["mx"].inside():
         return load.rcpt(25, FIRST)
 
@@ -47,9 +47,9 @@ def rcpt(mx: Mx) -> int:
 def shell_under_load(
     mx: Mx, command: str, allowed: Collection[int] = (250,)
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command while Postfix is asked for a list all the time, with a message now and then.
+    """Run a command during a constant load of RCPTs for the list and some messages.
 
-    No other reply than `allowed` may come.
+    Only the codes in `allowed` may be replied.
     """
     codes: Counter[int] = Counter()
     with ThreadPoolExecutor(1) as pool:
@@ -64,8 +64,8 @@ def shell_under_load(
 
 @pytest.mark.transition
 @pytest.mark.parametrize("configured", ["auto", "hash"])
-def test_doctor_changes_the_type_over(mx: Mx, configured: str) -> None:
-    """Its command keeps mail flowing, also beside the daemon, and leaves nothing to warn of."""
+def test_fix_of_doctor_changes_a_deprecated_map_type_without_loss(mx: Mx, configured: str) -> None:
+    """The daemon is running meanwhile; afterwards doctor has no warning."""
     host = mx.host
     set_up(mx, "hash")
     mx.configure(postfix={"map_type": configured})
@@ -88,8 +88,8 @@ def test_doctor_changes_the_type_over(mx: Mx, configured: str) -> None:
 
 
 @pytest.mark.transition
-def test_undo_does_not_go_back_to_an_old_index(mx: Mx) -> None:
-    """It says which command builds it, and that works."""
+def test_undo_is_refused_if_the_previous_index_is_missing(mx: Mx) -> None:
+    """Its hint is a command that builds the index and then undoes the setup."""
     host = mx.host
     set_up(mx, "hash")
     mx.configure()
@@ -102,7 +102,7 @@ def test_undo_does_not_go_back_to_an_old_index(mx: Mx) -> None:
     assert f"but there is no {MAPS}/postfix_" in done.stderr
     assert host.path("/etc/postfix/main.cf").read_text() == before
     build = done.stderr.partition(": hint: ")[2].strip()
-    # Without the maps, the lists' domain is no concern of this Postfix.
+    # Without the maps, Postfix does not accept mail for the lists' domain.
     done = shell_under_load(mx, build.replace("--undo", "--undo --yes"), {250, 454, 554})
     assert done.returncode == 0, done.stderr
     assert MAPS not in host.run("postconf", "-n")
@@ -112,17 +112,17 @@ def test_undo_does_not_go_back_to_an_old_index(mx: Mx) -> None:
 @pytest.mark.transition
 @pytest.mark.parametrize("level", ["enable-redirect", "enable-reindex"])
 @pytest.mark.parametrize(("map_type", "opened"), [("hash", "cdb"), ("btree", "lmdb")])
-def test_the_type_that_postfix_opens_instead(
+def test_map_type_that_postfix_redirects_is_built_as_the_opened_type(
     mx: Mx, level: str, map_type: str, opened: str
 ) -> None:
-    """Is built before Postfix is told of it, checked, and kept in step."""
+    """It is built before Postfix's level is changed, checked by doctor, and kept in sync."""
     host = mx.host
     set_up(mx, map_type)
     for name in MAP_NAMES:
         host.path(f"{MAPS}/{name}.{opened}").unlink(missing_ok=True)
     try:
-        # As docs/debian.md says it: processes that start read main.cf before anyone reloads it.
-        build = f"postmap {' '.join(f'{opened}:{MAPS}/{one}' for one in MAP_NAMES)}"
+        # As in docs/debian.md: processes that start read main.cf even before a reload.
+        build = f"postmap {' '.join(f'{opened}:{MAPS}/{name}' for name in MAP_NAMES)}"
         switch = f"postconf -e {LEVEL}={level} && postfix reload && postfix-sync --once"
         done = shell_under_load(mx, f"{build} && {switch}")
         assert done.returncode == 0, done
@@ -137,12 +137,12 @@ def test_the_type_that_postfix_opens_instead(
         assert not host.path(f"{MAPS}/.staging").exists()
         found = doctor(mx)
         assert f"this Postfix opens {opened} instead" in found["map_type"]["seen"]
-        assert {found[f"map:{one}"]["status"] for one in MAP_NAMES} == {"ok"}
+        assert {found[f"map:{map_name}"]["status"] for map_name in MAP_NAMES} == {"ok"}
 
-        # The index that Postfix opens is the one that is looked at.
+        # doctor checks the index that Postfix opens.
         host.path(f"{MAPS}/{ROUTES}.{opened}").unlink()
         found = json.loads(host.ask("postfix-sync", "doctor", "--json").stdout)["checks"]
-        broken = next(one for one in found if one["name"] == f"map:{ROUTES}")
+        broken = next(check for check in found if check["name"] == f"map:{ROUTES}")
         assert broken["seen"] == f"{MAPS}/{ROUTES}.{opened}: no such file"
         once(mx)
         assert host.path(f"{MAPS}/{ROUTES}.{opened}").exists()

@@ -1,6 +1,6 @@
-"""What depends on Postfix's version works on Debian 12, 13 and what will be 14.
+"""What depends on Postfix's version, on Debian 12, 13 and forky (the future 14).
 
-Each map type that the host's Postfix has: built, set up, and used for mail of the real Mailman.
+Each map type that the host's Postfix supports is built, set up, and used for mail to a Mailman.
 """
 
 import itertools
@@ -26,50 +26,51 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module", params=ALL)
 def release(request: pytest.FixtureRequest) -> str:
-    """Every release."""
+    """Each Debian release."""
     return str(request.param)
 
 
 def new_list() -> str:
-    """A list that nobody has used yet."""
+    """Return the name of a list that no test has used."""
     return f"version-{next(_NUMBERS)}@lists.example.net"
 
 
 def once(mx: Mx) -> subprocess.CompletedProcess[str]:
-    """One sync by hand; it must succeed."""
+    """Run one sync, which must succeed."""
     done = mx.host.ask("postfix-sync", "--once")
     assert done.returncode == 0, done
     return done
 
 
 def doctor(mx: Mx) -> dict[str, dict[str, Any]]:
-    """What doctor finds, by name; no failure is among it."""
+    """Return doctor's findings by name; none may be a failure."""
     found = json.loads(mx.host.ask("postfix-sync", "doctor", "--json").stdout)
-    checks = {one["name"]: one for one in found["checks"]}
-    assert found["ok"], {name: one for name, one in checks.items() if one["status"] == "failure"}
+    checks = {check["name"]: check for check in found["checks"]}
+    failures = {name: check for name, check in checks.items() if check["status"] == "failure"}
+    assert found["ok"], failures
     return checks
 
 
 def set_up(mx: Mx, map_type: str) -> None:
-    """Have main.cf name the maps as one type, with no daemon beside the test."""
+    """Have main.cf name the maps with this type, and stop the daemon and the timer."""
     mx.host.systemctl("disable", "--now", SERVICE, TIMER)
     present = mx.host.run("postconf", "-h", "transport_maps").partition(":")[0]
-    # hash and btree have files of one name: there is no direct way from one to the other.
+    # hash and btree indexes have the same file name, so there is no direct change between them.
     between = ("lmdb",) if {present, map_type} == {"btree", "hash"} else ()
-    for one in (*between, map_type):
-        mx.configure(postfix={"map_type": one})
+    for next_type in (*between, map_type):
+        mx.configure(postfix={"map_type": next_type})
         mx.host.run("postfix-sync", "setup", "--yes")
     assert f"{map_type}:{MAPS}/{ROUTES}" in mx.host.run("postconf", "-h", "transport_maps")
 
 
 def refused(mx: Mx, name: str) -> bool:
-    """Whether a list is unknown to Postfix."""
+    """Whether Postfix refuses mail to a list as unknown."""
     return mx.send(name).last.code == 550
 
 
 @pytest.mark.parametrize("map_type", sorted(INDEX_SUFFIX))
-def test_a_list_comes_and_goes(mx: Mx, map_type: str) -> None:
-    """Each time with one sync; a second one has nothing to do and nothing to say."""
+def test_list_is_added_and_removed_with_each_map_type(mx: Mx, map_type: str) -> None:
+    """One sync is enough for each; a second one changes and logs nothing."""
     host = mx.host
     if map_type not in host.run("postconf", "-m").split():
         host.run("apt-get", "-q", "update", online=True)
@@ -83,17 +84,19 @@ def test_a_list_comes_and_goes(mx: Mx, map_type: str) -> None:
     mx.deliver(name)
     table = f"{map_type}:{MAPS}/{ROUTES}"
     assert host.ask("postmap", "-q", name, table).stdout.startswith("lmtp:[")
-    said = [line for line in once(mx).stderr.splitlines() if ": hint: " not in line]
-    assert len(said) == warned, said
-    assert all(f"map type {map_type}: the maps work, but Postfix warns" in line for line in said)
+    warnings = [line for line in once(mx).stderr.splitlines() if ": hint: " not in line]
+    assert len(warnings) == warned, warnings
+    assert all(
+        f"map type {map_type}: the maps work, but Postfix warns" in line for line in warnings
+    )
     suffix = INDEX_SUFFIX[map_type]
-    assert {one.name for one in host.path(MAPS).glob(f"*{suffix}")} == {
-        f"{one}{suffix}" for one in MAP_NAMES
+    assert {path.name for path in host.path(MAPS).glob(f"*{suffix}")} == {
+        f"{map_name}{suffix}" for map_name in MAP_NAMES
     }
 
     found = doctor(mx)
     assert found["map_type"]["status"] == ("warning" if warned else "ok")
-    assert {found[f"map:{one}"]["status"] for one in MAP_NAMES} == {"ok"}
+    assert {found[f"map:{map_name}"]["status"] for map_name in MAP_NAMES} == {"ok"}
 
     mx.remove(name)
     once(mx)

@@ -1,4 +1,4 @@
-"""What the end-to-end tests need."""
+"""Requirements of the end-to-end tests, and the check of a change under load."""
 
 import os
 import shutil
@@ -11,22 +11,22 @@ from tests.scenarios.transitions import Means, Stage
 
 
 def need_real_parts() -> None:
-    """Skips, in CI fails, where Postfix can't be run."""
+    """Skip the test, or fail it in CI, if Postfix can't be run here."""
     need(os.geteuid() == 0, "root")
     need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
 
 
 def need_map_type(postfix: PostfixInstance, map_type: str) -> None:
-    """Skips, in CI fails, where this Postfix has no such maps."""
+    """Skip the test, or fail it in CI, if this Postfix does not support the map type."""
     need(map_type in postfix.command("postconf", "-m").split(), f"a Postfix with {map_type} maps")
 
 
 def check_change(
     change: Change, map_type: str, means: Means, measured: Measured, **main_cf: str
 ) -> None:
-    """Make the change under load; keep its figures, and fail if one of them is a fault.
+    """Make the change under load; record its figures, and fail if there is a fault among them.
 
-    `main_cf` is what more there is in main.cf.
+    `main_cf` has additional parameters of main.cf.
     """
     need_real_parts()
     with public_directory() as directory:

@@ -1,7 +1,7 @@
-"""Mailman's container comes back at another address under load: nothing bounces, all is delivered.
+"""Mailman's container gets another address under load: all mail is delivered, nothing bounces.
 
-Forty messages a second while the container is restarted, or removed and made anew, each time with
-another address. Without postfix-sync, mail goes to where nobody is any more.
+The load is forty messages a second while the container is restarted, or removed and created again,
+each time with another address. Without postfix-sync, Postfix sends the mail to the old address.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.load, pytest.mark.alone]
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A place that Postfix's users can reach."""
+    """A directory that Postfix's users can reach."""
     need_real_parts()
     need(parts.available(), "podman, runc and iptables")
     with public_directory() as directory:
@@ -29,36 +29,36 @@ def directory() -> Iterator[Path]:
 
 
 def restart(scenario: Scenario) -> None:
-    """As an operator does it."""
+    """Restart the container, as an operator does."""
     scenario.podman.command("restart", CONTAINER)
 
 
-def make_anew(scenario: Scenario) -> None:
-    """As compose does it after an update of the image."""
+def recreate(scenario: Scenario) -> None:
+    """Remove the container and create it again, as compose does after an update of the image."""
     scenario.podman.command("rm", "--force", "--time", "0", CONTAINER)
     scenario.run_sink()
 
 
 @pytest.mark.parametrize(
     ("hop", "move"),
-    [(f"lmtp:[{HOST}]:{PORT}", restart), (f"lmtp:[172.19.199.2]:{PORT}", make_anew)],
+    [(f"lmtp:[{HOST}]:{PORT}", restart), (f"lmtp:[172.19.199.2]:{PORT}", recreate)],
     ids=["by name", "by address"],
 )
-def test_a_container_moves_under_load(
+def test_mail_is_delivered_while_the_container_changes_its_address(
     directory: Path,
     hop: str,
     move: Callable[[Scenario], None],
     measured: Measured,
     request: pytest.FixtureRequest,
 ) -> None:
-    """By name the hosts file changes; by address (docker-mailman writes its own) the routes do."""
+    """A next hop by name changes the hosts file; one by address (docker-mailman's), the routes."""
     with Podman(directory / "podman") as podman, podman.inside():
         scenario = Scenario(directory, podman, "lmdb", hop)
         scenario.run_sink()
         scenario.note()
         moved = scenario.load(lambda: move(scenario))
 
-    assert len(set(moved.addresses)) == 2, "it has the same address again"
+    assert len(set(moved.addresses)) == 2, "the container has the same address again"
     assert moved.bounces == []
     assert len(moved.accepted) == len(moved.sent), "something was refused"
     assert set(moved.copies) == moved.accepted, "something was lost"

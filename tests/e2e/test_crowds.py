@@ -1,4 +1,4 @@
-"""Changes of many lists, or often, and long queues hold up no other list's mail."""
+"""Changes of many lists, frequent changes and long queues do not delay other lists' mail."""
 
 import pytest
 
@@ -16,16 +16,18 @@ from tests.scenarios.flapping import flap
 pytestmark = [pytest.mark.load, pytest.mark.slow, pytest.mark.alone]
 
 NEARLY = 0.9
-"""The part of its delivery rate that another source's list keeps at least."""
+"""The part of its delivery rate that another source's list must keep."""
 
 TEN_MINUTES = 600.0
 
 AS_FAST = 2.0
-"""How many times as long a list may take behind others' removal: one look more at the files."""
+"""The factor that a list may take longer during others' removal: one more read of the files."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_ten_thousand_lists_move_at_once(map_type: str, measured: Measured) -> None:
+def test_move_of_ten_thousand_lists_does_not_delay_other_mail(
+    map_type: str, measured: Measured
+) -> None:
     need_real_parts()
     with public_directory() as directory:
         found = move_many(directory, map_type)
@@ -35,7 +37,7 @@ def test_ten_thousand_lists_move_at_once(map_type: str, measured: Measured) -> N
     assert found.rate_meanwhile >= NEARLY * found.rate_before, found
 
 
-def test_reload_with_many_messages_active_for_another_list(measured: Measured) -> None:
+def test_reload_does_not_delay_many_active_messages_for_another_list(measured: Measured) -> None:
     need_real_parts()
     with public_directory() as directory:
         found = reload_with_many_active(directory, "lmdb")
@@ -47,8 +49,10 @@ def test_reload_with_many_messages_active_for_another_list(measured: Measured) -
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_member_of_a_cluster_that_comes_and_goes(map_type: str, measured: Measured) -> None:
-    """Postfix passes it over by itself: nothing is built, and nothing reloaded."""
+def test_flapping_member_of_a_cluster_does_not_change_the_maps(
+    map_type: str, measured: Measured
+) -> None:
+    """Postfix tries the next member itself: no map is built, and Postfix is not reloaded."""
     need_real_parts()
     with public_directory() as directory:
         found = flap(directory, map_type, TEN_MINUTES)
@@ -59,8 +63,8 @@ def test_member_of_a_cluster_that_comes_and_goes(map_type: str, measured: Measur
     assert found.rate_meanwhile >= NEARLY * found.rate_before, found
 
 
-def test_list_is_created_behind_a_removal_as_fast_as_alone(measured: Measured) -> None:
-    """Mail for the removed list is still in the queue: 20,000 messages at last."""
+def test_list_is_created_during_a_removal_as_fast_as_alone(measured: Measured) -> None:
+    """Mail for the removed list is still in the queue: up to 20,000 messages."""
     need_real_parts()
     with public_directory() as directory:
         found = create_behind_removals(directory, "lmdb")

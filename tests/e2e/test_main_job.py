@@ -1,8 +1,8 @@
-"""The main job, with nothing but real parts: Mailman, Postfix, and the postfix-sync daemon between.
+"""The main job, with only real parts: Mailman, Postfix, and the postfix-sync daemon between them.
 
-A list that is created gets mail, one that is removed is refused, and nobody does anything for it.
-Mailman's LMTP server is known by a host name that only postfix-sync makes known to Postfix, so each
-delivered message also shows that the hosts file and its copy in the chroot were in time.
+A list that is created gets mail, and mail to a removed list is refused, without any action of an
+operator. Only postfix-sync's hosts file has the host name of Mailman's LMTP server, so each
+delivered message also shows that the hosts file and its copy in the chroot were written in time.
 """
 
 import json
@@ -21,23 +21,23 @@ from tests.parts.load import Sent
 from tests.scenarios.world import World
 
 UNKNOWN = "5.1.1"
-"""The enhanced code of a refusal for want of such a recipient."""
+"""The enhanced status code of a refusal of an unknown recipient."""
 
 AGAIN = {"hash": 10, "lmdb": 2}
-"""How often Mailman writes its files anew; each time takes seconds, most of them Mailman's own."""
+"""How often Mailman rewrites its files; each time takes seconds, most of them in Mailman."""
 
 State = dict[Path, tuple[int, int]]
 
 
 @pytest.fixture(scope="module", params=["hash", "lmdb"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """One for all tests that need nothing special; each has lists of its own."""
+    """One World for all tests that need no special settings; each test has lists of its own."""
     need_real_parts()
     with public_directory() as directory:
         made = World(
             directory,
             map_type=request.param,
-            # Where an alias_domain is used, the mail host's addresses are all virtual ones.
+            # All addresses of a mail host with an alias_domain are virtual ones.
             main_cf={"virtual_alias_domains": "people.example.org"},
         )
         need_map_type(made.postfix, request.param)
@@ -46,7 +46,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def test_created_list_gets_mail(world: World, measured: Measured) -> None:
-    """From `create` to the message in Mailman, by a sender who tries again at once."""
+    """A sender who retries at once; the test measures the time until Mailman has the message."""
     before = len(world.daemon.messages)
     begin = time.monotonic()
     world.mailman.create_list("ants@lists.example.net")
@@ -78,30 +78,31 @@ def test_created_list_gets_mail(world: World, measured: Measured) -> None:
     )
 
 
-def test_mailman_is_known_by_the_hosts_file_alone(world: World) -> None:
-    """The host name stands in the private hosts file and in its copy, and nowhere else."""
+def test_host_name_of_mailman_resolves_only_by_the_private_hosts_file(world: World) -> None:
+    """The private hosts file and its copy in the chroot have the host name; /etc/hosts does not."""
     sent = create_and_send(world, "wasps@lists.example.net")
     world.wait_until_received(sent)
     entry = f"{world.mailman.lmtp_address}\t{world.mailman.lmtp_host}\n"
     assert entry in world.site.hosts.read_text()
     assert world.postfix.chroot_hosts.read_bytes() == world.site.hosts.read_bytes()
     assert world.mailman.lmtp_host not in Path("/etc/hosts").read_text()
-    relays = {one.relay for one in world.postfix.outcomes() if one.recipient == sent.recipient}
+    tries = [entry for entry in world.postfix.outcomes() if entry.recipient == sent.recipient]
+    relays = {outcome.relay for outcome in tries}
     endpoint = f"[{world.mailman.lmtp_address}]:{world.mailman.lmtp_port}"
     assert relays == {f"{world.mailman.lmtp_host}{endpoint}"}
 
 
-def test_told_means_live(world: World) -> None:
-    """When the log tells of a list, in a domain that is new as well, its mail is accepted."""
+def test_list_is_accepted_once_the_log_reports_it(world: World) -> None:
+    """The list's domain is new as well."""
     world.mailman.create_list("moths@moths.example.net")
     world.daemon.wait_for("lists: +1 list: moths@moths.example.net")
     assert world.send("moths@moths.example.net").last.code == 250
 
 
-def test_second_list_and_its_subaddresses(world: World) -> None:
-    """A second list in a domain that is known: one line, and nothing about the first one."""
+def test_second_list_of_a_domain_gets_mail_and_logs_one_line(world: World) -> None:
+    """Mail to subaddresses arrives too, and the log does not mention the first list again."""
     create_and_send(world, "first@lists.example.net")
-    world.daemon.look()  # all of it is told
+    world.daemon.look()  # until all syncs so far are logged
     wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = len(world.daemon.messages)
     world.mailman.create_list("second@lists.example.net")
@@ -119,19 +120,19 @@ def test_second_list_and_its_subaddresses(world: World) -> None:
     ]
 
 
-def test_unknown_address_is_refused(world: World) -> None:
-    """In a domain of lists: refused by smtpd, before there is a message."""
+def test_unknown_address_in_a_list_domain_is_refused(world: World) -> None:
+    """smtpd refuses it at RCPT, before the message is sent."""
     create_and_send(world, "known@lists.example.net")
     refused = world.send("nobody@lists.example.net").last
     assert (refused.phase, refused.code, refused.text[:5]) == ("rcpt", 550, UNKNOWN)
 
 
 def test_removed_list_is_refused(world: World) -> None:
-    """It had mail; after its removal smtpd refuses it, and the other list stays."""
+    """The list had mail before; the other list of its domain is still accepted."""
     create_and_send(world, "stays@lists.example.net")
     sent = create_and_send(world, "goes@lists.example.net")
     world.wait_until_received(sent)
-    world.daemon.look()  # all of it is told
+    world.daemon.look()  # until all syncs so far are logged
     wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = len(world.daemon.messages)
     world.mailman.remove_list("goes@lists.example.net")
@@ -143,17 +144,17 @@ def test_removed_list_is_refused(world: World) -> None:
     world.wait_until_received(world.send("stays@lists.example.net"))
 
 
-def test_mailman_stopped_and_started(world: World) -> None:
-    """The probe says down, with the phase, and up again; mail meanwhile waits for just that."""
+def test_mail_deferred_while_mailman_is_down_is_delivered_when_it_is_up(world: World) -> None:
+    """The probe reports down, with the phase, and then up, which flushes the deferred mail."""
     create_and_send(world, "patient@lists.example.net")
     assert world.wait_until_destination(up=True)["phase"] == "rcpt"
     world.mailman.stop()
     try:
-        # A probe that meets Mailman while it ends may come further.
+        # A probe while Mailman is stopping may get past the connect phase.
         wait_for(
             lambda: world.destination()["phase"] == "connect", PATIENCE, "a refused connection"
         )
-        down = world.wait_until_destination(up=False)  # at the second failure
+        down = world.wait_until_destination(up=False)  # after the second failure
         assert (down["phase"], down["error"]) == ("connect", "Connection refused")
         sent = world.send("patient@lists.example.net")
         assert sent.accepted
@@ -162,14 +163,14 @@ def test_mailman_stopped_and_started(world: World) -> None:
     up = world.wait_until_destination(up=True)
     assert (up["phase"], up["reply"][:3], up["error"]) == ("rcpt", "250", "")
     destination = f"destination {world.mailman.lmtp_host}:{world.mailman.lmtp_port}"
-    world.wait_until_received(sent)  # nobody flushes the queue
+    world.wait_until_received(sent)  # the test does not flush the queue
     said = [line.partition(destination)[2] for line in world.daemon.messages if destination in line]
-    told = [line.split()[1] for line in said if "retrying" not in line]
-    assert told == ["down:", "up"]
+    reports = [line.split()[1] for line in said if "retrying" not in line]
+    assert reports == ["down:", "up"]
 
 
-def test_dots_anywhere_in_a_list_name(world: World) -> None:
-    """Mailman makes such lists; Postfix quotes them where it tells of its queue."""
+def test_list_names_with_dots_anywhere_get_deferred_mail(world: World) -> None:
+    """Mailman permits such names; postqueue prints them quoted."""
     names = ["an..ts@lists.example.net", "ants.@lists.example.net", ".ants@lists.example.net"]
     for name in names:
         sent = create_and_send(world, name)
@@ -178,33 +179,38 @@ def test_dots_anywhere_in_a_list_name(world: World) -> None:
     world.mailman.stop()
     try:
         world.wait_until_destination(up=False)
-        waits = [world.send(name) for name in names]
-        assert all(sent.accepted for sent in waits)
+        deferred = [world.send(name) for name in names]
+        assert all(sent.accepted for sent in deferred)
         wait_for(
-            lambda: [one["queue_name"] for one in world.postfix.queue()] == ["deferred"] * 3,
+            lambda: (
+                [message["queue_name"] for message in world.postfix.queue()] == ["deferred"] * 3
+            ),
             PATIENCE,
             "deferred mail",
         )
     finally:
         world.mailman.start()
-    for sent in waits:
-        world.wait_until_received(sent)  # nobody flushes the queue
+    for sent in deferred:
+        world.wait_until_received(sent)  # the test does not flush the queue
 
 
-def test_alias_domain(world: World) -> None:
-    """Mail to a list in a domain with an alias_domain goes by postfix_vmap, and arrives."""
+def test_list_in_a_domain_with_alias_domain_gets_mail_by_postfix_vmap(world: World) -> None:
     world.mailman.add_domain("people.example.org", alias_domain="alias.example.net")
     sent = create_and_send(world, "cats@people.example.org")
     assert world.wait_until_received(sent).list_id == "cats.people.example.org"
     assert world.site.installed("postfix_vmap")["cats@people.example.org"] == (
         "cats@alias.example.net"
     )
-    outcomes = [one for one in world.postfix.outcomes() if one.recipient.startswith("cats@")]
-    assert {(one.recipient, one.status) for one in outcomes} == {("cats@alias.example.net", "sent")}
+    outcomes = {
+        (outcome.recipient, outcome.status)
+        for outcome in world.postfix.outcomes()
+        if outcome.recipient.startswith("cats@")
+    }
+    assert outcomes == {("cats@alias.example.net", "sent")}
 
 
-def test_alias_domain_that_mailman_takes_for_another_domain_is_refused(world: World) -> None:
-    """Mailman's LMTP server knows lists there of one domain only; the hint's change helps."""
+def test_alias_domain_that_is_also_another_domain_is_refused(world: World) -> None:
+    """Mailman's LMTP server finds lists of only one of the two; the hint's change fixes that."""
     mailman = world.mailman
     mailman.add_domain("sales.example.org", alias_domain="shared.example.net")
     mailman.add_domain("team.example.org", alias_domain="shared.example.net")
@@ -244,20 +250,20 @@ def takes(world: World, recipient: str) -> bool:
 
 
 RETIRED = 180.0
-"""Seconds. A minute after a list was removed, its routes are, if nothing needs them (retire.py)."""
+"""Seconds until a removed list's routes are removed: after a minute if unused (retire.py)."""
 
 
 def retiring(world: World) -> bool:
-    """Whether routes of removed lists are still to be removed."""
+    """Whether there are still routes of removed lists to remove."""
     record = world.site.state / RETIREMENT_NAME
     return record.exists() and bool(json.loads(record.read_text())["routes"])
 
 
-def test_mailman_aliases_changes_nothing(world: World) -> None:
-    """`mailman aliases` writes all its files anew, again and again, and nothing happens here."""
+def test_repeated_mailman_aliases_changes_no_file_and_logs_nothing(world: World) -> None:
+    """`mailman aliases` rewrites all of Mailman's files with the same content."""
     create_and_send(world, "steady@lists.example.net")
     world.daemon.wait_for("lists: +1 list: steady@lists.example.net")
-    world.daemon.look()  # all of it is told
+    world.daemon.look()  # until all syncs so far are logged
     wait_for(lambda: not retiring(world), RETIRED, "the removal of earlier lists' routes")
     before = (state_of(world), world.postfix.reloads, world.daemon.messages)
     for _ in range(AGAIN[world.site.map_type]):
@@ -269,8 +275,8 @@ def test_mailman_aliases_changes_nothing(world: World) -> None:
     assert (state_of(world), world.postfix.reloads, world.daemon.messages) == before
 
 
-def test_regex_tables() -> None:
-    """What docker-mailman writes: the same maps, and mail also to a bounce address in VERP form."""
+def test_regex_tables_of_docker_mailman_give_the_same_maps() -> None:
+    """Mail to a bounce address in VERP form is delivered, too."""
     need_real_parts()
     with public_directory() as directory, World(directory, map_type="hash", table="regex") as world:
         sent = create_and_send(world, "big.ants@lists.example.net")
@@ -285,13 +291,13 @@ def test_regex_tables() -> None:
         refused = world.send("bigXants@lists.example.net").last
         assert (refused.phase, refused.code) == ("rcpt", 550)
         world.mailman.remove_list("big.ants@lists.example.net")
-        # The last list of all: the guard asks whether that was meant, and Postfix keeps it.
-        wait_for(lambda: world.site.status()["sources"]["lists"]["error"], PATIENCE, "a word")
+        # The source's only list: the guard refuses the removal, and Postfix keeps the list.
+        wait_for(lambda: world.site.status()["sources"]["lists"]["error"], PATIENCE, "an error")
         assert world.send("big.ants@lists.example.net").accepted
 
 
-def test_domain_in_mydestination() -> None:
-    """Lists in Postfix's own domain: local_recipient_maps names them, relay_domains does not."""
+def test_list_domain_in_mydestination_gets_mail() -> None:
+    """local_recipient_maps has the lists' addresses; relay_domains does not have their domain."""
     need_real_parts()
     with public_directory() as directory:
         recipients = f"hash:{directory / 'maps/postfix_recipients'}"
@@ -311,13 +317,13 @@ def test_domain_in_mydestination() -> None:
 
 
 def create_and_send(world: World, name: str) -> Sent:
-    """Create a list, and send it a message as soon as that is accepted."""
+    """Create a list, and send messages to it until one is accepted; return that one."""
     world.mailman.create_list(name)
     return world.wait_until_accepted(name)
 
 
 def state_of(world: World) -> State:
-    """Inode and time of change of all that a pass may write but for its own status."""
+    """Return inode and mtime of each file that a sync may write, except its status."""
     paths = [world.site.maps, *world.site.maps.iterdir()]
     paths += [world.site.hosts, world.postfix.chroot_hosts]
     return {path: ((found := path.stat()).st_ino, found.st_mtime_ns) for path in paths}

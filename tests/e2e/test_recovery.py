@@ -1,7 +1,7 @@
-"""Mailman goes away under load and comes back: nobody flushes anything, and all mail arrives.
+"""Mailman goes down under load and comes up again: all mail arrives without a manual flush.
 
-Postfix waits five minutes before it tries again, as it is shipped; the test waits two at most.
-`make bench` has the figures, beside those of a Postfix that is left alone.
+By default, Postfix retries deferred mail after five minutes; the test waits two at most. `make
+bench` compares the times with those of a Postfix without postfix-sync.
 """
 
 import pytest
@@ -16,7 +16,7 @@ PATIENCE = 120.0
 
 
 @pytest.mark.load
-def test_what_waited_is_delivered_when_mailman_is_back(measured: Measured) -> None:
+def test_deferred_mail_is_delivered_when_mailman_is_up_again(measured: Measured) -> None:
     need_real_parts()
     with public_directory() as directory:
         outage = Outage(directory, flush=True, probe_interval="2s")

@@ -1,8 +1,8 @@
-"""Several Mailmans, several MX hosts, and a network between that fails.
+"""Several Mailmans, several MX hosts, and a network between them that fails.
 
-Every host has a network stack of its own; Mailman's files come to the MX host over SSH. A Mailman
-host is stopped (connections are refused), then cut off (packets are lost, nobody is told), and
-comes back, while mail flows: nothing bounces, nothing is lost, and nobody else's mail waits.
+Every host has a network stack of its own, and the MX host fetches Mailman's files over SSH. Under
+load, a Mailman host is stopped (connections are refused) or cut off (packets are dropped silently),
+and comes back: no message bounces or is lost, and other lists' mail is not delayed.
 """
 
 import smtplib
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.load
 PER_SECOND = 20.0
 
 BOTH = (f"[mm1]:{LMTP_PORT}", f"[mm2]:{LMTP_PORT}")
-"""What a cluster's routes lead to."""
+"""The next hops of a cluster's routes."""
 
 
 @contextmanager
 def network(**options: object) -> Iterator[Hosts]:
-    """The hosts, their Mailmans and sshds running."""
+    """Start the hosts with their Mailmans and sshds."""
     need_real_parts()
     need(namespaces.available(), "network namespaces")
     need(sshd.available(), "OpenSSH's sshd")
@@ -39,25 +39,25 @@ def network(**options: object) -> Iterator[Hosts]:
 
 
 def end(hosts: Hosts) -> None:
-    """End mm1's Mailman, and its sshd: connections are refused."""
+    """Stop mm1's Mailman and its sshd: connections are refused."""
     hosts.mailmans["mm1"].stop()
     hosts.sshds["mm1"].stop()
 
 
 def begin(hosts: Hosts) -> None:
-    """Start them again."""
+    """Start mm1's Mailman and sshd again."""
     with hosts.on("mm1"):
         hosts.mailmans["mm1"].start()
         hosts.sshds["mm1"].start()
 
 
 def cut_off(hosts: Hosts) -> None:
-    """From now on, packets to mm1 and from it are lost."""
+    """Drop all packets to and from mm1 from now on."""
     hosts.network["mm1"].cut_off()
 
 
 def reconnect(hosts: Hosts) -> None:
-    """It was only the network."""
+    """Stop dropping packets."""
     hosts.network["mm1"].reconnect()
 
 
@@ -65,16 +65,18 @@ FAILURES = {"ended": (end, begin), "cut off": (cut_off, reconnect)}
 
 
 def check(run: Run) -> None:
-    """What must be true whatever fails."""
+    """Check what must be true after every kind of failure."""
     figures = run.figures()
-    assert figures.accepted == figures.sent, "Postfix knows its lists, whoever is away"
+    assert figures.accepted == figures.sent, "Postfix accepts its lists' mail during any failure"
     assert (figures.lost, figures.bounced, figures.waiting) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_one_of_two_mailmans_fails(failure: str, measured: Measured) -> None:
-    """Its mail waits; mail for the other is never held up, nor is a new list of the other."""
-    fail, mend = FAILURES[failure]
+def test_failure_of_one_mailman_does_not_delay_mail_for_another(
+    failure: str, measured: Measured
+) -> None:
+    """Its own mail is deferred; a new list of the other Mailman is not delayed either."""
+    fail, recover = FAILURES[failure]
     with network() as hosts:
         hosts.create("mm1", ANTS)
         hosts.create("mm2", BEES)
@@ -88,22 +90,25 @@ def test_one_of_two_mailmans_fails(failure: str, measured: Measured) -> None:
             [ANTS, BEES],
             lambda: fail(hosts),
             create_meanwhile,
-            lambda: mend(hosts),
+            lambda: recover(hosts),
             per_second=PER_SECOND,
             seconds=25,
         )
-        tell(measured, f"two Mailmans, one {failure}", run)
+        record(measured, f"two Mailmans, one {failure}", run)
         check(run)
-        assert all(one.status == "sent" and one.seconds < AT_ONCE for one in run.to(BEES))
+        assert all(
+            outcome.status == "sent" and outcome.seconds < AT_ONCE for outcome in run.to(BEES)
+        )
         assert run.delivered["mm1"].keys() | run.delivered["mm2"].keys() == ids(run)
         assert run.delivered["mm2"].keys() == ids(run, BEES)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("failure", FAILURES)
-def test_member_of_a_cluster_fails(failure: str, measured: Measured) -> None:
-    """Both have the lists, so the other takes the mail meanwhile."""
-    fail, mend = FAILURES[failure]
+def test_other_member_of_a_cluster_takes_mail_while_one_fails(
+    failure: str, measured: Measured
+) -> None:
+    fail, recover = FAILURES[failure]
     lists = [ANTS, BEES, *(f"list{number}@two.example.net" for number in range(6))]
     with network(cluster=True) as hosts:
         hosts.create("mm1", *lists)
@@ -112,24 +117,26 @@ def test_member_of_a_cluster_fails(failure: str, measured: Measured) -> None:
         mx = hosts.start_mx("mx", *lists)
         routes = mx.lookup(lists, "postfix_lmtp").values()
         assert {tuple(sorted(hops_of(route))) for route in routes} == {BOTH}
-        assert {hops_of(route)[0] for route in routes} == set(BOTH), "no member is idle"
+        assert {hops_of(route)[0] for route in routes} == set(BOTH), (
+            "each member is the first of some route"
+        )
         run = hosts.load(
             lists,
             lambda: fail(hosts),
-            lambda: mend(hosts),
+            lambda: recover(hosts),
             per_second=PER_SECOND,
             seconds=25,
         )
-        tell(measured, f"cluster of two, one {failure}", run)
+        record(measured, f"cluster of two, one {failure}", run)
         check(run)
         assert all(run.delivered.values())
-        # Half of the lists have the one that is cut off first: Postfix tries it for
-        # lmtp_connect_timeout, and then the other. The order changes after minutes only.
+        # mm1 is the first next hop of half of the lists: Postfix tries it for lmtp_connect_timeout,
+        # and then the other one. The daemon changes the order only after minutes.
         assert run.figures().late < len(run.sent) * 0.6
 
 
-def test_created_on_one_member() -> None:
-    """One database: the other member takes its mail at once, but writes its files when told to."""
+def test_list_created_on_one_member_of_a_cluster_is_taken_by_both() -> None:
+    """They share a database; the other one writes its files only on `mailman aliases`."""
     with network(cluster=True) as hosts:
         one, other = hosts.mailmans.values()
         hosts.create("mm1", ANTS)
@@ -148,8 +155,8 @@ def test_created_on_one_member() -> None:
         wait_for(lambda: hops() == list(BOTH), 20, "both in its route")
 
 
-def test_two_mx_hosts_agree(measured: Measured) -> None:
-    """Both get the same lists, at different times and in a different order: the same texts."""
+def test_two_mx_hosts_build_the_same_maps(measured: Measured) -> None:
+    """They get the same lists at different times and in a different order."""
     with network(mailmans=("mm1",), mxs=("mx1", "mx2")) as hosts:
         hosts.create("mm1", BEES)
         one = hosts.start_mx("mx1", BEES)
@@ -175,23 +182,25 @@ def test_two_mx_hosts_agree(measured: Measured) -> None:
 
 
 def hops_of(route: str) -> list[str]:
-    """The next hops of a route, in their order."""
+    """Return the next hops of a route, in order."""
     return [hop.strip() for hop in route.removeprefix("lmtp:").split(",")]
 
 
 def ids(run: Run, recipient: str = "") -> set[str]:
-    """The X-Load-Id of each message that was accepted (for a list)."""
-    return {one.load_id for one in run.sent if one.accepted and recipient in ("", one.recipient)}
+    """Return the X-Load-Id of each accepted message (to `recipient`, if given)."""
+    return {
+        sent.load_id for sent in run.sent if sent.accepted and recipient in ("", sent.recipient)
+    }
 
 
-def tell(measured: Measured, name: str, run: Run) -> None:
-    """Keep the figures of a run for the report."""
+def record(measured: Measured, name: str, run: Run) -> None:
+    """Record the figures of a run for the end of the test run."""
     figures = run.figures()
     measured(name, figures.as_dict(), f"{name}: {figures}")
 
 
 def answer(hosts: Hosts, name: str, recipient: str) -> int:
-    """What a Mailman says to RCPT."""
+    """Return a Mailman's reply code to RCPT."""
     mailman = hosts.mailmans[name]
     with hosts.on(name), smtplib.LMTP(mailman.lmtp_address, LMTP_PORT, timeout=10) as client:
         client.ehlo()

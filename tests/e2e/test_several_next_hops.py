@@ -1,7 +1,8 @@
-"""What Postfix does with `lmtp:[a]:8024, [b]:8024`, which a cluster of Mailmans is to get.
+"""How Postfix uses the next hops `lmtp:[a]:8024, [b]:8024`, the routes of a cluster of Mailmans.
 
-Real servers on hosts of their own, so that packets can be lost between them. Each fact here is one
-that the choice of routes rests on; those about bounces say what must never be written.
+The servers are real and on hosts of their own, so that packets between them can be dropped. The
+choice of routes depends on each of these facts; those about bounces show which routes must never be
+written.
 """
 
 import asyncio
@@ -39,11 +40,11 @@ class Bed:
     sinks: dict[str, LmtpSink]
 
     def hop(self, name: str, port: int = PORT) -> str:
-        """A host as a next hop."""
+        """Return a host as a next hop."""
         return f"[{self.network[name].address}]:{port}"
 
     def route(self, **routes: str) -> None:
-        """These are the routes from now on; `ants` is LIST's, `bees` is OTHER's."""
+        """Replace the routes: `ants` is LIST's, `bees` is OTHER's."""
         table = self.postfix.directory / "transport"
         of = {"ants": LIST, "bees": OTHER}
         table.write_text("".join(f"{of[name]} {value}\n" for name, value in routes.items()))
@@ -52,12 +53,14 @@ class Bed:
             self.postfix.reload()
 
     def outcome(self, recipient: str = LIST) -> Outcome:
-        """What becomes of a message at its first try."""
+        """Send a message; return the outcome of its first try."""
         with self.network["mx"].inside():
             sent = send(self.postfix.port, recipient)
         assert sent.accepted
         tries = wait_for(
-            lambda: [one for one in self.postfix.outcomes() if one.queue_id in sent.last.text],
+            lambda: [
+                entry for entry in self.postfix.outcomes() if entry.queue_id in sent.last.text
+            ],
             PATIENCE,
             "a first try",
         )
@@ -66,7 +69,7 @@ class Bed:
 
 @pytest.fixture(scope="module")
 def bed() -> Iterator[Bed]:
-    """One for all tests."""
+    """One Bed for all tests."""
     need_real_parts()
     need(namespaces.available(), "network namespaces")
     with public_directory() as directory, Network("mx", "mm1", "mm2") as network:
@@ -101,15 +104,17 @@ def bed() -> Iterator[Bed]:
             postfix.stop()
 
 
-def test_first_takes_it(bed: Bed) -> None:
-    """As long as it can: the second is a spare, mail is not shared out."""
+def test_first_next_hop_gets_all_mail_while_it_is_up(bed: Bed) -> None:
+    """The second is only a fallback; Postfix does not balance the load."""
     bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}")
     assert {bed.outcome().relay for _ in range(10)} == {f"10.77.0.2[10.77.0.2]:{PORT}"}
 
 
 @pytest.mark.parametrize("separator", [", ", ",", " "])
-def test_second_when_the_first_refuses_the_connection(bed: Bed, separator: str) -> None:
-    """At once; and Postfix takes the list with a comma, a blank or both."""
+def test_second_next_hop_is_used_at_once_if_the_first_refuses_connections(
+    bed: Bed, separator: str
+) -> None:
+    """The separator may be a comma, a blank or both."""
     bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}{separator}{bed.hop('mm2')}")
     started = time.monotonic()
     outcome = bed.outcome()
@@ -117,15 +122,15 @@ def test_second_when_the_first_refuses_the_connection(bed: Bed, separator: str) 
     assert time.monotonic() - started < TIMEOUT
 
 
-def test_names(bed: Bed) -> None:
-    """Names of the hosts file do as well as addresses; one that is unknown is passed over."""
+def test_next_hop_with_unknown_name_is_skipped(bed: Bed) -> None:
+    """Names of the hosts file work as well as addresses."""
     bed.route(ants=f"lmtp:[nowhere]:{PORT}, [mm2]:{PORT}")
     outcome = bed.outcome()
     assert (outcome.status, outcome.relay) == ("sent", f"mm2[10.77.0.3]:{PORT}")
 
 
-def test_second_when_packets_to_the_first_are_lost(bed: Bed) -> None:
-    """After lmtp_connect_timeout."""
+def test_second_next_hop_is_used_after_the_timeout_if_packets_are_lost(bed: Bed) -> None:
+    """The timeout is lmtp_connect_timeout."""
     bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}")
     bed.network["mm1"].cut_off()
     try:
@@ -141,8 +146,8 @@ def test_second_when_packets_to_the_first_are_lost(bed: Bed) -> None:
 
 
 @pytest.mark.load
-def test_load_while_packets_to_the_first_are_lost(bed: Bed) -> None:
-    """A backlog makes Postfix keep connections to the second; other lists' mail is not held up."""
+def test_lost_packets_to_the_first_next_hop_do_not_delay_other_lists(bed: Bed) -> None:
+    """With a backlog, Postfix keeps connections to the second next hop open."""
     bed.route(ants=f"lmtp:{bed.hop('mm1')}, {bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}")
     offset = len(bed.postfix.log)
     bed.network["mm1"].cut_off()
@@ -160,12 +165,14 @@ def test_load_while_packets_to_the_first_are_lost(bed: Bed) -> None:
     log = bed.postfix.log[offset:]
     assert "status=deferred" not in log
     slowest = {
-        recipient: max(float(one) for one in re.findall(rf"to=<{recipient}>.* delay=([\d.]+)", log))
+        recipient: max(
+            float(delay) for delay in re.findall(rf"to=<{recipient}>.* delay=([\d.]+)", log)
+        )
         for recipient in (LIST, OTHER)
     }
     assert slowest[LIST] >= TIMEOUT
     assert slowest[OTHER] < TIMEOUT
-    # Not each message waits for the timeout in vain.
+    # Fewer than half of the messages run into the timeout.
     assert log.count("Connection timed out") < len(load.accepted_ids(LIST)) / 2
 
 
@@ -173,22 +180,24 @@ def test_load_while_packets_to_the_first_are_lost(bed: Bed) -> None:
     "behaviour",
     ["closes", "greets-421", "greets-554", "greets-and-closes", "mail-451", "rcpt-451"],
 )
-def test_second_when_the_first_says_not_now(bed: Bed, behaviour: str) -> None:
-    """A 4xx anywhere, a 5xx greeting, a lost connection: the second takes it at once."""
+def test_second_next_hop_is_used_at_once_after_a_temporary_failure(
+    bed: Bed, behaviour: str
+) -> None:
+    """Temporary are a 4xx in any phase, a 5xx greeting, and a lost connection."""
     outcome = beside(bed, behaviour)
     assert (outcome.status, outcome.relay) == ("sent", f"10.77.0.3[10.77.0.3]:{PORT}")
 
 
 @pytest.mark.parametrize("behaviour", ["rcpt-550", "lhlo-500"])
-def test_first_that_says_never(bed: Bed, behaviour: str) -> None:
-    """It bounces, and the second is not asked: so both must really have the same lists."""
+def test_permanent_refusal_by_the_first_next_hop_bounces(bed: Bed, behaviour: str) -> None:
+    """Postfix does not try the second, so both servers must have the same lists."""
     outcome = beside(bed, behaviour)
     assert outcome.status == "bounced"
     assert outcome.relay.startswith("127.0.0.1")
 
 
 def beside(bed: Bed, behaviour: str) -> Outcome:
-    """What becomes of a message, with such a server in the first place."""
+    """Return a message's outcome with a server of this behaviour as the first next hop."""
 
     async def run() -> Outcome:
         async with rogue(ROGUES[behaviour]) as (host, port):
@@ -199,19 +208,18 @@ def beside(bed: Bed, behaviour: str) -> Outcome:
         return asyncio.run(run())
 
 
-def test_neither(bed: Bed) -> None:
-    """Both are down: it waits, and the reason that is told is the last one's."""
+def test_mail_is_deferred_with_the_last_reason_if_both_are_down(bed: Bed) -> None:
     bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}, {bed.hop('mm2', NOBODY)}")
     outcome = bed.outcome()
     assert (outcome.status, outcome.relay) == ("deferred", "none")
     assert outcome.text == f"connect to 10.77.0.3[10.77.0.3]:{NOBODY}: Connection refused"
-    (waiting,) = bed.postfix.queue()
-    assert waiting["recipients"] == [{"address": LIST, "delay_reason": outcome.text}]
+    (deferred,) = bed.postfix.queue()
+    assert deferred["recipients"] == [{"address": LIST, "delay_reason": outcome.text}]
     bed.postfix.command("postsuper", "-d", "ALL")
 
 
-def test_last_name_unknown(bed: Bed) -> None:
-    """A bounce that mm1 alone would not have made: a name must be known before it is a route."""
+def test_unknown_name_as_the_last_next_hop_bounces(bed: Bed) -> None:
+    """mm1 alone would defer the message: a name must resolve before it is used in a route."""
     bed.route(ants=f"lmtp:{bed.hop('mm1', NOBODY)}, [nowhere]:{PORT}")
     outcome = bed.outcome()
     assert (outcome.status, outcome.text) == (
@@ -220,8 +228,8 @@ def test_last_name_unknown(bed: Bed) -> None:
     )
 
 
-def test_transport_named_twice(bed: Bed) -> None:
-    """It works until the first is down; then lmtp(8) dies of it, for all lists of this Postfix."""
+def test_transport_named_twice_ends_lmtp_for_all_lists(bed: Bed) -> None:
+    """Such a route works until the first next hop is down; then lmtp(8) exits with an error."""
     bed.route(ants=f"lmtp:{bed.hop('mm1')}, lmtp:{bed.hop('mm2')}", bees=f"lmtp:{bed.hop('mm2')}")
     assert bed.outcome().status == "sent"
     bed.route(
@@ -231,17 +239,19 @@ def test_transport_named_twice(bed: Bed) -> None:
         assert send(bed.postfix.port, LIST).accepted
         wait_for(lambda: "throttling" in bed.postfix.log, PATIENCE, "the end of lmtp(8)")
         assert "valid hostname or network address required in server desc" in bed.postfix.log
-        # For a minute the master starts no other.
+        # master(8) starts no other lmtp(8) for a minute.
         other = send(bed.postfix.port, OTHER)
         assert other.accepted
         wait_for(
             lambda: [
-                one["queue_id"] for one in bed.postfix.queue() if one["queue_name"] == "active"
+                message["queue_id"]
+                for message in bed.postfix.queue()
+                if message["queue_name"] == "active"
             ],
             PATIENCE,
-            "a message that nobody delivers",
+            "a message that stays in the active queue",
         )
         bed.postfix.command("postsuper", "-d", "ALL")
         bed.postfix.stop()
-        assert not [one for one in bed.postfix.outcomes() if one.queue_id in other.last.text]
+        assert not [entry for entry in bed.postfix.outcomes() if entry.queue_id in other.last.text]
         bed.postfix.start()

@@ -1,6 +1,6 @@
-"""Every change of a list's state, for all map types, undisturbed and killed between its steps.
+"""Every change of a list's state, for all map types, completed and killed between its steps.
 
-Too long for every run: `make matrix`. The table of all changes is printed at its end.
+This takes too long for every run: `make matrix` runs it and prints a table of all changes.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from tests.scenarios.transitions import by_command, killed_with
 
 pytestmark = [pytest.mark.matrix, pytest.mark.transition, pytest.mark.slow]
 
-EVERY = pytest.mark.parametrize("change", changes(), ids=lambda one: one.id)
+EVERY = pytest.mark.parametrize("change", changes(), ids=lambda change: change.id)
 TYPES = pytest.mark.parametrize("map_type", ["lmdb", "hash", "btree", "cdb"])
 
 

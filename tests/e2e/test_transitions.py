@@ -1,8 +1,8 @@
 """No message is bounced, refused, lost or misdirected because one list changes its state.
 
-Mail flows to that list alone, over new connections and in sessions that stay open, and the server
-that had the list answers 550 from the end of the sync on. Here is one change of each kind;
-`make matrix` has every change, for all map types, with kills.
+The load is sent only to that list, over new connections and in sessions that stay open. The server
+that had the list answers 550 from the end of the sync on. This module tests one change of each
+kind; `make matrix` tests every change, for all map types, with kills.
 """
 
 import re
@@ -45,11 +45,11 @@ BY_DAEMON = frozenset(
         "absent -> in a domain of its own",
     }
 )
-"""The changes that a daemon makes here, with lmdb; none of them is one of the configuration."""
+"""The changes that a daemon makes here, with lmdb; none changes the configuration."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-@pytest.mark.parametrize("change", KINDS, ids=lambda one: one.id)
+@pytest.mark.parametrize("change", KINDS, ids=lambda change: change.id)
 def test_change_of_each_kind_loses_no_mail(
     change: Change, map_type: str, measured: Measured
 ) -> None:
@@ -61,28 +61,32 @@ def test_change_of_each_kind_loses_no_mail(
 def test_list_whose_address_was_refused_by_the_default_route_is_accepted(
     map_type: str, measured: Measured
 ) -> None:
-    """smtpd(8) remembers that the transport of its address was error(8)."""
+    """smtpd(8) caches that the transport of the address was error(8)."""
     check_change(
         Change(ABSENT, AT_A), map_type, by_command, measured, relay_transport="error:no such list"
     )
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_index_that_was_behind_its_text_is_forgotten(map_type: str, measured: Measured) -> None:
-    """What processes have read is not what the text says; no entry of that changes."""
+def test_index_older_than_its_text_is_replaced_in_all_processes(
+    map_type: str, measured: Measured
+) -> None:
+    """Processes have read entries that differ from the text; the sync changes none of the text."""
     check_change(Change(AT_B, AT_A), map_type, after_an_edit, measured)
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_index_that_is_back_is_used_at_once(map_type: str, measured: Measured) -> None:
-    """Processes that were started without it would go on to put all mail off."""
+def test_missing_index_is_used_by_all_processes_once_built(
+    map_type: str, measured: Measured
+) -> None:
+    """Processes that started without the index would continue to defer all mail."""
     need_real_parts()
     soon = dict.fromkeys(("minimal_backoff_time", "maximal_backoff_time", "queue_run_delay"), "2s")
     with public_directory() as directory:
         stage = Stage(directory, map_type, Change(AT_A, AT_A), soon)
         run = stage.perform(after_a_removal)
     figures = run.figures()
-    late = [one for one in run.refused() if one in run.new and one.started > run.ended]
+    late = [sent for sent in run.refused() if sent in run.new and sent.started > run.ended]
     row = f"index removed, {map_type}: {figures}; refused after the sync: {len(late)}"
     measured(f"index removed, {map_type}", {**figures.as_dict(), "late": len(late)}, row)
     assert figures.faults.keys() <= {"refused"}, row
@@ -90,14 +94,14 @@ def test_index_that_is_back_is_used_at_once(map_type: str, measured: Measured) -
 
 
 LONG = 3.0
-"""Seconds that a delivery takes which goes on when Postfix has been reloaded."""
+"""Seconds that a delivery takes which continues after a reload of Postfix."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_connection_that_outlives_a_reload_is_used_no_more(map_type: str) -> None:
-    """lmtp(8) hands it on after its first delivery, to the scache(8) that the reload started.
+def test_connection_cached_before_a_reload_is_not_reused(map_type: str) -> None:
+    """lmtp(8) passes it after its first delivery to the scache(8) that the reload started.
 
-    It is used for the second of two deliveries at the same time.
+    The second of two simultaneous deliveries would use it.
     """
     need_real_parts()
     with public_directory() as directory:
@@ -124,7 +128,7 @@ def test_connection_that_outlives_a_reload_is_used_no_more(map_type: str) -> Non
             new.slow(SECONDS)
             sent += send_in_one_session(port, ANTS, 10)
             wait_for(lambda: len(stage.postfix.outcomes()) >= len(sent), PATIENCE, "all deliveries")
-            assert {one.status for one in stage.postfix.outcomes()} == {"sent"}
+            assert {outcome.status for outcome in stage.postfix.outcomes()} == {"sent"}
             assert len(old.deliveries()) == 1
 
 
@@ -132,11 +136,11 @@ MOVES = (Change(AT_A, AT_B), Change(BY_ADDRESS, ANOTHER[BY_ADDRESS]), Change(AT_
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-@pytest.mark.parametrize("change", MOVES, ids=lambda one: one.id)
+@pytest.mark.parametrize("change", MOVES, ids=lambda change: change.id)
 def test_mail_deferred_for_the_old_destination_is_delivered_to_the_new_one(
     change: Change, map_type: str
 ) -> None:
-    """The old server is down when the list moves; nobody flushes the queue."""
+    """The old server is down when the list moves; the test does not flush the queue."""
     need_real_parts()
     with public_directory() as directory:
         stage = Stage(directory, map_type, change)
@@ -146,15 +150,15 @@ def test_mail_deferred_for_the_old_destination_is_delivered_to_the_new_one(
         with new, stage.postfix:
             stage.serve(change.second)
             sent = send_in_one_session(stage.postfix.port, ANTS, 10)
-            assert all(one.accepted for one in sent)
+            assert all(message.accepted for message in sent)
             wait_for(
                 lambda: len(stage.postfix.outcomes()) >= len(sent),
                 PATIENCE,
                 "a try of each message",
             )
-            assert {one.status for one in stage.postfix.outcomes()} == {"deferred"}
+            assert {outcome.status for outcome in stage.postfix.outcomes()} == {"deferred"}
             done = stage.site.run(*stage.bring_about(change.second))
             assert done.returncode == 0, done
-            wanted = {one.load_id for one in sent}
-            wait_for(lambda: new.load_ids() >= wanted, PATIENCE, "what was deferred, delivered")
+            expected = {message.load_id for message in sent}
+            wait_for(lambda: new.load_ids() >= expected, PATIENCE, "delivery of deferred mail")
             assert stage.postfix.bounces() == []

@@ -1,10 +1,10 @@
 """No message is bounced, refused or lost because the maps change while mail flows.
 
-Fifty messages a second and more go to a list that is being created, to one that exists and to one
-that is being removed, each over a new SMTP connection, for 20 s around the change. Every message
-that Postfix accepted must have been delivered by LMTP or, for the removed list, been refused there;
-and nobody may see a 4xx. What Mailman does without postfix-sync (postmap in place) loses mail under
-this very load: so the load finds what it is meant to find.
+At least fifty messages a second are sent to a list that is created, to one that exists and to one
+that is removed, each over a new SMTP connection, for 20 s around the change. The LMTP server must
+accept every message that Postfix accepted or, for the removed list, refuse it; and no sender may
+get a 4xx. Mailman's own way (postmap in place) loses mail under the same load, which shows that the
+load can detect a loss.
 """
 
 import sys
@@ -37,18 +37,18 @@ AT_LEAST = 50
 """Messages a second to each list."""
 
 RELOADS = {"hash": 1, "lmdb": 0}
-"""How often Postfix is reloaded, all in all."""
+"""How often Postfix is reloaded in total."""
 
 LIVE_WITHIN = 6.0
-"""Seconds from Mailman's word to the first accepted message; Postfix alone takes 10 to notice."""
+"""Seconds from Mailman's write to the first accepted message; Postfix alone takes 10."""
 
 TURN = 1.0
-"""Seconds in which Postfix's processes may differ about a list that comes or goes."""
+"""Seconds for which Postfix's processes may differ about a list that is created or removed."""
 
 
 @contextmanager
 def parts(map_type: str) -> Iterator[tuple[Bench, Site]]:
-    """A bench, and the postfix-sync between its files and its Postfix."""
+    """Prepare a bench, and a site that syncs its files to its Postfix."""
     need_real_parts()
     with public_directory() as directory:
         bench = Bench(
@@ -65,7 +65,7 @@ def parts(map_type: str) -> Iterator[tuple[Bench, Site]]:
 
 
 def running(site: Site) -> RunningDaemon:
-    """The daemon, after its first pass."""
+    """Start the daemon, and wait for its first sync."""
     site.configure()
     daemon = RunningDaemon(site)
     try:
@@ -76,34 +76,34 @@ def running(site: Site) -> RunningDaemon:
     return daemon
 
 
-def check(run: Run, *, came: str, kept: str, went: str) -> None:
-    """What must be true of every run; the list that went did so with the last change."""
+def check(run: Run, *, created: str, kept: str, removed: str) -> None:
+    """Check what must be true of every run; the last change removes the list `removed`."""
     assert run.lost() == []
     assert run.bounced() == []
     assert run.temporary() == []
     assert set(run.delivered.values()) == {1}, "delivered more than once"
-    for recipient in (came, kept, went):
+    for recipient in (created, kept, removed):
         assert run.per_second(recipient) >= AT_LEAST
 
-    assert all(one.accepted and run.delivered[one.load_id] for one in run.to(kept))
-    assert {one.recipient for one in run.accepted() if run.refused_by_lmtp(one)} <= {went}
-    assert {one.last.code for one in run.sent if not one.accepted} <= {550, 554}
+    assert all(sent.accepted and run.delivered[sent.load_id] for sent in run.to(kept))
+    assert {sent.recipient for sent in run.accepted() if run.refused_by_lmtp(sent)} <= {removed}
+    assert {sent.last.code for sent in run.sent if not sent.accepted} <= {550, 554}
 
-    begin = min(one.rcpt_time for one in run.accepted(came))
+    begin = min(sent.rcpt_time for sent in run.accepted(created))
     assert begin - run.changes[0] < LIVE_WITHIN
-    late = [one for one in run.to(came) if not one.accepted and one.started > begin + TURN]
+    late = [sent for sent in run.to(created) if not sent.accepted and sent.started > begin + TURN]
     assert late == [], "the new list was refused again"
 
-    refused = [one.rcpt_time for one in run.to(went) if not one.accepted]
+    refused = [sent.rcpt_time for sent in run.to(removed) if not sent.accepted]
     end = min(time for time in refused if time > run.changes[-1])
-    late = [one for one in run.accepted(went) if one.started > end + TURN]
+    late = [sent for sent in run.accepted(removed) if sent.started > end + TURN]
     assert late == [], "the removed list was accepted again"
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_daemon_swaps_a_list(map_type: str, measured: Measured) -> None:
-    """One list comes and one goes, in one write of Mailman's; a third is there all the time."""
+def test_daemon_replaces_a_list_without_loss(map_type: str, measured: Measured) -> None:
+    """One write of Mailman adds a list and removes another; a third one is there all the time."""
     with parts(map_type) as (bench, site):
         bench.have(KEPT, GONE)
         with bench.sink, running(site) as daemon, bench.postfix:
@@ -111,15 +111,15 @@ def test_daemon_swaps_a_list(map_type: str, measured: Measured) -> None:
             daemon.wait_for(f"lists: +1 list: {NEW}", PATIENCE)
             daemon.wait_for(f"lists: -1 list: {GONE}", PATIENCE)
             assert daemon.stop() == 0
-        tell(measured, f"{map_type}, daemon", run, NEW)
-        check(run, came=NEW, kept=KEPT, went=GONE)
+        record(measured, f"{map_type}, daemon", run, NEW)
+        check(run, created=NEW, kept=KEPT, removed=GONE)
         assert bench.postfix.reloads == RELOADS[map_type]
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_daemon_creates_and_removes_a_list(map_type: str, measured: Measured) -> None:
-    """Two lists are created under load; one of them gets mail for 5 s, and is removed again."""
+def test_daemon_creates_and_removes_lists_without_loss(map_type: str, measured: Measured) -> None:
+    """Two lists are created under load; one of them gets mail for 5 s and is then removed."""
     with parts(map_type) as (bench, site):
         bench.have(KEPT)
         with bench.sink, running(site) as daemon, bench.postfix:
@@ -131,16 +131,18 @@ def test_daemon_creates_and_removes_a_list(map_type: str, measured: Measured) ->
             daemon.wait_for(f"lists: +2 lists: {GONE}, {NEW}", PATIENCE)
             daemon.wait_for(f"lists: -1 list: {GONE}", PATIENCE)
             assert daemon.stop() == 0
-        tell(measured, f"{map_type}, created and removed", run, NEW)
+        record(measured, f"{map_type}, created and removed", run, NEW)
         assert len(run.accepted(GONE)) > AT_LEAST
-        check(run, came=NEW, kept=KEPT, went=GONE)
+        check(run, created=NEW, kept=KEPT, removed=GONE)
         assert bench.postfix.reloads == RELOADS[map_type]
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
-def test_once_swaps_a_list_and_its_domain(map_type: str, measured: Measured) -> None:
-    """As the first, by `--once`; and here the domains come and go with their only lists."""
+def test_once_replaces_a_list_and_its_domain_without_loss(
+    map_type: str, measured: Measured
+) -> None:
+    """The two lists are the only ones of their domains."""
     with parts(map_type) as (bench, site):
         bench.have(KEPT, GONE_DOMAIN)
         site.once()
@@ -151,13 +153,13 @@ def test_once_swaps_a_list_and_its_domain(map_type: str, measured: Measured) -> 
 
         with bench.sink, bench.postfix:
             run = bench.load([NEW_DOMAIN, KEPT, GONE_DOMAIN], change)
-        tell(measured, f"{map_type}, --once", run, NEW_DOMAIN)
-        check(run, came=NEW_DOMAIN, kept=KEPT, went=GONE_DOMAIN)
+        record(measured, f"{map_type}, --once", run, NEW_DOMAIN)
+        check(run, created=NEW_DOMAIN, kept=KEPT, removed=GONE_DOMAIN)
 
 
 @pytest.mark.alone
-def test_rollback_and_resume(measured: Measured) -> None:
-    """An earlier state is put back and let go again: who is refused meanwhile, is told so."""
+def test_rollback_and_resume_lose_no_mail(measured: Measured) -> None:
+    """Senders to the list that the older generation lacks get a 550, not a 4xx."""
     with parts("hash") as (bench, site):
         for lists in ([KEPT], [KEPT, GONE]):
             bench.have(*lists)
@@ -172,19 +174,19 @@ def test_rollback_and_resume(measured: Measured) -> None:
                 [KEPT, GONE], lambda: command("rollback", "1"), lambda: command("resume")
             )
             assert send(bench.postfix.port, GONE).accepted
-        tell(measured, "hash, rollback and resume", run, GONE)
+        record(measured, "hash, rollback and resume", run, GONE)
         assert run.lost() == []
         assert run.bounced() == []
         assert run.temporary() == []
         assert set(run.delivered.values()) == {1}
-        assert all(one.accepted for one in run.to(KEPT))
-        refused = [one for one in run.to(GONE) if not one.accepted]
-        assert {one.last.code for one in refused} == {550}
+        assert all(sent.accepted for sent in run.to(KEPT))
+        refused = [sent for sent in run.to(GONE) if not sent.accepted]
+        assert {sent.last.code for sent in refused} == {550}
 
 
-def test_removed_while_its_mail_waits() -> None:
-    """The LMTP server is down, mail waits, the list goes: still it is the server that refuses."""
-    # lmdb: a change of routes is seen at once, so a route that went too early is missed at once.
+def test_deferred_mail_of_a_removed_list_is_refused_by_the_lmtp_server() -> None:
+    """The LMTP server is down when the list is removed; its route is kept for the deferred mail."""
+    # lmdb: processes see a change of routes at once, so a route removed too early is noticed.
     with parts("lmdb") as (bench, site), bench.postfix:
         bench.have(KEPT, GONE)
         site.once()
@@ -194,31 +196,31 @@ def test_removed_while_its_mail_waits() -> None:
         bench.have(KEPT)
         site.once()
         assert send(bench.postfix.port, GONE).last.code == 550
-        # qmgr(8) remembers the last address that it resolved: let that be another one.
+        # qmgr(8) caches the last address that it resolved: replace it by another one.
         assert send(bench.postfix.port, KEPT).accepted
         wait_for(lambda: len(bench.postfix.outcomes()) > 1, PATIENCE, "a try for the other list")
         with bench.sink:
             bench.postfix.command("postqueue", "-f")
             bench.postfix.wait_for_empty_queue()
-        tried, refused = (one for one in bench.postfix.outcomes() if one.recipient == GONE)
+        tried, refused = (entry for entry in bench.postfix.outcomes() if entry.recipient == GONE)
         assert (tried.status, refused.status) == ("deferred", "bounced")
         assert refused.refused_by_server
-        # Nobody needs the routes any more: so the next pass takes them out.
+        # No mail needs the routes any more, so the next syncs remove them.
         site.retire()
         assert GONE not in site.installed("postfix_lmtp")
 
 
 @pytest.mark.alone
 def test_postmap_in_place_loses_mail(measured: Measured) -> None:
-    """The control: without postfix-sync, this load loses mail, so it would show a loss of ours.
+    """The control: this load loses mail without postfix-sync, so it can detect a loss of ours.
 
-    Whether a run loses any is a matter of chance (none in one run of three on a fast machine), so
-    it is repeated until one does.
+    A run loses mail by chance (on a fast machine, one in three does not), so the test repeats the
+    run until one does.
     """
     need_real_parts()
     for attempt in range(1, TRIES + 1):
         run = postmap_in_place()
-        tell(measured, f"hash, postmap in place ({attempt})", run, NEW)
+        record(measured, f"hash, postmap in place ({attempt})", run, NEW)
         if run.lost():
             break
     assert run.bounced()
@@ -227,7 +229,7 @@ def test_postmap_in_place_loses_mail(measured: Measured) -> None:
 
 
 def postmap_in_place() -> Run:
-    """Change maps as Mailman itself and most cron scripts do, under load.
+    """Change maps under load as Mailman itself and most cron scripts do.
 
     Mailman writes the three texts and runs postmap on each, where Postfix reads them; recipients
     and routes are one hash table.
@@ -250,7 +252,7 @@ def postmap_in_place() -> Run:
 
 
 def mailmans_own_parameters(data: Path) -> dict[str, str]:
-    """main.cf as Mailman's documentation has it."""
+    """Return the parameters of main.cf that Mailman's documentation recommends."""
     return {
         "transport_maps": f"hash:{data / 'postfix_lmtp'}",
         "relay_recipient_maps": f"hash:{data / 'postfix_lmtp'}",
@@ -258,7 +260,7 @@ def mailmans_own_parameters(data: Path) -> dict[str, str]:
     }
 
 
-def tell(measured: Measured, name: str, run: Run, new: str) -> None:
-    """Keep the figures of a run for the report."""
+def record(measured: Measured, name: str, run: Run, new: str) -> None:
+    """Record the figures of a run for the end of the test run."""
     figures = run.figures(new)
     measured(name, figures.as_dict(), f"{name}: {figures}")

@@ -142,7 +142,7 @@ def test_doctor_warns_of_a_lock_that_other_users_can_open(site: Site) -> None:
     report = examine(site)
     assert report.status("state_directory") == "warning"
     assert f"{lock_of(site)}: owner 0, mode 0644" in report["state_directory"]["seen"]
-    assert report.mend("state_directory").status("state_directory") == "ok"
+    assert report.fix("state_directory").status("state_directory") == "ok"
     assert_private(lock_of(site))
 
 

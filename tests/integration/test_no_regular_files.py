@@ -66,9 +66,9 @@ def test_text_of_a_map_that_is_not_a_regular_file_is_put_aside(site: Site, what:
     assert f"put it aside: mv -T {text} {text}.aside" in hint
     report = examine(site)
     assert f"{text}: {WHATS[what]}" in report["maps"]["seen"]
-    report = report.mend("maps")
+    report = report.fix("maps")
     assert report.status("map:postfix_lmtp") == "failure"
-    assert report.mend("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
+    assert report.fix("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
 
 
 @pytest.mark.parametrize("what", ["fifo", "socket"])
@@ -78,7 +78,7 @@ def test_index_that_is_not_a_regular_file_is_rebuilt(site: Site, what: str) -> N
     put(index, what)
     report = examine(site)
     assert report["map:postfix_lmtp"]["seen"] == f"{index}: {WHATS[what]}"
-    assert report.mend("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
+    assert report.fix("map:postfix_lmtp").status("map:postfix_lmtp") == "ok"
     assert index.is_file()
 
 
@@ -110,7 +110,7 @@ def test_hold_that_is_a_fifo_holds_until_doctor_fixes_it(site: Site) -> None:
     """A hold that cannot be read still holds, until it is released."""
     put(site.state / "held.json")
     assert f"{site.state}/held.json: can't be read" in site.once(expect=1)
-    assert examine(site).mend("held").status("held") == "ok"
+    assert examine(site).fix("held").status("held") == "ok"
     assert site.once() == ""
 
 

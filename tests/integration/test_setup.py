@@ -191,7 +191,7 @@ def test_doctor_reports_missing_newline_at_the_end_of_main_cf(host: Host) -> Non
     before = host.values()
     report = examine(host.site)
     assert report.status("main_cf_end") == "warning"
-    report = report.mend("main_cf_end").mend("transport_maps")
+    report = report.fix("main_cf_end").fix("transport_maps")
     assert report.status("main_cf_end") == report.status("transport_maps") == "ok"
     assert host.values() == {**before, "transport_maps": host.reference("postfix_lmtp")}
 

@@ -1,4 +1,4 @@
-"""make dist: what is in wheel and source archive, and that somebody can work with either."""
+"""make dist: the contents of the wheel and the source archive, and that both can be used."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def make_dist(clone: Path, *, umask: int) -> Path:
-    """The directory with what `make dist` has made."""
+    """Run `make dist`; return the directory of its results."""
     subprocess.run(
         ["make", "-s", "-C", clone, "dist"],
         env={**source.offline(), "SOURCE_DATE_EPOCH": TIME},
@@ -40,7 +40,7 @@ def make_dist(clone: Path, *, umask: int) -> Path:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make dist` makes in a clone."""
+    """The directory with what `make dist` makes in a clone."""
 
     def make(directory: Path) -> None:
         shutil.copytree(
@@ -52,18 +52,18 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unpacked(dist: Path, tmp_path: Path) -> Path:
-    """The source archive's directory."""
+    """The directory of the unpacked source archive."""
     run("tar", "--extract", "--file", str(dist / ARCHIVE), "--directory", str(tmp_path))
     return tmp_path / ARCHIVE.removesuffix(".tar.gz")
 
 
 def files(directory: Path) -> set[str]:
-    """The files in it, by their paths."""
+    """Return the paths of all files in a directory."""
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
-def test_the_wheel_has_the_package_and_nothing_else(dist: Path) -> None:
-    """Its types and its licence included."""
+def test_wheel_has_only_the_package(dist: Path) -> None:
+    """The package includes its type marker and its licence."""
     with zipfile.ZipFile(dist / WHEEL) as wheel:
         names = set(wheel.namelist())
         metadata = wheel.read(f"postfix_sync-{__version__}.dist-info/METADATA").decode()
@@ -75,15 +75,15 @@ def test_the_wheel_has_the_package_and_nothing_else(dist: Path) -> None:
     assert f"\nVersion: {__version__}\n" in metadata
 
 
-def test_the_source_archive_is_a_clone(unpacked: Path, tmp_path: Path) -> None:
-    """All that is in a clone is in it: tests, documentation, units."""
+def test_source_archive_has_all_files_of_a_clone(unpacked: Path, tmp_path: Path) -> None:
+    """It has the tests, the documentation and the units."""
     clone = files(source.copy(tmp_path / "clone"))
     assert files(unpacked) == {*clone, "PKG-INFO"}
     assert {"tests/conftest.py", "systemd/postfix-sync.service", "Makefile", "LICENSE"} <= clone
 
 
-def test_built_again_it_is_the_same(dist: Path, unpacked: Path) -> None:
-    """Byte for byte: elsewhere, later, with another umask, and from the archive."""
+def test_dist_is_reproducible(dist: Path, unpacked: Path) -> None:
+    """Another directory, time and umask, and a build from the archive, give the same bytes."""
     again = make_dist(unpacked, umask=0o077)
     for name in (WHEEL, ARCHIVE):
         first, second = (
@@ -96,7 +96,7 @@ def test_built_again_it_is_the_same(dist: Path, unpacked: Path) -> None:
 def test_pipx_installs_the_wheel(
     dist: Path, tmp_path: Path, make_site: Callable[..., Site]
 ) -> None:
-    """And the command that it puts on PATH makes a pass."""
+    """The command that pipx puts on PATH makes a sync."""
     environment = {
         **source.offline(),
         "PIPX_HOME": str(tmp_path / "home"),
@@ -118,8 +118,8 @@ def test_pipx_installs_the_wheel(
     assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
 
 
-def test_its_tests_run_from_the_source_archive(unpacked: Path) -> None:
-    """On the modules that are in it: this one is changed, and a test of them notices."""
+def test_tests_in_the_source_archive_test_its_own_modules(unpacked: Path) -> None:
+    """A module of the archive is changed, and a test of it fails."""
     environment = without_xdist(os.environ)
 
     def tests(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -146,5 +146,5 @@ def test_its_tests_run_from_the_source_archive(unpacked: Path) -> None:
 
 
 def without_xdist(environment: Mapping[str, str]) -> dict[str, str]:
-    """A pytest of its own, no worker of the one that runs this."""
+    """Return the environment for a pytest that is not a worker of this one."""
     return {name: value for name, value in environment.items() if "PYTEST" not in name}

@@ -1,6 +1,6 @@
-"""make install and make uninstall, on hosts of the tests' own: see tests.parts.other_host.
+"""make install and make uninstall, on a test's own hosts (tests.parts.other_host).
 
-The same under systemd: tests/booted.
+tests/booted has the tests with systemd.
 """
 
 import shutil
@@ -30,10 +30,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
 
 class Clone:
-    """A copy of the project, from which `make` is run on a host."""
+    """A copy of the project, in which a host runs `make`."""
 
     def __init__(self, directory: Path) -> None:
-        """Copy it."""
+        """Copy the project."""
         self.directory = source.copy(directory)
         self._environment = source.offline()
 
@@ -44,7 +44,7 @@ class Clone:
         expect: int = 0,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """What make printed; it must end with `expect`."""
+        """Run make, which must exit with `expect`; return its output."""
         done = host.run(
             *("make", "-s", "-C", str(self.directory), *arguments),
             environment={**self._environment, **(environment or {})},
@@ -55,13 +55,13 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """One clone for all: it is not changed by what is made from it."""
+    """One clone for all tests; `make` does not change it."""
     return Clone(tmp_path_factory.mktemp("clone") / "postfix-sync")
 
 
 @pytest.fixture(scope="module")
 def staged(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree that `make install DESTDIR=…` has made, under another name since."""
+    """A tree that `make install DESTDIR=…` made, and that was renamed since."""
 
     def make(directory: Path) -> None:
         destination = directory / "as-it-was-built"
@@ -74,42 +74,42 @@ def staged(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(tmp_path: Path) -> OtherHost:
-    """A host with nothing of postfix-sync on it."""
+    """A host without postfix-sync."""
     return OtherHost.make(tmp_path / "host")
 
 
 @pytest.fixture
 def installed(host: OtherHost, staged: Path) -> OtherHost:
-    """A host on which it is installed."""
+    """A host with postfix-sync installed."""
     shutil.copytree(staged, host.directory, symlinks=True, dirs_exist_ok=True)
     return host
 
 
 @pytest.fixture
 def site(make_site: MakeSite, installed: OtherHost) -> Site:
-    """Maps that the installed command looks after."""
+    """A site for the installed command, with one list."""
     made = make_site(command=(*installed.prefix, "/usr/local/sbin/postfix-sync"))
     made.files.write(ANTS)
     return made
 
 
 def environments(host: OtherHost) -> set[str]:
-    """The names of the virtual environments on it."""
-    return {one.name for one in (host.directory / PREFIX).glob("[0-9]*")}
+    """Return the names of the virtual environments on a host."""
+    return {path.name for path in (host.directory / PREFIX).glob("[0-9]*")}
 
 
 def in_use(host: OtherHost) -> str:
-    """The name of the one that the command is from."""
+    """Return the name of the virtual environment that the command is from."""
     return (host.directory / PREFIX / "bin/postfix-sync").readlink().parts[1]
 
 
 def version(host: OtherHost) -> str:
-    """What the command on PATH says that it is."""
+    """Return the output of `postfix-sync --version`."""
     return host.run("/usr/local/sbin/postfix-sync", "--version", environment={}).stdout
 
 
-def test_a_staged_tree_knows_only_its_final_place(staged: Path) -> None:
-    """DESTDIR is in no file, compiled ones included, and whoever may look may read all of it."""
+def test_staged_tree_does_not_contain_destdir(staged: Path) -> None:
+    """No file contains it, including compiled ones; and all users can read every file."""
     done = subprocess.run(
         ["grep", "--recursive", "--files-with-matches", "as-it-was-built", staged],
         capture_output=True,
@@ -121,8 +121,8 @@ def test_a_staged_tree_knows_only_its_final_place(staged: Path) -> None:
     assert [path for path, mode in modes.items() if not mode & 0o004 or mode & 0o022] == []
 
 
-def test_nothing_is_in_it_that_the_command_does_not_need(staged: Path) -> None:
-    """No pip, no tests; and every module is compiled, because nobody else may write there."""
+def test_staged_tree_has_only_what_the_command_needs(staged: Path) -> None:
+    """It has no pip and no tests; every module is compiled, because only root can write there."""
     (packages,) = staged.glob(f"{PREFIX}/*/lib/python3*/site-packages")
     names = {path.name for path in packages.iterdir()}
     assert {"postfix_sync", "pydantic"} <= names
@@ -133,13 +133,13 @@ def test_nothing_is_in_it_that_the_command_does_not_need(staged: Path) -> None:
 
 
 def test_units_name_the_command_of_the_prefix(staged: Path) -> None:
-    """As they are in the repository, but for the path; the drop-in where it is understood."""
+    """Only the path differs from the repository; the drop-in needs systemd 253."""
     units = [*(source.PROJECT / "systemd").glob("*.*")]
     installed = {path.name: path for path in (staged / UNITS).rglob("*") if path.is_file()}
-    understood = int(run("systemctl", "--version").split()[1]) >= 253
-    assert set(installed) == {unit.name for unit in units if unit.suffix != ".conf" or understood}
+    supported = int(run("systemctl", "--version").split()[1]) >= 253
+    assert set(installed) == {unit.name for unit in units if unit.suffix != ".conf" or supported}
     assert {path.parent.name for path in installed.values() if path.suffix == ".conf"} == (
-        {"postfix-sync.service.d"} if understood else set()
+        {"postfix-sync.service.d"} if supported else set()
     )
     for unit in units:
         if unit.name in installed:
@@ -148,15 +148,15 @@ def test_units_name_the_command_of_the_prefix(staged: Path) -> None:
             assert text.replace("/opt/postfix-sync/bin/", "/usr/bin/") == unit.read_text()
 
 
-def test_a_staged_tree_works_where_it_is_moved_to(site: Site, installed: OtherHost) -> None:
-    """A pass of the command on PATH, with nothing but what the tree brought."""
+def test_staged_tree_works_at_its_final_place(site: Site, installed: OtherHost) -> None:
+    """The command on PATH makes a sync with only the files of the tree."""
     assert version(installed) == f"postfix-sync {__version__}\n"
     site.once()
     assert set(site.installed("postfix_recipients")) == set(nine(ANTS))
 
 
-def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
-    """What uninstall leaves is what was there before, and what the operator has written since."""
+def test_uninstall_removes_only_what_install_put_there(clone: Clone, host: OtherHost) -> None:
+    """It keeps the files from before the installation, and those that the operator wrote since."""
     page = host.directory / "usr/local/share/man/man8/other.8"
     page.parent.mkdir(parents=True)
     page.write_text("somebody else's")
@@ -180,22 +180,25 @@ def test_install_and_uninstall(clone: Clone, host: OtherHost) -> None:
         (host.directory / name).parent.mkdir(parents=True, exist_ok=True)
         (host.directory / name).write_text(text)
     said = clone.make(host, "uninstall")
-    assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix goes on with the maps" in said
+    assert "Kept: /etc/postfix-sync, /etc/postfix/lists. Postfix continues to use the maps" in said
     assert "  /etc/postfix/main.cf:3: lmdb:$config_directory/lists/postfix_lmtp\n" in said
     assert "  /etc/postfix-in/main.cf:1: relay_domains = lmdb:" in said
     assert said.count("main.cf:") == 2
     made = ("etc/postfix-sync", "etc/postfix", "etc/postfix/lists", "etc/postfix-in")
     assert host.tree() == {**before, **written, **dict.fromkeys(made, "/")}
-    assert "make install has put nothing there" in clone.make(host, "uninstall", expect=2)
+    assert "make install has not installed anything there" in clone.make(
+        host, "uninstall", expect=2
+    )
 
 
 @pytest.mark.kill
-def test_killed_and_then_upgraded_under_a_daemon(
+def test_killed_upgrade_leaves_the_previous_installation_working(
     site: Site, clone: Clone, installed: OtherHost
 ) -> None:
-    """The one before works on until the link is changed, and the daemon with what it began with.
+    """The command is from the previous installation until the link is changed.
 
-    It loads modules whenever it needs them.  Nothing is left when all is over.
+    A running daemon continues to load modules from the environment that it was started from; the
+    upgrade keeps that, and the uninstallation removes everything.
     """
     old = in_use(installed)
     killed = {"PYTHONPATH": str(clone.directory / KILL_AT), "KILL_AT_ROOT": f"/{PREFIX}"}
@@ -237,10 +240,9 @@ def test_killed_and_then_upgraded_under_a_daemon(
         ("opt/other", "/opt/with a blank", "an absolute path of letters, digits and"),
     ],
 )
-def test_what_is_somebody_elses_is_left_alone(
+def test_install_is_refused_before_it_overwrites_a_foreign_file(
     clone: Clone, tmp_path: Path, there: str, prefix: str, said: str
 ) -> None:
-    """It is found out before anything is done."""
     path = tmp_path / there
     path.parent.mkdir(parents=True)
     path.write_text("somebody else's")

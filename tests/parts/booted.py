@@ -1,4 +1,4 @@
-"""A Debian host of a test's own, booted by the real systemd as its PID 1, in systemd-nspawn.
+"""A Debian host of a test's own, booted in systemd-nspawn with the real systemd as PID 1.
 
     with Booted("trixie", directory) as mx:
         mx.boot()
@@ -7,13 +7,13 @@
         mx.path("/etc/postfix-sync/config.yaml").write_text(...)
         mx.reboot()
 
-What it writes is in memory, above a root that is kept (debian_root.py), from the `with` to its end,
-however often it is switched off and on.  It is in a network of its own, that of a `namespaces.Host`
-where it shall reach others; `online=True` gives one command this machine's network instead, for
-apt and pip.
+What it writes is in memory, in a layer above a cached root (debian_root.py). The layer is kept for
+the duration of the `with`, also while the host is off.  The host has a network of its own, or that
+of a `namespaces.Host` if it has to reach others; `online=True` gives one command this machine's
+network instead, for apt and pip.
 
-Nothing of it outlives the test, even one that is killed: its mounts are in a namespace that ends
-with the process that holds it, and that process, systemd-nspawn and so the host end with the test.
+The host does not outlive the test, even a killed one: its mounts are in a namespace that ends with
+the process that holds it; that process, systemd-nspawn and so the host end with the test.
 """
 
 import itertools
@@ -32,23 +32,23 @@ from .namespaces import Host
 CHECKOUT = Path(__file__).parents[2]
 
 SHARED = "/media/shared"
-"""Where the host finds what is in `Booted.shared`."""
+"""The host's mount point of `Booted.shared`."""
 
 NOT_SOURCES = shutil.ignore_patterns(
     *(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
 )
-"""What lies in a checkout and was made there."""
+"""Generated files in a checkout."""
 
 BOOTING = 120.0
-"""Seconds that systemd may take to start everything, or to stop it."""
+"""Seconds that systemd may take to start or to stop all units."""
 
 _NUMBERS = itertools.count()
 
 _HOLD = (
     "mount --make-rprivate / 2>/dev/null; set -e;"
-    # systemd-nspawn keeps things below /run that are named for the machine: it must be alone there.
+    # systemd-nspawn keeps files below /run that are named after the machine, so it needs its own.
     " mkdir -p /run/systemd/nspawn && mount -t tmpfs tmpfs /run/systemd/nspawn;"
-    # In memory, so that it is a layer that any kernel takes, and that is gone with its namespace.
+    # In memory: any kernel accepts it as a layer, and it is removed with its namespace.
     ' mount -t tmpfs -o mode=755 tmpfs "$1" && mkdir "$1/upper" "$1/work" "$1/root";'
     ' mount -t overlay overlay -o "lowerdir=$0,upperdir=$1/upper,workdir=$1/work" "$1/root";'
     " echo held; exec cat"
@@ -56,7 +56,7 @@ _HOLD = (
 
 
 def available() -> bool:
-    """What makes and boots a host is there."""
+    """Whether the programs that make and boot a host are installed."""
     tools = ("systemd-nspawn", "nsenter", "setpriv", "unshare")
     return debian_root.available() and all(
         shutil.which(name, path=debian_root.PATH) for name in tools
@@ -64,7 +64,7 @@ def available() -> bool:
 
 
 class Booted:
-    """One host; there from the `with` to its end, and running from boot() to power_off()."""
+    """One host; it exists during the `with`, and runs from boot() to power_off()."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class Booted:
         options: Iterable[str] = (),
         layer: Path | None = None,
     ) -> None:
-        """Prepare, in a directory that others can reach.
+        """Prepare the host, in a directory that other users can reach.
 
-        `packages` are on its disk besides our own, and so is what another host had written when
-        its keep() made `layer`. `options` are systemd-nspawn's.
+        `packages` are installed in addition to the usual ones. `layer` is what keep() of another
+        host saved. `options` are systemd-nspawn's.
         """
         self.release = release
         self.shared = directory / "shared"
@@ -94,10 +94,10 @@ class Booted:
         self._holder: subprocess.Popen[bytes] | None = None
         self._nspawn: subprocess.Popen[bytes] | None = None
         self.leader = 0
-        """Its PID 1, as this machine numbers it; 0 while it is switched off."""
+        """The process id of its PID 1 on this machine; 0 while the host is off."""
 
     def __enter__(self) -> Self:
-        """Mount its disk; it is switched off."""
+        """Mount its disk; the host is off."""
         _sweep()
         self.shared.mkdir(parents=True)
         self._disk.mkdir()
@@ -117,7 +117,7 @@ class Booted:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Pull the plug, and leave nothing."""
+        """End the host at once, and remove everything."""
         if self._nspawn:
             with suppress(ProcessLookupError):
                 os.kill(self.leader or self._nspawn.pid, 9)
@@ -128,18 +128,18 @@ class Booted:
             _remove(cgroup / self._cgroup)
 
     def boot(self, *, settled: bool = True) -> None:
-        """Switch it on; return when all is started (when systemctl answers, if not `settled`)."""
+        """Boot; return when all units are started, or if not `settled`, when systemctl answers."""
         assert self._holder
         assert not self._nspawn
-        # systemd-nspawn starts the host in the cgroup in which it is itself; two of them in one
-        # would end each other's services.
+        # systemd-nspawn starts the host in its own cgroup; two hosts in one cgroup would end
+        # each other's services.
         unified = next(_cgroups()) / self._cgroup
         unified.mkdir(exist_ok=True)
         join = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
         with (self._directory / "console").open("ab") as console:
             self._nspawn = subprocess.Popen(
                 [
-                    # Not KILL: PID 1 of a host would outlive it, while TERM switches the host off.
+                    # TERM switches the host off; after KILL its PID 1 would outlive systemd-nspawn.
                     *("setpriv", "--pdeathsig", "TERM"),
                     *("sh", "-c", join, unified),
                     *("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt"),
@@ -162,13 +162,13 @@ class Booted:
             raise RuntimeError(f"{error}\n{self.console}") from error
 
     def power_off(self) -> None:
-        """Switch it off as an operator does."""
+        """Shut it down as an operator does."""
         assert self._nspawn
         self._nspawn.terminate()
         self._ended(BOOTING)
 
     def reboot(self) -> None:
-        """Switch it off and on again."""
+        """Shut it down and boot it again."""
         self.power_off()
         self.boot()
 
@@ -182,48 +182,48 @@ class Booted:
             self._nspawn, self.leader = None, 0
 
     def _state(self) -> str:
-        """What `systemctl is-system-running` says, as soon as there is a PID 1 to ask."""
+        """Return the output of `systemctl is-system-running`; before that works, an empty text."""
         assert self._nspawn
         if self._nspawn.poll() is not None:
             raise RuntimeError(f"systemd-nspawn ended with status {self._nspawn.returncode}")
         pid = self._nspawn.pid
-        # At first there is a child as well that makes the namespaces, in which nobody answers.
+        # At first there is another child, which makes the namespaces and has no systemd.
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            asked = subprocess.run(
+            done = subprocess.run(
                 ["nsenter", f"--target={child}", "--all", "systemctl", "is-system-running"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if state := asked.stdout.strip():
+            if state := done.stdout.strip():
                 self.leader = int(child)
                 return state
         return ""
 
     @property
     def console(self) -> str:
-        """What systemd-nspawn and the host's systemd have printed."""
+        """The output of systemd-nspawn and the host's systemd so far."""
         return (self._directory / "console").read_text(errors="replace")
 
     # Its disk, whether it runs or not.
 
     def path(self, inside: str) -> Path:
-        """A path of its disk, for whoever is outside.
+        """Return a path of its disk as seen from outside the host.
 
-        What the host has mounted is not there (/run, /tmp, what bind() did), and an absolute
+        The host's mounts are not visible there (/run, /tmp, those of bind()), and an absolute
         symbolic link leads to this machine's own files.
         """
         assert self._holder
         return Path(f"/proc/{self._holder.pid}/root{self._disk}/root/{inside.lstrip('/')}")
 
     def copy_checkout(self, inside: str = "/root/postfix-sync") -> str:
-        """Copy the project there, as whoever has just fetched it has it; `inside`."""
+        """Copy the project to the host, as in a fresh clone; return `inside`."""
         shutil.copytree(CHECKOUT, self.path(inside), ignore=NOT_SOURCES, symlinks=True)
         return inside
 
     def keep(self, layer: Path) -> None:
-        """Keep what was written to the disk, for hosts that shall begin with it; it is off."""
+        """Save what was written to the disk as a layer for other hosts; the host is off."""
         assert self._holder
         assert not self._nspawn
         upper = f"/proc/{self._holder.pid}/root{self._disk}/upper"
@@ -231,7 +231,7 @@ class Booted:
         Path(f"{layer}.making").rename(layer)
 
     def chroot(self, *command: str, timeout: float = debian_root.MAKING) -> str:
-        """Run a command on the disk, with this machine's network, while the host is off."""
+        """Run a command in the host's root, with this machine's network, while the host is off."""
         assert self._holder
         assert not self._nspawn
         enter = ("nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt")
@@ -244,9 +244,9 @@ class Booted:
     def ask(
         self, *command: str, stdin: str = "", online: bool = False, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the host as root, and tell how it went.
+        """Run a command on the host as root; return its status and output.
 
-        It is `online` in this machine's network, and the host's services stay in their own.
+        With `online`, the command runs in this machine's network, unlike the host's services.
         """
         return subprocess.run(
             [*self._enter(online=online), *command],
@@ -260,7 +260,7 @@ class Booted:
         )
 
     def run(self, *command: str, online: bool = False, timeout: float = 120) -> str:
-        """Run a command on the host as root, which must succeed; what it printed."""
+        """Run a command on the host as root, which must succeed; return its output."""
         enter, environment = self._enter(online=online), _environment(online=online)
         return run(*enter, *command, env=environment, umask=0o022, timeout=timeout)
 
@@ -271,23 +271,23 @@ class Booted:
         return ("nsenter", f"--target={self.leader}", *(f"--{kind}" for kind in kinds))
 
     def systemctl(self, *arguments: str) -> str:
-        """Run systemctl, which must succeed; what it printed."""
+        """Run systemctl, which must succeed; return its output."""
         return self.run("systemctl", "--no-pager", *arguments)
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
-        """Properties of a unit, as `systemctl show` has them."""
+        """Return properties of a unit, as `systemctl show` prints them."""
         lines = self.systemctl("show", unit, f"--property={','.join(properties)}").splitlines()
         return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
     def main_pid(self, unit: str) -> int:
-        """The process of a service, as the host numbers it; 0 if there is none."""
+        """Return a service's main process id on the host; 0 if there is none."""
         return int(self.show(unit, "MainPID")["MainPID"])
 
     def processes(self, unit: str) -> dict[int, str]:
-        """The processes of a service, as this machine numbers them, with their commands."""
+        """Return the processes of a service by process id on this machine, with their commands."""
         inside = self.show(unit, "ControlGroup")["ControlGroup"]
         found = {}
-        with suppress(OSError):  # the service has ended, or the process
+        with suppress(OSError):  # the service or the process has ended
             cgroup = next(_cgroups()) / self._cgroup / "payload" / inside.lstrip("/")
             for pid in map(int, (cgroup / "cgroup.procs").read_text().split()):
                 with suppress(OSError):
@@ -306,7 +306,7 @@ class Booted:
             raise AssertionError(f"{error}\n{self._about(unit)}") from None
 
     def journal(self, unit: str, priority: str = "debug") -> list[str]:
-        """The messages of a unit since the host was switched on, of this priority and above."""
+        """Return the messages of a unit since the boot, with at least this priority."""
         self.run("journalctl", "--sync")
         chosen = (f"--unit={unit}", f"--priority={priority}", "--output=cat", "--boot")
         return self.run("journalctl", "--no-pager", "--quiet", *chosen).splitlines()
@@ -314,7 +314,7 @@ class Booted:
     def wait_for_message(
         self, unit: str, text: str, *, times: int = 1, timeout: float = PATIENCE
     ) -> None:
-        """Wait until the journal of a unit has a text (so many times)."""
+        """Wait until the journal of a unit has a text, `times` times."""
         try:
             wait_for(
                 lambda: sum(text in line for line in self.journal(unit)) >= times,
@@ -328,20 +328,20 @@ class Booted:
         return self.ask("systemctl", "--no-pager", "--full", "--lines=50", "status", unit).stdout
 
     def bind(self, name: str, at: str) -> None:
-        """Mount what `shared` has under this name somewhere on the host, until it is off."""
+        """Mount an entry of `shared` on the host, until the host is off."""
         self.run("mkdir", "-p", at)
         self.run("mount", "--bind", f"{SHARED}/{name}", at)
 
 
 def _environment(*, online: bool) -> Mapping[str, str]:
-    """Of a command on a host: as little as a login gives, and the way to the network if wanted."""
+    """Return a command's environment: that of a login, or with `online` this machine's."""
     if online:
         return debian_root.environment()
     return {"PATH": debian_root.PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
 
 
 def _cgroups() -> Iterator[Path]:
-    """Where systemd arranges processes: the unified hierarchy, then the old one where it is."""
+    """Yield this process's cgroups of systemd: the unified one, then the old one if it exists."""
     found: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, (kind, *_, options) = (part.split() for part in line.partition(" - "))
@@ -356,15 +356,15 @@ def _cgroups() -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    """Removes the cgroups that tests have left which were killed."""
+    """Remove the cgroups that killed tests have left."""
     for hierarchy in _cgroups():
         for left in hierarchy.glob("pfs-*-*"):
             if not Path(f"/proc/{left.name.split('-')[1]}").exists():
-                with suppress(OSError):  # its host still ends, or somebody else removes it
+                with suppress(OSError):  # in use, or removed by another process
                     _remove(left)
 
 
 def _remove(cgroup: Path) -> None:
-    """Removes a cgroup in which nothing runs any more, and those below it."""
+    """Remove a cgroup without processes, and those below it."""
     for below, _, _ in os.walk(cgroup, topdown=False):
         Path(below).rmdir()

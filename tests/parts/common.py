@@ -1,4 +1,4 @@
-"""What every real part needs: a place on the disk, a free port, patience, and a clean end."""
+"""Functions that every real part needs: directories, ports, waiting, and the end of processes."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A mail queue on a tmpfs takes several times as many messages as one on a disk that honours fsync.
+# A mail queue on a tmpfs is several times as fast as one on a disk that honours fsync.
 FAST = Path("/dev/shm")
 ROOMY = Path("/var/tmp")
 ENOUGH = 256 * 1024 * 1024
@@ -23,16 +23,16 @@ ENOUGH = 256 * 1024 * 1024
 INTERVAL = 0.02
 
 PATIENCE = 20.0
-"""Seconds for what happens soon on any machine."""
+"""Seconds for events that are fast on any machine."""
 
 _NUMBERS = itertools.count()
 
 TRIES = 5
-"""How often something is tried that goes wrong where this machine pauses at the wrong moment."""
+"""The number of tries of what can fail if this machine pauses at the wrong moment."""
 
 
 def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
-    """Call condition until it gives something true, and return that; fail with what was missing."""
+    """Call `condition` until its result is true; return that, or raise TimeoutError with `what`."""
     deadline = time.monotonic() + timeout
     while True:
         found = condition()
@@ -44,7 +44,7 @@ def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port on which nobody listens at the moment."""
+    """Return a TCP port on which no process listens now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((host, 0))
@@ -53,17 +53,17 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def loopback_address() -> str:
-    """Choose a loopback address that no other part of this or another test process uses."""
+    """Return a loopback address that no other part of this or another test process uses."""
     pid = os.getpid()
     return f"127.{pid % 251 + 2}.{pid // 251 % 251}.{next(_NUMBERS) % 250 + 2}"
 
 
 @contextmanager
 def public_directory(base: Path | None = None) -> Iterator[Path]:
-    """A directory that daemons of other users can reach too (pytest's tmp_path is root's alone).
+    """Make a directory that other users can reach (only root can reach pytest's tmp_path).
 
-    The path is short, because the sockets of Postfix are in it.  It is removed at the end, so
-    whatever runs in it has to be stopped first.
+    Its path is short, because Postfix's sockets are in it.  It is removed at the end, so all
+    processes that use it must be stopped first.
     """
     directory = Path(tempfile.mkdtemp(prefix="pfs-", dir=base or _base()))
     directory.chmod(0o755)
@@ -83,7 +83,7 @@ def _base() -> Path:
 
 
 def processes_with(variable: str, value: str) -> list[int]:
-    """The processes that were started with VARIABLE=VALUE in their environment."""
+    """Return the processes that were started with VARIABLE=VALUE in their environment."""
     wanted = f"{variable}={value}".encode()
     found = []
     for entry in Path("/proc").iterdir():
@@ -91,7 +91,7 @@ def processes_with(variable: str, value: str) -> list[int]:
             continue
         try:
             environment = (entry / "environ").read_bytes()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if wanted in environment.split(b"\0"):
             found.append(int(entry.name))
@@ -111,7 +111,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def end_processes(variable: str, value: str, timeout: float) -> None:
-    """Wait until the processes so marked are gone; kill those that outstay the timeout."""
+    """Wait until the processes with VARIABLE=VALUE have ended; kill them after the timeout."""
     try:
         wait_for(lambda: not processes_with(variable, value), timeout, "an orderly end")
     except TimeoutError:
@@ -130,7 +130,7 @@ def run(
     umask: int = -1,
     timeout: float = 60,
 ) -> str:
-    """Run a command that must succeed; what it printed, on either stream."""
+    """Run a command, which must succeed; return its output of both streams."""
     done = subprocess.run(
         command,
         input=stdin,

@@ -1,10 +1,10 @@
-"""An LMTP server in Mailman's place, for a container: it writes down what it takes.
+"""An LMTP server in place of Mailman, for a container: it records what it accepts.
 
     python -m tests.parts.contained_sink PORT FILE SECONDS
 
-It listens on every address after some seconds, as a Mailman takes its time to start.  A message is
-in FILE, one line for each recipient, before the client is told so: nothing is forgotten when the
-container is killed.  Like Mailman before 3.3.6 it says 250 to every recipient.
+It listens on every address after SECONDS, as a Mailman that takes time to start.  It writes a
+message to FILE, one line for each recipient, before it replies, so no record is lost when the
+container is killed.  Like Mailman before 3.3.6, it replies 250 to every recipient.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from tests.parts.lmtp_sink import LOAD_ID, Delivery
 
 
 def deliveries(file: Path) -> list[Delivery]:
-    """All that was written down so far, oldest first."""
+    """Return all deliveries recorded so far, oldest first."""
     lines = file.read_text().splitlines() if file.exists() else []
     found = (line.split(" ", 2) for line in lines)
     return [Delivery(recipient, load_id, float(at)) for at, load_id, recipient in found]
 
 
 class _Handler:
-    """What aiosmtpd asks for each message."""
+    """The hooks that aiosmtpd calls for each message."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -1,7 +1,7 @@
-"""The daemon as a process of a test's own, and the socket on which it tells systemd how it is.
+"""The daemon as a process of a test's own, and the socket on which it notifies systemd.
 
-It sends READY=1 with a STATUS after every pass: so the socket also counts the passes, also those of
-which the log says nothing.
+The daemon sends READY=1 with a STATUS after every sync, so the socket also counts the syncs,
+including those that log nothing.
 """
 
 import ctypes
@@ -28,12 +28,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def obey_modes() -> None:
-    """A preexec_fn: the command is root, but file modes hold for it as for everybody else."""
+    """Subject a root process to file modes, like other users (a preexec_fn)."""
     _drop(_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH)
 
 
 def may_not_mount() -> None:
-    """A preexec_fn: the command is root, but can't mount, as in postfix-sync.service."""
+    """Prevent a root process from mounting, as in postfix-sync.service (a preexec_fn)."""
     _drop(_CAP_SYS_ADMIN)
 
 
@@ -44,10 +44,10 @@ def _drop(*capabilities: int) -> None:
 
 
 def install(site: Site, *lists: str, template: Path) -> Site:
-    """The site with these lists in its source and in its maps, as if a daemon had ended before.
+    """Put these lists into a site's source and maps, as after a run of the daemon.
 
-    A first pass beside a stopped Postfix takes seconds: `postfix status` sleeps before it says no.
-    So it is made once, and what it installed is kept in `template`.
+    A first sync beside a stopped Postfix takes seconds, because `postfix status` sleeps before it
+    fails. So it is made once, and what it installed is copied from `template`.
     """
     kept = template / f"{site.map_type} {' '.join(lists)}"
     site.files.write(*lists)
@@ -55,22 +55,22 @@ def install(site: Site, *lists: str, template: Path) -> Site:
         shutil.copytree(kept, site.maps)
     else:
         done = site.call("--once")
-        assert done.returncode in (0, 69), done  # nobody may listen where the routes lead
+        assert done.returncode in (0, 69), done  # the destinations need not be up
         shutil.rmtree(site.state)
         shutil.copytree(site.maps, kept)
     return site
 
 
 class NotifySocket:
-    """Where a service manager listens; `address` is what NOTIFY_SOCKET is set to."""
+    """The socket of a service manager; `address` is the value of NOTIFY_SOCKET."""
 
     def __init__(self, address: str) -> None:
-        """Listen at a path, or at an abstract address that begins with @."""
+        """Listen at a path, or at an abstract address, which begins with @."""
         self.address = address
         self._received: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        # Ten datagrams that nobody has read, and the kernel makes the next sender wait.
+        # The kernel blocks a sender if there are ten unread datagrams.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -84,7 +84,7 @@ class NotifySocket:
         return list(self._received)
 
     def close(self) -> None:
-        """Go away, and take the path along; harmless when gone."""
+        """Close the socket and remove its path; a second call does nothing."""
         if self._socket.fileno() < 0:
             return
         self._socket.shutdown(socket.SHUT_RD)
@@ -95,7 +95,7 @@ class NotifySocket:
 
 
 class RunningDaemon:
-    """The daemon of a site, from the `with` to its end; its standard error goes to a file."""
+    """The daemon of a site, for the duration of the `with`; its standard error is in a file."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class RunningDaemon:
         journal: bool = False,
         **popen: Any,
     ) -> None:
-        """Prepare; `environment` is added to the test's own; `journal`: it takes its log for it."""
+        """Start it; `environment` is added to the test's own, and `journal` sets JOURNAL_STREAM."""
         self.site = site
         self.notify = NotifySocket(str(site.directory / "notify"))
         self._log = site.directory / f"log.{time.monotonic_ns()}"
@@ -125,11 +125,11 @@ class RunningDaemon:
             )
 
     def __enter__(self) -> Self:
-        """It runs already."""
+        """Return the running daemon."""
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
-        """End it for good; in no case may it have met an error that it does not name."""
+        """End it; its log must not have a traceback."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -140,13 +140,13 @@ class RunningDaemon:
 
     @property
     def log(self) -> str:
-        """All of its standard error."""
+        """Its standard error so far."""
         return self._log.read_text()
 
     @property
     def messages(self) -> list[str]:
-        """The lines of a log in text format, without time and program."""
-        return [re.sub(r"^\S+Z postfix-sync: |^postfix-sync: ", "", one) for one in self.lines]
+        """The lines of a log in text format, without time and program name."""
+        return [re.sub(r"^\S+Z postfix-sync: |^postfix-sync: ", "", line) for line in self.lines]
 
     @property
     def lines(self) -> list[str]:
@@ -154,11 +154,11 @@ class RunningDaemon:
         return self.log.splitlines()
 
     def count(self, text: str) -> int:
-        """How many lines of the log contain this."""
+        """Return how many lines of the log contain a text."""
         return sum(text in line for line in self.lines)
 
     def wait_for(self, text: str, timeout: float = PATIENCE, times: int = 1) -> None:
-        """Wait until the log has a text (so many times)."""
+        """Wait until the log has a text, `times` times."""
         try:
             wait_for(lambda: self.count(text) >= times, timeout, f"{text!r} in the log")
         except TimeoutError as error:
@@ -166,32 +166,32 @@ class RunningDaemon:
 
     @property
     def passes(self) -> int:
-        """How many passes it has made."""
-        return sum("READY=1\nSTATUS=" in one for one in self.notify.received)
+        """The number of syncs so far."""
+        return sum("READY=1\nSTATUS=" in datagram for datagram in self.notify.received)
 
     def wait_for_passes(self, number: int, timeout: float = PATIENCE) -> None:
-        """Wait until it has made so many passes since its start."""
+        """Wait until it has made so many syncs since its start."""
         try:
             wait_for(lambda: self.passes >= number, timeout, f"pass {number}")
         except TimeoutError as error:
             raise AssertionError(f"{error}; the log:\n{self.log}") from None
 
     def wait_until_it_watches(self) -> None:
-        """Wait for its first pass and for the one that its armed watch causes: there it rests.
+        """Wait for its first sync and for the one that its new watch causes; then it is idle.
 
-        Nothing may have made it look before, and its source must be there.
+        Nothing else may have caused a sync before, and its source must exist.
         """
         self.wait_for_passes(2)
 
     def look(self) -> None:
-        """Have it make a pass that begins after this call, and wait for its end."""
-        for _ in range(2):  # one may be under way, which began before
+        """Have it make a sync that begins after this call, and wait for its end."""
+        for _ in range(2):  # the first signal may meet a sync that began before
             seen = self.passes
             self.send(signal.SIGUSR1)
             self.wait_for_passes(seen + 1)
 
     def rest(self) -> int:
-        """Wait until it makes no more passes, longer than it takes to notice a new directory."""
+        """Wait until it makes no more syncs, longer than it takes to notice a new directory."""
         seen, since = self.passes, time.monotonic()
 
         def is_at_rest() -> bool:
@@ -208,22 +208,22 @@ class RunningDaemon:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = PATIENCE) -> int:
-        """End it as an operator does; its exit status."""
+        """End it as an operator does; return its exit status."""
         self.send(number)
         return self.process.wait(timeout)
 
     @property
     def seconds_of_work(self) -> float:
-        """The processor time that it has used, without that of the commands it ran."""
+        """Return the processor time that it has used, without that of the commands that it ran."""
         stat = Path(f"/proc/{self.process.pid}/stat").read_text()
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def commands(self) -> dict[int, list[str]]:
-        """The commands that it runs at the moment, by process id."""
+        """Return the commands that it is running, by process id."""
         found = {}
         for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with suppress(OSError):  # what ends meanwhile
+            with suppress(OSError):  # the process has ended
                 for pid in (thread / "children").read_text().split():
                     found[int(pid)] = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
         return found

@@ -1,8 +1,8 @@
-"""A name server that knows no name at all, unless it is told one: every answer is NXDOMAIN.
+"""A name server that answers NXDOMAIN for every name, except those that a test adds.
 
-With it, mail that Postfix has no route for bounces as it does in the field, by the real smtp(8),
-at once and on any machine, whether or not that machine has a DNS.  (An `error:` transport would not
-do: smtpd refuses such a recipient before anything can be lost.)
+With it, mail that Postfix has no route for bounces as in the field, by the real smtp(8), at once
+and on any machine, whether or not that machine has a DNS.  (An `error:` transport would not serve:
+smtpd refuses such a recipient before any mail can be lost.)
 """
 
 import socket
@@ -23,7 +23,7 @@ class DeadEndDns:
         """Choose the address."""
         self.address = loopback_address()
         self.names: dict[str, str] = {}
-        """What it knows all the same: IPv4 addresses by name. It may be changed at any time."""
+        """The exceptions: IPv4 addresses by name. They may be changed at any time."""
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
@@ -42,11 +42,11 @@ class DeadEndDns:
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._socket is None or self._thread is None:
             return
-        # Nobody asks nothing: the sign to end. Its own socket sends it, for that one is on the host
-        # where this was started, whatever host of a test's own the caller is on.
+        # An empty datagram is the sign to end. The server's own socket sends it, because that is on
+        # the host on which the server was started; the caller may be on another one.
         self._socket.sendto(b"", (self.address, 53))
         self._thread.join()
         self._socket.close()
@@ -63,13 +63,13 @@ def _serve(server: socket.socket, names: Mapping[str, str]) -> None:
 
 
 def _answer(query: bytes, names: Mapping[str, str]) -> bytes:
-    # The question is repeated up to its end: labels to the zero byte, then type and class.
+    # The answer repeats the question: labels up to the zero byte, then type and class.
     end = query.find(b"\0", 12) + 5
     question = query[12:end]
     address = names.get(_name(question[:-4]))
     records = b""
     if address and question.endswith(ADDRESS):
-        # The name is the one at offset 12; it is true for no second, and has four bytes.
+        # The name is at offset 12; the TTL is 0, and the data has four bytes.
         records = b"\xc0\x0c" + ADDRESS + bytes(4) + b"\0\x04" + socket.inet_aton(address)
     flags = (FOUND if address else NXDOMAIN).to_bytes(2, "big")
     counts = b"\0\x01" + bool(records).to_bytes(2, "big") + bytes(4)

@@ -1,7 +1,7 @@
 """The Debian package, as `make deb` builds it, and an earlier version of it.
 
-An earlier version differs in its number alone, in the control file and in what the program says of
-itself: so a test sees which of the two runs.
+The earlier version differs only in its version number, in the control file and in the program's
+--version, so that a test can detect which of the two runs.
 """
 
 import shutil
@@ -15,7 +15,7 @@ BUILDING = 600.0
 
 
 def build(directory: Path) -> Path:
-    """What `make deb` builds of the checkout, below a directory that is not there yet."""
+    """Run `make deb` in a copy of the checkout, in a new directory; return the package."""
     shutil.copytree(CHECKOUT, directory, ignore=NOT_SOURCES, symlinks=True)
     make = ("make", "--no-print-directory", "--directory", str(directory), "deb")
     *_, last = run(*make, timeout=BUILDING).splitlines()
@@ -24,14 +24,14 @@ def build(directory: Path) -> Path:
 
 
 def earlier(package: Path, version: str) -> Path:
-    """The same package with a lower version, beside it."""
+    """Make a copy of the package with a lower version, beside it; return its path."""
     tree = package.parent / version
     made = package.with_name(f"postfix-sync_{version}_all.deb")
     run("dpkg-deb", "--raw-extract", str(package), str(tree))
     control = tree / "DEBIAN/control"
     lines = control.read_text().splitlines(keepends=True)
     control.write_text(
-        "".join(f"Version: {version}\n" if one.startswith("Version:") else one for one in lines)
+        "".join(f"Version: {version}\n" if line.startswith("Version:") else line for line in lines)
     )
     module = tree / "usr/lib/python3/dist-packages/postfix_sync/__init__.py"
     module.write_text(f'__version__ = "{version}"\n')

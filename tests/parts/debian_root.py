@@ -1,17 +1,17 @@
-"""Root file systems of Debian releases: made by debootstrap once, kept for the next run.
+"""Root file systems of Debian releases: made once by debootstrap, and cached for later runs.
 
     root = debian_root("trixie")
     root = debian_root("trixie", "debhelper", "lintian")
 
-Each is a whole Debian with systemd and a configured Postfix, and with what postfix-sync runs on
-there.  It is kept under a name that says what it was made of, and nobody writes into it: whoever
-boots one (booted.py) works on a layer above it.
+Each is a complete Debian with systemd, a configured Postfix, and the dependencies of postfix-sync.
+Its name has a hash of what it was made of. It is never written to: a booted host (booted.py) writes
+to a layer above it.
 
-Debian forky, the next release, changes every day.  Its root is kept under the day on which it was
-made, for a month.  If no root of today's forky can be made, an older one is used; without any,
-Unavailable is raised, and its tests are skipped, in CI as well.
+Debian forky, the next release, changes every day.  Its root is named after the day on which it was
+made, and kept for a month.  If no current root of forky can be made, an older one is used; if there
+is none, debian_root raises Unavailable, and the tests are skipped, in CI as well.
 
-Packages come from where this machine's own apt gets them, and the way it gets them.
+Packages come from the mirror that this machine's own apt uses, with its settings.
 """
 
 import datetime
@@ -33,17 +33,17 @@ BOOKWORM, TRIXIE, FORKY = "bookworm", "trixie", "forky"
 RELEASES = (BOOKWORM, TRIXIE)
 """Debian 12 and 13."""
 ALL = (*RELEASES, FORKY)
-"""And what will be Debian 14: for tests of what depends on Postfix's version."""
+"""The releases and the future Debian 14, for tests that depend on Postfix's version."""
 KEPT = datetime.timedelta(days=30)
 """How long a root of forky is used."""
 
-# debootstrap installs what a Debian can't boot without, and apt the rest: so apt keeps what it
-# has fetched of Postfix, for who installs it again.
+# debootstrap installs only what is needed to boot, and apt the rest, so that apt's cache has the
+# packages of Postfix for tests that reinstall it.
 _BOOTABLE = ("ca-certificates", "dbus", "debconf", "iproute2", "procps", "systemd", "systemd-sysv")
 _PACKAGES = {
-    # What `make install` asks for.
+    # What `make install` requires.
     BOOKWORM: ("make", "postfix", "postfix-lmdb", "python3-venv"),
-    # What the Debian package depends on: it can be installed without a network.
+    # The dependencies of the Debian package, which is installed without a network.
     TRIXIE: (
         *("postfix", "postfix-lmdb", "python3-aiosmtplib", "python3-asyncssh"),
         *("python3-prometheus-client", "python3-pydantic", "python3-watchfiles", "python3-yaml"),
@@ -51,9 +51,9 @@ _PACKAGES = {
 }
 _PACKAGES[FORKY] = (*_PACKAGES[TRIXIE], "postfix-cdb")
 _SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
-"""How debootstrap makes a release that it does not know yet."""
+"""debootstrap's script for a release that it does not know yet."""
 NAME = "mx.example.net"
-"""What every root calls itself, and its Postfix."""
+"""The host name of every root and of its Postfix."""
 
 _HOSTS = f"127.0.0.1 localhost\n127.0.1.1 {NAME} mx\n::1 localhost ip6-localhost ip6-loopback\n"
 _ANSWERS = f"""\
@@ -62,24 +62,24 @@ postfix postfix/mailname string {NAME}
 """
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""root's, after a login."""
+"""root's PATH after a login."""
 _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 
 MAKING = 1200.0
-"""Seconds that a command may take that fetches a Debian from afar."""
+"""Seconds that a command may take that downloads a Debian."""
 
 
 class Unavailable(RuntimeError):
-    """No root of a release that changes every day can be made today."""
+    """No root of a release in development can be made now."""
 
 
 def available() -> bool:
-    """What makes a root is there."""
+    """Whether the programs that make a root are installed."""
     return all(shutil.which(name, path=PATH) for name in ("debootstrap", "unshare", "chroot"))
 
 
 def debian_root(release: str, *packages: str) -> Path:
-    """The directory of a root, with these packages besides its own; never to be written into.
+    """Return the directory of a root with additional packages; it must not be written to.
 
     Raises Unavailable.
     """
@@ -95,12 +95,12 @@ def debian_root(release: str, *packages: str) -> Path:
 
 @functools.cache
 def recent(name: str, made_of: str) -> Path:
-    """The root of forky, not older than KEPT if one can be made; tried once in a process."""
+    """Return forky's root, at most KEPT old if one can be made; each process tries once."""
     today = datetime.datetime.now(tz=datetime.UTC).date()
     mark = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / f"{name}-{mark}.making").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two that begin at once make one
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes make only one
         made = sorted(path for path in CACHE.glob(f"{name}-????-??-??-{mark}") if path.is_dir())
         day = str(made[-1]).removesuffix(f"-{mark}")[-10:] if made else ""
         if day and today - datetime.date.fromisoformat(day) < KEPT:
@@ -113,7 +113,7 @@ def recent(name: str, made_of: str) -> Path:
                 raise Unavailable(problem) from error
             print(f"{problem}; the one of {day} is used", file=sys.stderr)  # noqa: T201
             return made[-1]
-        for older in made[:-1]:  # the last one may be in use at the moment
+        for older in made[:-1]:  # the last one may be in use
             shutil.rmtree(older)
             Path(f"{older}.lock").unlink(missing_ok=True)
     return root
@@ -121,12 +121,12 @@ def recent(name: str, made_of: str) -> Path:
 
 @functools.cache
 def postfix_version(root: Path) -> str:
-    """The version of Postfix in a root."""
+    """Return the version of Postfix in a root."""
     return run(*chroot(root), "postconf", "-dh", "mail_version", env=environment()).strip()
 
 
 def _kept(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
-    """What `make` makes; at the first call for the same ingredients, whole or not at all."""
+    """Return what `make` makes; call it once for the same `made_of`, completely or not at all."""
     root = CACHE / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with Path(f"{root}.lock").open("w") as lock:
@@ -174,9 +174,9 @@ def _in_chroot(root: Path, *command: str, stdin: str = "") -> None:
 
 
 def chroot(root: Path) -> tuple[str, ...]:
-    """What to put before a command that works in a root which isn't booted."""
+    """Return the prefix of a command that runs in a root that is not booted."""
     enter = (
-        # In a plain chroot, whose root is no mount, there is no propagation to switch off.
+        # In a plain chroot, whose root is not a mount point, there is no propagation to disable.
         "mount --make-rprivate / 2>/dev/null;"
         ' mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
     )
@@ -184,13 +184,13 @@ def chroot(root: Path) -> tuple[str, ...]:
 
 
 def environment() -> Mapping[str, str]:
-    """Of commands in a root that may use this machine's network: its own, but for what it is."""
+    """Return the environment of a command in a root: this machine's, with the root's PATH."""
     ours = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
     return {**os.environ, **ours, "DEBIAN_FRONTEND": "noninteractive"}
 
 
 def _mirror() -> tuple[str, ...]:
-    """Where this machine's apt gets Debian from; nothing, and debootstrap knows a place itself."""
+    """Return the mirror of this machine's apt; if empty, debootstrap uses its default."""
     wanted = "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)"
     lines = run("apt-get", "indextargets", "--format", wanted, "Identifier: Packages").splitlines()
     found = [line.split()[3] for line in lines if line.startswith("Debian Debian main ")]
@@ -198,7 +198,7 @@ def _mirror() -> tuple[str, ...]:
 
 
 def _apt_of_the_machine() -> str:
-    """What apt needs to be told here to reach its mirror, as lines of an apt.conf(5)."""
+    """Return apt's settings to reach its mirror here, as lines of an apt.conf(5)."""
     names = (*("http", "https"), *("Check-Valid-Until", "Check-Date"))
     wanted = [f"Acquire::{name}" for name in names]
     return run("apt-config", "dump", "--no-empty", "--format", '%F "%v";%n', *wanted)

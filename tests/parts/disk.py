@@ -1,4 +1,4 @@
-"""What is on a disk, to the last detail; and disks that are too small, read-only or mounted."""
+"""Complete listings of a disk, and disks that are small, read-only, or do not answer."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """One file or directory, with all that a write to it would change."""
+    """One file or directory, with all attributes that a write to it would change."""
 
     kind: int
     inode: int
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
 
 def tree(*roots: Path) -> dict[Path, Entry]:
-    """Everything at and below these paths; what isn't there is left out."""
+    """Return all entries at and below these paths; missing paths are left out."""
     return {path: _entry(path) for root in roots for path in _below(root)}
 
 
@@ -53,13 +53,13 @@ def _entry(path: Path) -> Entry:
 
 
 def mount(*arguments: str) -> None:
-    """mount(8), as root."""
+    """Run mount(8), as root."""
     subprocess.run(["mount", *arguments], check=True, capture_output=True, text=True)
 
 
 @contextmanager
 def mounted(target: Path, *arguments: str) -> Iterator[Path]:
-    """Something mounted on `target` for a while: `mounted(dir, "-t", "tmpfs", …, "tmpfs")`."""
+    """Mount something on `target` for the `with`: `mounted(dir, "-t", "tmpfs", …, "tmpfs")`."""
     mount(*arguments, str(target))
     try:
         yield target
@@ -69,7 +69,7 @@ def mounted(target: Path, *arguments: str) -> Iterator[Path]:
 
 @contextmanager
 def small_disk(target: Path, size: str) -> Iterator[Path]:
-    """A file system with this much room on `target`, which is made if need be."""
+    """Mount a file system of this size on `target`, which is created if it is missing."""
     target.mkdir(parents=True, exist_ok=True)
     with mounted(target, "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs"):
         yield target
@@ -77,9 +77,9 @@ def small_disk(target: Path, size: str) -> Iterator[Path]:
 
 @contextmanager
 def dead_disk(target: Path) -> Iterator[Callable[[], None]]:
-    """Cover a file or a directory with one that nobody answers for, as of a server that is gone.
+    """Cover a file or directory with a file system that does not answer, like a dead server's.
 
-    Whoever looks at it waits, until what this yields is called: then it is an error.
+    Each access to it blocks until the yielded function is called; then it is an error.
     """
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     closing = ExitStack()
@@ -95,17 +95,17 @@ def dead_disk(target: Path) -> Iterator[Callable[[], None]]:
         yield closing.close
     finally:
         closing.close()
-        # Lazily: whoever waited for it may still be on the way out.
+        # Lazily, because a process that was blocked may not have closed it yet.
         subprocess.run(["umount", "--lazy", str(target)], check=True)
 
 
 def remount(target: Path, options: str) -> None:
-    """Changes a mounted file system: `size=1m`, `ro`, `rw`."""
+    """Change options of a mounted file system: `size=1m`, `ro`, `rw`."""
     mount("-o", f"remount,{options}", str(target))
 
 
 def fill(directory: Path) -> Path:
-    """Takes all the room that is left; the file to remove for it to be free again."""
+    """Fill the free space; return the file that takes it."""
     filler = directory / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 16, 1 << 12):
@@ -118,5 +118,5 @@ def fill(directory: Path) -> Path:
 
 
 def names(directory: Path) -> list[str]:
-    """What lies in a directory."""
+    """Return the sorted names of a directory's entries."""
     return sorted(path.name for path in directory.iterdir())

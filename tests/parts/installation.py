@@ -9,7 +9,7 @@ from .debian_root import BOOKWORM
 
 
 def install(host: Booted, directory: Path) -> None:
-    """On a host that is off, so nothing is started; what is built for it is below `directory`."""
+    """Install it on a host that is off, so that no unit starts; `directory` is for the build."""
     if host.release == BOOKWORM:
         host.chroot("make", "-C", host.copy_checkout(), "install")
     else:

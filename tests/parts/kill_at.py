@@ -1,8 +1,8 @@
-"""The command, killed before one of the things that it would do to its files, many times over.
+"""The command, killed before each of its changes to files in turn.
 
-What these things are, and the end, is in tests/integration/kill_at/sitecustomize.py. There are many
-of them, and a Python that starts takes longer than a pass. So this module is a program, too, which
-has everything imported and forks a child for each command.
+tests/integration/kill_at/sitecustomize.py defines the changes and kills the process. There are many
+of them, and the start of a Python takes longer than a sync. So this module is also a program, which
+has all modules imported and forks a child for each command.
 """
 
 import json
@@ -20,7 +20,7 @@ from postfix_sync.config.schema import Config
 from tests.parts.site import Site
 
 IMPORTED = (once, resume, rollback, setup, Config)
-"""What the commands would import themselves."""
+"""Modules that the commands would import themselves."""
 
 ROOT = Path(__file__).parents[2]
 KILL_AT = ROOT / "tests/integration/kill_at/sitecustomize.py"
@@ -28,9 +28,9 @@ KILL_AT = ROOT / "tests/integration/kill_at/sitecustomize.py"
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, what it printed, and the events that it came to.
+    """The exit status of a command, its output, and the events that it reached.
 
-    Where it was killed, the last event is the one that did not happen.
+    If it was killed, the last event is the one that did not happen.
     """
 
     returncode: int
@@ -43,13 +43,13 @@ class Ended:
 class _Order:
     arguments: tuple[str, ...]
     below: str
-    """The directory whose changes count."""
+    """The directory whose changes are events."""
     event: int
-    """The number of the one that does not happen; with 0, all do."""
+    """The number of the event that does not happen; with 0, all happen."""
 
 
 class Killer:
-    """The program, from the `with` to its end."""
+    """The program, for the duration of the `with`."""
 
     def __enter__(self) -> Self:
         """Start it."""
@@ -63,11 +63,11 @@ class Killer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """It ends when there are no more orders."""
+        """End it by closing its input."""
         self._process.communicate()
 
     def run(self, site: Site, *arguments: str, event: int = 0) -> Ended:
-        """Runs the command, killed before an event, or (0) to its end."""
+        """Run the command, killed before an event, or to its end if that is 0."""
         order = _Order(("-c", str(site.config), *arguments), str(site.directory), event)
         assert self._process.stdin
         assert self._process.stdout
@@ -78,24 +78,24 @@ class Killer:
 
 
 def serve(orders: IO[str], answers: IO[str]) -> None:
-    """Carries orders out, one a line, until there are no more."""
+    """Execute orders, one per line, to the end of the input."""
     for line in orders:
         with tempfile.TemporaryDirectory() as directory:
             files = [Path(directory, name) for name in ("stdout", "stderr", "events")]
-            for one in files:
-                one.touch()
+            for file in files:
+                file.touch()
             pid = os.fork()
             if not pid:
                 _obey(_Order(**json.loads(line)), *files)
             _, status = os.waitpid(pid, 0)
-            stdout, stderr, events = (one.read_text() for one in files)
+            stdout, stderr, events = (file.read_text() for file in files)
         ended = Ended(os.waitstatus_to_exitcode(status), stdout, stderr, tuple(events.splitlines()))
         answers.write(f"{json.dumps(asdict(ended))}\n")
         answers.flush()
 
 
 def _obey(order: _Order, stdout: Path, stderr: Path, events: Path) -> NoReturn:
-    """The child: runs the command, and does not come back."""
+    """Run the command in the child, and exit."""
     status = 70
     try:
         for number, path in enumerate((Path(os.devnull), stdout, stderr)):
@@ -105,7 +105,7 @@ def _obey(order: _Order, stdout: Path, stderr: Path, events: Path) -> NoReturn:
         )
         runpy.run_path(str(KILL_AT))
         status = command_line.main(order.arguments)
-    except BaseException:  # noqa: BLE001 - an end of any kind ends here
+    except BaseException:  # noqa: BLE001 - the child must exit in any case
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()

@@ -1,10 +1,10 @@
-"""LMTP servers that misbehave, each in a way that a probe meets in the field or has to survive.
+"""LMTP servers with faults, each of a kind that a probe meets in the field or has to survive.
 
     async with rogue(ROGUES["silent"]) as (host, port):
         ...
 
-Each is a few lines on asyncio.start_server; what they have in common is an honest dialogue, of
-which a rogue gets one thing wrong.  All end when the client hangs up, or with the `async with`.
+Each is a few lines on asyncio.start_server, based on a correct dialogue with one fault.  A server
+ends when the client disconnects, or with the `async with`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _PAUSE = 0.2
 
 @asynccontextmanager
 async def rogue(behaviour: Behaviour, host: str = "127.0.0.1") -> AsyncIterator[tuple[str, int]]:
-    """Run a server with this behaviour on a free port; gives host and port."""
+    """Run a server with this behaviour on a free port; yield host and port."""
     talks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,7 +57,7 @@ async def rogue(behaviour: Behaviour, host: str = "127.0.0.1") -> AsyncIterator[
 
 
 def answers(**wrong: str | None) -> Behaviour:
-    """An honest server but for these answers; None is a connection closed without one."""
+    """Return a correct server, except for these replies; None closes the connection instead."""
     said = _HONEST | wrong
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ def answers(**wrong: str | None) -> Behaviour:
 
 
 def mute_after(verb: str) -> Behaviour:
-    """An honest server up to this verb, to which there is no answer at all."""
+    """Return a correct server up to this verb, to which it never replies."""
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answers(**{verb: None})(reader, writer)
@@ -84,7 +84,7 @@ def mute_after(verb: str) -> Behaviour:
 
 
 def says(text: bytes) -> Behaviour:
-    """A server that greets with these bytes, whatever they are, and then only listens."""
+    """Return a server that greets with these bytes and then only reads."""
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(text)
@@ -96,7 +96,7 @@ def says(text: bytes) -> Behaviour:
 
 
 def endless(text: bytes, after: str = "") -> Behaviour:
-    """A server that says this again and again: at once, or in answer to a verb."""
+    """Return a server that repeats a text without end: at once, or in reply to a verb."""
 
     async def behaviour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if after:
@@ -110,7 +110,7 @@ def endless(text: bytes, after: str = "") -> Behaviour:
 
 
 async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Accept the connection and close it: a Docker proxy with nothing behind it."""
+    """Accept the connection and close it, like Docker's proxy without a server behind it."""
 
 
 async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def dribbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Greet a byte at a time: each arrives before any reasonable timeout, the line never does."""
+    """Greet byte by byte: each byte arrives before a timeout, but the line is never complete."""
     for number in range(1000):
         writer.write(_HONEST["greeting"].encode().ljust(1000, b".")[number : number + 1])
         await writer.drain()

@@ -1,8 +1,8 @@
-"""An LMTP server in Mailman's place under load: it takes mail for some addresses, and counts it.
+"""An LMTP server in place of Mailman under load: it accepts mail for some addresses and counts it.
 
-It speaks LMTP with aiosmtpd's real LMTP class, the one that Mailman itself uses, in a process of
-its own, so that it neither slows the test nor is slowed by it.  What it accepts can be changed
-while it runs, as a list is created or removed in Mailman.
+It uses aiosmtpd's LMTP class, like Mailman itself, in a process of its own, so that it and the test
+do not slow each other.  The accepted addresses can be changed while it runs, as lists are created
+or removed in Mailman.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ _PATIENCE = 30.0
 
 
 def base_address(recipient: str) -> str:
-    """The list that an address belongs to: folded to lower case, without its +extension."""
+    """Return an address in lower case and without its +extension."""
     local, _, domain = recipient.lower().rpartition("@")
     return f"{local.partition('+')[0]}@{domain}"
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One message that the server said 250 to, for one recipient."""
+    """One message that the server accepted, for one recipient."""
 
     recipient: str
     load_id: str
@@ -43,7 +43,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Offer:
-    """One RCPT that the server was sent, and the reply code."""
+    """One RCPT that the server got, and its reply code."""
 
     recipient: str
     code: int
@@ -56,7 +56,7 @@ class LmtpSink:
     def __init__(
         self, accept: Iterable[str] = (), *, host: str = "127.0.0.1", port: int | None = None
     ) -> None:
-        """Prepare a server for these addresses; the port stays the same from start to start."""
+        """Prepare a server for these addresses; each start uses the same port."""
         self.host = host
         self.port = port or free_port(host)
         self._accept = frozenset(accept)
@@ -75,7 +75,7 @@ class LmtpSink:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, and return when it listens."""
+        """Start the server; return when it listens."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -86,7 +86,7 @@ class LmtpSink:
         self._answer()
 
     def stop(self) -> None:
-        """Stop the server: its port refuses connections.  What it has counted is kept."""
+        """Stop the server: its port refuses connections.  Its records are kept."""
         if self._pipe is None or self._process is None:
             return
         try:
@@ -102,34 +102,34 @@ class LmtpSink:
             self._process = None
 
     def accept(self, addresses: Iterable[str]) -> None:
-        """Take mail for these addresses (with any +extension) from now on, and for no others."""
+        """Accept mail only for these addresses (with any +extension) from now on."""
         self._accept = frozenset(addresses)
         if self._pipe is not None:
             self._pipe.send(("accept", self._accept))
             self._answer()
 
     def busy(self, *addresses: str) -> None:
-        """Say 451 to mail for these, as a Mailman whose database is away; none: end that."""
+        """Reply 451 to these addresses, like a Mailman without its database; none ends that."""
         assert self._pipe is not None
         self._pipe.send(("busy", frozenset(addresses)))
         self._answer()
 
     def slow(self, seconds: float) -> None:
-        """Take so long for each message, as a Mailman does that works on one after the other."""
+        """Delay the reply to each message by `seconds`."""
         assert self._pipe is not None
         self._pipe.send(("seconds", seconds))
         self._answer()
 
     def at_work(self) -> list[float]:
-        """For each message that it is just taking, the seconds that it takes for that."""
+        """Return the delay of each message whose reply is pending, in seconds."""
         return self._all("at_work")
 
     def deliveries(self) -> list[Delivery]:
-        """All that was delivered so far, oldest first."""
+        """Return all deliveries so far, oldest first."""
         return self._past + self._all("deliveries")
 
     def offers(self) -> list[Offer]:
-        """Every RCPT so far, oldest first."""
+        """Return every RCPT so far, oldest first."""
         return self._past_offers + self._all("offers")
 
     def _all(self, name: str) -> list[Any]:
@@ -140,11 +140,11 @@ class LmtpSink:
         return fresh
 
     def load_ids(self) -> set[str]:
-        """The X-Load-Id of each message delivered."""
+        """Return the X-Load-Id of each delivered message."""
         return {delivery.load_id for delivery in self.deliveries()}
 
     def by_recipient(self) -> Counter[str]:
-        """How many messages each list was given."""
+        """Return the number of deliveries to each address."""
         return Counter(base_address(delivery.recipient) for delivery in self.deliveries())
 
     def _answer(self) -> Any:
@@ -158,7 +158,7 @@ class LmtpSink:
 
 
 class _Handler:
-    """What aiosmtpd asks for each recipient and each message."""
+    """The hooks that aiosmtpd calls for each recipient and each message."""
 
     def __init__(self, accept: frozenset[str]) -> None:
         self.accept = accept
@@ -203,7 +203,7 @@ class _Handler:
         load_id = BytesHeaderParser().parsebytes(content).get(LOAD_ID, "")
         now = time.time()
         self.deliveries += [Delivery(address, load_id, now) for address in envelope.rcpt_tos]
-        # One reply for each recipient is what makes it LMTP.
+        # LMTP has one reply for each recipient.
         return "\r\n".join("250 2.0.0 OK" for _ in envelope.rcpt_tos)
 
 
@@ -218,7 +218,7 @@ async def _serve(pipe: Connection, host: str, port: int, handler: _Handler) -> N
     def obey() -> None:
         try:
             wanted = pipe.recv()
-        except EOFError:  # the test is done with us, or it is gone
+        except EOFError:  # the test has closed the pipe, or has ended
             loop.remove_reader(pipe.fileno())
             ended.set()
             return

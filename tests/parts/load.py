@@ -1,8 +1,8 @@
-"""A source of mail: so many messages a second, each over a new SMTP connection.
+"""Load: a constant rate of messages, each over a new SMTP connection.
 
-The schedule is open-loop: a message is due when it is due, whether or not those before it are
-done, so a stall of the server shows as waiting messages and not as a pause in the load.  All goes
-to 127.0.0.1, and both the number of messages and the time that each may take are bounded.
+The schedule is open-loop: each message is sent at its time, whether or not the previous ones are
+done, so a stall of the server shows as slow messages and not as a pause in the load.  All messages
+are sent to 127.0.0.1; the number of messages and the time for each are limited.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ CONCURRENT = 90  # connections at a time: fewer than Postfix's default_process_l
 TIMEOUT = 60.0  # seconds for one message
 
 Phases: TypeAlias = tuple[tuple[str, str], ...]
-"""The parts of an SMTP session, each with the text that is sent in it."""
+"""The phases of an SMTP session, each with the text that is sent in it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server said at the end of one phase, and when (time.time())."""
+    """The server's reply to one phase, and its time (time.time())."""
 
     phase: str  # connect, ehlo, mail, rcpt, data, end
     code: int
@@ -39,7 +39,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Sent:
-    """One message that was offered to the server, and what the server said to it."""
+    """One message that was sent to the server, and the server's replies."""
 
     load_id: str
     recipient: str
@@ -50,33 +50,33 @@ class Sent:
 
     @property
     def accepted(self) -> bool:
-        """The server took the message: 250 after the final dot."""
+        """Whether the server accepted the message: 250 after the final dot."""
         return self.code("end") == 250
 
     @property
     def last(self) -> Reply:
-        """The reply that decided: the last one."""
+        """The last reply, which decides."""
         return self.replies[-1] if self.replies else Reply("connect", 0, self.error, self.started)
 
     @property
     def rcpt_time(self) -> float:
-        """When RCPT was answered; 0 if it never was."""
+        """The time of the reply to RCPT; 0 if there was none."""
         return next((reply.time for reply in self.replies if reply.phase == "rcpt"), 0.0)
 
     @property
     def seconds(self) -> float:
-        """How long it took from the moment it was due."""
+        """The seconds from its scheduled time to its last reply."""
         return self.last.time - self.due
 
     def code(self, phase: str) -> int:
-        """The code of the reply in this phase; 0 if it never came."""
+        """Return the reply code of this phase; 0 if there was none."""
         return next((reply.code for reply in self.replies if reply.phase == phase), 0)
 
 
 class Load:
     """A load in a thread of its own: `with Load(...) as load: change something`, then load.sent.
 
-    The recipients take turns; per_second counts the messages to all of them together.
+    The recipients alternate; per_second is the rate of the messages to all of them together.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Load:
         seconds: float,
         sender: str = SENDER,
     ) -> None:
-        """Prepare the load; start() begins it."""
+        """Prepare the load; start() starts it."""
         self.count = int(per_second * seconds)
         if not 0 < self.count <= LIMIT:
             raise ValueError(f"{self.count} messages: must be between 1 and {LIMIT}")
@@ -115,18 +115,18 @@ class Load:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more than what is under way, though the load is not complete."""
+        """Stop sending; messages that are being sent are completed."""
         self._stopped.set()
 
     def join(self) -> list[Sent]:
-        """Wait until the whole load is sent; then self.sent is complete, in the order ended."""
+        """Wait until the whole load is sent; return self.sent, in the order of completion."""
         self._thread.join()
         if self._failure is not None:
             raise self._failure
         return self.sent
 
     def accepted_ids(self, recipient: str | None = None) -> set[str]:
-        """The X-Load-Id of each message (to this recipient) that the server accepted."""
+        """Return the X-Load-Id of each accepted message (to `recipient`, if given)."""
         return {
             sent.load_id
             for sent in self.sent
@@ -134,7 +134,7 @@ class Load:
         }
 
     def refusals(self) -> Counter[str]:
-        """What was said to the messages not accepted: how often which code in which phase."""
+        """Count the messages that were not accepted, by phase and code."""
         return Counter(
             f"{sent.recipient} {sent.last.phase} {sent.last.code} {sent.error}".rstrip()
             for sent in self.sent
@@ -144,7 +144,7 @@ class Load:
     def _main(self) -> None:
         try:
             asyncio.run(self._send_all())
-        except BaseException as failure:  # noqa: BLE001 - handed to who joins
+        except BaseException as failure:  # noqa: BLE001 - raised by join()
             self._failure = failure
 
     async def _send_all(self) -> None:
@@ -176,7 +176,7 @@ def send(port: int, recipient: str, load_id: str = "", *, sender: str = SENDER) 
 
 
 def rcpt(port: int, recipient: str, sender: str = SENDER) -> int:
-    """Tell the code that RCPT for an address gets, in a session of its own without a message."""
+    """Return the reply code to RCPT for an address, in a session without a message."""
     with smtplib.SMTP("127.0.0.1", port, timeout=TIMEOUT) as client:
         client.ehlo("client.example")
         client.mail(sender)
@@ -186,7 +186,7 @@ def rcpt(port: int, recipient: str, sender: str = SENDER) -> int:
 async def send_message(
     port: int, recipient: str, load_id: str, *, due: float | None = None, sender: str = SENDER
 ) -> Sent:
-    """Send one message over a new connection, and note every reply; never raises."""
+    """Send one message over a new connection, and record every reply; never raise."""
     started = time.time()
     replies: list[Reply] = []
     error = ""
@@ -201,15 +201,15 @@ async def send_message(
 
 
 class Session:
-    """One SMTP session that stays open from message to message, in a thread of its own.
+    """One SMTP session that stays open between messages, in a thread of its own.
 
-    A server that closes it is called again at the next message, as a real sender does.
+    If the server closes it, the next message opens another one, as a real sender does.
     """
 
     def __init__(
         self, port: int, recipients: Sequence[str], *, per_second: float, sender: str = SENDER
     ) -> None:
-        """Prepare it; the recipients take turns."""
+        """Prepare it; the recipients alternate."""
         self.sent: list[Sent] = []
         self._port = port
         self._recipients = itertools.cycle(recipients)
@@ -224,13 +224,13 @@ class Session:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End it after the message that is under way."""
+        """End it after the current message."""
         self._stopped.set()
         self._thread.join()
 
     def _main(self) -> None:
         while not self._stopped.wait(self._interval):
-            with suppress(OSError, ValueError):  # no greeting this time
+            with suppress(OSError, ValueError):  # no greeting; try again
                 asyncio.run(self._hold())
 
     async def _hold(self) -> None:
@@ -250,7 +250,7 @@ class Session:
 def send_in_one_session(
     port: int, recipient: str, count: int, *, sender: str = SENDER
 ) -> list[Sent]:
-    """Send so many messages over one connection, as fast as the server takes them."""
+    """Send `count` messages over one connection, as fast as the server accepts them."""
 
     async def conversation() -> list[Sent]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -269,7 +269,7 @@ _GREETING: Phases = (("connect", ""), ("ehlo", "EHLO load.example\r\n"))
 async def _send_next(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recipient: str, sender: str
 ) -> Sent:
-    """Send one message more over a connection; never raises."""
+    """Send another message over a connection; never raise."""
     load_id, started, error = f"{time.time_ns():x}s", time.time(), ""
     replies: list[Reply] = []
     try:
@@ -307,7 +307,7 @@ async def _exchange(
     phases: Phases,
     replies: list[Reply],
 ) -> None:
-    """Go through the phases, and note each reply, until one is 4xx or 5xx."""
+    """Go through the phases, and record each reply, until one is 4xx or 5xx."""
     for phase, words in phases:
         writer.write(words.encode())
         code, text = await _reply(reader)

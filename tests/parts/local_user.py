@@ -1,4 +1,4 @@
-"""A user of the host without any rights, who opens and locks every file that he can open."""
+"""An unprivileged user of the host, who opens and locks every file that he has permission to."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 
 NOBODY = 65534
 
-# Each file is locked once, and kept locked, until standard input ends: with flock(2), and what is
-# there at first with fcntl(2) as well.
+# The program locks each file once, until its standard input ends: with flock(2), and those that
+# exist at its start also with fcntl(2).
 _LOCK_ALL = """
 import fcntl, json, os, select, sys
 
@@ -34,25 +34,25 @@ def lock_all(also_posix=False):
             for name in directories + files:
                 lock(os.path.join(directory, name), also_posix)
 
-def tell():
+def report():
     print(json.dumps(sorted(held.values())), flush=True)
 
 lock_all(also_posix=True)
-tell()
+report()
 while not select.select([0], [], [], 0.005)[0]:
     lock_all()
-tell()
+report()
 """
 
 
 @contextmanager
 def locks_all(*roots: Path) -> Iterator[list[Path]]:
-    """He locks what is at and below these paths, and what comes there meanwhile.
+    """Lock everything at and below these paths, and what is created there meanwhile.
 
-    Yields the paths that he has locked: at first those from before, at the end all of them.
+    Yield the locked paths: at first those that existed before; at the end, all of them.
     """
     with subprocess.Popen(
-        # The tests' own Python may be where no other user can read it.
+        # Other users may have no permission to read the tests' own Python.
         ["/usr/bin/python3", "-c", _LOCK_ALL, *map(str, roots)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

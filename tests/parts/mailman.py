@@ -1,12 +1,11 @@
-"""A Mailman core of a test's own: from PyPI, on SQLite, writing its maps and answering on LMTP.
+"""A Mailman core of a test's own, from PyPI, with SQLite, its Postfix files and its LMTP server.
 
-It runs as on a host of its own, or in a container: as user `list`, with a postmap that does
-nothing, and in a mount namespace where /etc/hosts is a private file.  So the host name that it
-listens on, and that it writes into its maps, is one that nobody else on this machine knows until
-postfix-sync makes it known.
+It runs as on a host of its own or in a container: as user `list`, with a postmap that does nothing,
+and in a mount namespace with a private /etc/hosts.  So the host name that it listens on, and that
+it writes into its files, does not resolve elsewhere on this machine until postfix-sync enters it.
 
-Only two runners are started: lmtp, which takes the mail, and rest, which makes creating a list
-fast.  What lmtp has accepted stays in Mailman's queue directories, where it can be counted.
+Only two runners are started: lmtp, which accepts the mail, and rest, by which lists are created
+fast.  Accepted mail stays in Mailman's queue directories, where it can be counted.
 """
 
 import base64
@@ -31,7 +30,7 @@ from .common import end_processes, free_port, processes_with, run, wait_for
 VERSION = "3.3.10"
 USER = "list"
 
-# Outside the checkout, and outside /root: user list has to be able to read it.
+# Outside the checkout and /root, because user list must be able to read it.
 CACHE = Path("/var/cache/postfix-sync-tests")
 PYTHON = "/usr/bin/python3"
 
@@ -95,25 +94,25 @@ with transaction():
 config.pop("widest")
 LMTP().regenerate()
 """
-# All that Mailman would start, but for lmtp and rest.
+# All of Mailman's runners except lmtp and rest.
 _IDLE = (
     *("archive", "bounces", "command", "digest", "in", "nntp", "out", "pipeline", "retry"),
     *("task", "virgin"),
 )
 
-# Where the lmtp runner puts what it has accepted.
+# The queues in which the lmtp runner puts accepted mail.
 _QUEUES = ("in", "command", "bounces")
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """One message that Mailman took."""
+    """One message that Mailman accepted."""
 
     list_id: str
     subaddress: str
     message: Message
     time: float = 0.0
-    """When, in seconds since the epoch."""
+    """The time in seconds since the epoch."""
 
     @property
     def message_id(self) -> str:
@@ -122,7 +121,7 @@ class Accepted:
 
 
 def installed(version: str = VERSION) -> Path:
-    """The directory of a venv with this Mailman; made at the first call, kept for the next."""
+    """Return the directory of a venv with this Mailman, made once and cached."""
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     venv = CACHE / f"mailman-{version}"
     complete = venv / ".complete"
@@ -140,15 +139,15 @@ def installed(version: str = VERSION) -> Path:
 
 
 def _requirements(venv: Path) -> list[str]:
-    """What Mailman needs. Python 3.13's lost nntplib lives on under another name than it says."""
+    """Return Mailman's requirements; standard-nntplib replaces the nntplib that 3.13 removed."""
     ask = "from importlib.metadata import requires; print(*requires('mailman'), sep='\\n')"
     lines = run(f"{venv}/bin/python", "-c", ask).splitlines()
     needed = [line for line in lines if "extra ==" not in line]
-    return [f"standard-{one}" if one.startswith("nntplib") else one for one in needed]
+    return [f"standard-{name}" if name.startswith("nntplib") else name for name in needed]
 
 
 class Mailman:
-    """A private Mailman; start() and stop() it, or use it in a with statement."""
+    """A Mailman of the test; start() and stop() it, or use it in a with statement."""
 
     def __init__(
         self,
@@ -160,10 +159,10 @@ class Mailman:
         table: str = "hash",
         database: str = "",
     ) -> None:
-        """Write the configuration: LMTP on lmtp_address, which only Mailman calls lmtp_host.
+        """Write the configuration: LMTP on lmtp_address, which only Mailman's hosts file resolves.
 
-        table is Mailman's transport_file_type: hash, or regex as docker-mailman has it.  database
-        is a URL; two Mailmans with the same one have the same lists.
+        table is Mailman's transport_file_type: hash, or regex as in docker-mailman.  database is a
+        URL; two Mailmans with the same one have the same lists.
         """
         self.directory = directory
         self.lmtp_host = lmtp_host
@@ -210,12 +209,12 @@ class Mailman:
 
     @property
     def data(self) -> Path:
-        """Where Mailman writes postfix_lmtp, postfix_domains and postfix_vmap."""
+        """The directory in which Mailman writes its files for Postfix."""
         return self.var / "data"
 
     @property
     def destination(self) -> str:
-        """What Mailman writes into postfix_lmtp."""
+        """The next hop that Mailman writes into postfix_lmtp."""
         return f"lmtp:[{self.lmtp_host}]:{self.lmtp_port}"
 
     def start(self) -> None:
@@ -238,7 +237,7 @@ class Mailman:
             raise RuntimeError(f"Mailman did not start: {error}\n{self.log}") from error
 
     def stop(self) -> None:
-        """Stop Mailman, and wait until all its processes are gone; harmless when stopped."""
+        """Stop Mailman, and wait until all its processes have ended; may be called again."""
         if self._master is None:
             return
         self._master.terminate()
@@ -252,19 +251,19 @@ class Mailman:
 
     @property
     def running(self) -> bool:
-        """Some process of this Mailman is there."""
+        """Whether a process of this Mailman exists."""
         return bool(processes_with("MAILMAN_VAR_DIR", str(self.var)))
 
     @property
     def log(self) -> str:
-        """What Mailman has printed and logged."""
+        """Everything that Mailman has printed and logged."""
         logs = [self.directory / "output", *sorted((self.var / "logs").glob("*.log"))]
         return "".join(
             f"== {path.name}\n{path.read_text(errors='replace')}" for path in logs if path.exists()
         )
 
     def command(self, *arguments: str) -> str:
-        """Run the `mailman` command, as an administrator of it would: `command("create", LIST)`."""
+        """Run the `mailman` command, as its administrator would: `command("create", LIST)`."""
         done = subprocess.run(
             self._command("mailman", *arguments),
             stdin=subprocess.DEVNULL,
@@ -282,10 +281,10 @@ class Mailman:
         return done.stdout
 
     def create_lists(self, domain: str, alias_domain: str, names: Iterable[str]) -> list[str]:
-        """Create lists of a new domain by Mailman's own code, those of `names` that it takes.
+        """Create lists in a new domain by Mailman's own code, of those names that it accepts.
 
-        As many as an administrator can have it take: listname_chars is as wide as it may be. The
-        maps are written once, at the end. Returns the lists' posting addresses.
+        It accepts as many names as possible: listname_chars is at its widest. The files are
+        written once, at the end. Return the lists' posting addresses.
         """
         command = [f"{self._venv}/bin/python", "-c", _CREATE_LISTS, str(self._configuration)]
         stdin = "".join(f"{name}@{domain}\n" for name in names)
@@ -293,8 +292,8 @@ class Mailman:
         return printed.split()
 
     def _command(self, program: str, *arguments: str) -> list[str]:
-        """The command line of a Mailman program as user list in Mailman's own namespace."""
-        # In a plain chroot, whose root is no mount, there is no propagation to switch off.
+        """Return the command line of a Mailman program as user list in Mailman's namespace."""
+        # In a plain chroot, whose root is not a mount point, there is no propagation to disable.
         private = "mount --make-rprivate / 2>/dev/null"
         enter = f'{private}; mount --bind "$0" /etc/hosts && exec setpriv "$@"'
         return [
@@ -324,41 +323,41 @@ class Mailman:
         return self.greets()
 
     def greets(self) -> bool:
-        """The LMTP server says 220."""
+        """Whether the LMTP server greets with 220."""
         try:
             with socket.create_connection((self.lmtp_address, self.lmtp_port), 5) as connection:
                 return connection.recv(100).startswith(b"220")
         except OSError:
             return False
 
-    # Lists and domains: by REST, in milliseconds (a `mailman create` takes seconds).
+    # Lists and domains by REST, which takes milliseconds (`mailman create` takes seconds).
 
     def add_domain(self, domain: str, alias_domain: str = "") -> None:
-        """Add a mail domain; with an alias_domain Postfix is to know its lists under that name."""
+        """Add a mail domain, whose lists Postfix knows by the alias_domain if there is one."""
         alias = {"alias_domain": alias_domain} if alias_domain else {}
         self._call("POST", "domains", mail_host=domain, **alias)
 
     def set_alias_domain(self, domain: str, alias_domain: str) -> None:
-        """Set a domain's alias_domain; Mailman leaves the maps as they were."""
+        """Set a domain's alias_domain; Mailman does not rewrite its files."""
         self._call("PATCH", f"domains/{domain}", alias_domain=alias_domain)
 
     def remove_domain(self, domain: str) -> None:
-        """Remove a mail domain and its lists; Mailman leaves the maps as they were, stale."""
+        """Remove a mail domain and its lists; Mailman's files become stale."""
         self._call("DELETE", f"domains/{domain}")
 
     def create_list(self, address: str) -> None:
-        """Create a list (and its domain if need be); the maps are written when this returns."""
+        """Create a list, and its domain if it is missing; the files are written on return."""
         domain = address.partition("@")[2]
         if domain not in self._domains():
             self.add_domain(domain)
         self._call("POST", "lists", fqdn_listname=address)
 
     def remove_list(self, address: str) -> None:
-        """Remove a list; the maps are written when this returns."""
+        """Remove a list; the files are written on return."""
         self._call("DELETE", f"lists/{urllib.parse.quote(address)}")
 
     def regenerate_aliases(self) -> None:
-        """Write all maps anew, by `mailman aliases` as the entrypoints of containers do."""
+        """Rewrite all files by `mailman aliases`, as the entry points of containers do."""
         self.command("aliases")
 
     def _domains(self) -> set[str]:
@@ -384,7 +383,7 @@ class Mailman:
     # Mail.
 
     def accepted(self, address: str | None = None) -> list[Accepted]:
-        """The messages that Mailman took (for this list), oldest first."""
+        """Return the messages that Mailman accepted (for this list), oldest first."""
         wanted = None if address is None else address.lower().replace("@", ".")
         return [found for found in self._queued() if wanted in (None, found.list_id)]
 
@@ -399,7 +398,7 @@ class Mailman:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads Mailman's queue files without Mailman: its Message is the library's and a little."""
+    """Reads queue files without Mailman: the library's Message replaces Mailman's."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("mailman.email.message", "Message"):

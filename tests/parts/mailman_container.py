@@ -1,13 +1,13 @@
-"""Containers that stand for the ones people have: the real Docker, in a booted host, real Mailman.
+"""Imitations of well-known Mailman images, with the real Docker in a booted host and real Mailman.
 
     mx.path("/root/image.tar").write_bytes(tar(SAMPLE))
     mx.run("docker", "import", "/root/image.tar", SAMPLE.name)
 
 An image is nearly empty: the host's /usr, with Debian's Mailman, is mounted into the container.
-Its entry point is written here, and does what that of the real image does as far as others see:
-which user Mailman is, where its files are and in which format, where it listens, and what its
-`postmap` is.  Beyond that it is SQLite in place of PostgreSQL, and of Mailman's runners there is
-only that which takes mail: what it has taken stays in Mailman's queue, where it can be found.
+Its entry point is written here, and agrees with that of the real image in all that is visible
+outside: Mailman's user, the place and format of its files, its LMTP address, and its `postmap`.
+Otherwise it differs: SQLite replaces PostgreSQL, and of Mailman's runners only the LMTP server is
+started, so that accepted mail stays in Mailman's queue.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from .root_image import root_image
 
 PACKAGES = ("docker.io", "iptables", "mailman3")
-"""What the host needs."""
+"""The packages that the host needs."""
 
 OPTIONS = ("--capability=CAP_NET_ADMIN", "--system-call-filter=@keyring bpf")
-"""What systemd-nspawn has to let the host do: bridges and NAT; runc's key rings and eBPF."""
+"""systemd-nspawn's permissions for the host: bridges and NAT; runc's key rings and eBPF."""
 
 _IDLE = (
     *("archive", "bounces", "command", "digest", "in", "nntp", "out", "pipeline", "rest"),
     *("retry", "task", "virgin"),
 )
 ONLY_LMTP = "".join(f"[runner.{name}]\nstart: no\n" for name in _IDLE)
-"""For mailman.cfg: of Mailman's thirteen runners only that which takes the mail."""
+"""Lines of mailman.cfg that start only the LMTP server of Mailman's thirteen runners."""
 
 _ENTRY = """\
 #!/bin/sh
@@ -58,23 +58,23 @@ as() {{ setpriv --reuid={user} --regid={group} --clear-groups "$@"; }}
 
 @dataclass(frozen=True)
 class Image:
-    """One of the images that people have."""
+    """An imitated image."""
 
     name: str
     user: int
     group: int
     owned: str
-    """What it gives to Mailman at each start."""
+    """The paths whose owner becomes Mailman's user at each start."""
     lmtp_host: str
-    """The command that tells it."""
+    """The command that prints it."""
     table: str
     postmap: str
     before: str = ""
-    """What is run before Mailman."""
+    """Commands that are run before Mailman."""
 
     @property
     def entry(self) -> str:
-        """Its entry point."""
+        """The text of its entry point."""
         return _ENTRY.format(**{**vars(self), "only_lmtp": ONLY_LMTP})
 
 
@@ -85,7 +85,7 @@ SAMPLE = Image(
     owned="/opt/mailman",
     lmtp_host="hostname",
     table="hash",
-    # In the image, /usr/sbin/postmap is a copy of true.
+    # In the real image, /usr/sbin/postmap is a copy of true.
     postmap="/bin/true",
 )
 DOCKER_MAILMAN = Image(
@@ -101,7 +101,7 @@ DOCKER_MAILMAN = Image(
 
 
 def tar(image: Image) -> bytes:
-    """A root file system with the entry point, and places for what is mounted into it."""
+    """Return a root file system with the entry point and empty directories for mounts."""
     mailman = f"mailman:x:{image.user}:{image.group}::/:/bin/sh\n"
     files = {
         "entry": (image.entry, 0o755),

@@ -1,7 +1,7 @@
-"""Mailman's three files, written as its mta/postfix.py writes them, without a Mailman.
+"""Mailman's three files, written as Mailman's mta/postfix.py writes them, without a Mailman.
 
-For tests that need many states of a source quickly. That the real Mailman writes the same is shown
-in tests/e2e.
+They are for tests that need many states of a source quickly. tests/e2e uses the files of a real
+Mailman.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ SUBADDRESSES = (
 
 
 def nine(name: str) -> list[str]:
-    """The addresses of a list."""
+    """Return the nine addresses of a list."""
     local, _, domain = name.rpartition("@")
     return [name, *(f"{local}-{sub}@{domain}" for sub in SUBADDRESSES)]
 
@@ -36,7 +36,7 @@ def lists_of(addresses: Iterable[str]) -> AbstractSet[str]:
 
 
 def decorated(key: str, *, regex: bool) -> str:
-    """A key as it stands in the file."""
+    """Return a key as it is written in the file."""
     if not regex:
         return key
     local, at, domain = key.replace(".", "\\.").rpartition("@")
@@ -45,7 +45,7 @@ def decorated(key: str, *, regex: bool) -> str:
 
 
 def lmtp_text(lists: Iterable[str], hop: str, *, regex: bool = False) -> str:
-    """postfix_lmtp."""
+    """Return the text of postfix_lmtp."""
     text = HEADER
     for name in sorted(lists):
         text += "".join(f"{decorated(key, regex=regex):<60}{hop}\n" for key in nine(name)) + "\n"
@@ -53,13 +53,13 @@ def lmtp_text(lists: Iterable[str], hop: str, *, regex: bool = False) -> str:
 
 
 def domains_text(domains: Mapping[str, str], *, regex: bool = False) -> str:
-    """postfix_domains, from the domain that Postfix sees to the mail host."""
+    """Return the text of postfix_domains, given the mail host of each domain that Postfix sees."""
     lines = [f"{decorated(key, regex=regex)} {domains[key]}\n" for key in sorted(domains)]
     return HEADER + "".join(lines) + "\n"
 
 
 def vmap_text(lists: Mapping[str, str], *, regex: bool = False) -> str:
-    """postfix_vmap, from a list's address in its mail host to the one in its alias_domain."""
+    """Return the text of postfix_vmap, given the address in the alias_domain of each list."""
     text = HEADER
     for name in sorted(lists):
         for key, value in zip(nine(name), nine(lists[name]), strict=True):
@@ -70,7 +70,7 @@ def vmap_text(lists: Mapping[str, str], *, regex: bool = False) -> str:
 
 @dataclass(frozen=True)
 class MailmanFiles:
-    """A data directory that lists come to and go from."""
+    """A data directory of Mailman, whose lists a test can change."""
 
     directory: Path
 
@@ -81,7 +81,7 @@ class MailmanFiles:
         aliases: Mapping[str, str] | None = None,
         regex: bool = False,
     ) -> None:
-        """Writes the whole set, each file at once; `aliases` are whole lists' names."""
+        """Write all three files, each atomically; `aliases` maps names of whole lists."""
         self.directory.mkdir(parents=True, exist_ok=True)
         names = {*lists, *(aliases or {}).values()}
         hosts = {value: key for key, value in (aliases or {}).items()}
@@ -96,7 +96,7 @@ class MailmanFiles:
             (self.directory / "postfix_vmap").unlink(missing_ok=True)
 
     def put(self, name: str, content: str | bytes) -> None:
-        """Writes one file, by rename."""
+        """Write one file atomically, by rename."""
         new = self.directory / f"{name}.new"
         new.write_bytes(content.encode() if isinstance(content, str) else content)
         new.rename(self.directory / name)

@@ -1,7 +1,7 @@
-"""main.cf files as they are found in the field, each with what lists.example.net is in it.
+"""main.cf files as found in the field, each with the address class of lists.example.net.
 
-`{base}` stands for what makes it the main.cf of an instance of a test's own, and `{data}` for a
-directory with the tables that it names, which `write_tables` makes.
+`{base}` stands for the settings of a test's own instance, and `{data}` for a directory with the
+tables that the file names, which `write_tables` makes.
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ recipient_delimiter = +
 inet_interfaces = loopback-only
 inet_protocols = all
 """
-"""What postfix.postinst makes of main.cf.debian for an "Internet Site"."""
+"""The result of postfix.postinst for an "Internet Site", from main.cf.debian."""
 
 MAILMAN = (
     DEBIAN
@@ -74,7 +74,7 @@ relay_domains =
     hash:{data}/relay
 """
 )
-"""What Mailman's documentation says, under a Debian main.cf: so one parameter stands twice."""
+"""Mailman's documented settings after those of Debian, so one parameter is set twice."""
 
 DOCKER_MAILMAN = """\
 compatibility_level = 2
@@ -195,7 +195,7 @@ SHAPES = {
 
 
 def write_tables(directory: Path, postfix: PostfixInstance) -> None:
-    """The tables that the files name, none with an entry, for the types that they are named as."""
+    """Write the tables that the files name, without entries and with the named types."""
     directory.mkdir()
     for name in TABLES:
         (directory / name).write_text("")

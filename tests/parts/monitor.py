@@ -1,4 +1,4 @@
-"""Whoever monitors: a client of the daemon's HTTP server, and what it understands of metrics."""
+"""A monitoring client of the daemon's HTTP server, and a parser of its metrics."""
 
 import http.client
 import shutil
@@ -15,7 +15,7 @@ Labels = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -24,21 +24,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Monitor:
-    """A client of what listens on this port."""
+    """A client of the server on this port."""
 
     port: int
     address: str = "127.0.0.1"
 
     @property
     def listen(self) -> str:
-        """As `metrics.listen` has it."""
+        """The address in the form of `metrics.listen`."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self}"
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """One request; raises OSError where nobody answers."""
+        """Make one request; raise OSError if there is no answer."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=30)
         try:
             connection.request(method, path, headers=headers)
@@ -49,7 +49,7 @@ class Monitor:
             connection.close()
 
     def health(self) -> tuple[int, str]:
-        """What /healthz says; status 0 where nobody answers."""
+        """Return status and text of /healthz; the status is 0 if there is no answer."""
         try:
             answer = self.get("/healthz")
         except OSError:
@@ -57,26 +57,26 @@ class Monitor:
         return answer.status, answer.body
 
     def connect(self) -> socket.socket:
-        """A bare connection."""
+        """Open a connection."""
         return socket.create_connection((self.address, self.port), timeout=30)
 
 
 def samples(text: str) -> dict[str, dict[Labels, float]]:
-    """Metrics in the text format: by name and labels."""
+    """Parse metrics in the text format; return the values by name and labels."""
     found: dict[str, dict[Labels, float]] = {}
     for family in text_string_to_metric_families(text):
-        for one in family.samples:
-            found.setdefault(one.name, {})[frozenset(one.labels.items())] = one.value
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     return found
 
 
 def value(text: str, name: str, **labels: str) -> float | None:
-    """One sample, None where there is none."""
+    """Return the value of one sample, or None if it is missing."""
     return samples(text).get(f"postfix_sync_{name}", {}).get(frozenset(labels.items()))
 
 
 def promtool(*arguments: str, stdin: str = "") -> str:
-    """Prometheus' own judgement, which must be good; what it said."""
+    """Run promtool, which must succeed; return its output."""
     path = shutil.which("promtool")
     need(path, "promtool")
     assert path

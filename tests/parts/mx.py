@@ -1,12 +1,12 @@
-"""A mail host in front of Mailman, all of it real: systemd, Postfix, and Mailman on another host.
+"""A mail host in front of Mailman, with real systemd and Postfix, and Mailman on another host.
 
     with Mx("bookworm", directory) as mx:
         mx.create("ants@lists.example.net")
         mx.deliver("ants@lists.example.net")
 
-Mailman runs beside the mail host in a network of theirs.  Its volume is mounted where postfix-sync
-reads it: at boot, or later.  What the maps name is known to nobody but Mailman, until postfix-sync
-makes it known.
+Mailman runs on another host in the same private network.  Its volume is mounted where postfix-sync
+reads it: at boot, or later.  Only Mailman resolves the host name in its files, until postfix-sync
+enters it into the hosts file.
 """
 
 from contextlib import ExitStack
@@ -36,10 +36,10 @@ _FSTAB = f"{SHARED}/mailman/var {VOLUME} none bind 0 0\n"
 
 
 class Mx:
-    """The mail host, switched off, and Mailman, which runs."""
+    """The mail host, which is off at first, and a running Mailman."""
 
     def __init__(self, release: str, directory: Path, *, layer: Path | None = None) -> None:
-        """Prepare, in a directory that others can reach; `layer` as for a Booted."""
+        """Prepare, in a directory that other users can reach; `layer` is as in Booted."""
         self.network = Network("mx", "lists")
         self.host = Booted(release, directory, host=self.network["mx"], layer=layer)
         self.mailman: Mailman
@@ -61,13 +61,13 @@ class Mx:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End all of it."""
+        """Stop both."""
         self._made.close()
 
     # The host.
 
     def configure(self, **sections: Any) -> None:
-        """Write the configuration, with these sections instead of what it has of them."""
+        """Write the configuration, with these sections replaced."""
         document = {
             "sources": [
                 {"path": f"{VOLUME}/data", "address": self.network["lists"].address},
@@ -84,16 +84,16 @@ class Mx:
         path.write_text(text)
 
     def volume_at_boot(self, *, mounted: bool) -> None:
-        """Whether Mailman's volume is there when the host has booted the next time."""
+        """Set whether Mailman's volume is mounted at the next boot."""
         self.host.path("/etc/fstab").write_text(_FSTAB if mounted else "")
         self.host.path(VOLUME).mkdir(exist_ok=True)
 
     def mount_volume(self) -> None:
-        """Mount Mailman's volume, as an operator who sees that it isn't."""
+        """Mount Mailman's volume, as an operator does."""
         self.host.bind("mailman/var", VOLUME)
 
     def edit(self, unit: str, *lines: str) -> None:
-        """Set something of a unit, as `systemctl edit` does; nothing, and it is as it was."""
+        """Write a drop-in for a unit, as `systemctl edit` does; without lines, remove it."""
         path = self.host.path(f"/etc/systemd/system/{unit}.d/test.conf")
         text = "".join(f"{line}\n" for line in lines)
         if text != (path.read_text() if path.exists() else ""):
@@ -120,7 +120,7 @@ class Mx:
             return send(25, address)
 
     def deliver(self, name: str, timeout: float = 3 * PATIENCE) -> None:
-        """Wait until mail to a list is accepted, and the message that was is in Mailman."""
+        """Send messages to a list until one is accepted; wait until Mailman has it."""
         refusals = []
 
         def accepted() -> str:
@@ -137,10 +137,10 @@ class Mx:
 
     def _delivered(self, name: str) -> set[str]:
         ids = (message.message_id for message in self.mailman.accepted(name))
-        return {one.partition("@")[0] for one in ids}
+        return {message_id.partition("@")[0] for message_id in ids}
 
     def about(self) -> str:
-        """What a failure is explained with: what all of them said last."""
+        """Return the ends of all logs, for the message of a failure."""
         units = (SERVICE, ONCE, "postfix*")
         said = (line for unit in units for line in [f"== {unit}", *self.host.journal(unit)[-20:]])
         return "\n".join(said) + self.host.ask("postqueue", "-p").stdout
@@ -148,25 +148,25 @@ class Mx:
     # The maps.
 
     def dumped(self, name: str) -> dict[str, str]:
-        """What Postfix finds in a map, whose index has to be whole."""
+        """Return all entries of a map's index, which must be intact."""
         lines = self.host.run("postmap", "-s", f"lmdb:{MAPS}/{name}").splitlines()
         return dict(line.split("\t", 1) for line in lines)
 
     def knows(self, name: str) -> bool:
-        """Postfix finds a list in the maps."""
+        """Whether the maps have a list."""
         return all(
-            self.host.ask("postmap", "-q", name, f"lmdb:{MAPS}/{one}").returncode == 0
-            for one in (ROUTES, RECIPIENTS)
+            self.host.ask("postmap", "-q", name, f"lmdb:{MAPS}/{map_name}").returncode == 0
+            for map_name in (ROUTES, RECIPIENTS)
         )
 
     def at_rest(self) -> bool:
-        """No pass is in the middle of its work, nor was one that will not be completed.
+        """Whether no sync is running or was interrupted.
 
-        Each map's text has what its index has, and nothing else is beside them.
+        Then each map's text has the entries of its index, and there are no other files.
         """
         directory = self.host.path(MAPS)
-        known = {one for name in MAP_NAMES for one in (name, f"{name}.lmdb")}
-        return {one.name for one in directory.iterdir()} == known and all(
+        known = {file for name in MAP_NAMES for file in (name, f"{name}.lmdb")}
+        return {path.name for path in directory.iterdir()} == known and all(
             parse_installed((directory / name).read_bytes()) == self.dumped(name)
             for name in MAP_NAMES
         )

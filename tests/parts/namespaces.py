@@ -1,17 +1,18 @@
-"""Hosts of a test's own: network namespaces, hung on a switch that is one as well.
+"""Hosts of a test's own: network namespaces, connected to a switch in another namespace.
 
     with Network("mx", "mm1", "mm2") as hosts:
         with hosts["mm1"].inside():
             mailman.start()
         hosts["mm1"].cut_off()
 
-Whatever a thread does `inside()` a host is done there: sockets that it opens, commands and threads
-that it starts, and what those start in turn.  So every other part runs on a host as it is.  Nothing
-of it touches the network of the machine: each network has its own 10.77.0.0/24.
+What a thread does `inside()` a host happens there: sockets that it opens, commands and threads that
+it starts, and their children.  So every other part runs on a host without changes.  The network of
+the machine is not used: each Network has its own 10.77.0.0/24.
 
-A host that is cut off is no host that is gone.  Packets to it and from it vanish, as in a firewall
-or a broken router, and nobody is told: the hosts know each other's hardware addresses for good, or
-the kernel would say "No route to host" after three seconds without an answer to ARP.
+A host that is cut off differs from one that is down.  Packets to it and from it are dropped
+silently, as by a firewall or a broken router: the hosts have permanent entries for each other's
+hardware addresses, because otherwise the kernel would report "No route to host" after three seconds
+without an answer to ARP.
 """
 
 import ctypes
@@ -33,7 +34,7 @@ _NUMBERS = itertools.count()
 
 
 def available() -> bool:
-    """This kernel, and this container if it is one, lets us make network namespaces."""
+    """Whether the kernel, and the container if any, permits network namespaces."""
     name = f"pfs-{os.getpid()}-try"
     try:
         run(_IP, "netns", "add", name)
@@ -54,12 +55,12 @@ class Host:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put before a command, for who starts it from outside."""
+        """The prefix of a command that is started outside the host to run on it."""
         return _in(self.namespace)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The calling thread is on this host, with all that it starts meanwhile."""
+        """Put the calling thread, and all that it starts, on this host."""
         with open("/proc/thread-self/ns/net") as home, open(_RUN / self.namespace) as there:
             _enter(there.fileno())
             try:
@@ -68,19 +69,19 @@ class Host:
                 _enter(home.fileno())
 
     def cut_off(self) -> None:
-        """From now on every packet to this host and from it is lost, silently."""
+        """Drop every packet to and from this host silently."""
         run(*_in(self.switch), _IP, "link", "set", self.name, "nomaster")
 
     def reconnect(self) -> None:
-        """Packets come through again; those of connections that are still open as well."""
+        """Stop dropping packets, also those of connections that are still open."""
         run(*_in(self.switch), _IP, "link", "set", self.name, "master", "switch")
 
     def take_down(self) -> None:
-        """It has no network from now on: nothing that it sends even leaves it."""
+        """Take its network interface down."""
         run(*self.prefix, _IP, "link", "set", "eth0", "down")
 
     def bring_up(self) -> None:
-        """It has its network again."""
+        """Bring its network interface up again."""
         run(*self.prefix, _IP, "link", "set", "eth0", "up")
 
 
@@ -88,7 +89,7 @@ class Network:
     """Some hosts; start() and stop() it, or use it in a with statement."""
 
     def __init__(self, *names: str) -> None:
-        """Name the hosts; names are those of interfaces too, so 15 characters at most."""
+        """Name the hosts; interfaces have the same names, so they have at most 15 characters."""
         mark = f"pfs-{os.getpid()}-{next(_NUMBERS)}"
         self._switch = f"{mark}-switch"
         self._hosts = {
@@ -107,16 +108,16 @@ class Network:
         self.stop()
 
     def __getitem__(self, name: str) -> Host:
-        """A host."""
+        """Return the host with this name."""
         return self._hosts[name]
 
     @property
     def hosts_file(self) -> str:
-        """Lines for a hosts file with all names."""
+        """Return the lines of a hosts file with all hosts."""
         return "".join(f"{host.address} {host.name}\n" for host in self._hosts.values())
 
     def start(self) -> None:
-        """Make the hosts, and connect them."""
+        """Make the hosts and connect them."""
         try:
             self._namespace(self._switch)
             run(*_in(self._switch), _IP, "link", "add", "switch", "up", "type", "bridge")
@@ -127,7 +128,7 @@ class Network:
             raise
 
     def stop(self) -> None:
-        """Remove all of it; harmless when there is nothing."""
+        """Remove all hosts; may be called again."""
         self._made.close()
 
     def _namespace(self, name: str) -> None:
@@ -140,7 +141,7 @@ class Network:
         port = ("link", "add", host.name, "master", "switch", "up", "type", "veth")
         peer = ("peer", "name", "eth0", "address", _hardware(host), "netns", host.namespace)
         run(*_in(self._switch), _IP, *port, *peer)
-        # A process that outlives the test would keep its namespace, but not this.
+        # A process that outlives the test keeps its namespace, but not its connection.
         self._made.callback(_unplug, host)
         inside = (*host.prefix, _IP)
         run(*inside, "address", "add", f"{host.address}/24", "dev", "eth0")
@@ -151,7 +152,7 @@ class Network:
 
 
 def _in(namespace: str) -> tuple[str, ...]:
-    """Not `ip -n`: it mounts things first, which a chroot doesn't let it."""
+    """Return a prefix to run in a namespace; `ip -n` mounts first, which fails in a chroot."""
     return ("nsenter", f"--net={_RUN / namespace}")
 
 
@@ -165,7 +166,7 @@ def _unplug(host: Host) -> None:
 
 
 def _enter(descriptor: int) -> None:
-    # os.setns() has come with Python 3.12.
+    # os.setns() is new in Python 3.12.
     if _LIBC.setns(descriptor, _CLONE_NEWNET):
         number = ctypes.get_errno()
         raise OSError(number, f"setns: {os.strerror(number)}")

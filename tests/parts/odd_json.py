@@ -1,4 +1,4 @@
-"""JSON, and bytes, that no version of postfix-sync has ever stored."""
+"""Odd JSON and bytes, which no version of postfix-sync has stored."""
 
 import copy
 import json
@@ -61,7 +61,7 @@ json_values = st.recursive(
 
 
 def mutated(document: Any) -> Iterator[Any]:
-    """Copies of a document, each with one value exchanged for an odd one, or without it."""
+    """Yield copies of a document, each with one value replaced by an odd one or removed."""
     for path in _paths(document):
         for value in ODD_VALUES:
             yield _exchanged(document, path, value)
@@ -88,5 +88,5 @@ def _exchanged(document: Any, path: tuple[Any, ...], *value: Any) -> Any:
 
 
 def dump(document: Any) -> bytes:
-    """A document as bytes, NaN and half characters included."""
+    """Return a document as bytes, including NaN and lone surrogates."""
     return json.dumps(document).encode()

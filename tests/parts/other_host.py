@@ -1,11 +1,11 @@
-"""A host of a test's own to install on: this machine, but with another /etc, /opt and /usr/local.
+"""A test's own host to install on: this machine with another /etc, /opt and /usr/local.
 
     host = OtherHost(directory)
     host.run("make", "-C", source, "install")
     host.run("postfix-sync", "--version")
 
-What is run there has a mount namespace of its own, in which three directories of the test lie over
-those of the machine.  No service manager can be seen, so nothing is told to that of the machine.
+Its commands run in a mount namespace, in which three directories of the test cover those of the
+machine.  The machine's service manager is hidden, so no command can change its units.
 """
 
 import shutil
@@ -27,13 +27,13 @@ exec "$@"
 
 @dataclass(frozen=True)
 class OtherHost:
-    """It consists of the directories OWN below `directory`."""
+    """A host; it consists of the directories OWN below `directory`."""
 
     directory: Path
 
     @classmethod
     def make(cls, directory: Path) -> Self:
-        """A host with this machine's /etc, and nothing in /opt and /usr/local."""
+        """Make a host with this machine's /etc, and with empty /opt and /usr/local."""
         shutil.copytree("/etc", directory / "etc", symlinks=True)
         shutil.rmtree(directory / "etc/postfix-sync", ignore_errors=True)
         for name in (*OWN, "usr/local/lib", "usr/local/sbin"):
@@ -42,13 +42,13 @@ class OtherHost:
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """What to put before a command; what is run is the process that was started."""
+        """The prefix of a command that runs on it, without another process in between."""
         return ("unshare", "--mount", "sh", "-ec", _ENTER, "sh", str(self.directory))
 
     def run(
         self, *command: str | Path, environment: Mapping[str, str], timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end; what it printed on either stream is its stdout."""
+        """Run a command to its end; its result's stdout has the output of both streams."""
         return subprocess.run(
             [*self.prefix, *command],
             env=environment,
@@ -61,7 +61,7 @@ class OtherHost:
         )
 
     def tree(self) -> dict[str, str]:
-        """Everything on it, with the text of what is a file or a link."""
+        """Return every path on it, with the text of files and the targets of links."""
         found = {}
         for path in self.directory.rglob("*"):
             name = str(path.relative_to(self.directory))

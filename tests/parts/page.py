@@ -1,4 +1,4 @@
-"""A page of docs/ that leads from nothing to something, as a list of what to do and what is seen.
+"""A page of docs/ with a procedure, parsed into its steps and their expected output.
 
     ```sh
     postfix-sync --once --dry-run
@@ -10,11 +10,10 @@
     + ants@lists.example.net lmtp:[mailman-test]:8024
     ```
 
-Such pages have their blocks fenced.  `sh` is a step, for root; `sh HOST` is one on another host
-than that of the page.  A `text` after a step, and under the same heading, is some of what it
-prints: each of its lines, in this order, however the words are spaced or wrapped.  `…` stands for
-anything, and so does a number for another one.  A `text` before the first step under a heading is
-what people have.
+Such pages have fenced blocks.  `sh` is a step for root; `sh HOST` is a step on another host than
+that of the page.  A `text` after a step, under the same heading, is part of its output: each line,
+in this order, with any spacing and wrapping of the words.  `…` matches any text, and a number
+matches any number.  A `text` before the first step under a heading shows the reader's setup.
 """
 
 import re
@@ -30,17 +29,17 @@ _HEADING = re.compile(r"^## ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Step:
-    """Commands that are pasted into a shell as one."""
+    """Commands that are run in one shell."""
 
     place: str
-    """Page and line."""
+    """The page and the line."""
     commands: str
     host: str = ""
-    """Where: the page's own host if empty."""
+    """The host to run it on; if empty, the page's own."""
     printed: tuple[str, ...] = ()
 
     def missing(self, output: str) -> str:
-        """The first line that the page promises and that is not printed; empty if all are there."""
+        """Return the first expected line that the output lacks, or an empty text."""
         seen = " ".join(output.split())
         for line in self.printed:
             found = re.search(_pattern(line), seen)
@@ -51,7 +50,7 @@ class Step:
 
 
 def steps(page: str) -> list[Step]:
-    """The steps of docs/PAGE, in order."""
+    """Return the steps of docs/PAGE, in order."""
     text = (DOCS / page).read_text()
     found: list[Step] = []
     section = -1

@@ -1,4 +1,4 @@
-"""A Postfix of given main.cf parameters, as unit tests need it, and sets of such parameters."""
+"""A Postfix with given main.cf parameters, for unit tests, and sets of such parameters."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ RECIPIENTS = "lmdb:/etc/postfix/mailman/postfix_recipients"
 
 
 class RunningProcesses(Processes):
-    """Those of a Postfix that runs."""
+    """The processes of a running Postfix."""
 
     @property
     def master(self) -> int:
@@ -41,7 +41,7 @@ class RunningProcesses(Processes):
 
 
 class Running(Postfix):
-    """One that is not stopped."""
+    """A running Postfix."""
 
     @property
     def processes(self) -> Processes:
@@ -65,12 +65,12 @@ def postfix(
 
 
 def classes(
-    one: Postfix, domains: frozenset[str], mail_hosts: frozenset[str] = frozenset()
+    main_cf: Postfix, domains: frozenset[str], mail_hosts: frozenset[str] = frozenset()
 ) -> Classes:
-    """As address_classes.classify has it where main.cf names domains, and no tables of others."""
+    """Classify domains like address_classes.classify, for a main.cf without other tables."""
 
     def named(parameter: str, *, with_maps: bool = True) -> dict[str, bool | None]:
-        value = one.parameters[parameter]
+        value = main_cf.parameters[parameter]
         if with_maps and parameter != "virtual_alias_domains":
             value = value.replace(f"lmdb:{MAPS}/postfix_domains", " ".join(domains))
         listed = list(patterns(value, lambda path: ""))
@@ -91,21 +91,21 @@ def classes(
 
 
 def wanted(
-    one: Postfix,
+    main_cf: Postfix,
     domains: frozenset[str] = DOMAINS,
     mail_hosts: frozenset[str] = frozenset(),
     *,
     hosts: bool = False,
 ) -> dict[str, Setting]:
     ours = Installation(MAPS, "lmdb", (VOLUME,), hosts_used=hosts)
-    listed = settings(one, ours, classes(one, domains, mail_hosts))
+    listed = settings(main_cf, ours, classes(main_cf, domains, mail_hosts))
     by_parameter = {setting.parameter: setting for setting in listed}
     assert len(by_parameter) == len(listed)
     for setting in listed:
         assert setting.problem.startswith(setting.parameter)
-        assert setting.present == one.unexpanded[setting.parameter]
+        assert setting.present == main_cf.unexpanded[setting.parameter]
     return by_parameter
 
 
-def values(one: Postfix, *args: frozenset[str]) -> dict[str, str]:
-    return {parameter: setting.wanted for parameter, setting in wanted(one, *args).items()}
+def values(main_cf: Postfix, *args: frozenset[str]) -> dict[str, str]:
+    return {parameter: setting.wanted for parameter, setting in wanted(main_cf, *args).items()}

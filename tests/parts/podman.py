@@ -1,13 +1,13 @@
-"""Containers of a test's own, made by the real podman, from an image that is made here.
+"""Containers of a test's own, run by the real podman from an image that is made here.
 
     with Podman(directory) as podman, podman.inside():
         podman.run("mailman")
         site.once()
 
-All of it is apart from the machine's own containers and networks: podman has a storage of its own,
-and a mount and a network namespace in which its /etc/containers and /run are private, and its
-bridges and firewall rules are.  Whatever a thread does `inside()` is done there, postfix-sync's
-`podman` included: so that works with the containers of the test, as it would on any host.
+They are separate from the machine's own containers and networks: podman has its own storage, and a
+mount and a network namespace with private /etc/containers, /run, bridges and firewall rules.  What
+a thread does `inside()` happens there, including postfix-sync's calls of `podman`, which therefore
+find the containers of the test.
 
 The image is nearly empty: the machine's /usr, the checkout and its Python are mounted into each
 container.  Nothing is downloaded.
@@ -50,7 +50,7 @@ driver = "vfs"
 graphroot = "{directory}/storage"
 runroot = "{directory}/run"
 """
-# Anything: the only image is the one that is made here.
+# Accept any image: the only one is made here.
 _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 
 _SETNS = {"net": 0x40000000, "mnt": 0x00020000}
@@ -59,16 +59,16 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def available() -> bool:
-    """Podman is there, and what it needs on this machine."""
+    """Whether podman and its requirements are installed."""
     path = "/usr/sbin:/usr/bin:/sbin:/bin"
     return all(shutil.which(name, path=path) for name in ("podman", "runc", "iptables", "unshare"))
 
 
 class Podman:
-    """A podman with a host's worth of its own; start() and stop() it, or use it in a with block."""
+    """A podman with its own namespaces; start() and stop() it, or use it in a with statement."""
 
     def __init__(self, directory: Path) -> None:
-        """Prepare, in a directory that is not there yet."""
+        """Prepare, in a directory that does not exist yet."""
         self.directory = directory
         self._holder: subprocess.Popen[bytes] | None = None
         self._namespaces: dict[str, int] = {}
@@ -87,7 +87,7 @@ class Podman:
         self.stop()
 
     def start(self) -> None:
-        """Make the namespaces, and the image."""
+        """Make the namespaces and the image."""
         etc = self.directory / "etc"
         etc.mkdir(parents=True)
         (etc / "containers.conf").write_text(_CONTAINERS_CONF)
@@ -115,7 +115,7 @@ class Podman:
         self.command("import", "--quiet", str(image), IMAGE)
 
     def stop(self) -> None:
-        """End all containers, and whatever else runs inside; harmless when there is nothing."""
+        """End all containers and other processes inside; may be called again."""
         if self._namespaces:
             with suppress(RuntimeError):
                 self.command("pod", "rm", "--all", "--force", "--time", "0")
@@ -130,7 +130,7 @@ class Podman:
         self._namespaces = {}
 
     def _end_all(self) -> list[int]:
-        """Kills what is left in the network namespace: conmon, aardvark-dns, events."""
+        """Kill the processes left in the network namespace: conmon, aardvark-dns, events."""
         there = os.fstat(self._namespaces["net"]).st_ino
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -143,7 +143,7 @@ class Podman:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The calling thread is on podman's host, with all that it starts meanwhile."""
+        """Put the calling thread, and all that it starts, into podman's namespaces."""
         directory = Path.cwd()
         home = {kind: os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY) for kind in _SETNS}
         try:
@@ -159,23 +159,23 @@ class Podman:
                 os.close(descriptor)
 
     def command(self, *arguments: str) -> str:
-        """Run podman, which must succeed; what it printed."""
+        """Run podman, which must succeed; return its output."""
         with self.inside():
             return run("podman", *arguments)
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """All that podman says of a container."""
+        """Return podman's description of a container."""
         found: list[dict[str, Any]] = json.loads(self.command("container", "inspect", name))
         return found[0]
 
     def address(self, name: str, network: str = "podman") -> str:
-        """The IPv4 address of a container in a network."""
+        """Return the IPv4 address of a container in a network."""
         networks = self.inspect(name)["NetworkSettings"]["Networks"]
         return str(networks[network]["IPAddress"])
 
     @contextmanager
     def copying(self, hosts: Path | str) -> Iterator[None]:
-        """Have podman copy this hosts file into containers, instead of the machine's own."""
+        """Have podman copy this hosts file into containers instead of the machine's own."""
         directory = self.directory / "etc/containers.conf.d"
         directory.mkdir(exist_ok=True)
         configuration = directory / "hosts.conf"
@@ -186,7 +186,7 @@ class Podman:
             configuration.unlink()
 
     def run(self, name: str, *options: str, command: tuple[str, ...] = ("sleep", "1000")) -> None:
-        """Start a container that runs a command, by default one that does nothing."""
+        """Start a container that runs a command; by default, it only sleeps."""
         here = {"/usr", str(CHECKOUT), sys.prefix, sys.base_prefix}
         mounts = [f"--volume={path}:{path}:ro" for path in sorted(here)]
         self.command(
@@ -196,11 +196,11 @@ class Podman:
 
 
 def _enter(namespaces: dict[str, int]) -> None:
-    # A mount namespace is not entered by one thread of several that share their root; and there may
-    # be a new one, such as that of a lookup which nobody waits for any more.
+    # A thread that shares its root with others can't enter a mount namespace; and there may be
+    # another thread, such as that of an abandoned lookup.
     if _LIBC.unshare(_CLONE_FS):
         raise OSError(ctypes.get_errno(), "unshare")
-    # os.setns() has come with Python 3.12.
+    # os.setns() is new in Python 3.12.
     for kind, descriptor in namespaces.items():
         if _LIBC.setns(descriptor, _SETNS[kind]):
             number = ctypes.get_errno()

@@ -1,16 +1,16 @@
-"""A Postfix of a test's own: real daemons with every file of theirs under one directory.
+"""A Postfix of a test's own: real daemons with all their files under one directory.
 
-The instance is laid out as Debian lays out the machine's: the same services, chrooted alike, and a
-chroot that got its etc/ when the service was started.  It differs where a test needs it to:
+The instance is configured like Debian's: the same services, the same ones chrooted, and a chroot
+whose etc/ is filled when the service starts.  It differs where a test needs it:
 
-- smtpd listens on a free loopback port, and treats its client as a stranger (nothing is relayed
-  that the maps do not ask for), so an unknown recipient is refused as it would be in the field.
-- Its DNS knows no name (dead_end_dns; the machine's own is not asked).  What no map routes bounces
-  at once, as it does where the DNS works and the list's domain has no other mail server.
-- Senders at SENDER_DOMAIN exist: a bounce to one of them is delivered, to nowhere.  So each line
+- smtpd listens on a free loopback port, and does not trust its client (it relays only to what the
+  maps name), so an unknown recipient is refused as in the field.
+- Its DNS has no names (dead_end_dns; the machine's own is not queried).  Mail without a route
+  bounces at once, as where the DNS works and the list's domain has no other mail server.
+- Senders at SENDER_DOMAIN exist: a bounce to one of them is delivered and discarded.  So each line
   with status=bounced is a message that was lost, never the report about one.
 
-The directory must be reachable for user postfix: see common.public_directory.
+User postfix must be able to reach the directory: see common.public_directory.
 """
 
 import json
@@ -31,7 +31,7 @@ from .dead_end_dns import DeadEndDns
 SENDER_DOMAIN = "sender.example"
 SENDER = f"tester@{SENDER_DOMAIN}"
 
-# How smtp(8) begins when the DNS has no such domain: what a lost message looks like in the log.
+# The start of smtp(8)'s log text if the DNS has no such domain: the mark of a lost message.
 NO_ROUTE = "Host or domain name not found"
 
 # Debian's master.cf, without the pipes to other mail systems.
@@ -63,7 +63,7 @@ scache     unix       - - y -     1 scache
 postlog    unix-dgram n - n -     1 postlogd
 """
 
-# What configure-instance.sh copies into the chroot; hosts and the DNS to ask are the test's own.
+# What configure-instance.sh copies into the chroot; hosts and resolv.conf are the test's own.
 CHROOT_FILES = ("localtime", "services", "host.conf")
 NSSWITCH_CONF = "hosts: files dns\n"
 RESOLV_CONF = "nameserver {address}\noptions timeout:10 attempts:2\n"
@@ -79,7 +79,7 @@ _OUTCOME = re.compile(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one recipient of one message, in one try, from a line of the log."""
+    """The result of one try to deliver a message to one recipient, from a line of the log."""
 
     daemon: str
     queue_id: str
@@ -92,17 +92,17 @@ class Outcome:
 
     @property
     def seconds(self) -> float:
-        """How long the message had been here."""
+        """The seconds since the message arrived."""
         return float(self.delay)
 
     @property
     def refused_by_server(self) -> bool:
-        """The LMTP server said no: Postfix itself had a route, and took it."""
+        """Whether the LMTP server refused the message, to which Postfix had a route."""
         return " said: 5" in self.text
 
 
 def mailman_parameters(map_directory: Path, map_type: str) -> dict[str, str]:
-    """The parameters of main.cf that make Postfix use the four maps of postfix-sync."""
+    """Return the parameters of main.cf by which Postfix uses the four maps of postfix-sync."""
 
     def reference(name: str) -> str:
         return f"{map_type}:{map_directory / name}"
@@ -116,7 +116,7 @@ def mailman_parameters(map_directory: Path, map_type: str) -> dict[str, str]:
 
 
 class PostfixInstance:
-    """A private Postfix; start() and stop() it, or use it in a with statement."""
+    """A Postfix of the test; start() and stop() it, or use it in a with statement."""
 
     def __init__(
         self,
@@ -130,8 +130,8 @@ class PostfixInstance:
     ) -> None:
         """Write the configuration.
 
-        hosts is the file that stands in for /etc/hosts, if any.  Without dns no name server
-        answers, and every lookup is a temporary failure.
+        hosts is the file that replaces /etc/hosts, if any.  Without dns, no name server answers,
+        and every lookup is a temporary failure.
         """
         postfix_version.used(postfix_version.machines())
         self.directory = directory
@@ -148,7 +148,7 @@ class PostfixInstance:
         for made in (self.config_directory, self.queue_directory, self.data_directory):
             made.mkdir(parents=True, mode=0o755)
         shutil.chown(self.data_directory, "postfix")
-        # postqueue reads these where Postfix is stopped; the rest is made when it is started.
+        # postqueue reads these if Postfix is stopped; Postfix makes the others at its start.
         for name in ("maildrop", "incoming", "active", "deferred", "hold"):
             queue = self.queue_directory / name
             queue.mkdir(mode=0o700)
@@ -178,7 +178,7 @@ class PostfixInstance:
             "inet_interfaces": "loopback-only",
             "inet_protocols": "all",
             "biff": "no",
-            # A stranger's view: only what the maps name is taken.
+            # The client is not trusted: only recipients in the maps are accepted.
             "mynetworks": "",
             "smtpd_relay_restrictions": "reject_unauth_destination",
             "recipient_delimiter": "+",
@@ -188,7 +188,7 @@ class PostfixInstance:
             "virtual_mailbox_domains": SENDER_DOMAIN,
             "virtual_mailbox_maps": "static:ok",
             "virtual_transport": "discard:",
-            # As fast as it goes: one client is the whole world here.
+            # No limits per client: all load comes from one client.
             "in_flow_delay": "0",
             "smtpd_error_sleep_time": "0",
             "smtpd_client_connection_count_limit": "0",
@@ -205,7 +205,7 @@ class PostfixInstance:
         self.stop()
 
     def command(self, program: str, *arguments: str) -> str:
-        """Run one of Postfix's programs (postfix, postqueue, postconf ...) for this instance."""
+        """Run one of Postfix's programs (postfix, postqueue, postconf) for this instance."""
         postfix_version.used(postfix_version.machines())
         return run(f"/usr/sbin/{program}", "-c", str(self.config_directory), *arguments)
 
@@ -217,16 +217,16 @@ class PostfixInstance:
         try:
             self.command("postfix", "start")
             wait_for(self._greets, 60, f"220 from smtpd on port {self.port}")
-            # Since Debian 13 `postfix start` fills the chroot from the machine's /etc.
+            # In Debian 13 `postfix start` fills the chroot from the machine's /etc.
             self._fill_chroot()
         except (RuntimeError, TimeoutError) as error:
             self.stop()
             raise RuntimeError(f"Postfix did not start: {error}\n{self.log}") from error
 
     def stop(self) -> None:
-        """Stop, and wait until every process of this instance is gone; harmless when stopped."""
+        """Stop, and wait until every process of this instance has ended; may be called again."""
         if self.running:
-            with suppress(RuntimeError):  # it may be ending just now
+            with suppress(RuntimeError):  # it may be ending
                 self.command("postfix", "abort")
         end_processes("MAIL_CONFIG", str(self.config_directory), 5)
         self.dns.stop()
@@ -237,7 +237,7 @@ class PostfixInstance:
 
     @property
     def running(self) -> bool:
-        """Some process of this instance is there."""
+        """Whether a process of this instance exists."""
         return bool(processes_with("MAIL_CONFIG", str(self.config_directory)))
 
     def _fill_chroot(self) -> None:
@@ -266,39 +266,39 @@ class PostfixInstance:
         self.age()
 
     def age(self) -> None:
-        """Postfix's programs wait for a main.cf that was changed a moment ago to be complete."""
+        """Date main.cf back: Postfix's programs wait if it was changed a moment ago."""
         main_cf = self.config_directory / "main.cf"
         long_ago = main_cf.stat().st_mtime - 60
         os.utime(main_cf, (long_ago, long_ago))
 
     @property
     def log(self) -> str:
-        """All that this instance has logged."""
+        """Everything that this instance has logged."""
         return self.maillog.read_text(errors="replace") if self.maillog.exists() else ""
 
     @property
     def reloads(self) -> int:
-        """How often this instance was reloaded."""
+        """The number of reloads of this instance."""
         return self.log.count(": reload -- version ")
 
     def outcomes(self) -> list[Outcome]:
-        """Every delivery and every failed try, oldest first."""
+        """Return every delivery and every failed try, oldest first."""
         return [Outcome(**match.groupdict()) for match in _OUTCOME.finditer(self.log)]
 
     def bounces(self) -> list[Outcome]:
-        """What was returned to its sender: for want of a route, or refused by the server."""
+        """Return the messages that were bounced: without a route, or refused by the server."""
         return [outcome for outcome in self.outcomes() if outcome.status == "bounced"]
 
     def queue(self) -> list[dict[str, Any]]:
-        """The queue, as `postqueue -j` tells it."""
+        """Return the queue, as `postqueue -j` prints it."""
         lines = self.command("postqueue", "-j").split("\n")  # addresses may hold U+2028
         return [json.loads(line) for line in lines if line]
 
     def wait_for_empty_queue(self, timeout: float = 30) -> None:
         """Wait until every message has been delivered or returned.
 
-        The queue file of a message that was being delivered during a reload stays for minutes, with
-        no recipient left in it: qmgr(8) has "skipped" it, and comes back to it only then.
+        The queue file of a message that was being delivered during a reload is kept for minutes,
+        without recipients: qmgr(8) has "skipped" it, and removes it only later.
         """
         wait_for(
             lambda: not any(message["recipients"] for message in self.queue()),

@@ -1,7 +1,7 @@
-"""Which version of Postfix a test has used, noted by the parts that run one.
+"""The versions of Postfix that a test has used, recorded by the parts that run one.
 
-used("3.7.11")      a part, whenever it does something with a Postfix of that version
-begin(), USED       conftest.py, at the start of a test and at its end
+used("3.7.11")      called by a part whenever it uses a Postfix of that version
+begin(), USED       used by conftest.py, at the start of a test and at its end
 """
 
 import functools
@@ -9,20 +9,20 @@ import functools
 from .common import run
 
 USED: set[str] = set()
-"""The versions that were used since the test began."""
+"""The versions that were used since the start of the test."""
 
 
 def begin() -> None:
-    """Forget what was used: a test begins."""
+    """Forget the recorded versions at the start of a test."""
     USED.clear()
 
 
 def used(version: str) -> None:
-    """Note a version."""
+    """Record a version."""
     USED.add(version)
 
 
 @functools.cache
 def machines() -> str:
-    """The version of this machine's Postfix."""
+    """Return the version of this machine's Postfix."""
     return run("/usr/sbin/postconf", "-dh", "mail_version").strip()

@@ -1,4 +1,4 @@
-"""A model of a disk and of a Postfix whose processes remember the worst that they can. Pure."""
+"""A model of a disk and of a Postfix whose processes cache as much as they can. Pure."""
 
 from dataclasses import dataclass, field
 
@@ -17,28 +17,28 @@ NO_MAILMAN = MailmanTables.of({}, {}, {})
 
 @dataclass
 class Machine:
-    """A disk, and all that processes of Postfix may remember since they were last started."""
+    """A disk, and all that Postfix's processes may have cached since their start."""
 
     at_once: bool
     disk: dict[str, Table[str]] = field(default_factory=lambda: dict(Maps.of(NO_MAILMAN).tables))
     hosts: dict[str, str] = field(default_factory=dict)
     owed: frozenset[str] | None = None
     left: frozenset[Destination] = frozenset()
-    """What is noted with it: where hosts were before."""
+    """The recorded previous destinations of hosts."""
     seen: list[Table[str]] = field(default_factory=lambda: [Table({}, {})])
-    """The routes that trivial-rewrite(8) may work with."""
+    """The versions of the routes that trivial-rewrite(8) may use."""
     answers: dict[str, set[str]] = field(default_factory=dict)
-    """The next hops that qmgr(8) may take an accepted address to have."""
+    """The next hops that qmgr(8) may have cached for an accepted address."""
     domains: list[Table[str]] = field(default_factory=lambda: [Table({}, {})])
-    """The mail domains that smtpd(8) may believe in."""
+    """The versions of the mail domains that smtpd(8) may use."""
     before: set[str] = field(default_factory=set)
     """The addresses that recipients and aliases had at the last check."""
     dialled: dict[str, set[str]] = field(default_factory=dict)
-    """The addresses that lmtp(8) may hold connections to, by host name: also past a reload, unless
-    it is seen to that they are closed."""
+    """The addresses that lmtp(8) may have connections to, by host name: also after a reload, unless
+    postfix-sync has waited until they are closed."""
 
     def installed(self) -> Installed:
-        """What a sync reads from the disk."""
+        """Return what a sync reads from the disk."""
         maps = {name: InstalledMap(table, Condition.SOUND) for name, table in self.disk.items()}
         return Installed(
             maps,
@@ -49,12 +49,12 @@ class Machine:
         )
 
     def accepted(self) -> set[str]:
-        """The addresses that smtpd(8) takes mail for."""
+        """Return the addresses that smtpd(8) accepts mail for."""
         known = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
         return {key for key in known if domain_of(key) in self.disk[DOMAINS]}
 
     def take(self, step: Step) -> None:
-        """Carry out one step; whoever may look at its result remembers that, too."""
+        """Execute one step; each process that may read its result caches that as well."""
         match step:
             case EnterHosts(names):
                 self.hosts = dict(names)
@@ -63,7 +63,7 @@ class Machine:
             case Publish(name, table, _):
                 self.disk[name] = table
             case MakeVisible():
-                closed = {one.host for one in step.left}
+                closed = {destination.host for destination in step.left}
                 self.owed, self.left = None, frozenset()
                 self.seen, self.domains = [], []
                 self.answers = {}
@@ -79,14 +79,14 @@ class Machine:
             self.dialled.setdefault(name, set()).add(self.hosts[name])
 
     def check(self, kept: set[str]) -> None:
-        """Nothing is accepted that has no route, and nothing refused that is accepted always."""
+        """Check that each accepted address has a route, and that the `kept` ones are accepted."""
         accepted = self.accepted()
         assert kept <= accepted, f"{kept - accepted} is refused"
         entered = {*self.disk[RECIPIENTS], *self.disk[ALIASES]}
         for key in (entered - self.before) & accepted:
             target = self.disk[ALIASES].get(key, key)
             hops = set(parse_next_hops(self.disk[ROUTES][target]))
-            known = {*self.answers.get(target, ()), *(one[target] for one in self.seen)}
+            known = {*self.answers.get(target, ()), *(routes[target] for routes in self.seen)}
             wrong = {value for value in known if not set(parse_next_hops(value)) <= hops}
             assert not wrong, f"{key} is accepted while it is taken to be at {wrong}"
         self.before = entered
@@ -98,7 +98,7 @@ class Machine:
                 assert names <= self.hosts.keys(), f"{key} is routed to an unknown host"
 
     def check_done(self, desired: Desired) -> None:
-        """Nothing is remembered that is wrong."""
+        """Check that no process has cached a wrong value."""
         assert self.owed is None
         for name in (RECIPIENTS, DOMAINS, ALIASES):
             assert self.disk[name] == desired.maps[name]
@@ -106,9 +106,9 @@ class Machine:
         for key in self.accepted():
             target = self.disk[ALIASES].get(key, key)
             hops = set(parse_next_hops(self.disk[ROUTES][target]))
-            for address in {key, target}:  # cleanup(8) left mail from before as it was addressed
+            for address in {key, target}:  # queued mail may have the original address
                 held = {*self.answers.get(address, ()), self.disk[ROUTES].get(address, "")}
-                assert all(set(parse_next_hops(one)) <= hops for one in held)
+                assert all(set(parse_next_hops(value)) <= hops for value in held)
             assert all(domain_of(key) in domains for domains in self.domains)
         for name, address in desired.hosts.items():
             assert self.dialled.get(name, {address}) == {address}

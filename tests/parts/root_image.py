@@ -1,4 +1,4 @@
-"""The root of a nearly empty container image, as a tar: places for what is mounted into it."""
+"""The root of a nearly empty container image as a tar: mostly directories for mounts."""
 
 import io
 import tarfile
@@ -8,7 +8,7 @@ _PLACES = ("usr", "etc", "proc", "sys", "dev", "run", "tmp", "var")
 
 
 def root_image(*places: str, files: Mapping[str, tuple[str, int]] | None = None) -> bytes:
-    """Its bytes; `places` are directories besides the usual ones, `files` have text and mode."""
+    """Return the tar; `places` are additional directories, `files` have text and mode."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for name in (*_PLACES, *places):

@@ -1,4 +1,4 @@
-"""A terminal of 80 columns, and what a command shows there."""
+"""A terminal of 80 columns, and a command's output on it."""
 
 import fcntl
 import os
@@ -19,26 +19,26 @@ ERASED = re.compile(r"[^\n]*\r\x1b\[K")
 
 @dataclass(frozen=True)
 class Screen:
-    """What a command wrote to a terminal, and how it ended."""
+    """What a command wrote to a terminal, and its exit status."""
 
     status: int
     written: str
 
     @property
     def text(self) -> str:
-        """What is left to be seen, without its colours."""
+        """The visible text at the end, without colours."""
         return SGR.sub("", ERASED.sub("", self.written))
 
     @property
     def lines(self) -> list[str]:
-        """The lines of that."""
+        """The lines of the visible text."""
         return self.text.splitlines()
 
 
 def at_a_terminal(
     site: Site, *arguments: str, columns: int = 80, environment: Mapping[str, str] | None = None
 ) -> Screen:
-    """Runs the command with a terminal for its output and its messages."""
+    """Run the command with a terminal as standard output and standard error."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     parts: list[bytes] = []
@@ -62,8 +62,12 @@ def at_a_terminal(
 
 
 def width(line: str) -> int:
-    """The columns that a line takes."""
+    """Return the number of columns that a line takes."""
     return sum(
-        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
-        for one in line
+        0
+        if unicodedata.combining(letter)
+        else 2
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1
+        for letter in line
     )

@@ -1,4 +1,4 @@
-"""What a shell offers where somebody presses Tab: the completions, run by bash and by zsh."""
+"""The completions that bash and zsh offer when Tab is pressed."""
 
 import os
 import shlex
@@ -16,16 +16,16 @@ zpty -w -n shell "$LINE"$'\t'
 zpty -r shell answer '*end of offers*'
 print -r -- $answer
 """
-"""A zsh in a terminal of its own; LINE is typed there, and Tab pressed."""
+"""A script that runs zsh in a terminal, types LINE, and presses Tab."""
 
 ZSHRC = r"""
 PROMPT= RPROMPT=
 fpath=($COMPLETIONS $fpath)
 autoload -Uz compinit
 compinit -D -u
-# Each match is told on a line of its own, and nothing is inserted.
+# Each match is printed on a line of its own, and none is inserted.
 compadd() {
-  # Called to fill an array, or only to ask: that is the completion's own business.
+  # Calls that only fill an array or query matches are passed on unchanged.
   if [[ -n ${@[(r)-[OAD]]} ]]; then builtin compadd "$@"; return; fi
   local -a offered
   builtin compadd -A offered "$@"
@@ -45,7 +45,7 @@ bindkey '^I' offer
 
 
 def bash_offers(*words: str, environment: Mapping[str, str] | None = None) -> list[str]:
-    """COMPREPLY of bash, for words as readline breaks them; the last one is being typed."""
+    """Return bash's COMPREPLY for words as readline splits them; the last is to be completed."""
     quoted = " ".join(map(shlex.quote, words))
     script = (
         f"source {shlex.quote(str(COMPLETIONS / 'postfix-sync.bash'))}\n"
@@ -66,7 +66,7 @@ def bash_offers(*words: str, environment: Mapping[str, str] | None = None) -> li
 
 
 def zsh_offers(line: str, scratch: Path) -> list[str]:
-    """What zsh offers after a line that was typed; `scratch` is an empty directory."""
+    """Return what zsh offers for a typed line; `scratch` is an empty directory."""
     (scratch / ".zshrc").write_text(ZSHRC)
     variables = {
         "COMPLETIONS": str(COMPLETIONS),
@@ -83,5 +83,5 @@ def zsh_offers(line: str, scratch: Path) -> list[str]:
         timeout=120,
         stdin=subprocess.DEVNULL,
     )
-    found = [one.strip() for one in done.stdout.splitlines()]
-    return [one.removeprefix("offer: ") for one in found if one.startswith("offer: ")]
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    return [line.removeprefix("offer: ") for line in lines if line.startswith("offer: ")]

@@ -1,8 +1,8 @@
-"""One postfix-sync with everything of its own: source, maps, hosts file, state, configuration.
+"""A postfix-sync with its own source, maps, hosts file, state and configuration.
 
-The command is run as a process, as an operator runs it, where the test is about the process: its
-signals, streams, environment, or others beside it. Everywhere else the same command line runs in
-the process of the test: a process spends ten times as long on getting started as on a pass.
+The command is run as a process, as an operator runs it, if the test is about the process: its
+signals, streams, environment, or concurrent processes. Otherwise the same command line runs in the
+process of the test, because the start of a process takes ten times as long as a sync.
 """
 
 import contextlib
@@ -29,25 +29,25 @@ from tests.parts.mailman_files import MailmanFiles
 COMMAND = (sys.executable, "-m", "postfix_sync")
 
 STATE = ["generations", "installed.json", "lock", "once.lock", "sources", "status.json"]
-"""What is in the state directory after a pass, as long as nothing is held."""
+"""The files in the state directory after a sync, if no generation is held."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A directory with all of it; Postfix, where one runs, has `config_directory`."""
+    """A directory with all its files; `config_directory` is Postfix's."""
 
     directory: Path
     config_directory: Path
     map_type: str = "lmdb"
     source: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Whole sections of the configuration, merged over those written here."""
+    """Sections of the configuration, merged into the defaults."""
     data: Path | None = None
     command: Sequence[str] = COMMAND
 
     @property
     def files(self) -> MailmanFiles:
-        """The source."""
+        """The source's files."""
         return MailmanFiles(self.data or self.directory / "data")
 
     @property
@@ -71,7 +71,7 @@ class Site:
         return self.directory / "config.yaml"
 
     def configure(self, **sections: Any) -> None:
-        """Writes the configuration; `sections` are merged into its own."""
+        """Write the configuration; `sections` are merged into the defaults."""
         document: dict[str, Any] = {
             "sources": [{"name": "lists", "path": str(self.files.directory), **self.source}],
             "postfix": {
@@ -91,13 +91,13 @@ class Site:
 
     @property
     def state_files(self) -> list[str]:
-        """What is in the state directory, but for what is kept for a while (see `retire`)."""
+        """Return the files in the state directory, except those that are kept for a while."""
         return sorted(path.name for path in self.state.iterdir() if path.name != "retiring.json")
 
     def retire(self, *, expect: int = 0) -> str:
-        """Makes syncs long after it was noted what is not needed any more; what the last one said.
+        """Sync three times, each after the retention of unused routes; return the last output.
 
-        A host name is noted when no route leads to it any more: so they are three.
+        Three are needed, because a host name is unused only after its routes are removed.
         """
         record = self.state / "retiring.json"
         said = ""
@@ -112,7 +112,7 @@ class Site:
     def start(
         self, *arguments: str, environment: Mapping[str, str] | None = None, **popen: Any
     ) -> subprocess.Popen[str]:
-        """Starts the command; without arguments the daemon."""
+        """Start the command; without arguments, the daemon."""
         if not self.config.exists():
             self.configure()
         return subprocess.Popen(
@@ -130,49 +130,49 @@ class Site:
     def run(
         self, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        """Runs the command to its end, in a process of its own."""
+        """Run the command to its end, in a process of its own."""
         with self.start(*arguments, environment=environment) as process:
             stdout, stderr = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs the command to its end, in the process of the test; only its main thread can."""
+        """Run the command to its end, in the main thread of the test's process."""
         if self.command != COMMAND:
             return self.run(*arguments)
         if not self.config.exists():
             self.configure()
         command = ["-c", str(self.config), *arguments]
-        find_command.cache_clear()  # the host may be another than last time
-        printed, told = io.StringIO(), io.StringIO()
+        find_command.cache_clear()  # the previous call may have been on another host
+        printed, errors = io.StringIO(), io.StringIO()
         umask = os.umask(0o022)
         root = logging.getLogger()
         handlers = LOG.handlers, root.handlers
         level, propagate = LOG.level, LOG.propagate
         try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
                 status = command_line.main(command)
-        except SystemExit as end:  # argparse's word on a command line that makes no sense
+        except SystemExit as end:  # argparse exits on an invalid command line
             status = end.code if isinstance(end.code, int) else 1
         finally:
             os.umask(umask)
             LOG.handlers, root.handlers = handlers
             LOG.propagate = propagate
             LOG.setLevel(level)
-        return subprocess.CompletedProcess(command, status, printed.getvalue(), told.getvalue())
+        return subprocess.CompletedProcess(command, status, printed.getvalue(), errors.getvalue())
 
     def once(self, *arguments: str, expect: int = 0) -> str:
-        """One pass, which must end with `expect`; what it printed on standard error."""
+        """Make one sync, which must exit with `expect`; return its standard error."""
         done = self.call("--once", *arguments)
         assert done.returncode == expect, done
         return done.stderr
 
     def status(self) -> dict[str, Any]:
-        """status.json."""
+        """Return the content of status.json."""
         found: dict[str, Any] = json.loads((self.state / "status.json").read_text())
         return found
 
     def postmap(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs the real postmap on this site's Postfix configuration."""
+        """Run the real postmap with this site's Postfix configuration."""
         return subprocess.run(
             ["postmap", "-c", str(self.config_directory), *arguments],
             input=stdin,
@@ -182,7 +182,7 @@ class Site:
         )
 
     def lookup(self, name: str, keys: Sequence[str]) -> dict[str, str]:
-        """What the real index of a map holds for `keys`; fails on any complaint of postmap."""
+        """Query `keys` in the real index of a map; fail if postmap prints an error."""
         reference = f"{self.map_type}:{self.maps / name}"
         done = self.postmap("-q", "-", reference, stdin="".join(f"{key}\n" for key in keys))
         assert not done.stderr, done
@@ -190,14 +190,14 @@ class Site:
         return {key: value for key, _, value in pairs}
 
     def installed(self, name: str) -> dict[str, str]:
-        """A map's entries, which text and index agree on."""
+        """Return a map's entries, which must be the same in text and index."""
         table = parse_installed((self.maps / name).read_bytes())
         assert table is not None
         assert self.lookup(name, list(table)) == table
         return dict(table)
 
     def stray(self) -> set[str]:
-        """What lies in the map directory and is no map."""
+        """Return the files in the map directory that do not belong to a map."""
         suffix = {"lmdb": ".lmdb", "hash": ".db", "btree": ".db", "cdb": ".cdb"}[self.map_type]
-        expected = {one for name in MAP_NAMES for one in (name, name + suffix)}
-        return {one.name for one in self.maps.iterdir()} - expected
+        expected = {file for name in MAP_NAMES for file in (name, name + suffix)}
+        return {path.name for path in self.maps.iterdir()} - expected

@@ -1,7 +1,7 @@
-"""A link that is slow and far away, or loses everything: a relay on a port of its own.
+"""A link with delay and limited rate, or that drops everything: a relay on a port of its own.
 
-In a process of its own, so that it neither slows the test nor is slowed by it. netem would be the
-kernel's, but few virtual machines have it.
+It runs in a process of its own, so that it and the test do not slow each other. The kernel's netem
+would do the same, but is missing in most virtual machines.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ class Link:
         self._drop = False
 
     def __enter__(self) -> Self:
-        """Relay."""
+        """Start the relay."""
         self._process.start()
         assert self._pipe.poll(20), "the relay does not start"
         self._pipe.recv()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End; connections are reset."""
+        """End the relay; its connections are reset."""
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -44,7 +44,7 @@ class Link:
 
     @property
     def drop(self) -> bool:
-        """Whether everything is lost, without anybody being told."""
+        """Whether all data are dropped silently."""
         return self._drop
 
     @drop.setter
@@ -63,7 +63,7 @@ async def _relay(pipe: Connection, port: int, to_port: int, delay: float, rate: 
     drop = False
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """What was read is written when its time has come; the queue is the length of the link."""
+        """Write the data after the delay; the queue holds the data on the link."""
         link: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(round(rate * delay / _CHUNK) + 8)
 
         async def arrive() -> None:

@@ -1,4 +1,4 @@
-"""The project as it is in a clone, and what is needed to build it without a network."""
+"""The project as in a clone, and the wheels to build it without a network."""
 
 import fcntl
 import hashlib
@@ -20,16 +20,16 @@ _TOOLS = ("build", "hatchling", "pip", "pipx", "setuptools")
 
 
 def copy(to: Path) -> Path:
-    """A copy of the working tree, without what lies in it and isn't the project's."""
+    """Copy the working tree, without files that do not belong to the project; return the copy."""
     ignore = shutil.ignore_patterns(*_NOT_IN_A_CLONE, "*.egg-info")
     shutil.copytree(PROJECT, to, symlinks=True, ignore=ignore)
     return to
 
 
 def wheels() -> Path:
-    """All that is needed to build the project and to install it; fetched once, and kept."""
-    asked = (run(PYTHON, "--version"), *_TOOLS, (PROJECT / "pyproject.toml").read_text())
-    directory = CACHE / f"wheels-{hashlib.sha256(repr(asked).encode()).hexdigest()[:12]}"
+    """Return a directory with all wheels to build and install the project, downloaded once."""
+    requirements = (run(PYTHON, "--version"), *_TOOLS, (PROJECT / "pyproject.toml").read_text())
+    directory = CACHE / f"wheels-{hashlib.sha256(repr(requirements).encode()).hexdigest()[:12]}"
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     with (CACHE / "wheels.lock").open("w") as lock, tempfile.TemporaryDirectory() as scratch:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,12 +44,12 @@ def wheels() -> Path:
 
 
 def offline() -> dict[str, str]:
-    """The environment in which pip has wheels(), and asks nobody."""
+    """Return an environment in which pip uses only wheels(), without a network."""
     return {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels())}
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A directory that `make` has filled, once for all workers of pytest-xdist."""
+    """Return a directory that `make` fills once for all workers of pytest-xdist."""
     base = factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with directory.with_name(f"{name}.lock").open("w") as lock:

@@ -1,7 +1,7 @@
-"""SSH servers that misbehave: before SSH begins, and after the login, in SFTP.
+"""SSH servers with faults: before SSH begins, and after the login, in SFTP.
 
-What a TCP server can do wrong is in `BANNERS`, for tests/parts/lmtp_rogues.py's `rogue`. A server
-that somebody may log in to is asyncssh's own, with one thing made wrong:
+`BANNERS` has the faults of a TCP server, for `rogue` of tests/parts/lmtp_rogues.py. A server with a
+login is asyncssh's own, with one fault:
 
     async with sftp_rogue(mute_at("lstat"), directory, host_key) as port:
         ...
@@ -33,7 +33,7 @@ BANNERS: dict[str, Behaviour] = {
 
 
 async def endless_packet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Announce a packet of nearly 4 GiB, and go on sending it."""
+    """Announce a packet of nearly 4 GiB, and send it without end."""
     writer.write(b"SSH-2.0-rogue\r\n\xff\xff\xff\xf0")
     await endless(b"\0" * 64)(reader, writer)
 
@@ -42,7 +42,7 @@ BANNERS["endless packet"] = endless_packet
 
 
 class Honest(asyncssh.SFTPServer):
-    """Nothing wrong with it; and its files are closed in the end, whoever forgets to."""
+    """A server without a fault; sftp_rogue closes the files that it has opened."""
 
     opened: ClassVar[list[Any]] = []
 
@@ -53,7 +53,7 @@ class Honest(asyncssh.SFTPServer):
 
 
 def mute_at(request: str) -> type[asyncssh.SFTPServer]:
-    """One that never answers this request: lstat, open, fstat, read or close."""
+    """Return a server that never answers this request: lstat, open, fstat, read or close."""
 
     async def never(*arguments: object) -> Any:
         await asyncio.Event().wait()
@@ -62,12 +62,12 @@ def mute_at(request: str) -> type[asyncssh.SFTPServer]:
 
 
 def sized(change: Callable[[int], int]) -> type[asyncssh.SFTPServer]:
-    """One that lies about sizes: it tells change(size)."""
+    """Return a server that reports change(size) as the size of each file."""
 
     def lie(found: os.stat_result) -> asyncssh.SFTPAttrs:
-        told = asyncssh.SFTPAttrs.from_local(found)
-        told.size = change(told.size or 0)
-        return told
+        attributes = asyncssh.SFTPAttrs.from_local(found)
+        attributes.size = change(attributes.size or 0)
+        return attributes
 
     class Liar(Honest):
         def lstat(self, path: bytes) -> asyncssh.SFTPAttrs:
@@ -80,14 +80,14 @@ def sized(change: Callable[[int], int]) -> type[asyncssh.SFTPServer]:
 
 
 class Generous(Honest):
-    """Answers a read with ten times what was asked for."""
+    """Answers a read with ten times the requested data."""
 
     def read(self, file_obj: object, offset: int, size: int) -> bytes:
         return b"x" * min(10 * size, 4_000_000)
 
 
 class Stingy(Honest):
-    """Answers a read with one byte: each arrives in time, and few of them do."""
+    """Answers each read in time, but with one byte."""
 
     async def read(self, file_obj: Any, offset: int, size: int) -> bytes:
         await asyncio.sleep(0.05)
@@ -97,7 +97,7 @@ class Stingy(Honest):
 
 
 class Rude(Honest):
-    """Refuses with a text that is meant for somebody's terminal."""
+    """Refuses with a text of terminal control sequences."""
 
     def lstat(self, path: bytes) -> Any:
         raise asyncssh.SFTPFailure("\x1b[2J\x1b]0;owned\x07" + "no " * 1000)
@@ -107,7 +107,7 @@ class Rude(Honest):
 async def sftp_rogue(
     wrong: type[asyncssh.SFTPServer], directory: Path, host_key: Path
 ) -> AsyncIterator[int]:
-    """Serve a directory's files, to anybody; gives the port on 127.0.0.1."""
+    """Serve a directory's files to any user; yield the port on 127.0.0.1."""
 
     def serve(channel: asyncssh.SSHServerChannel[bytes]) -> asyncssh.SFTPServer:
         return wrong(channel, chroot=os.fsencode(directory))
@@ -121,18 +121,18 @@ async def sftp_rogue(
 
 
 Say = Callable[["asyncssh.SSHServerChannel[bytes]"], Awaitable[None]]
-"""What a server does in the place of SFTP."""
+"""The behaviour of a server in place of SFTP."""
 
 
 @asynccontextmanager
 async def subsystem_rogue(say: Say, host_key: Path) -> AsyncIterator[int]:
-    """A coroutine in the place of the SFTP server; gives the port on 127.0.0.1."""
+    """Run a coroutine in place of the SFTP server; yield the port on 127.0.0.1."""
     async with _server(host_key, say) as port:
         yield port
 
 
 async def mute(channel: "asyncssh.SSHServerChannel[bytes]") -> None:
-    """Say nothing at all."""
+    """Send nothing."""
 
 
 async def ends(channel: "asyncssh.SSHServerChannel[bytes]") -> None:
@@ -151,7 +151,7 @@ async def floods(channel: "asyncssh.SSHServerChannel[bytes]") -> None:
 
 
 class _Session(asyncssh.SSHServerSession[bytes]):
-    """Accepts every subsystem, and lets `say` speak for it."""
+    """Accepts every subsystem, and runs `say` in its place."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -207,7 +207,7 @@ async def _server(host_key: Path, say: Say | None = None, **options: Any) -> Asy
         for connection in connections:
             connection.abort()
             await connection.wait_closed()
-        # A server that never answers has a task that never ends.
+        # The task of a server that never answers does not end itself.
         left = asyncio.all_tasks() - others
         for task in left:
             task.cancel()

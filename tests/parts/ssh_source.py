@@ -1,4 +1,4 @@
-"""The SSH source and a Mailman host with an sshd of its own; `run` checks what a fetch leaves."""
+"""The SSH source, and a Mailman host with an sshd; `run` checks for leftovers of a fetch."""
 
 import asyncio
 import dataclasses
@@ -23,15 +23,15 @@ from .sshd import Sshd, make_key
 T = TypeVar("T")
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 BIG = 2**26
-"""Bytes that take a while to come, so that something can happen meanwhile."""
+"""Bytes whose transfer takes long enough for a test to act meanwhile."""
 STAY = "the last good lists stay in use"
 
 
 class Far:
-    """Mailman's host: its files, its sshd, and what this host needs to log in there."""
+    """Mailman's host: its files, its sshd, and the keys to log in there."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
-        """Prepare; sshd takes the options."""
+        """Prepare; the options are Sshd's."""
         self.directory = directory
         self.files = MailmanFiles(directory / "data")
         self.files.write(ANTS)
@@ -41,21 +41,21 @@ class Far:
         self.known_hosts = self.sshd.write_known_hosts(directory / "known_hosts")
 
     def login(self, **changed: Any) -> Login:
-        """A login that works, but for what is changed."""
+        """Return a login that works, except for what is changed."""
         plain = Login("127.0.0.1", self.sshd.port, "root", self.key, self.known_hosts, 10.0)
         return dataclasses.replace(plain, **changed)
 
     def source(self, *, max_size: int = 2**30, path: Path | None = None, **changed: Any) -> Ssh:
-        """The source, with a login that works but for what is changed."""
+        """Return the source, whose login works, except for what is changed."""
         path = path or self.files.directory
         return Ssh(self.login(**changed), PurePosixPath(path), max_size)
 
     def place(self, name: str = "postfix_lmtp") -> str:
-        """A file, as messages name it."""
+        """Return a file's name in messages."""
         return f"127.0.0.1:{self.files.directory / name}"
 
     def grow(self, size: int = BIG) -> Path:
-        """Makes postfix_lmtp a large file, of zeros."""
+        """Make postfix_lmtp a large file of zeros."""
         path = self.files.directory / "postfix_lmtp"
         with path.open("r+b") as file:
             file.truncate(size)
@@ -63,7 +63,7 @@ class Far:
 
 
 def run(session: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run, after which nothing may be left: no task, no socket, no complaint."""
+    """Call asyncio.run; no task, socket or warning may be left afterwards."""
     complaints: list[str] = []
 
     async def watched() -> T:
@@ -84,19 +84,19 @@ def run(session: Coroutine[Any, Any, T]) -> T:
 
 
 def sockets() -> int:
-    """How many sockets this process has open."""
+    """Return the number of open sockets of this process."""
     found = 0
-    for one in Path("/proc/self/fd").iterdir():
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found += stat.S_ISSOCK(one.stat().st_mode)
-        except OSError:  # it was closed meanwhile
+            found += stat.S_ISSOCK(descriptor.stat().st_mode)
+        except OSError:  # it has been closed
             continue
     return found
 
 
 @asynccontextmanager
 async def closing(source: Ssh) -> AsyncIterator[Ssh]:
-    """Closes the source after the block, in time."""
+    """Close the source after the block, within a time limit."""
     try:
         yield source
     finally:
@@ -106,7 +106,7 @@ async def closing(source: Ssh) -> AsyncIterator[Ssh]:
 
 
 def fetched(source: Ssh) -> Snapshot | None:
-    """One fetch, and close."""
+    """Fetch once and close the source; return the snapshot."""
 
     async def session() -> Snapshot | None:
         async with closing(source):
@@ -116,7 +116,7 @@ def fetched(source: Ssh) -> Snapshot | None:
 
 
 def failed(source: Ssh) -> SyncError:
-    """What one fetch raises."""
+    """Fetch once and close the source; return the error."""
     with pytest.raises(SyncError) as caught:
         fetched(source)
     error = caught.value
@@ -127,7 +127,7 @@ def failed(source: Ssh) -> SyncError:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Waits, with the event loop going on."""
+    """Wait for a condition while the event loop runs."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline, what
@@ -135,7 +135,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 
 async def refusal(source: Ssh) -> SyncError:
-    """What a fetch raises, within a session."""
+    """Fetch within a session; return the error."""
     try:
         found = await source.fetch()
     except SyncError as error:
@@ -144,18 +144,18 @@ async def refusal(source: Ssh) -> SyncError:
 
 
 def rewrite_names(far: Far, pattern: str) -> None:
-    """Gives the keys of known_hosts to other names."""
+    """Replace the names of the keys in known_hosts."""
     keys = [line.split(None, 1)[1] for line in far.known_hosts.read_text().splitlines()]
     far.known_hosts.write_text("".join(f"{pattern} {key}\n" for key in keys))
 
 
 def run_fix(command: str) -> None:
-    """Does what a hint says."""
+    """Run the command of a hint."""
     subprocess.run(["sh", "-ec", command], check=True, capture_output=True)
 
 
 def by_hand(error: SyncError, expect: int) -> str:
-    """What the command of a hint prints, as root pastes it; `expect` is its exit status."""
+    """Run the command of a hint, which must exit with `expect`; return its output."""
     introduction, _, command = error.hint.partition(": ")
     assert introduction == "see where it fails, as root"
     done = subprocess.run(command, shell=True, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""OpenSSH's sshd, a whole one of a test's own: its keys, its configuration, its port, its end.
+"""OpenSSH's sshd of a test's own, with its keys, configuration and port.
 
     with Sshd(tmp_path / "sshd") as sshd:
         key = make_key(tmp_path / "id_ed25519")
@@ -6,9 +6,9 @@
         sshd.write_known_hosts(tmp_path / "known_hosts")
         ...  # log in as root at sshd.host, sshd.port
 
-It runs as root, for only root may change to the user who logs in, and leaves /etc/ssh and
-/etc/passwd alone. OpenSSH 9 and 10 are started, found out about and ended in the same way: whatever
-descends from the listener, `sshd-session` and `sshd-auth` included, belongs to it.
+It runs as root, because only root can change to the user who logs in; it does not use /etc/ssh or
+change /etc/passwd. OpenSSH 9 and 10 are handled in the same way: all descendants of the listener,
+including `sshd-session` and `sshd-auth`, belong to it.
 """
 
 import contextlib
@@ -30,13 +30,12 @@ from .common import free_port, run, wait_for
 PROGRAM = "/usr/sbin/sshd"
 SFTP_SERVER = "/usr/lib/openssh/sftp-server"
 RUN_DIRECTORY = Path("/run/sshd")
-"""sshd's for its unprivileged children; made by its service, which is not running here."""
+"""The directory of sshd's unprivileged children; sshd's service, which is off here, makes it."""
 
 _PATIENCE = 20.0
 
-# What a session started outlives it at times, and would belong to nobody then. This process asks
-# the kernel to make it the parent of such orphans (PR_SET_CHILD_SUBREAPER), tells the listener's
-# PID, and ends with the last of its descendants.
+# Processes that a session started may outlive it. This process becomes the parent of such orphans
+# (PR_SET_CHILD_SUBREAPER), prints the listener's PID, and ends with the last of its descendants.
 _GUARDIAN = """
 import ctypes, os, subprocess, sys
 ctypes.CDLL(None).prctl(36, 1)
@@ -56,15 +55,15 @@ def available() -> bool:
 
 @dataclass(frozen=True)
 class Jail:
-    """A user of this host who may read one directory by SFTP and do nothing else.
+    """A user of this host who may only read one directory by SFTP.
 
-    sshd reads authorized_keys as that user: its own directory has to be in a public place, too.
+    sshd reads authorized_keys as that user, so that user must be able to reach its directory.
     """
 
     user: str
-    """One that Debian has and that owns nothing here: `list`, `games`."""
+    """A user that Debian has and that owns nothing here: `list`, `games`."""
     chroot: Path
-    """Owned by root and writable by nobody else, as everything above it: see `rooted_directory`."""
+    """Only root may own it and write to it and its parents: see `rooted_directory`."""
 
 
 class Sshd:
@@ -82,12 +81,12 @@ class Sshd:
         count_requests: bool = False,
         options: Iterable[str] = (),
     ) -> None:
-        """Prepares keys and configuration.
+        """Prepare keys and configuration.
 
         `prefix` is a command to run it with (`ip netns exec NAME`); `host_keys` are types as
-        ssh-keygen names them. `count_requests` runs the SFTP server as a program, which writes down
-        each request, as a process inside sshd can't without a syslog. `options` are lines of
-        sshd_config that win over those here.
+        ssh-keygen names them. `count_requests` runs the SFTP server as a program, which logs each
+        request; inside sshd it could log only to a syslog. `options` are lines of sshd_config
+        that override those here.
         """
         self.directory = directory
         self.host = listen
@@ -117,25 +116,25 @@ class Sshd:
         """Stop."""
         self.stop()
 
-    # --- who is who
+    # --- keys and known hosts
 
     def host_key(self, kind: str = "ed25519") -> Path:
-        """The private host key of this type; its public half has .pub after its name."""
+        """Return the path of the private host key of this type; the public key's path adds .pub."""
         return self.directory / f"ssh_host_{kind}_key"
 
     def replace_host_key(self, kind: str = "ed25519") -> None:
-        """Another key of the same type, from the next start on."""
+        """Replace a host key by another of the same type, from the next start on."""
         self.host_key(kind).unlink()
         make_key(self.host_key(kind), kind)
 
     def authorize(self, key: Path, options: str = "") -> None:
-        """Lets the owner of this private key log in, as any user that may."""
+        """Permit logins with this private key, as any user that may log in."""
         line = f"{options} {public(key)}".lstrip()
         with self.authorized_keys.open("a") as file:
             file.write(f"{line}\n")
 
     def add_options(self, *lines: str) -> None:
-        """More lines of sshd_config, from the next start on."""
+        """Add lines to sshd_config, from the next start on."""
         self._options += lines
 
     @property
@@ -144,7 +143,7 @@ class Sshd:
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
 
     def write_known_hosts(self, path: Path, *, hashed: bool = False) -> Path:
-        """Adds lines for all host keys to a known_hosts file, as ssh-keyscan would."""
+        """Add lines for all host keys to a known_hosts file, as ssh-keyscan would."""
         with path.open("a") as file:
             for kind in self._host_keys:
                 algorithm, data = public(self.host_key(kind)).split()[:2]
@@ -154,7 +153,7 @@ class Sshd:
             path.with_name(path.name + ".old").unlink()
         return path
 
-    # --- coming and going
+    # --- start and stop
 
     def start(self) -> None:
         """Start, and return when it listens."""
@@ -189,7 +188,7 @@ class Sshd:
         """End the listener and all sessions."""
         if self._guardian is None:
             return
-        # Stopped first, so that nobody has a child that was not seen.
+        # Freeze them first, so that none can start another child.
         self.freeze()
         for pid in reversed(self.pids()):
             _signal(pid, signal.SIGKILL)
@@ -202,7 +201,7 @@ class Sshd:
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP to the listener and all sessions: connections are accepted, nobody answers."""
+        """Send SIGSTOP to all processes: the kernel accepts connections, but there is no answer."""
         seen: set[int] = set()
         while fresh := [pid for pid in self.pids() if pid not in seen]:
             for pid in fresh:
@@ -210,31 +209,31 @@ class Sshd:
             seen.update(fresh)
 
     def thaw(self) -> None:
-        """Go on after freeze()."""
+        """Continue all processes after freeze()."""
         for pid in self.pids():
             _signal(pid, signal.SIGCONT)
 
     def kill_sessions(self) -> None:
-        """End all sessions at once; the listener stays."""
+        """End all sessions at once, but not the listener."""
         for pid in self.sessions():
             _signal(pid, signal.SIGKILL)
 
     def pids(self) -> list[int]:
-        """The listener and everything that descends from it, parents first."""
+        """Return the listener and all its descendants, parents first."""
         return _descendants(self._guardian.pid) if self._guardian else []
 
     def sessions(self) -> list[int]:
-        """What runs for connections; empty when no client is connected any more."""
+        """Return the processes that serve connections; empty if no client is connected."""
         return [pid for pid in self.pids() if pid != self._listener]
 
-    # --- what it says
+    # --- logs
 
     def log_text(self) -> str:
-        """All that it has logged."""
+        """Return everything that it has logged."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def requests(self, kind: str) -> int:
-        """How many SFTP requests of a kind there were, of all sessions; needs `count_requests`.
+        """Return the number of SFTP requests of a kind in all sessions; needs `count_requests`.
 
         Kinds are the server's words: open, read, close, lstat, stat, fstat.
         """
@@ -263,7 +262,7 @@ class Sshd:
             "LogLevel DEBUG",
         ]
         if openssh_version() >= (9, 8):
-            # All tests come from one address, and some are meant to be turned away.
+            # All tests connect from one address, and some connections are meant to be refused.
             lines.append("PerSourcePenalties no")
         if not any(option.startswith("Subsystem") for option in self._options):
             lines.append(f"Subsystem sftp {self._sftp_command()}")
@@ -284,23 +283,23 @@ class Sshd:
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> Path:
-    """A new key pair: the private key at `path`, the public one beside it with .pub."""
+    """Make a key pair: the private key at `path`, the public key beside it with .pub."""
     run("ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "", "-f", str(path))
     return path
 
 
 def public(key: Path) -> str:
-    """The public half of a key: one line as in authorized_keys."""
+    """Return the public key as a line of authorized_keys."""
     return key.with_name(key.name + ".pub").read_text().strip()
 
 
 def fingerprint(key: Path) -> str:
-    """SHA256:…, as ssh-keygen tells it."""
+    """Return the fingerprint SHA256:…, as ssh-keygen prints it."""
     return run("ssh-keygen", "-l", "-f", f"{key}.pub").split()[1]
 
 
 def openssh_version() -> tuple[int, int]:
-    """Major and minor version of the sshd here."""
+    """Return major and minor version of the installed sshd."""
     said = subprocess.run([PROGRAM, "-V"], check=False, capture_output=True, text=True)
     found = re.search(r"OpenSSH_(\d+)\.(\d+)", said.stderr + said.stdout)
     assert found, said
@@ -309,9 +308,9 @@ def openssh_version() -> tuple[int, int]:
 
 @contextmanager
 def rooted_directory() -> Iterator[Path]:
-    """A directory that sshd accepts for ChrootDirectory: up to / only root may write.
+    """Make a directory that sshd accepts for ChrootDirectory.
 
-    That rules out /tmp, and with it pytest's own directories.
+    Only root may write to it and to its parents up to /, so it can't be in /tmp.
     """
     directory = Path(tempfile.mkdtemp(prefix="pfs-", dir="/run"))
     directory.chmod(0o755)
@@ -322,11 +321,11 @@ def rooted_directory() -> Iterator[Path]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Its children, their children and so on, parents before children."""
+    """Return all descendants of a process, parents before children."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # the process has ended
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(entry.name))

@@ -1,4 +1,4 @@
-"""Statuses as the daemon keeps them: an empty one, one with everything, one after some probes."""
+"""Statuses of the daemon: an empty one, a complete one, and one after some probes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,13 +40,13 @@ def empty(*clusters: ClusterStatus) -> Status:
 
 
 def result(answer: bool | str, of: Destination = A) -> ProbeResult:
-    """Up, or down in a phase."""
+    """Return the result of a probe: up if `answer` is True, or else down in a phase."""
     up = answer is True
     return ProbeResult(of, up, "rcpt" if up else str(answer), "", 0.1, "" if up else "an error")
 
 
 def probed(*answers: bool | str, status: Status | None = None, at: float = NOW) -> Status:
-    """The status after these probes of A, a second apart."""
+    """Return the status after these probes of A, a second apart."""
     status = status or empty()
     for second, answer in enumerate(answers):
         status = after_probes(status, [result(answer)], at + second)
@@ -58,7 +58,7 @@ def of_a(status: Status) -> DestinationStatus:
 
 
 def source(**changed: Any) -> SourceStatus:
-    """A source that is well."""
+    """Return the status of a healthy source, with these fields changed."""
     well = SourceStatus(
         state="ok",
         lists=2,
@@ -72,7 +72,7 @@ def source(**changed: Any) -> SourceStatus:
 
 
 def passes(**changed: Any) -> SyncsStatus:
-    """Passes that go well."""
+    """Return the status of successful syncs, with these fields changed."""
     well = SyncsStatus(
         last_attempt=iso(NOW - 5),
         last_success=iso(NOW - 5),
@@ -88,7 +88,7 @@ def passes(**changed: Any) -> SyncsStatus:
 
 
 def status(sources: Mapping[str, SourceStatus] | None = None, **changed: Any) -> Status:
-    """A status with something of everything."""
+    """Return a status with a value in every field, with these fields changed."""
     full = Status(
         version="0.1.0",
         updated=iso(NOW),

@@ -1,1 +1,1 @@
-"""Whole set-ups, made of tests/parts, that the end-to-end tests and the demo share."""
+"""Set-ups of several parts (tests/parts) that the end-to-end tests and the demo share."""

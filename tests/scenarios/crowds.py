@@ -1,4 +1,4 @@
-"""Much at once: lists that move, mail that is being delivered to others, and mail that waits."""
+"""Large numbers: of lists that move, of active messages for other lists, and of deferred mail."""
 
 import math
 import os
@@ -23,30 +23,30 @@ from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 PORT = 2424
 
 MANY = 10_000
-"""Lists that move, all at once."""
+"""Lists that move at the same time."""
 
 BUSY = 50
-"""So many of them get mail."""
+"""The number of these lists that get mail."""
 
 PER_SECOND, OTHER_PER_SECOND = 20.0, 10.0
 """Messages a second to the lists that move, and to the one that does not."""
 
 BURST = 300
-"""Messages to one of them, right before the change, so that qmgr(8) has resolved them already."""
+"""Messages to one of them right before the change, which qmgr(8) has then already resolved."""
 
 SECONDS, AT_ONCE = 0.05, 2
-"""How long an LMTP server takes for a message, and how many it is given at a time."""
+"""Seconds that an LMTP server takes for a message, and its concurrent messages."""
 
 WARM, AFTER = 6.0, 12.0
 """Seconds of load before the change and after the end of the sync."""
 
 SETTLE = 3.0
-"""Seconds after the end of the sync in which its effect on other lists would show."""
+"""Seconds after the end of the sync in which it could still affect other lists."""
 
 LONGEST = 200.0
 
 SLACK = 0.5
-"""Seconds between the moment when a delivery is begun and our noticing it."""
+"""Seconds by which the recorded start of a delivery may be late."""
 
 PATIENCE = 60.0
 
@@ -59,10 +59,10 @@ ACTIVE = 5_000
 """Messages to another list that are being delivered when Postfix is reloaded."""
 
 CLIENTS = 4
-"""So many at a time bring them."""
+"""The number of concurrent clients that send them."""
 
 THEIR_SECONDS = 0.1
-"""How long its LMTP server takes for each."""
+"""Seconds that its LMTP server takes for each message."""
 
 LOOK = 10.0
 """Seconds for which deliveries are counted, before the sync and from its start on."""
@@ -70,28 +70,28 @@ LOOK = 10.0
 
 @dataclass(frozen=True)
 class Move(Tally):
-    """The move of many lists in numbers."""
+    """The figures of a move of many lists."""
 
     accepted: int
     refused: int
     bounced: int
     rejected: int
-    """Refused by an LMTP server."""
+    """Messages refused by an LMTP server."""
     lost: int
     late: int
     """Deliveries begun at the old server after the end of the sync."""
     seconds: float
-    """How long the sync took."""
+    """The duration of the sync."""
     rate_before: float
     """Deliveries a second to the list of another source, before the change."""
     rate_meanwhile: float
-    """The same during the sync and SETTLE seconds after it."""
+    """That rate during the sync and SETTLE seconds after it."""
     longest_wait: float
-    """Seconds that a message to that list took at most."""
+    """The longest time of a message to that list, in seconds."""
 
 
 def move_many(directory: Path, map_type: str) -> Move:
-    """Move MANY lists from one server to another, under load to some of them and to another's."""
+    """Move MANY lists to another server, under load to some of them and to another list."""
     old, new, other = (LmtpSink(host=loopback_address(), port=PORT) for _ in range(3))
     lists = [f"list{number}@lists.example.net" for number in range(MANY)]
     busy = lists[:: MANY // BUSY]
@@ -133,10 +133,14 @@ def move_many(directory: Path, map_type: str) -> Move:
             wait_for_load(steady, ended + AFTER)
         sent = [*load.sent, *steady.sent, *burst]
         ends = final_outcomes(postfix, sent, PATIENCE)
-        came = {one.load_id: one.time for sink in (old, new, other) for one in sink.deliveries()}
-    accepted = [one for one in sent if one.accepted]
-    bounced = [one for one in ends.values() if one.status == "bounced"]
-    theirs = [came[one.load_id] for one in steady.sent if one.load_id in came]
+        came = {
+            delivery.load_id: delivery.time
+            for sink in (old, new, other)
+            for delivery in sink.deliveries()
+        }
+    accepted = [message for message in sent if message.accepted]
+    bounced = [outcome for outcome in ends.values() if outcome.status == "bounced"]
+    theirs = [came[message.load_id] for message in steady.sent if message.load_id in came]
 
     def rate(since: float, until: float) -> float:
         return round(sum(since <= moment < until for moment in theirs) / (until - since), 2)
@@ -144,10 +148,11 @@ def move_many(directory: Path, map_type: str) -> Move:
     return Move(
         accepted=len(accepted),
         refused=len(sent) - len(accepted),
-        bounced=sum(not one.refused_by_server for one in bounced),
-        rejected=sum(one.refused_by_server for one in bounced),
+        bounced=sum(not outcome.refused_by_server for outcome in bounced),
+        rejected=sum(outcome.refused_by_server for outcome in bounced),
         lost=sum(
-            one.load_id not in came and ends.get(queue_id(one)) not in bounced for one in accepted
+            message.load_id not in came and ends.get(queue_id(message)) not in bounced
+            for message in accepted
         ),
         late=sum(
             offer.time > ended + SLACK and base_address(offer.recipient) in busy
@@ -157,7 +162,7 @@ def move_many(directory: Path, map_type: str) -> Move:
         rate_before=rate(start + 1, began),
         rate_meanwhile=rate(began, ended + SETTLE),
         longest_wait=round(
-            max(came.get(one.load_id, math.inf) - one.started for one in steady.sent), 2
+            max(came.get(message.load_id, math.inf) - message.started for message in steady.sent), 2
         ),
     )
 
@@ -178,7 +183,7 @@ def _parts(directory: Path, map_type: str) -> tuple[Site, PostfixInstance]:
 
 @dataclass(frozen=True)
 class Reload(Tally):
-    """What a reload does to mail for another list that is being delivered."""
+    """The figures of a reload during the delivery of mail for another list."""
 
     active: int
     """Messages in the active queue when the sync began."""
@@ -188,7 +193,7 @@ class Reload(Tally):
     rate_before: float
     """Deliveries a second in LOOK seconds before the sync."""
     rate_meanwhile: float
-    """The same from its start on."""
+    """That rate in LOOK seconds from the start of the sync on."""
 
 
 def reload_with_many_active(directory: Path, map_type: str) -> Reload:
@@ -212,10 +217,10 @@ def reload_with_many_active(directory: Path, map_type: str) -> Reload:
             running = [
                 pool.submit(send_in_one_session, postfix.port, OTHER, each) for _ in range(CLIENTS)
             ]
-            sent = [one for client in running for one in client.result()]
+            sent = [message for client in running for message in client.result()]
         began = time.time() + LOOK
         wait_for(lambda: time.time() >= began, 2 * LOOK, "deliveries to count")
-        active = sum(one.is_file() for one in (postfix.queue_directory / "active").rglob("*"))
+        active = sum(path.is_file() for path in (postfix.queue_directory / "active").rglob("*"))
         mover.write("ants@lists.example.net", hop=f"lmtp:[127.0.0.1]:{PORT + 1}")
         began, before = time.time(), postfix.reloads
         site.once()
@@ -224,32 +229,32 @@ def reload_with_many_active(directory: Path, map_type: str) -> Reload:
         other.slow(0)
         ends = final_outcomes(postfix, sent, 2 * PATIENCE)
         came = other.deliveries()
-    times = [one.time for one in came]
-    known = {one.load_id for one in came}
+    times = [delivery.time for delivery in came]
+    known = {delivery.load_id for delivery in came}
     return Reload(
         active=active,
-        bounced=sum(one.status == "bounced" for one in ends.values()),
-        lost=sum(one.load_id not in known for one in sent),
+        bounced=sum(outcome.status == "bounced" for outcome in ends.values()),
+        lost=sum(message.load_id not in known for message in sent),
         twice=len(came) - len(known),
-        rate_before=sum(began - LOOK <= one < began for one in times) / LOOK,
-        rate_meanwhile=sum(began <= one < began + LOOK for one in times) / LOOK,
+        rate_before=sum(began - LOOK <= moment < began for moment in times) / LOOK,
+        rate_meanwhile=sum(began <= moment < began + LOOK for moment in times) / LOOK,
     )
 
 
 @dataclass(frozen=True)
 class Creations(Tally):
-    """How long lists took to be accepted, in seconds: each the median of several."""
+    """The seconds until new lists were accepted: each figure is the median of several."""
 
     alone: float
-    """With an empty queue, and nothing else going on."""
+    """With an empty queue, and without other changes."""
     behind_removal: float
     """With an empty queue, right after another list was removed."""
     behind_crowd: float
-    """The same with WAITING messages in the deferred queue, all to removed lists."""
+    """Right after a removal, with WAITING deferred messages, all to removed lists."""
 
 
 def create_behind_removals(directory: Path, map_type: str, times: int = 3) -> Creations:
-    """Create lists while a daemon is at work on other lists' removal."""
+    """Create lists while a daemon is removing other lists."""
     down = f"lmtp:[{loopback_address()}]:{PORT}"
     site, postfix = _parts(directory, map_type)
     kept = "kept@lists.example.net"
@@ -260,7 +265,7 @@ def create_behind_removals(directory: Path, map_type: str, times: int = 3) -> Cr
     site.once()
 
     def create(removed: str = "") -> float:
-        """Create a list, right after another one is refused; the seconds until it is accepted."""
+        """Create a list once `removed` is refused; return the seconds until it is accepted."""
         if removed:
             there.remove(removed)
             site.files.write(*there, hop=down)
@@ -283,7 +288,7 @@ def create_behind_removals(directory: Path, map_type: str, times: int = 3) -> Cr
         _fill(postfix, template, WAITING)
         with postfix:
             deferred = (postfix.queue_directory / "deferred").rglob("*")
-            assert sum(one.is_file() for one in deferred) >= WAITING
+            assert sum(path.is_file() for path in deferred) >= WAITING
             behind_crowd = [create(name) for name in gone[times:]]
         assert daemon.stop(timeout=PATIENCE) == 0
     return Creations(*(round(median(found), 2) for found in (alone, behind_removal, behind_crowd)))
@@ -298,7 +303,7 @@ def _wait_until(postfix: PostfixInstance, recipient: str, *, accepted: bool) -> 
 
 
 def _deferred(postfix: PostfixInstance, recipient: str) -> list[Path]:
-    """Send a message that can't be delivered; its queue file, and no other's."""
+    """Send a message that can't be delivered; return the queue files, of which there is one."""
     sent = send(postfix.port, recipient)
     assert sent.accepted
     queue = postfix.queue_directory / "deferred"
@@ -311,7 +316,7 @@ def _deferred(postfix: PostfixInstance, recipient: str) -> list[Path]:
 
 
 def _fill(postfix: PostfixInstance, template: Path, count: int) -> None:
-    """Have so many copies of a message in the deferred queue of a stopped Postfix.
+    """Put `count` copies of a message into the deferred queue of a stopped Postfix.
 
     A long queue id ends in z and the number of the inode, which Postfix corrects when it starts. It
     tries the copies in an hour.

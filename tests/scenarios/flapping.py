@@ -1,4 +1,4 @@
-"""A member of a cluster that comes and goes while mail flows, to its lists and to another's."""
+"""A member of a cluster that goes down and up repeatedly, under load to two sources' lists."""
 
 import math
 import time
@@ -20,16 +20,16 @@ from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 PORT = 2424
 
 PER_SECOND = 4.0
-"""Messages a second to the cluster's list, and as many to the other one."""
+"""Messages a second to the cluster's list, and to the other list."""
 
 STEADY = 30.0
-"""Seconds of load before the member goes for the first time."""
+"""Seconds of load before the first outage of the member."""
 
 UP, DOWN = 15.0, 25.0
-"""Seconds for which it is there, and away."""
+"""Seconds for which the member is up, and down."""
 
 PROBED_EVERY = "5s"
-"""Between two probes of a destination."""
+"""The interval of the probes."""
 
 ANTS, CATS = "ants@lists.example.net", "cats@other.example.org"
 
@@ -38,7 +38,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Flapping(Tally):
-    """All of it in numbers."""
+    """The figures of the scenario."""
 
     outages: int
     accepted: int
@@ -48,16 +48,16 @@ class Flapping(Tally):
     twice: int
     reloads: int
     published: int
-    """How often a map was written anew."""
+    """The number of times that a map was rewritten."""
     rate_before: float
     """Deliveries a second to the other list, before the first outage."""
     rate_meanwhile: float
     longest_wait: float
-    """Seconds that a message to the other list took at most."""
+    """The longest time of a message to the other list, in seconds."""
 
 
 def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
-    """Have one of two members go and come back again and again, for so many seconds."""
+    """Stop and start one of two members repeatedly, for `seconds`."""
     (directory / "hosts").write_text("127.0.0.1 localhost\n")
     main_cf = {**mailman_parameters(directory / "maps", map_type), "enable_long_queue_ids": "yes"}
     postfix = PostfixInstance(directory / "postfix", hosts=directory / "hosts", main_cf=main_cf)
@@ -92,29 +92,29 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
             flow.callback(load.stop)
         start = time.time()
         wait_for_load(loads[0], start + STEADY)
-        reloads, versions = postfix.reloads, {(one, one.stat().st_mtime_ns) for one in texts}
+        reloads, versions = postfix.reloads, {(path, path.stat().st_mtime_ns) for path in texts}
         present = len(versions)
         began = time.time()
         while time.time() < began + seconds:
             first.stop()
             outages += 1
             wait_for_load(loads[0], time.time() + DOWN)
-            versions |= {(one, one.stat().st_mtime_ns) for one in texts}
+            versions |= {(path, path.stat().st_mtime_ns) for path in texts}
             first.start()
             wait_for_load(loads[0], time.time() + UP)
-            versions |= {(one, one.stat().st_mtime_ns) for one in texts}
+            versions |= {(path, path.stat().st_mtime_ns) for path in texts}
         ended = time.time()
         for load in loads:
             load.stop()
-        sent = [one for load in loads for one in load.join()]
+        sent = [message for load in loads for message in load.join()]
         ends = final_outcomes(postfix, sent, PATIENCE)
-        came = [one for sink in (first, second, other) for one in sink.deliveries()]
+        came = [delivery for sink in (first, second, other) for delivery in sink.deliveries()]
         assert daemon.stop() == 0
         reloads = postfix.reloads - reloads
-    times = {one.load_id: one.time for one in came}
-    theirs = [one.time for one in other.deliveries()]
-    accepted = [one for one in sent if one.accepted]
-    bounced = {one for one in accepted if ends[queue_id(one)].status == "bounced"}
+    times = {delivery.load_id: delivery.time for delivery in came}
+    theirs = [delivery.time for delivery in other.deliveries()]
+    accepted = [message for message in sent if message.accepted]
+    bounced = {message for message in accepted if ends[queue_id(message)].status == "bounced"}
 
     def rate(since: float, until: float) -> float:
         return round(sum(since <= moment < until for moment in theirs) / (until - since), 2)
@@ -124,7 +124,7 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
         accepted=len(accepted),
         refused=len(sent) - len(accepted),
         bounced=len(bounced),
-        lost=sum(one.load_id not in times and one not in bounced for one in accepted),
+        lost=sum(message.load_id not in times and message not in bounced for message in accepted),
         twice=len(came) - len(times),
         reloads=reloads,
         published=len(versions) - present,
@@ -132,9 +132,9 @@ def flap(directory: Path, map_type: str, seconds: float) -> Flapping:
         rate_meanwhile=rate(began, ended),
         longest_wait=round(
             max(
-                times.get(one.load_id, math.inf) - one.started
-                for one in sent
-                if one.recipient == CATS
+                times.get(message.load_id, math.inf) - message.started
+                for message in sent
+                if message.recipient == CATS
             ),
             2,
         ),

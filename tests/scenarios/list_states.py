@@ -1,7 +1,7 @@
-"""The states that one list can be in, and every change from one to another. Pure.
+"""The states of a list, and every change from one state to another. Pure.
 
-Mail is sent to `ants` only. `dogs` is in the same domain all the time, so that the domain stays
-where `ants` is removed, and no guard sees a source without lists.
+Mail is sent only to `ants`. `dogs` always exists in the same domain, so that the removal of `ants`
+does not remove the domain, and no guard refuses a source without lists.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,11 +19,11 @@ class Mailman:
     """One Mailman, as a source of postfix-sync names it."""
 
     host: str
-    """What it calls its LMTP server."""
+    """Its name for its LMTP server."""
     server: str
-    """Which LMTP server that is: A, B or C."""
+    """The LMTP server: A, B or C."""
     by_address: bool = False
-    """The configuration has its `destination:` instead of its `address:`."""
+    """Whether the configuration has its `destination:` instead of its `address:`."""
 
 
 A = Mailman("mailman-a", "A")
@@ -33,33 +33,33 @@ C = Mailman("mailman-c", "C")
 
 @dataclass(frozen=True)
 class State:
-    """What Mailman's files and the configuration say of the list."""
+    """The list according to Mailman's files and the configuration."""
 
     name: str
     mailmans: tuple[Mailman, ...] = (A,)
-    """More than one are a cluster; none: whichever were there before."""
+    """The Mailmans with the list: several are a cluster; none means those of the previous state."""
     address: str = ANTS
-    """Where mail is sent; empty if there is no such list."""
+    """The list's address; empty if there is no such list."""
     alias_domain: str = ""
-    """The list's domain has this alias_domain in Mailman: Postfix sees the list there as well."""
+    """The alias_domain of the list's domain, in which Postfix has the list as well."""
     held: bool = False
-    """A rollback has put it there: Mailman may say anything else."""
+    """Whether a rollback holds this state, so that Mailman's files may differ."""
 
     @property
     def accepted(self) -> frozenset[str]:
-        """The addresses that the list is reached at."""
+        """The addresses of the list."""
         return frozenset({self.address, self.seen_at} - {""})
 
     @property
     def seen_at(self) -> str:
-        """The address that the list's LMTP server is given."""
+        """The recipient address in LMTP."""
         local, at, domain = self.address.partition("@")
         return f"{local}{at}{self.alias_domain or domain}"
 
     @property
     def servers(self) -> frozenset[str]:
-        """The LMTP servers that are right to deliver its mail to."""
-        return frozenset(one.server for one in self.mailmans)
+        """The LMTP servers that may get the list's mail."""
+        return frozenset(mailman.server for mailman in self.mailmans)
 
 
 ABSENT = State("absent", mailmans=(), address="")
@@ -94,7 +94,7 @@ ANOTHER: Mapping[State, State] = {
     OWN_DOMAIN: State("in another of its own", address="ants@own2.example.org"),
     CLUSTER: State("in a cluster of A and C", (A, C)),
 }
-"""A state of the same kind, for a change within that kind."""
+"""Another state of the same kind, for a change within that kind."""
 
 LEFT_OUT: Mapping[tuple[State, State], str] = {
     (ABSENT, ABSENT): "nothing changes",
@@ -115,20 +115,20 @@ class Change:
 
     @property
     def name(self) -> str:
-        """Both names."""
+        """The names of both states."""
         return f"{self.first.name} -> {self.second.name}"
 
     @property
     def id(self) -> str:
-        """The same, as a part of a test's id that `pytest -k` takes."""
+        """The name as a part of a test's id that `pytest -k` accepts."""
         return self.name.replace("->", "to").replace(" ", "_")
 
     @property
     def history(self) -> tuple[State, ...]:
-        """The states to install before the change, the first one at the end.
+        """The states to install before the change; the last one is `first`.
 
-        A rollback needs the generation that it goes back to, and another one after it. An aliased
-        list was there before its domain got an alias_domain, as is the rule.
+        A rollback needs the generation to install, and another one after it. An aliased list
+        existed before its domain got an alias_domain, as is usual.
         """
         before: tuple[State, ...] = ()
         if HELD in (self.first, self.second):
@@ -139,28 +139,28 @@ class Change:
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Where mail is sent: one address if the list has one and the same in both states.
+        """The addresses that mail is sent to: only one if both states have the same.
 
-        Postfix's processes remember the last answer that they got: mail to any other address in
-        between would hide whatever is wrong with that.
+        Postfix's processes cache their last lookup; mail to another address in between would
+        hide a wrong cached value.
         """
         both = (self.first.address, self.second.address)
-        return tuple(dict.fromkeys(one for one in both if one))
+        return tuple(dict.fromkeys(address for address in both if address))
 
     @property
     def sender(self) -> str:
-        """Who sends all messages: nobody, as of bounces to a list, if the list keeps its address.
+        """The sender of all messages: empty, as of bounces, if the list keeps its address.
 
-        What is refused is not returned then. A returned message would be resolved, too, and qmgr(8)
-        remembers only its last answer: where it should not be used any more, it has to stay. Mail
-        to an address that goes has a sender: there, the last answer would hide that the route is
-        missing.
+        Refused mail is not returned then. The address of a returned message would be resolved,
+        too, and replace the last lookup that qmgr(8) caches; but this test needs that to be kept.
+        Mail to an address that is removed has a sender, because there the cached lookup would
+        hide a missing route.
         """
         return "" if len(self.recipients) == 1 and self.second.address else SENDER
 
     @property
     def servers(self) -> frozenset[str]:
-        """All LMTP servers that take part; A is there where Mailman begins without the list."""
+        """All LMTP servers of both states; A is among them if the list is absent at first."""
         states = (*self.history, self.second)
         return frozenset({A.server}).union(*(state.servers for state in states))
 
@@ -172,7 +172,7 @@ def generated() -> Iterator[tuple[State, State]]:
 
 
 def changes() -> list[Change]:
-    """Return the change of each pair that is not left out; within a kind, to another of it."""
+    """Return the change of each pair that is not left out; within a kind, to its other state."""
     return [
         Change(first, ANOTHER[first] if first == second else second)
         for first, second in generated()

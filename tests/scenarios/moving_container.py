@@ -1,7 +1,7 @@
-"""A Mailman's container is restarted with another address while mail flows; what became of it.
+"""A Mailman's container restarts with another address under load: the outcome of each message.
 
 An LMTP sink stands for Mailman, in a container of the real podman. It writes what it takes into a
-volume, so that nothing is forgotten with the container.
+volume, so that no record is lost with the container.
 """
 
 import math
@@ -21,7 +21,7 @@ from tests.parts.podman import Podman
 from tests.parts.postfix_instance import Outcome, PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
-# Two, as qmgr(8) remembers for 30 s where mail went that was to the same address as the last one's.
+# Two lists, because qmgr(8) caches for 30 s the lookup of the last address.
 LISTS = ("ants@lists.example.net", "bees@lists.example.net")
 CONTAINER, HOST, PORT = "mailman-core", "mailman", 8024
 PATIENCE = 60.0
@@ -32,12 +32,12 @@ SECONDS = 12.0
 
 @dataclass(frozen=True)
 class Moved:
-    """All that is known after the last message has left the queue."""
+    """The result, after the last message has left the queue."""
 
     addresses: list[str]
-    """That the container had, in order."""
+    """The container's addresses, in order."""
     began: float
-    """When it was started with the last of these (seconds since the epoch)."""
+    """The time of its start with the last address (seconds since the epoch)."""
     sent: list[Sent]
     taken: list[Delivery]
     bounces: list[Outcome]
@@ -45,17 +45,17 @@ class Moved:
     @property
     def accepted(self) -> set[str]:
         """The X-Load-Id of each message that Postfix accepted."""
-        return {one.load_id for one in self.sent if one.accepted}
+        return {message.load_id for message in self.sent if message.accepted}
 
     @property
     def copies(self) -> Counter[str]:
-        """How often each message was delivered."""
-        return Counter(one.load_id for one in self.taken)
+        """The number of deliveries of each message."""
+        return Counter(delivery.load_id for delivery in self.taken)
 
     @property
     def until_delivered(self) -> float:
-        """Seconds from the last start of the container to the first message delivered there."""
-        after = (one.time for one in self.taken if one.time > self.began)
+        """The seconds from the last start of the container to its first delivery."""
+        after = (delivery.time for delivery in self.taken if delivery.time > self.began)
         return min(after, default=math.inf) - self.began
 
 
@@ -63,7 +63,7 @@ class Scenario:
     """Podman, a Postfix on its host, and postfix-sync between them."""
 
     def __init__(self, directory: Path, podman: Podman, map_type: str, hop: str) -> None:
-        """Write every configuration; `hop` is what Mailman wrote, with its address of before."""
+        """Write all configurations; `hop` is Mailman's next hop, with its first address."""
         self.podman = podman
         self.mail = directory / "mail"
         self.mail.mkdir()
@@ -88,16 +88,16 @@ class Scenario:
         self.starts: list[float] = []
 
     def run_sink(self, boot: float = 0) -> None:
-        """Start a container with the sink, which listens after so many seconds."""
+        """Start a container with the sink, which listens after `boot` seconds."""
         file = "/mail/deliveries"
         module = ("-m", "tests.parts.contained_sink", str(PORT), file, str(boot))
         options = (f"--volume={self.mail}:/mail", f"--hostname={HOST}")
         self.podman.run(CONTAINER, *options, command=(sys.executable, *module))
 
     def note(self) -> None:
-        """Keep when the container was started, and with which address."""
+        """Record the container's start time and address."""
         started = self.podman.inspect(CONTAINER)["State"]["StartedAt"]
-        # Nanoseconds are more than fromisoformat() takes.
+        # fromisoformat() does not accept nanoseconds.
         second, _, rest = started.partition(".")
         offset = rest.lstrip("0123456789").replace("Z", "+00:00")
         digits = rest[: len(rest) - len(rest.lstrip("0123456789"))][:6].ljust(6, "0")
@@ -105,7 +105,7 @@ class Scenario:
         self.addresses.append(self.podman.address(CONTAINER))
 
     def load(self, move: Callable[[], None]) -> Moved:
-        """Send for a while, on podman's host, and have the container moved meanwhile."""
+        """Send load on podman's host, and call `move` meanwhile; return the result."""
         load = Load(self.postfix.port, LISTS, per_second=PER_SECOND, seconds=SECONDS)
         with RunningDaemon(self.site) as daemon:
             daemon.wait_for_passes(2, PATIENCE)

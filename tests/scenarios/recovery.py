@@ -1,6 +1,6 @@
-"""Mailman is down for a while and comes back, under a steady load: what became of every message.
+"""Mailman goes down and up again under a steady load: the outcome of every message.
 
-Postfix is as it is shipped in what counts here: it waits five minutes before it tries again.
+Postfix has its default settings for retries: it waits five minutes before the next try.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ FLOWING = 3.0
 """Seconds of load before Mailman goes down."""
 
 SOON = 5.0
-"""Seconds that no message takes unless it had to wait."""
+"""Seconds: a message that is not deferred takes less."""
 
 
 @dataclass(frozen=True)
 class Figures(Tally):
-    """One outage in numbers."""
+    """The figures of one outage."""
 
     sent: int
     accepted: int
@@ -39,16 +39,16 @@ class Figures(Tally):
     twice: int
     bounced: int
     waited: int
-    """Messages that had come when Mailman's LMTP server answered again, and were not delivered."""
+    """Messages not yet delivered when Mailman's LMTP server answered again."""
     first: float
-    """Seconds from then until the first of these was delivered."""
+    """Seconds from that moment to the first delivery of these messages."""
     seconds: float
-    """Until the last of these was."""
+    """Seconds from that moment to their last delivery."""
     held_up: int
-    """Messages that came after it answered, and were not delivered within SOON seconds."""
+    """Messages that were accepted after it answered and took longer than SOON."""
 
     def __str__(self) -> str:
-        """A line of words."""
+        """Return the figures as one line."""
         return (
             f"sent {self.sent}, accepted {self.accepted}, delivered {self.delivered},"
             f" twice {self.twice}, bounced {self.bounced}; {self.waited} waited, the first of them"
@@ -58,10 +58,10 @@ class Figures(Tally):
 
 
 class Outage:
-    """A world in which Mailman will be down, with a message for elsewhere that waits all along."""
+    """A world for an outage of Mailman, with a deferred message for another destination."""
 
     def __init__(self, directory: Path, *, flush: bool, probe_interval: str = "60s") -> None:
-        """Write every configuration."""
+        """Write all configurations."""
         own = mailman_parameters(directory / "maps", "lmdb")
         address, domain = ELSEWHERE, ELSEWHERE.partition("@")[2]
         hop = f"lmtp:[127.0.0.1]:{free_port()}"
@@ -79,7 +79,7 @@ class Outage:
         )
 
     def __enter__(self) -> "Outage":
-        """Start all, with one list that gets mail, and the message for elsewhere."""
+        """Start all parts, create a list, and send the message for the other destination."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.world)
             self.world.mailman.create_list(LIST)
@@ -88,28 +88,30 @@ class Outage:
             assert send(self.world.postfix.port, ELSEWHERE).accepted
             deferred = self.world.postfix.queue_directory / "deferred"
             wait_for(
-                lambda: any(one.is_file() for one in deferred.rglob("*")), 30, "a try elsewhere"
+                lambda: any(path.is_file() for path in deferred.rglob("*")), 30, "a try elsewhere"
             )
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Stop all."""
+        """Stop all parts."""
         self._stack.close()
 
     def tries(self, recipient: str) -> list[Outcome]:
-        """All tries to deliver to this address."""
-        return [one for one in self.world.postfix.outcomes() if one.recipient == recipient]
+        """Return all tries to deliver to this address."""
+        return [
+            outcome for outcome in self.world.postfix.outcomes() if outcome.recipient == recipient
+        ]
 
     def elsewhere(self) -> tuple[Path, int, int]:
-        """The queue file of the message for elsewhere; its time is when it will be tried next."""
-        [queue_id] = {one.queue_id for one in self.tries(ELSEWHERE)}
+        """Return the queue file of the other message, its inode, and its mtime: the next try."""
+        [queue_id] = {outcome.queue_id for outcome in self.tries(ELSEWHERE)}
         [file] = (self.world.postfix.queue_directory / "deferred").rglob(queue_id)
         found = file.stat()
         return file, found.st_ino, found.st_mtime_ns
 
     def run(self, *, down: float, after: float, patience: float) -> Figures:
-        """Have Mailman down so many seconds, and send until so many seconds after that."""
+        """Stop Mailman for `down` seconds, and send until `after` seconds after that."""
         world = self.world
         seconds = FLOWING + down + after
         load = Load(world.postfix.port, [LIST], per_second=PER_SECOND, seconds=seconds)
@@ -118,18 +120,22 @@ class Outage:
             world.mailman.stop()
             _sleep_until(load, FLOWING + down)
             answered = _start(world.mailman)
-        accepted = {f"{one.load_id}@load.example": one for one in load.sent if one.accepted}
+        accepted = {
+            f"{message.load_id}@load.example": message for message in load.sent if message.accepted
+        }
 
         def all_delivered() -> bool:
             waiting = world.postfix.queue()
-            return not any(LIST in str(one["recipients"]) for one in waiting)
+            return not any(LIST in str(entry["recipients"]) for entry in waiting)
 
         wait_for(all_delivered, patience, "a queue without mail for the list")
         return self._figures(load, accepted, answered)
 
     def _figures(self, load: Load, accepted: dict[str, Sent], answered: float) -> Figures:
-        taken = [one for one in self.world.mailman.accepted() if one.message_id in accepted]
-        delivered = {one.message_id: one.time for one in taken}
+        taken = [
+            message for message in self.world.mailman.accepted() if message.message_id in accepted
+        ]
+        delivered = {message.message_id: message.time for message in taken}
         came = {name: accepted[name].last.time for name in delivered}
         waited = [at for name, at in delivered.items() if came[name] < answered < at]
         later = [at - came[name] for name, at in delivered.items() if came[name] >= answered]
@@ -137,7 +143,7 @@ class Outage:
             sent=len(load.sent),
             accepted=len(accepted),
             delivered=len(delivered),
-            twice=sum(n > 1 for n in Counter(one.message_id for one in taken).values()),
+            twice=sum(n > 1 for n in Counter(message.message_id for message in taken).values()),
             bounced=len(self.world.postfix.bounces()),
             waited=len(waited),
             first=round(min(waited, default=answered) - answered, 2),
@@ -147,13 +153,13 @@ class Outage:
 
 
 def _sleep_until(load: Load, seconds: float) -> None:
-    """Wait until so many seconds' worth of the load is sent."""
+    """Wait until the load of so many seconds is sent."""
     enough = int(seconds * PER_SECOND)
     wait_for(lambda: len(load.sent) >= enough, seconds + 60, "mail flowing")
 
 
 def _start(mailman: Mailman) -> float:
-    """Start Mailman; when its LMTP server answered for the first time."""
+    """Start Mailman; return the time of its LMTP server's first answer."""
     with ThreadPoolExecutor(1) as pool:
         starting: Future[None] = pool.submit(mailman.start)
         wait_for(mailman.greets, 90, "a greeting of Mailman's LMTP server")
@@ -165,15 +171,15 @@ def _start(mailman: Mailman) -> float:
 def side_by_side(
     directories: tuple[Path, Path], *, down: float, after: float, patience: float
 ) -> tuple[Figures, Figures]:
-    """The same outage at the same time, with what waited being delivered and without."""
+    """Run the same outage twice at the same time, with and without a flush of deferred mail."""
     with_flush, without = (
         Outage(directory, flush=flush)
         for directory, flush in zip(directories, (True, False), strict=True)
     )
     with with_flush, without, ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(one.run, down=down, after=after, patience=patience)
-            for one in (with_flush, without)
+            pool.submit(outage.run, down=down, after=after, patience=patience)
+            for outage in (with_flush, without)
         ]
         first, second = (run.result() for run in runs)
     return first, second

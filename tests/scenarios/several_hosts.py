@@ -1,9 +1,9 @@
-"""Mailmans and MX hosts on a network of their own: lists' files come to an MX host over SSH only.
+"""Mailmans and MX hosts on their own network: an MX host fetches Mailman's files only over SSH.
 
-    mm1, mm2   Mailman's LMTP server, and sshd, which hands out its files
+    mm1, mm2   Mailman's LMTP server, and sshd, which serves Mailman's files
     mx         Postfix and postfix-sync
 
-With a cluster, the Mailmans share one database, and each still writes files and a queue of its own.
+In a cluster, the Mailmans share one database, but each has its own files and its own queue.
 """
 
 import contextlib
@@ -32,33 +32,33 @@ CONNECT_TIMEOUT = 5
 """Seconds: lmtp_connect_timeout. Without it, one lost packet stops a cluster for two minutes."""
 
 AT_ONCE = 3.0
-"""Seconds: longer than any message takes whose Mailman is well."""
+"""Seconds: a message to a healthy Mailman takes less."""
 
 
 @dataclass(frozen=True)
 class Figures(Tally):
-    """What became of a load, in numbers."""
+    """The figures of a load."""
 
     sent: int
     accepted: int
     delivered: dict[str, int]
-    """How many messages each Mailman took."""
+    """The number of messages that each Mailman accepted."""
     twice: int
-    """Messages that were delivered more than once: a connection was lost after the last dot."""
+    """Messages delivered more than once: a connection was lost after the final dot."""
     lost: int
-    """Accepted, and delivered nowhere."""
+    """Messages accepted, but not delivered."""
     bounced: int
     deferrals: int
-    """Tries that failed, and were tried again."""
+    """Failed tries, which were retried."""
     waiting: int
-    """In the queue at the end."""
+    """Messages in the queue at the end."""
     late: int
-    """Delivered, but not at once."""
+    """Messages delivered, but not at once."""
     longest: dict[str, float]
-    """The longest time from SMTP to LMTP, in seconds, by list."""
+    """The longest time from SMTP to LMTP by list, in seconds."""
 
     def __str__(self) -> str:
-        """A line of words."""
+        """Return the figures as one line."""
         delivered = ", ".join(f"{count} by {name}" for name, count in self.delivered.items())
         longest = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.longest.items())
         return (
@@ -71,48 +71,53 @@ class Figures(Tally):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one load, after its last message left the queue."""
+    """The result of a load, after its last message left the queue."""
 
     sent: list[Sent]
     delivered: dict[str, Counter[str]]
-    """By Mailman, how often it has each X-Load-Id."""
+    """The number of copies of each X-Load-Id, by Mailman."""
     outcomes: list[Outcome]
-    """Of this load's messages."""
+    """All tries of this load's messages."""
     waiting: int
 
     def to(self, recipient: str) -> list[Outcome]:
-        """All tries for one list."""
-        return [one for one in self.outcomes if one.recipient == recipient]
+        """Return all tries for one list."""
+        return [outcome for outcome in self.outcomes if outcome.recipient == recipient]
 
     def figures(self) -> Figures:
-        """In numbers."""
+        """Return the figures of the load."""
         total: Counter[str] = sum(self.delivered.values(), Counter())
-        accepted = [one for one in self.sent if one.accepted]
-        recipients = sorted({one.recipient for one in self.sent})
+        accepted = [message for message in self.sent if message.accepted]
+        recipients = sorted({message.recipient for message in self.sent})
         return Figures(
             sent=len(self.sent),
             accepted=len(accepted),
             delivered={name: ids.total() for name, ids in self.delivered.items()},
             twice=sum(count > 1 for count in total.values()),
-            lost=sum(not total[one.load_id] for one in accepted),
-            bounced=sum(one.status == "bounced" for one in self.outcomes),
-            deferrals=sum(one.status == "deferred" for one in self.outcomes),
+            lost=sum(not total[message.load_id] for message in accepted),
+            bounced=sum(outcome.status == "bounced" for outcome in self.outcomes),
+            deferrals=sum(outcome.status == "deferred" for outcome in self.outcomes),
             waiting=self.waiting,
-            late=sum(one.seconds > AT_ONCE for one in self.outcomes if one.status == "sent"),
+            late=sum(
+                outcome.seconds > AT_ONCE for outcome in self.outcomes if outcome.status == "sent"
+            ),
             longest={
-                name: max((one.seconds for one in self.to(name) if one.status == "sent"), default=0)
+                name: max(
+                    (outcome.seconds for outcome in self.to(name) if outcome.status == "sent"),
+                    default=0,
+                )
                 for name in recipients
             },
         )
 
 
 class Mx:
-    """A mail host: Postfix and postfix-sync, with everything of their own."""
+    """An MX host: Postfix and postfix-sync with their own files."""
 
     def __init__(
         self, directory: Path, sources: Sequence[Mapping[str, Any]], map_type: str
     ) -> None:
-        """Write the configuration; the maps' sources are what its `sources` says."""
+        """Write the configuration with these `sources`."""
         directory.mkdir(mode=0o755)
         self.site = Site(
             directory,
@@ -137,12 +142,12 @@ class Mx:
 
     @property
     def daemon(self) -> RunningDaemon:
-        """postfix-sync, which runs from start() on."""
+        """The daemon, which runs from start() on."""
         assert self._daemon is not None
         return self._daemon
 
     def start(self, *lists: str) -> None:
-        """Start postfix-sync, wait until these lists are in its maps, and start Postfix."""
+        """Start the daemon, wait until these lists are in the maps, and start Postfix."""
         self.site.configure()
         self._daemon = RunningDaemon(self.site)
         self._daemon.wait_for_passes(1, PATIENCE)
@@ -159,15 +164,15 @@ class Mx:
                     self._daemon.stop(timeout=PATIENCE)
 
     def wait_until_live(self, *lists: str) -> None:
-        """Wait until Postfix takes mail for these lists."""
+        """Wait until the map of recipients has these lists."""
         wait_for(lambda: set(self.lookup(lists)) == set(lists), PATIENCE, f"{lists} in the maps")
 
     def lookup(self, lists: Sequence[str], name: str = "postfix_recipients") -> dict[str, str]:
-        """What an installed map holds for these lists; nothing before there is one."""
+        """Return a map's entries for these lists; none if the map is not installed yet."""
         return self.site.lookup(name, lists) if (self.site.maps / name).exists() else {}
 
     def texts(self) -> dict[str, bytes]:
-        """The texts of all maps."""
+        """Return the texts of all maps."""
         found = self.site.maps.glob("postfix_*")
         return {path.name: path.read_bytes() for path in found if not path.suffix}
 
@@ -184,7 +189,7 @@ class Hosts:
         cluster: bool = False,
         map_type: str = "lmdb",
     ) -> None:
-        """Write every configuration."""
+        """Write all configurations."""
         self.network = Network(*mxs, *mailmans)
         self._stack = contextlib.ExitStack()
         shared = directory / "database"
@@ -220,7 +225,7 @@ class Hosts:
         self.mxs = {name: Mx(directory / name, sources, map_type) for name in mxs}
 
     def __enter__(self) -> Self:
-        """Start the network, the Mailmans and the sshds; MX hosts are started by start_mx()."""
+        """Start the network, the Mailmans and the sshds; start_mx() starts an MX host."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.network)
             for name, mailman in self.mailmans.items():
@@ -233,23 +238,23 @@ class Hosts:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Stop all."""
+        """Stop all hosts."""
         self._stack.close()
 
     @contextlib.contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """On this host, for the calling thread."""
+        """Put the calling thread on this host."""
         with self.network[name].inside():
             yield
 
     def create(self, name: str, *lists: str) -> None:
-        """Create lists by the REST API of one Mailman, which writes its files."""
+        """Create lists by the REST API of one Mailman, which then writes its files."""
         with self.on(name):
-            for one in lists:
-                self.mailmans[name].create_list(one)
+            for list_name in lists:
+                self.mailmans[name].create_list(list_name)
 
     def start_mx(self, name: str, *lists: str) -> Mx:
-        """Start one; these lists are there already."""
+        """Start an MX host; these lists exist already."""
         mx = self.mxs[name]
         self._stack.callback(mx.stop)
         with self.on(name):
@@ -264,9 +269,9 @@ class Hosts:
         seconds: float,
         mx: str = "mx",
     ) -> Run:
-        """Send to these lists, and make the changes while mail flows, evenly spread.
+        """Send to these lists, and make the changes at equal intervals meanwhile.
 
-        At the end the queue is flushed until it is empty, and every message is accounted for.
+        At the end the queue is flushed until it is empty, so that every message has an outcome.
         """
         postfix = self.mxs[mx].postfix
         with self.on(mx):
@@ -280,13 +285,13 @@ class Hosts:
         return Run(
             sent=load.sent,
             waiting=self._drain(postfix),
-            delivered=self._delivered({one.load_id for one in load.sent}),
+            delivered=self._delivered({message.load_id for message in load.sent}),
             outcomes=_outcomes_of(load.sent, postfix),
         )
 
     @staticmethod
     def _drain(postfix: PostfixInstance) -> int:
-        """Flush the queue until it is empty; how many messages wait all the same."""
+        """Flush the queue until it is empty, or a timeout; return the number of messages left."""
 
         def is_empty() -> bool:
             postfix.command("postqueue", "-f")
@@ -299,15 +304,15 @@ class Hosts:
         return len(postfix.queue())
 
     def _delivered(self, load_ids: set[str]) -> dict[str, Counter[str]]:
-        """By Mailman, how often it has each of these messages."""
+        """Return the number of copies of each of these messages, by Mailman."""
         found = {}
         for name, mailman in self.mailmans.items():
-            ids = (one.message_id.partition("@")[0] for one in mailman.accepted())
-            found[name] = Counter(one for one in ids if one in load_ids)
+            ids = (message.message_id.partition("@")[0] for message in mailman.accepted())
+            found[name] = Counter(load_id for load_id in ids if load_id in load_ids)
         return found
 
 
 def _outcomes_of(sent: Sequence[Sent], postfix: PostfixInstance) -> list[Outcome]:
-    """Every try of these messages, by the queue id in the reply to each."""
-    queue_ids = {one.last.text.rpartition(" ")[2] for one in sent if one.accepted}
-    return [one for one in postfix.outcomes() if one.queue_id in queue_ids]
+    """Return every try of these messages, found by the queue id in the reply to each."""
+    queue_ids = {message.last.text.rpartition(" ")[2] for message in sent if message.accepted}
+    return [outcome for outcome in postfix.outcomes() if outcome.queue_id in queue_ids]

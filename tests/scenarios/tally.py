@@ -1,16 +1,16 @@
-"""What a scenario came to, in numbers."""
+"""The figures of a scenario."""
 
 from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Numbers by name; a scenario has a class of its own, with a field for each."""
+    """Figures by name; each scenario has a subclass with a field for each figure."""
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the figures for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """A line of words."""
+        """Return the figures as one line."""
         return ", ".join(f"{name} {value}" for name, value in self.as_dict().items())

@@ -1,7 +1,7 @@
-"""One list goes from one state to another while mail flows to it: what became of each message.
+"""A list changes from one state to another under load: the outcome of each message.
 
-Each LMTP server has a loopback address of its own. From the end of the sync on, it takes mail for
-the list where the second state has it, and answers 550 to everything else.
+Each LMTP server has a loopback address of its own. From the end of the sync on, it accepts mail for
+the list if it is a server of the second state, and answers 550 to everything else.
 """
 
 import itertools
@@ -27,34 +27,34 @@ from tests.scenarios.tally import Tally
 from tests.scenarios.under_load import final_outcomes, queue_id, wait_for_load
 
 PORT = 2424
-"""Of each LMTP server. The order of a cluster depends on it: with this one, A is not the first."""
+"""The port of each LMTP server. A cluster's order depends on it: here A is not the first."""
 
 PER_SECOND = 5.0
 """Messages a second, each over a new connection."""
 
 SESSIONS, IN_SESSION = 2, 0.5
-"""How many SMTP sessions are open all the time, and the messages a second in each of them."""
+"""The number of SMTP sessions that stay open, and the messages a second in each."""
 
 BURST = 30
-"""Messages that come right before the change, so that qmgr(8) has resolved some already."""
+"""Messages right before the change, some of which qmgr(8) has then already resolved."""
 
 SECONDS, AT_ONCE = 0.2, 2
-"""How long an LMTP server takes for a message, and how many it is given at a time."""
+"""Seconds that an LMTP server takes for a message, and its concurrent messages."""
 
 WARM, AFTER = 3.0, 12.0
 """Seconds of load before the change and after the end of the sync."""
 
 LONGEST = 300.0
-"""Seconds of load, if it is not stopped."""
+"""Seconds of load, if it is not stopped before."""
 
 SLACK = 0.5
-"""Seconds between the moment when a delivery is begun, or mail accepted, and our noticing it."""
+"""Seconds by which the recorded start of a delivery, or an acceptance, may be late."""
 
 
 Apply: TypeAlias = Callable[[Sequence[str], Callable[[], None]], int]
-"""Have postfix-sync carry out a command line; how often it was killed meanwhile.
+"""Have postfix-sync execute a command line; return how often it was killed meanwhile.
 
-The second argument waits until one message more was answered.
+The second argument waits until another message has been answered.
 """
 
 Means: TypeAlias = Callable[["Stage"], AbstractContextManager[Apply]]
@@ -62,41 +62,41 @@ Means: TypeAlias = Callable[["Stage"], AbstractContextManager[Apply]]
 
 @dataclass(frozen=True)
 class Figures(Tally):
-    """One change in numbers."""
+    """The figures of one change."""
 
     accepted: int
     delivered: int
     bounced: int
-    """Returned by Postfix itself, for want of a route or of a host's address."""
+    """Messages that Postfix itself returned, without a route or a host's address."""
     rejected: int
-    """Accepted for an address that the list has in the second state, and refused by LMTP."""
+    """Messages accepted for an address of the second state, but refused by an LMTP server."""
     refused: int
-    """Not accepted, or not at once, though the list had the address at the time."""
+    """Messages not accepted, or not at once, although the list had the address then."""
     lost: int
-    """Accepted, and neither delivered nor returned."""
+    """Messages accepted, but neither delivered nor returned."""
     twice: int
     late: int
-    """Deliveries begun after the end of the sync by a server that was not right any more."""
+    """Deliveries started after the end of the sync at a server that no longer has the list."""
     still: int
-    """Accepted over a new connection after the sync, for an address that the list has no more."""
+    """Messages accepted over a new connection after the sync, for an address that was removed."""
     kills: int
     seconds: float
-    """How long the sync took."""
+    """The duration of the sync."""
 
     @property
     def faults(self) -> dict[str, int]:
-        """What must not be, where it is."""
+        """The figures that must be 0 and are not."""
         names = ("bounced", "rejected", "refused", "lost", "twice", "late", "still")
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     def __str__(self) -> str:
-        """A row of the table."""
+        """Return a row of the table."""
         return "  ".join(f"{name} {value:>3}" for name, value in self.as_dict().items())
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that is known of one change after the last message has left the queue."""
+    """The result of one change, after the last message has left the queue."""
 
     change: Change
     new: list[Sent]
@@ -104,50 +104,50 @@ class Run:
     in_sessions: list[Sent]
     deliveries: list[Delivery]
     offers: dict[str, list[Offer]]
-    """By server, what it was offered."""
+    """Each RCPT, by server."""
     outcomes: dict[str, Outcome]
     """The final outcome of each message that has one, by queue id."""
     began: float
-    """When the sync began (time.time())."""
+    """The start of the sync (time.time())."""
     ended: float
     kills: int
     log: str
-    """Postfix's."""
+    """Postfix's log."""
 
     def figures(self) -> Figures:
-        """The run in numbers."""
+        """Return the figures of the run."""
         sent = [*self.new, *self.in_sessions]
-        accepted = [one for one in sent if one.accepted]
-        copies = Counter(one.load_id for one in self.deliveries)
-        ends = [(one, self.outcomes.get(queue_id(one))) for one in accepted]
-        bounced = [(one, end) for one, end in ends if end and end.status == "bounced"]
+        accepted = [message for message in sent if message.accepted]
+        copies = Counter(delivery.load_id for delivery in self.deliveries)
+        ends = [(message, self.outcomes.get(queue_id(message))) for message in accepted]
+        bounced = [(message, end) for message, end in ends if end and end.status == "bounced"]
         return Figures(
             accepted=len(accepted),
-            delivered=sum(bool(copies[one.load_id]) for one in accepted),
+            delivered=sum(bool(copies[message.load_id]) for message in accepted),
             bounced=sum(not end.refused_by_server for _, end in bounced),
             rejected=sum(
-                end.refused_by_server and self._is_wrongly_rejected(one, end)
-                for one, end in bounced
+                end.refused_by_server and self._is_wrongly_rejected(message, end)
+                for message, end in bounced
             ),
             refused=len(self.refused()),
             lost=sum(
-                not copies[one.load_id] and (end is None or end.status != "bounced")
-                for one, end in ends
+                not copies[message.load_id] and (end is None or end.status != "bounced")
+                for message, end in ends
             ),
             twice=sum(count > 1 for count in copies.values()),
             late=len(self.late()),
             still=sum(
-                one.accepted
-                and one.recipient not in self.change.second.accepted
-                and one.started > self.ended + SLACK
-                for one in self.new
+                message.accepted
+                and message.recipient not in self.change.second.accepted
+                and message.started > self.ended + SLACK
+                for message in self.new
             ),
             kills=self.kills,
             seconds=round(self.ended - self.began, 1),
         )
 
     def _is_wrongly_rejected(self, sent: Sent, outcome: Outcome) -> bool:
-        """Whether a server refused a message that one of them would have taken."""
+        """Whether a server refused a message for an address of the second state."""
         second = self.change.second
         came_after = sent.started > self.ended + SLACK
         return outcome.recipient in second.accepted or (
@@ -155,25 +155,29 @@ class Run:
         )
 
     def refused(self) -> list[Sent]:
-        """The messages not accepted, or not at once, to addresses that the list had meanwhile.
+        """Return messages not accepted, or not at once, to addresses that the list had then.
 
-        A session that began before the list came does not know of it until its end, and may not.
+        A session that began before the list was added may not see it until the session ends.
         """
         first, second = self.change.first.address, self.change.second.address
         kept = first == second
         return [
-            one
-            for one in (*self.new, *self.in_sessions)
-            if not one.accepted
+            message
+            for message in (*self.new, *self.in_sessions)
+            if not message.accepted
             and (
-                (one.recipient == second and kept)
-                or (one.recipient == first and one.last.time < self.began)
-                or (one.recipient == second and one.started > self.ended and one in self.new)
+                (message.recipient == second and kept)
+                or (message.recipient == first and message.last.time < self.began)
+                or (
+                    message.recipient == second
+                    and message.started > self.ended
+                    and message in self.new
+                )
             )
         ]
 
     def late(self) -> list[Offer]:
-        """What a server was given that was not right any more, for an address of the list."""
+        """Return each RCPT for the list at a server that no longer had it."""
         second = self.change.second
         return [
             offer
@@ -191,7 +195,7 @@ class Stage:
     def __init__(
         self, directory: Path, map_type: str, change: Change, main_cf: Mapping[str, str] = {}
     ) -> None:
-        """Write the configuration of Postfix, with more in its main.cf."""
+        """Write the configuration of Postfix, with additional parameters in main.cf."""
         self.change = change
         self.sinks = {
             name: LmtpSink(host=loopback_address(), port=PORT) for name in sorted(change.servers)
@@ -212,7 +216,7 @@ class Stage:
         self._written: State | None = None
 
     def bring_about(self, state: State) -> tuple[str, ...]:
-        """Have Mailman and the configuration say so; the command line that installs it."""
+        """Write this state to Mailman's files and the configuration; return the command line."""
         if state.held:
             self._written = state
             return ("rollback", "1")
@@ -246,20 +250,20 @@ class Stage:
         return {"address": address}
 
     def serve(self, *states: State) -> None:
-        """Each LMTP server takes from now on what one of these states leads to it, nothing else."""
+        """Have each LMTP server accept only the addresses that it has in one of these states."""
         for name, sink in self.sinks.items():
             sink.accept(
-                {one for state in states if name in state.servers for one in state.accepted}
+                {address for state in states if name in state.servers for address in state.accepted}
             )
 
     def install_first(self) -> None:
-        """Install the first state, and what was before it; Postfix is stopped."""
+        """Install the states up to the first one; Postfix is stopped."""
         for state in self.change.history:
             done = self.site.call(*self.bring_about(state))
             assert done.returncode == 0, done
 
     def perform(self, means: Means) -> Run:
-        """Install the first state, and bring about the second one while mail flows."""
+        """Install the first state, and change to the second one under load."""
         self.install_first()
         with ExitStack() as parts:
             for sink in self.sinks.values():
@@ -294,13 +298,13 @@ class Stage:
             self.serve(second)
             wait_for_load(load, ended + AFTER)
         last = [send(port, address, sender=change.sender) for address in sorted(second.accepted)]
-        in_sessions = [one for session in sessions for one in session.sent] + burst
+        in_sessions = [message for session in sessions for message in session.sent] + burst
         outcomes = final_outcomes(self.postfix, [*load.sent, *in_sessions, *last], PATIENCE)
         return Run(
             change=change,
             new=[*load.sent, *last],
             in_sessions=in_sessions,
-            deliveries=[one for sink in self.sinks.values() for one in sink.deliveries()],
+            deliveries=[delivery for sink in self.sinks.values() for delivery in sink.deliveries()],
             offers={name: sink.offers() for name, sink in self.sinks.items()},
             outcomes=outcomes,
             began=began,
@@ -311,12 +315,12 @@ class Stage:
 
 
 def _write_lists(files: MailmanFiles, mailman: Mailman, state: State) -> None:
-    lists = [one for one in (state.address, DOGS) if one]
+    lists = [address for address in (state.address, DOGS) if address]
     hop = f"lmtp:[{mailman.host}]:{PORT}"
     if not state.alias_domain:
         files.write(*lists, hop=hop)
         return
-    aliases = {one: f"{one.partition('@')[0]}@{state.alias_domain}" for one in lists}
+    aliases = {address: f"{address.partition('@')[0]}@{state.alias_domain}" for address in lists}
     files.write(hop=hop, aliases=aliases)
 
 
@@ -338,9 +342,9 @@ def by_command(stage: Stage) -> Iterator[Apply]:
 
 @contextmanager
 def after_an_edit(stage: Stage) -> Iterator[Apply]:
-    """Run the command after somebody has edited the text of the routes, and built no index of it.
+    """Run the command after an edit of the text of the routes, of which no index was built.
 
-    The text says already what the second state wants.
+    The text has already the routes of the second state.
     """
     [old], [new] = stage.change.first.mailmans, stage.change.second.mailmans
     text = stage.site.maps / ROUTES
@@ -354,7 +358,7 @@ def after_an_edit(stage: Stage) -> Iterator[Apply]:
 
 @contextmanager
 def after_a_removal(stage: Stage) -> Iterator[Apply]:
-    """Run the command after the index of the routes was removed, and processes do without it."""
+    """Run the command after the routes' index was removed and processes started without it."""
     index = stage.site.maps / f"{ROUTES}{INDEX_SUFFIX[stage.site.map_type]}"
 
     def apply(arguments: Sequence[str], wait: Callable[[], None]) -> int:
@@ -372,7 +376,7 @@ def after_a_removal(stage: Stage) -> Iterator[Apply]:
 
 @contextmanager
 def by_daemon(stage: Stage) -> Iterator[Apply]:
-    """Have a daemon notice what changed."""
+    """Have a daemon notice the change."""
     with RunningDaemon(stage.site) as daemon:
         daemon.wait_for_passes(1)
 
@@ -387,7 +391,7 @@ def by_daemon(stage: Stage) -> Iterator[Apply]:
 def killed_with(killer: Killer) -> Means:
     """Run the command, killed before its first step, then before its second, until it completes.
 
-    Each wreck is met by a message at least.
+    After each kill, at least one message is sent.
     """
 
     @contextmanager

@@ -1,8 +1,7 @@
-"""Mail goes on while lists come and go: what became of every single message.
+"""Lists are added and removed under load: the outcome of every message.
 
-Lists end in an LMTP sink in Mailman's place, so that each message can be followed by its id from
-the SMTP session that offered it to the LMTP session that took it, or to the line in Postfix's log
-that says why not.
+An LMTP sink replaces Mailman, so that each message can be followed by its id from its SMTP session
+to the LMTP session that accepted it, or to the line of Postfix's log with the reason of a failure.
 """
 
 import math
@@ -22,18 +21,18 @@ from tests.parts.postfix_instance import NO_ROUTE, Outcome, PostfixInstance
 from tests.scenarios.tally import Tally
 
 PER_SECOND = 55.0
-"""Messages a second to each list: 50 at least are asked for."""
+"""Messages a second to each list; the tests require at least 50."""
 
 BEFORE = 5.0
 """Seconds of load before each change."""
 
 AFTER = 8.0
-"""Seconds of load after the last one: longer than a list may take to come, or to go."""
+"""Seconds of load after the last change: longer than an addition or removal may take."""
 
 
 @dataclass(frozen=True)
 class Figures(Tally):
-    """One run in numbers, for the report."""
+    """The figures of one run."""
 
     sent: int
     accepted: int
@@ -41,19 +40,19 @@ class Figures(Tally):
     delivered: int
     refused_by_lmtp: int
     bounced: int
-    """Accepted, and returned by Postfix itself, which had no route for it."""
+    """Messages accepted, and returned by Postfix itself, which had no route."""
     lost: int
-    """Accepted, and neither delivered nor refused by the LMTP server; those bounced among them."""
+    """Messages accepted, and neither delivered nor refused by the LMTP server."""
     temporary: int
     """4xx replies, deferrals, and broken or timed-out sessions."""
     per_second: float
     worst_seconds: float
-    """The longest SMTP session, counted from the moment the message was due."""
+    """The longest SMTP session, from the scheduled time of its message, in seconds."""
     live_seconds: float
-    """From the change in Mailman's files to the first accepted message for the new list."""
+    """Seconds from the change in Mailman's files to the new list's first accepted message."""
 
     def __str__(self) -> str:
-        """A line of words."""
+        """Return the figures as one line."""
         return (
             f"sent {self.sent} ({self.per_second:.0f}/s), accepted {self.accepted},"
             f" delivered {self.delivered}, refused by LMTP {self.refused_by_lmtp},"
@@ -65,103 +64,114 @@ class Figures(Tally):
 
 @dataclass(frozen=True)
 class Run:
-    """All that is known of one load after its last message left the queue."""
+    """The result of one load, after its last message left the queue."""
 
     sent: list[Sent]
     delivered: Counter[str]
-    """How often each X-Load-Id reached the sink."""
+    """The number of deliveries of each X-Load-Id."""
     outcomes: dict[str, Outcome]
     """The final outcome of each message in the queue, by queue id."""
     deferred: list[Outcome]
     changes: list[float]
-    """When each change began (time.time())."""
+    """The start of each change (time.time())."""
 
     def to(self, recipient: str) -> list[Sent]:
-        """The messages to one list, in the order in which RCPT was answered."""
+        """Return the messages to one list, in the order of the replies to RCPT."""
         return sorted(
-            (one for one in self.sent if one.recipient == recipient), key=lambda one: one.rcpt_time
+            (message for message in self.sent if message.recipient == recipient),
+            key=lambda message: message.rcpt_time,
         )
 
     def accepted(self, recipient: str | None = None) -> list[Sent]:
-        """The messages that Postfix accepted."""
-        return [one for one in self.sent if one.accepted and recipient in (None, one.recipient)]
+        """Return the messages that Postfix accepted."""
+        return [
+            message
+            for message in self.sent
+            if message.accepted and recipient in (None, message.recipient)
+        ]
 
     def outcome(self, sent: Sent) -> Outcome | None:
-        """What Postfix logged at last of an accepted message."""
+        """Return the final outcome of an accepted message."""
         return self.outcomes.get(queue_id(sent))
 
     def refused_by_lmtp(self, sent: Sent) -> bool:
-        """The message was accepted, and the LMTP server would not have it."""
+        """Whether the message was accepted by Postfix and refused by the LMTP server."""
         outcome = self.outcome(sent)
         return outcome is not None and outcome.refused_by_server
 
     def bounced(self) -> list[Outcome]:
-        """What Postfix itself returned for want of a route."""
-        return [one for one in self.outcomes.values() if NO_ROUTE in one.text]
+        """Return the messages that Postfix itself returned because it had no route."""
+        return [outcome for outcome in self.outcomes.values() if NO_ROUTE in outcome.text]
 
     def lost(self) -> list[tuple[Sent, Outcome | None]]:
-        """Accepted, and neither delivered nor refused by the LMTP server."""
+        """Return the messages accepted, and neither delivered nor refused by the LMTP server."""
         return [
-            (one, self.outcome(one))
-            for one in self.accepted()
-            if not self.delivered[one.load_id] and not self.refused_by_lmtp(one)
+            (message, self.outcome(message))
+            for message in self.accepted()
+            if not self.delivered[message.load_id] and not self.refused_by_lmtp(message)
         ]
 
     def temporary(self) -> list[str]:
-        """Every 4xx, broken session and deferral, in words."""
+        """Describe every 4xx, broken session and deferral."""
         replies = [
-            f"{one.recipient}: {one.last.phase} {one.last.code} {one.last.text} {one.error}"
-            for one in self.sent
-            if one.error or any(400 <= reply.code < 500 for reply in one.replies)
+            f"{sent.recipient}: {sent.last.phase} {sent.last.code} {sent.last.text} {sent.error}"
+            for sent in self.sent
+            if sent.error or any(400 <= reply.code < 500 for reply in sent.replies)
         ]
-        return replies + [f"{one.recipient}: {one.status}: {one.text}" for one in self.deferred]
+        return replies + [
+            f"{outcome.recipient}: {outcome.status}: {outcome.text}" for outcome in self.deferred
+        ]
 
     def per_second(self, recipient: str) -> float:
-        """How many messages a second this list was really offered.
+        """Return the actual rate of the messages to a list.
 
-        The longest pause is left out: what it delays is made up for afterwards, but at the end.
+        The longest pause is left out: the load makes up for it, except at the end.
         """
-        started = sorted(one.started for one in self.to(recipient))
+        started = sorted(sent.started for sent in self.to(recipient))
         pause = max(after - before for before, after in pairwise(started))
         return (len(started) - 2) / (started[-1] - started[0] - pause)
 
     def figures(self, new: str) -> Figures:
-        """The run in numbers; `new` is the list that was created."""
+        """Return the figures of the run; `new` is the list that was created."""
         accepted = self.accepted()
-        live = min((one.rcpt_time for one in self.accepted(new)), default=math.inf)
+        live = min((message.rcpt_time for message in self.accepted(new)), default=math.inf)
         return Figures(
             sent=len(self.sent),
             accepted=len(accepted),
-            refused_by_smtp=sum(500 <= one.last.code < 600 for one in self.sent),
-            delivered=sum(1 for one in accepted if self.delivered[one.load_id]),
-            refused_by_lmtp=sum(1 for one in accepted if self.refused_by_lmtp(one)),
+            refused_by_smtp=sum(500 <= message.last.code < 600 for message in self.sent),
+            delivered=sum(1 for message in accepted if self.delivered[message.load_id]),
+            refused_by_lmtp=sum(1 for message in accepted if self.refused_by_lmtp(message)),
             bounced=len(self.bounced()),
             lost=len(self.lost()),
             temporary=len(self.temporary()),
-            per_second=round(sum(self.per_second(to) for to in {x.recipient for x in self.sent})),
-            worst_seconds=round(max(one.seconds for one in self.sent), 3),
+            per_second=round(
+                sum(self.per_second(to) for to in {message.recipient for message in self.sent})
+            ),
+            worst_seconds=round(max(message.seconds for message in self.sent), 3),
             live_seconds=round(live - self.changes[0], 3),
         )
 
 
 def queue_id(sent: Sent) -> str:
-    """The queue id of an accepted message, from the reply to its end: `2.0.0 Ok: queued as ID`."""
+    """Return the queue id of an accepted message, from the reply `2.0.0 Ok: queued as ID`."""
     return sent.last.text.rpartition(" ")[2]
 
 
 def final_outcomes(
     postfix: PostfixInstance, sent: Sequence[Sent], timeout: float
 ) -> dict[str, Outcome]:
-    """Wait until every accepted message was delivered or returned, and no longer than `timeout`.
+    """Wait until every accepted message is delivered or returned, but at most `timeout` seconds.
 
     Return the final outcomes by queue id; a message that has none is missing.
     """
-    accepted = {queue_id(one) for one in sent if one.accepted}
+    accepted = {queue_id(message) for message in sent if message.accepted}
     found: dict[str, Outcome] = {}
 
     def all_ended() -> bool:
         outcomes = postfix.outcomes()
-        found.update((one.queue_id, one) for one in outcomes if one.status != "deferred")
+        found.update(
+            (outcome.queue_id, outcome) for outcome in outcomes if outcome.status != "deferred"
+        )
         return accepted <= found.keys()
 
     with suppress(TimeoutError):
@@ -170,24 +180,26 @@ def final_outcomes(
 
 
 def wait_for_load(load: Load, moment: float) -> None:
-    """Wait until a message that was sent at this moment (time.time()) or later was answered."""
+    """Wait until a message that was sent at `moment` (time.time()) or later has been answered."""
     timeout = max(moment - time.time(), 0) + PATIENCE
-    wait_for(lambda: any(one.started >= moment for one in load.sent), timeout, "mail flowing")
+    wait_for(
+        lambda: any(message.started >= moment for message in load.sent), timeout, "mail flowing"
+    )
 
 
 class Bench:
-    """A Postfix, an LMTP sink in Mailman's place, and the files that name the sink's lists."""
+    """A Postfix, an LMTP sink in place of Mailman, and Mailman's files for the sink's lists."""
 
     def __init__(
         self, directory: Path, main_cf: dict[str, str], *, lmtp_host: str = "127.0.0.1"
     ) -> None:
-        """Prepare all; `lmtp_host` is what Mailman calls the sink."""
+        """Prepare all parts; `lmtp_host` is the sink's name in Mailman's files."""
         self.sink = LmtpSink()
         self.files = MailmanFiles(directory / "data")
         self.hosts = directory / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
         self.hop = f"lmtp:[{lmtp_host}]:{self.sink.port}"
-        # Ids that no two messages share, so that each can be found again in the log.
+        # Unique queue ids, so that each message can be found in the log.
         self.postfix = PostfixInstance(
             directory / "postfix",
             hosts=self.hosts,
@@ -195,10 +207,10 @@ class Bench:
         )
 
     def have(self, *lists: str) -> None:
-        """These lists there are from now on, in the sink and in Mailman's files.
+        """Replace the lists in the sink and in Mailman's files.
 
-        The sink is told first, so a removed list's mail is refused there a moment before anybody
-        can know of the removal, as Mailman does it.
+        The sink changes first: as with Mailman, the LMTP server refuses a removed list's mail a
+        moment before the files show the removal.
         """
         self.sink.accept(lists)
         self.files.write(*lists, hop=self.hop)
@@ -212,7 +224,7 @@ class Bench:
             raise AssertionError(f"{error}\nqueue:\n{some}\nmaillog:\n{end}") from None
 
     def load(self, recipients: Sequence[str], *changes: Callable[[], object]) -> Run:
-        """Send to all recipients, and make the changes while mail flows."""
+        """Send to all recipients, and make the changes meanwhile."""
         per_second = PER_SECOND * len(recipients)
         seconds = BEFORE * len(changes) + AFTER
         load = Load(self.postfix.port, recipients, per_second=per_second, seconds=seconds)
@@ -229,17 +241,19 @@ class Bench:
 
         def is_logged() -> bool:
             outcomes[:] = self.postfix.outcomes()
-            return accepted <= {one.queue_id for one in outcomes if one.status != "deferred"}
+            return accepted <= {
+                outcome.queue_id for outcome in outcomes if outcome.status != "deferred"
+            }
 
         wait_for(is_logged, 30, "a final outcome of every accepted message")
         return Run(
             sent=load.sent,
-            delivered=Counter(one.load_id for one in self.sink.deliveries()),
+            delivered=Counter(delivery.load_id for delivery in self.sink.deliveries()),
             outcomes={
-                one.queue_id: one
-                for one in outcomes
-                if one.queue_id in accepted and one.status != "deferred"
+                outcome.queue_id: outcome
+                for outcome in outcomes
+                if outcome.queue_id in accepted and outcome.status != "deferred"
             },
-            deferred=[one for one in outcomes if one.status == "deferred"],
+            deferred=[outcome for outcome in outcomes if outcome.status == "deferred"],
             changes=began,
         )

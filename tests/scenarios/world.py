@@ -1,7 +1,7 @@
-"""A mail host with Mailman on it: real Mailman, real Postfix, and the postfix-sync daemon between.
+"""A mail host with a real Mailman, a real Postfix, and the postfix-sync daemon between them.
 
-Mailman's LMTP server has a host name that only postfix-sync makes known to Postfix, through a hosts
-file of the world's own and its copy in Postfix's chroot. All files are under one directory.
+Mailman's LMTP server has a host name that Postfix resolves only by postfix-sync's entries, in a
+hosts file of the world's own and its copy in Postfix's chroot. All files are in one directory.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ PATIENCE = 60.0
 
 
 class World:
-    """All of it; start() and stop() it, or use it in a with statement."""
+    """The three parts; start() and stop() them, or use it in a with statement."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class World:
         probe_interval: str = "1s",
         flush: bool = True,
     ) -> None:
-        """Write every configuration. `table` is Mailman's format, `main_cf` Postfix's own."""
+        """Write all configurations. `table` is Mailman's format, `main_cf` has more parameters."""
         self.mailman = Mailman(directory / "mailman", table=table)
         self.site = Site(
             directory,
@@ -65,22 +65,22 @@ class World:
         self.stop()
 
     def start(self) -> None:
-        """Start all three; Postfix last, as it needs the maps that the daemon's first pass makes.
+        """Start all three; Postfix is last, because it needs the maps of the daemon's first sync.
 
-        Who calls this and not `with` calls stop() also when it fails.
+        A caller without `with` must call stop() also if this fails.
         """
         self.mailman.start()
         self.start_daemon()
         self.postfix.start()
 
     def start_daemon(self) -> None:
-        """Start postfix-sync, and wait for its first pass."""
+        """Start the daemon, and wait for its first sync."""
         self.site.configure()
         self._daemon = RunningDaemon(self.site)
         self._daemon.wait_for_passes(1, PATIENCE)
 
     def stop(self) -> None:
-        """Stop what runs."""
+        """Stop the running parts."""
         with contextlib.ExitStack() as stack:
             stack.callback(self.mailman.stop)
             stack.callback(self.postfix.stop)
@@ -91,7 +91,7 @@ class World:
 
     @property
     def has_daemon(self) -> bool:
-        """The daemon was started."""
+        """Whether the daemon was started."""
         return self._daemon is not None
 
     @property
@@ -105,9 +105,12 @@ class World:
         return send(self.postfix.port, recipient)
 
     def received(self, sent: Sent) -> Accepted | None:
-        """The message as Mailman has it, if it does."""
+        """Return the message in Mailman, or None if Mailman does not have it."""
         message_id = f"{sent.load_id}@load.example"
-        return next((one for one in self.mailman.accepted() if one.message_id == message_id), None)
+        return next(
+            (message for message in self.mailman.accepted() if message.message_id == message_id),
+            None,
+        )
 
     def wait_until_received(self, sent: Sent) -> Accepted:
         """Wait until Mailman has the message."""
@@ -116,7 +119,7 @@ class World:
         return found
 
     def wait_until_accepted(self, recipient: str) -> Sent:
-        """Send messages until one is accepted, as a sender who tries again at once."""
+        """Send messages until one is accepted, without a delay; return that one."""
 
         def accepted() -> Sent | None:
             sent = self.send(recipient)
@@ -127,17 +130,17 @@ class World:
         return found
 
     def is_live(self, recipient: str) -> bool:
-        """The map that decides whom Postfix takes mail for has this address."""
+        """Whether the map of recipients has this address."""
         return bool(self.site.lookup("postfix_recipients", [recipient]))
 
     def destination(self) -> dict[str, Any]:
-        """What status.json says of Mailman's LMTP server; empty while it says nothing."""
+        """Return the state of Mailman's LMTP server in status.json; empty if it has none."""
         endpoint = f"{self.mailman.lmtp_host}:{self.mailman.lmtp_port}"
         found: dict[str, Any] = self.site.status()["destinations"].get(endpoint, {})
         return found
 
     def wait_until_destination(self, *, up: bool) -> dict[str, Any]:
-        """Wait until status.json says that Mailman's LMTP server is up, or down."""
+        """Wait until Mailman's LMTP server is up (or down) in status.json; return its state."""
         return wait_for(
             lambda: found if (found := self.destination()).get("up") is up else {},
             PATIENCE,

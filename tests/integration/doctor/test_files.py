@@ -1,7 +1,7 @@
-"""doctor on files: maps, sources, the state directory, room and time.
+"""doctor's checks of files: maps, sources, the state directory, free space and clock.
 
-What is wrong is brought about with real parts, doctor is asked, what it prints is pasted into a
-shell, and doctor is asked again.
+Each test causes a problem with real parts, runs doctor, runs the printed command in a shell, and
+runs doctor again.
 """
 
 import json
@@ -35,13 +35,13 @@ pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where maps are kept that were built once."""
+    """Directory in which the maps are kept that were built once."""
     return tmp_path_factory.mktemp("template")
 
 
 @pytest.fixture
 def make_healthy(make_site: MakeSite, template: Path, idle_postfix: PostfixInstance) -> MakeSite:
-    """Makes a site with one list, installed and wired: as make_site."""
+    """Make a site with one list, installed and named by main.cf; takes make_site's arguments."""
 
     def make(map_type: str = "lmdb", **others: object) -> Site:
         site = make_site(map_type, **others)
@@ -55,25 +55,27 @@ def make_healthy(make_site: MakeSite, template: Path, idle_postfix: PostfixInsta
 
 @pytest.fixture
 def site(make_healthy: MakeSite) -> Site:
-    """One list, installed and wired."""
+    """A site with one list, installed and named by main.cf."""
     return make_healthy()
 
 
 def ours(report: Report) -> dict[str, str]:
-    """What is not well, of all that this file is about."""
+    """Return the status of each finding of this module's checks that is not ok."""
     mine = ("map", "in_step", "interrupted", "other_maps", "source", "events", "ssh_keys")
     rest = ("state_directory", "room", "clock", "passes")
-    return {name: one for name, one in report.troubles.items() if name.startswith((*mine, *rest))}
+    return {
+        name: status for name, status in report.troubles.items() if name.startswith((*mine, *rest))
+    }
 
 
 def sees(site: Site, name: str, status: str) -> Report:
-    """What doctor says, which must be this of that check."""
+    """Return doctor's report, in which the check `name` must have this status."""
     report = examine(site)
     assert report.status(name) == status, report.checks.get(name, report.checks.keys())
     return report
 
 
-def test_a_healthy_host(site: Site) -> None:
+def test_healthy_host_has_no_findings_and_is_not_changed(site: Site) -> None:
     before = tree(site.directory)
     report = examine(site)
     assert ours(report) == {}
@@ -101,8 +103,10 @@ def test_a_healthy_host(site: Site) -> None:
     assert source.endswith(", owner 0:0, mode 0644")
 
 
-def test_before_the_first_pass(make_site: MakeSite, idle_postfix: PostfixInstance) -> None:
-    """Problem 4: main.cf names maps that nobody has built, and everybody gets a 451."""
+def test_maps_missing_before_first_sync_are_built_by_the_fix(
+    make_site: MakeSite, idle_postfix: PostfixInstance
+) -> None:
+    """Problem 4: main.cf names maps that are not built, so every recipient gets a 451."""
     site = make_site()
     idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
     site.files.write(ANTS)
@@ -113,97 +117,99 @@ def test_before_the_first_pass(make_site: MakeSite, idle_postfix: PostfixInstanc
         assert report[name]["fix"] == f"postfix-sync -c {site.config} --once"
     assert "451 Temporary lookup failure" in report["map:postfix_lmtp"]["why"]
     assert report.status("passes") == "warning"
-    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert ours(report.fix("map:postfix_lmtp")) == {}
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
-def test_an_index_that_is_gone(make_healthy: MakeSite, map_type: str) -> None:
-    """Problems 1 and 4, and 11: postfix_vmap is there though Mailman has none."""
+def test_missing_index_is_reported_and_rebuilt(make_healthy: MakeSite, map_type: str) -> None:
+    """Problems 1, 4 and 11: postfix_vmap exists although Mailman has none."""
     site = make_healthy(map_type)
     index = {"lmdb": "postfix_vmap.lmdb", "hash": "postfix_vmap.db"}[map_type]
     (site.maps / index).unlink()
     report = sees(site, "map:postfix_vmap", "failure")
     assert report["map:postfix_vmap"]["seen"] == f"{site.maps / index}: no such file"
-    assert ours(report.mend("map:postfix_vmap")) == {}
+    assert ours(report.fix("map:postfix_vmap")) == {}
 
 
-def test_a_text_that_is_newer_than_its_index(site: Site) -> None:
-    """Problem 3: somebody edits the text, and Postfix warns that the index is older."""
+def test_text_newer_than_its_index_is_reported_and_rebuilt(site: Site) -> None:
+    """Problem 3: an operator edits the text, and Postfix warns that the index is older."""
     text = site.maps / "postfix_recipients"
     text.write_text(text.read_text() + f"{BEES} OK\n")
     os.utime(text, (time.time() + 30, time.time() + 30))
     report = sees(site, "map:postfix_recipients", "failure")
     assert "is older than its text by" in report["map:postfix_recipients"]["seen"]
-    assert ours(report.mend("map:postfix_recipients")) == {}
+    assert ours(report.fix("map:postfix_recipients")) == {}
     assert site.installed("postfix_recipients").keys() == set(nine(ANTS))
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash", "cdb"])
-def test_an_index_that_is_cut_off(make_healthy: MakeSite, map_type: str) -> None:
-    """Problem 19: a disk was full, or power failed, in the middle of a build."""
+def test_truncated_index_is_reported_and_rebuilt(make_healthy: MakeSite, map_type: str) -> None:
+    """Problem 19: the disk was full, or power failed, during a build."""
     site = make_healthy(map_type)
     suffix = {"lmdb": ".lmdb", "hash": ".db", "cdb": ".cdb"}[map_type]
     os.truncate(site.maps / f"postfix_lmtp{suffix}", 700)
     report = sees(site, "map:postfix_lmtp", "failure")
-    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert ours(report.fix("map:postfix_lmtp")) == {}
 
 
-def test_an_index_of_other_entries(site: Site) -> None:
-    """Newer than its text, and still not what the text says."""
+def test_index_that_differs_from_its_text_is_reported_and_rebuilt(site: Site) -> None:
+    """The index is newer than its text, but has other entries."""
     other = site.directory / "postfix_lmtp"
     other.write_text("nobody@lists.example.net lmtp:[127.0.0.1]:1\n")
     assert site.postmap(f"lmdb:{other}").returncode == 0
     shutil.copy(f"{other}.lmdb", site.maps / "postfix_lmtp.lmdb")
     report = sees(site, "map:postfix_lmtp", "failure")
     assert "does not hold what" in report["map:postfix_lmtp"]["seen"]
-    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert ours(report.fix("map:postfix_lmtp")) == {}
 
 
-def test_a_text_that_is_no_map(site: Site) -> None:
+def test_text_that_is_not_a_map_is_rebuilt(site: Site) -> None:
     (site.maps / "postfix_domains").write_bytes(b"\xff\n")
     report = sees(site, "map:postfix_domains", "failure")
-    assert ours(report.mend("map:postfix_domains")) == {}
+    assert ours(report.fix("map:postfix_domains")) == {}
 
 
-def test_maps_of_somebody_else(site: Site) -> None:
-    """Problem 14: root's postmap becomes the owner of the text, and may not write the index."""
+def test_maps_of_another_owner_or_writable_by_others_are_fixed(site: Site) -> None:
+    """Problem 14: root's postmap changes to the text's owner, who must not write the index."""
     text = site.maps / "postfix_lmtp"
     os.chown(text, 999, 999)
     report = sees(site, "map:postfix_lmtp", "warning")
     assert "Permission denied" in report["map:postfix_lmtp"]["why"]
-    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert ours(report.fix("map:postfix_lmtp")) == {}
     text.chmod(0o666)
     report = sees(site, "map:postfix_lmtp", "warning")
-    assert ours(report.mend("map:postfix_lmtp")) == {}
+    assert ours(report.fix("map:postfix_lmtp")) == {}
     assert stat.S_IMODE(text.stat().st_mode) == 0o644
 
 
-def test_a_map_directory_that_others_write_to(site: Site) -> None:
+def test_map_directory_writable_by_other_users_is_fixed(site: Site) -> None:
     site.maps.chmod(0o777)
     report = sees(site, "map_directory", "failure")
-    assert ours(report.mend("map_directory")) == {}
+    assert ours(report.fix("map_directory")) == {}
     os.chown(site.maps, 999, -1)
     report = sees(site, "map_directory", "failure")
-    assert ours(report.mend("map_directory")) == {}
+    assert ours(report.fix("map_directory")) == {}
 
 
-def test_a_pass_that_was_interrupted(site: Site) -> None:
+def test_interrupted_sync_is_completed_by_the_fix(site: Site) -> None:
     (site.maps / ".staging").mkdir()
     report = sees(site, "interrupted_pass", "warning")
-    assert ours(report.mend("interrupted_pass")) == {}
+    assert ours(report.fix("interrupted_pass")) == {}
     assert not (site.maps / ".staging").exists()
 
 
-def test_maps_that_are_behind(site: Site) -> None:
-    """Problems 2 and 10: the list is there, and Postfix knows nothing of it."""
+def test_maps_behind_the_sources_are_synced_by_the_fix(site: Site) -> None:
+    """Problems 2 and 10: Mailman has the list, but Postfix's maps do not."""
     site.files.write(ANTS, BEES)
     report = sees(site, "in_step", "failure")
     assert report["in_step"]["seen"] == f"the maps are behind the sources: lists: +1 list: {BEES}"
-    assert ours(report.mend("in_step")) == {}
+    assert ours(report.fix("in_step")) == {}
 
 
-def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance) -> None:
-    """Problem 4 again, with a map of somebody else's, in main.cf and in master.cf."""
+def test_other_map_without_index_is_built_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
+    """Problem 4 with maps of the operator's, in main.cf and in master.cf."""
     access, senders = site.directory / "access", site.directory / "senders"
     virtual = site.directory / "virtual"
     idle_postfix.postconf(
@@ -211,7 +217,7 @@ def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance
         strict=f"check_recipient_access hash:{access}",
         smtpd_recipient_restrictions="check_sender_access inline:{x@example.org=strict},"
         f" check_client_access {{ cidr:{site.directory}/cidr, default_action=defer }}, permit",
-        # Postfix makes these itself, and newaliases(1) that one.
+        # Postfix creates the first two itself, and newaliases(1) the third.
         smtp_tls_session_cache_database=f"btree:{site.directory}/smtp_scache",
         smtp_sasl_auth_cache_name=f"proxy:btree:{site.directory}/sasl_cache",
         alias_database=f"hash:{site.directory}/aliases",
@@ -227,7 +233,8 @@ def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance
     access.write_text("x@example.org OK\n")
     virtual.write_text("x@example.org y\n")
     report = examine(site)
-    assert {name: one for name, one in ours(report).items() if one == "failure"} == ours(report)
+    failures = {name: status for name, status in ours(report).items() if status == "failure"}
+    assert failures == ours(report)
     assert ours(report).keys() == {
         f"other_maps:hash:{access}",
         f"other_maps:hash:{virtual}",
@@ -240,20 +247,20 @@ def test_another_map_that_is_not_there(site: Site, idle_postfix: PostfixInstance
     assert named["fix"] is None, "there is no text to build it from"
     assert report[f"other_maps:cidr:{site.directory}/cidr"]["fix"] is None
     report.run_fix(f"other_maps:hash:{virtual}")
-    after = ours(report.mend(f"other_maps:hash:{access}"))
-    assert after.keys().isdisjoint({f"other_maps:hash:{one}" for one in (access, virtual)})
+    after = ours(report.fix(f"other_maps:hash:{access}"))
+    assert after.keys().isdisjoint({f"other_maps:hash:{path}" for path in (access, virtual)})
     long_ago = time.time() - 1000
     os.utime(access, (long_ago, long_ago))
     os.utime(f"{access}.db", (long_ago - 10, long_ago - 10))
     report = sees(site, f"other_maps:hash:{access}", "warning")
-    assert f"other_maps:hash:{access}" not in ours(report.mend(f"other_maps:hash:{access}"))
+    assert f"other_maps:hash:{access}" not in ours(report.fix(f"other_maps:hash:{access}"))
 
 
 # --- sources
 
 
-def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
-    """Problem 5: before 3.3.1 Mailman did not write them at its start."""
+def test_source_not_written_yet_keeps_the_last_good_lists(site: Site) -> None:
+    """Problem 5: Mailman before 3.3.1 does not write its files when it starts."""
     (site.files.directory / "postfix_lmtp").unlink()
     (site.files.directory / "postfix_domains").unlink()
     report = sees(site, "source:lists", "failure")
@@ -265,8 +272,8 @@ def test_a_source_that_mailman_has_not_written_yet(site: Site) -> None:
     assert ours(examine(site)) == {}
 
 
-def test_what_is_in_the_way(site: Site, idle_postfix: PostfixInstance) -> None:
-    """Each is named, none hides another, and nobody gets to see a traceback."""
+def test_files_of_a_wrong_type_are_each_reported(site: Site, idle_postfix: PostfixInstance) -> None:
+    """doctor reports each of them, none hides another, and there is no traceback."""
     lmtp = site.files.directory / "postfix_lmtp"
     lmtp.unlink()
     lmtp.symlink_to(lmtp)
@@ -286,7 +293,7 @@ def test_what_is_in_the_way(site: Site, idle_postfix: PostfixInstance) -> None:
     assert report.status("room:queue_directory") == "ok"
 
 
-def test_a_file_in_place_of_the_map_directory(site: Site) -> None:
+def test_file_in_place_of_map_directory_is_reported(site: Site) -> None:
     shutil.rmtree(site.maps)
     site.maps.write_bytes(b"")
     report = examine(site)
@@ -294,7 +301,7 @@ def test_a_file_in_place_of_the_map_directory(site: Site) -> None:
     assert f"{site.maps}/postfix_lmtp: Not a directory" in report["maps"]["seen"]
 
 
-def test_a_source_without_its_volume(site: Site) -> None:
+def test_source_without_its_volume_is_reported(site: Site) -> None:
     site.files.directory.rename(site.directory / "away")
     report = sees(site, "source:lists", "failure")
     assert "is the volume mounted" in report["source:lists"]["why"]
@@ -343,8 +350,8 @@ def _any_address(site: Site) -> str:
     return "0.0.0.0 is an address to listen on, not one to connect to"
 
 
-def test_files_that_mailman_would_not_write(site: Site) -> None:
-    """Problems 6, 7, 8, 12, 22, 23: named by line; the maps stay as they are."""
+def test_malformed_source_files_are_reported_and_maps_are_kept(site: Site) -> None:
+    """Problems 6, 7, 8, 12, 22, 23: the finding names the line; the maps are not changed."""
     everything: list[Callable[[Site], str]] = [
         *(_cut, _part, _merged_columns, _no_alias_domain, _half_written),
         *(_two_addresses, _any_address),
@@ -362,8 +369,8 @@ def test_files_that_mailman_would_not_write(site: Site) -> None:
     assert ours(examine(site)) == {}
 
 
-def test_a_next_hop_of_ones_own_overrides_what_mailman_wrote(site: Site) -> None:
-    """Problems 22 to 24: the remedy of the two before."""
+def test_configured_next_hop_replaces_the_one_mailman_wrote(site: Site) -> None:
+    """Problems 22 to 24: `destination` is the remedy for a next hop that can't be used."""
     _any_address(site)
     site.configure(
         sources=[
@@ -377,8 +384,8 @@ def test_a_next_hop_of_ones_own_overrides_what_mailman_wrote(site: Site) -> None
     assert ours(examine(site)) == {}
 
 
-def test_a_mailman_that_lost_its_database(make_healthy: MakeSite) -> None:
-    """Problem 9: the guard holds; whether the lists are really gone is for a person to say."""
+def test_source_that_lost_all_lists_is_refused_without_a_fix(make_healthy: MakeSite) -> None:
+    """Problem 9: the guard refuses; only an operator knows whether the lists were removed."""
     site = make_healthy()
     site.files.write(ANTS, *MANY)
     site.once()
@@ -391,34 +398,34 @@ def test_a_mailman_that_lost_its_database(make_healthy: MakeSite) -> None:
     assert ours(examine(site)) == {}
 
 
-def test_regular_expressions_are_fine(site: Site) -> None:
-    """Problem 17: what docker-mailman writes."""
+def test_source_of_regular_expressions_is_ok(site: Site) -> None:
+    """Problem 17: docker-mailman writes these."""
     site.files.write(ANTS, regex=True)
     report = examine(site)
     assert ours(report) == {}
     assert ", as regular expressions; written" in report["source:lists"]["seen"]
 
 
-def test_files_that_nobody_may_read(site: Site) -> None:
-    """Problem 44. Nothing is chowned: they stay Mailman's."""
+def test_unreadable_files_are_fixed_by_mode_and_keep_their_owner(site: Site) -> None:
+    """Problem 44: the fix does not chown the files, because Mailman has to write them."""
     path = site.files.directory / "postfix_lmtp"
     os.chown(path, 999, 999)
     path.chmod(0)
     report = sees(site, "source:lists", "failure")
     assert f"{path} has owner 999, mode 0000" in report["source:lists"]["seen"]
     assert report["source:lists"]["fix"] == f"chmod u+rX {path}"
-    assert ours(report.mend("source:lists")) == {}
+    assert ours(report.fix("source:lists")) == {}
     assert path.stat().st_uid == 999
 
 
-def test_files_that_everybody_may_write(site: Site) -> None:
+def test_world_writable_source_file_is_fixed(site: Site) -> None:
     (site.files.directory / "postfix_lmtp").chmod(0o666)
     report = sees(site, "source:lists", "warning")
-    assert ours(report.mend("source:lists")) == {}
+    assert ours(report.fix("source:lists")) == {}
 
 
-def test_a_file_that_is_a_mount_of_its_own(site: Site) -> None:
-    """Problem 45: the mount keeps the old inode, whatever Mailman renames into its place."""
+def test_source_file_that_is_a_mount_point_is_reported(site: Site) -> None:
+    """Problem 45: the mount keeps the old inode when Mailman renames a new file to its name."""
     path = site.files.directory / "postfix_lmtp"
     with mounted(path, "--bind", str(path)):
         report = sees(site, "events:lists", "failure")
@@ -427,10 +434,10 @@ def test_a_file_that_is_a_mount_of_its_own(site: Site) -> None:
     assert ours(examine(site)) == {}
 
 
-def test_keys_that_others_can_read_or_change(
+def test_ssh_keys_that_other_users_can_read_or_change_are_fixed(
     make_site: MakeSite, idle_postfix: PostfixInstance
 ) -> None:
-    """The identity, and what hosts are known by; a source over SSH that is well tells nothing."""
+    """The identity and known_hosts; a healthy source over SSH has no finding."""
     site = make_site()
     idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"))
     site.files.write(ANTS)
@@ -456,30 +463,32 @@ def test_keys_that_others_can_read_or_change(
         identity.chmod(0o644)
         report = sees(site, "source:far", "failure")
         assert report["source:far"]["fix"] == f"chmod 600 {identity}"
-        assert ours(report.mend("source:far")) == {}
+        assert ours(report.fix("source:far")) == {}
 
         known_hosts.chmod(0o666)
         report = sees(site, f"ssh_keys:{known_hosts}", "warning")
-        assert ours(report.mend(f"ssh_keys:{known_hosts}")) == {}
+        assert ours(report.fix(f"ssh_keys:{known_hosts}")) == {}
 
         known_hosts.write_text("")
         report = sees(site, "source:far", "failure")
         assert "is not in" in report["source:far"]["seen"]
         assert "compare it with: ssh-keygen -lf" in report["source:far"]["why"]
-        assert report["source:far"]["fix"] is None, "whether it is the right key, a person says"
+        assert report["source:far"]["fix"] is None, "only an operator can verify the key"
 
 
-# --- the state directory, room, time, and who makes passes
+# --- the state directory, free space, clock, and what runs the syncs
 
 
-def test_a_state_directory_of_somebody_else(site: Site) -> None:
+def test_state_directory_of_another_owner_is_fixed(site: Site) -> None:
     os.chown(site.state, 999, -1)
     report = sees(site, "state_directory", "warning")
-    assert ours(report.mend("state_directory")) == {}
+    assert ours(report.fix("state_directory")) == {}
 
 
 @pytest.mark.parametrize("minfree", ["message_size_limit", "queue_minfree"])
-def test_a_queue_without_room(site: Site, idle_postfix: PostfixInstance, minfree: str) -> None:
+def test_queue_directory_without_free_space_is_reported(
+    site: Site, idle_postfix: PostfixInstance, minfree: str
+) -> None:
     """smtpd(8): 452 4.3.1 Insufficient system storage."""
     room = os.statvfs(idle_postfix.queue_directory)
     free = room.f_bavail * room.f_frsize
@@ -490,7 +499,7 @@ def test_a_queue_without_room(site: Site, idle_postfix: PostfixInstance, minfree
 
 @pytest.fixture
 def small_site(site: Site) -> Iterator[Site]:
-    """The site, its maps on a disk of their own."""
+    """The site, with its maps on a file system of their own."""
     kept = site.directory / "kept"
     site.maps.rename(kept)
     with small_disk(site.maps, "24m"):
@@ -498,7 +507,7 @@ def small_site(site: Site) -> Iterator[Site]:
         yield site
 
 
-def test_maps_on_a_disk_that_is_full(small_site: Site) -> None:
+def test_full_disk_of_the_maps_is_reported(small_site: Site) -> None:
     report = sees(small_site, "room:map_directory", "ok")
     filler = fill(small_site.maps)
     report = sees(small_site, "room:map_directory", "failure")
@@ -511,20 +520,20 @@ def test_maps_on_a_disk_that_is_full(small_site: Site) -> None:
     assert " inodes free" in report["room:map_directory"]["seen"]
 
 
-def test_maps_on_a_disk_that_is_read_only(small_site: Site) -> None:
+def test_read_only_disk_of_the_maps_is_reported(small_site: Site) -> None:
     remount(small_site.maps, "ro")
     report = sees(small_site, "room:map_directory", "failure")
     assert report["room:map_directory"]["seen"].endswith("the file system is read-only")
 
 
-def test_times_from_the_future(site: Site) -> None:
+def test_file_time_in_the_future_is_reported(site: Site) -> None:
     later = time.time() + 3600
     os.utime(site.files.directory / "postfix_lmtp", (later, later))
     report = sees(site, "clock", "warning")
     assert f"{site.files.directory / 'postfix_lmtp'} is of 20" in report["clock"]["seen"]
 
 
-def test_nobody_makes_passes(site: Site) -> None:
+def test_missing_syncs_are_reported_with_a_working_cron_line(site: Site) -> None:
     path = site.state / "status.json"
     updated = site.status()["updated"]
     path.write_text(path.read_text().replace(updated, "2026-01-01T00:00:00Z"))
@@ -537,11 +546,11 @@ def test_nobody_makes_passes(site: Site) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert examine(site).status("passes") == "ok"
     path.write_text(path.read_text().replace(site.status()["updated"], "2026-01-01T00:00:00Z"))
-    assert ours(examine(site).mend("passes")) == {}
+    assert ours(examine(site).fix("passes")) == {}
 
 
 def test_program_is_named_by_the_path_it_was_started_under(site: Site, public: Path) -> None:
-    """Where make install, pipx or a package has put it: none of them need be in cron's PATH."""
+    """`make install`, pipx or a package may put the program outside cron's PATH."""
     installed = public / "postfix-sync"
     installed.symlink_to(Path(sys.executable).with_name("postfix-sync"))
     path = site.state / "status.json"
@@ -551,5 +560,7 @@ def test_program_is_named_by_the_path_it_was_started_under(site: Site, public: P
     done = subprocess.run(
         ["sh", "-c", shlex.join(command)], env=by_path, check=False, capture_output=True, text=True
     )
-    [why] = [one["why"] for one in json.loads(done.stdout)["checks"] if one["name"] == "passes"]
+    [why] = [
+        check["why"] for check in json.loads(done.stdout)["checks"] if check["name"] == "passes"
+    ]
     assert f"* * * * * root {installed} -c {site.config} --once" in why

@@ -1,8 +1,8 @@
-"""doctor's checks of the host around the maps: Postfix itself, names, and who may talk to whom.
+"""doctor's checks of the host: Postfix itself, host names, the hosts file, and the networks.
 
-Each problem is set up with real parts, doctor asked as an operator asks it, the command that it
-prints run in a shell, and doctor asked again. That names are resolved as lmtp(8) resolves them is
-shown beside a real lmtp(8), which is sent a message for each.
+Each test causes a problem with real parts, runs doctor as an operator does, runs the printed
+command in a shell, and runs doctor again. The tests of host names compare doctor's result with that
+of a real lmtp(8), which delivers a message in each of them.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ MakeWorld = Callable[[str], "World"]
 
 
 def named(site: Site, address: str | None = None, hop: str = HOP) -> Site:
-    """The same with a next hop that is a name, and its address."""
+    """Give the site's list a next hop that is a host name, with its address if there is one."""
     given = {"address": address} if address else {}
     site.configure(
         sources=[{"name": "lists", "path": str(site.files.directory), **given}],
@@ -79,12 +79,12 @@ def main_cf(postfix: PostfixInstance) -> str:
 # Postfix itself
 
 
-def test_a_host_that_is_well(site: Site) -> None:
+def test_healthy_host_has_no_findings_but_the_stopped_postfix(site: Site) -> None:
     site.once()
     assert examine(site).troubles == {"running": "warning"}
 
 
-def test_no_postfix_here(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_missing_main_cf_is_reported(site: Site, idle_postfix: PostfixInstance) -> None:
     (idle_postfix.config_directory / "main.cf").unlink()
     found = examine(site)
     assert found.troubles == {"postfix": "failure"}
@@ -99,7 +99,7 @@ def test_no_postfix_here(site: Site, idle_postfix: PostfixInstance) -> None:
         ("master.cf", "nonsense", "bad field count"),
     ],
 )
-def test_a_postfix_that_can_not_be_read(
+def test_unreadable_postfix_configuration_is_reported(
     site: Site, idle_postfix: PostfixInstance, name: str, line: str, complaint: str
 ) -> None:
     with (idle_postfix.config_directory / name).open("a") as file:
@@ -110,7 +110,9 @@ def test_a_postfix_that_can_not_be_read(
     assert f"postconf -c {idle_postfix.config_directory} -n" in found["postfix"]["why"]
 
 
-def test_lines_of_main_cf_that_do_nothing(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_unused_parameter_in_main_cf_is_commented_out_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     site.once()
     text = main_cf(idle_postfix)
     (idle_postfix.config_directory / "main.cf").write_text(
@@ -120,15 +122,17 @@ def test_lines_of_main_cf_that_do_nothing(site: Site, idle_postfix: PostfixInsta
     assert found.status("main_cf_warnings") == "warning"
     assert "unused parameter: lmtp_host_lokup=native" in found["main_cf_warnings"]["seen"]
     assert "overriding earlier entry: biff=no" in found["main_cf_warnings"]["seen"]
-    found = found.mend("main_cf_warnings")
+    found = found.fix("main_cf_warnings")
     assert "#lmtp_host_lokup = native" in main_cf(idle_postfix)
     assert "unused" not in found["main_cf_warnings"]["seen"]
-    assert found["main_cf_warnings"]["fix"] is None, "which of two values is meant, a person says"
+    assert found["main_cf_warnings"]["fix"] is None, (
+        "only an operator knows which of the two values is meant"
+    )
 
 
-# Problem 15: the library of a map type is there, and is not loaded.
+# Problem 15: the library of a map type is installed, but not loaded.
 @pytest.mark.parametrize("map_type", ["lmdb", "auto"])
-def test_a_map_type_that_is_not_loaded(
+def test_map_type_whose_library_is_not_loaded_is_fixed(
     site: Site, idle_postfix: PostfixInstance, map_type: str
 ) -> None:
     site.once()
@@ -140,11 +144,13 @@ def test_a_map_type_that_is_not_loaded(
     found = examine(site)
     assert found.status("map_type") == "failure"
     assert "owned or writable by non-root users" in found["map_type"]["why"]
-    assert found.mend("map_type").status("map_type") == "ok"
+    assert found.fix("map_type").status("map_type") == "ok"
 
 
-# Problem 16: main.cf names a type that this build has not; dbm is what Berkeley DB is elsewhere.
-def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixInstance) -> None:
+# Problem 16: main.cf names a type that this build does not support, such as dbm.
+def test_unsupported_map_type_is_replaced_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     site.once()
     idle_postfix.postconf(alias_maps=f"dbm:{site.directory}/aliases")
     found = examine(site)
@@ -162,7 +168,7 @@ def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixI
         virtual_alias_maps=f"{virtual}, {present}".removesuffix(", "),
         address_verify_map=f"dbm:{site.directory}/verify_cache",
     )
-    found = examine(site).mend("map_type")
+    found = examine(site).fix("map_type")
     assert found.status("map_type") == "ok"
     assert not [name for name in found.troubles if name.startswith("other_maps")]
     changed = main_cf(idle_postfix)
@@ -170,26 +176,26 @@ def test_a_map_type_that_this_postfix_has_not(site: Site, idle_postfix: PostfixI
     assert f"alias_maps = lmdb:{site.directory}/aliases" in changed
 
 
-def test_postfix_is_started(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_stopped_postfix_is_started_by_the_fix(site: Site, idle_postfix: PostfixInstance) -> None:
     site.once()
     try:
         found = examine(site)
         assert found.troubles == {"running": "warning"}
-        assert found.mend("running").status("running") == "ok"
+        assert found.fix("running").status("running") == "ok"
     finally:
         idle_postfix.stop()
 
 
-def test_what_is_mended_while_postfix_is_stopped(site: Site, idle_postfix: PostfixInstance) -> None:
-    """`postfix reload` would fail, and is no part of the command then."""
+def test_fix_for_stopped_postfix_has_no_reload(site: Site, idle_postfix: PostfixInstance) -> None:
+    """`postfix reload` would fail, so the command does not contain it."""
     site.once()
     idle_postfix.postconf(transport_maps="")
     found = examine(site)
     assert found.status("transport_maps") == "failure"
-    assert found.mend("transport_maps").troubles == {"running": "warning"}
+    assert found.fix("transport_maps").troubles == {"running": "warning"}
 
 
-def test_no_postfix_on_this_host(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_postfix_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.configure()
     monkeypatch.setattr(commands, "SEARCH_PATH", str(site.directory))
     find_command.cache_clear()
@@ -198,18 +204,18 @@ def test_no_postfix_on_this_host(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     finally:
         monkeypatch.undo()
         find_command.cache_clear()
-    assert [(one.name, one.verdict) for one in found] == [("postfix", Verdict.FAILURE)]
+    assert [(finding.name, finding.verdict) for finding in found] == [("postfix", Verdict.FAILURE)]
     assert found[0].seen.startswith("postconf: no such command in ")
     assert "install Postfix" in found[0].why
 
 
 async def in_process(site: Site) -> list[Finding]:
-    return [one async for one in examination.examine(load(site.config))]
+    return [finding async for finding in examination.examine(load(site.config))]
 
 
-def test_who_is_not_root(site: Site) -> None:
-    asked = ["setpriv", "--reuid=nobody", "--clear-groups", "test", "-x", sys.executable]
-    reachable = subprocess.run(asked, check=False).returncode == 0
+def test_user_other_than_root_gets_a_warning_and_no_traceback(site: Site) -> None:
+    can_run = ["setpriv", "--reuid=nobody", "--clear-groups", "test", "-x", sys.executable]
+    reachable = subprocess.run(can_run, check=False).returncode == 0
     need(reachable, "a clone that every user can read")
     named(site, "127.0.0.9")
     command = [*COMMAND, "-c", str(site.config), "doctor", "--json"]
@@ -217,12 +223,12 @@ def test_who_is_not_root(site: Site) -> None:
         command, user="nobody", group="nogroup", extra_groups=[], capture_output=True, check=False
     )
     assert b"Traceback" not in done.stderr
-    checks = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert checks[f"name:{NAME}"]["status"] == "warning"
     assert "Operation not permitted" in checks[f"name:{NAME}"]["seen"]
 
 
-def test_a_cluster_that_waits_for_ever(site: Site) -> None:
+def test_cluster_without_short_connect_timeout_gets_a_warning(site: Site) -> None:
     sources = [
         {"name": name, "path": str(site.files.directory), "cluster": "lists"} for name in "ab"
     ]
@@ -233,12 +239,12 @@ def test_a_cluster_that_waits_for_ever(site: Site) -> None:
     assert "lmtp_connect_timeout = 5s" in found["lmtp_connect_timeout"]["fix"]
 
 
-# What lmtp(8) asks of Mailman, beside a Mailman's LMTP server
+# What lmtp(8) requires of Mailman, with an LMTP server as Mailman has it
 
 
 @dataclass
 class World:
-    """A Postfix that runs, and a site with a list that it delivers for."""
+    """A running Postfix, and a site with a list that it delivers for."""
 
     postfix: PostfixInstance
     site: Site
@@ -246,11 +252,11 @@ class World:
 
     @property
     def etc(self) -> Path:
-        """What lmtp(8) has for /etc."""
+        """The /etc in lmtp(8)'s chroot."""
         return self.postfix.queue_directory / "etc"
 
     def restore(self) -> None:
-        """Everything as it should be, for a next hop that the hosts file knows."""
+        """Undo all changes of a test; the hosts file has the next hop's name."""
         self.site.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.9 {NAME}\n")
         self.postfix.command("postconf", "-X", *WITH_DEFAULTS)
         self.postfix.postconf(lmtp_host_lookup="native", inet_protocols="all")
@@ -259,14 +265,16 @@ class World:
         self.postfix._fill_chroot()
 
     def deliver(self) -> Outcome:
-        """What becomes of a message for the list."""
+        """Send a message to the list; return its outcome."""
         self.sent += 1
         self.postfix.reload()
         recipient = f"ants+{self.sent}@lists.example.net"
         command = ["/usr/sbin/sendmail", "-C", str(self.postfix.config_directory), "-f", SENDER]
         subprocess.run([*command, recipient], input=b"Subject: x\n\nx\n", check=True)
         return wait_for(
-            lambda: [one for one in self.postfix.outcomes() if one.recipient == recipient],
+            lambda: [
+                outcome for outcome in self.postfix.outcomes() if outcome.recipient == recipient
+            ],
             PATIENCE,
             f"an outcome for {recipient}",
         )[0]
@@ -280,7 +288,7 @@ WITH_DEFAULTS = (
 
 @contextmanager
 def world_with(hop: str) -> Iterator[World]:
-    """A world whose list has this next hop."""
+    """Start a World whose list has this next hop."""
     need(os.geteuid() == 0, "root")
     need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
     with public_directory() as directory:
@@ -296,7 +304,7 @@ def world_with(hop: str) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def with_mailman() -> Iterator[World]:
-    """A Postfix that delivers to a server that speaks LMTP as Mailman's does."""
+    """A Postfix that delivers to a server that speaks LMTP like Mailman's."""
     with LmtpSink({ANTS}) as sink, world_with(f"lmtp:[127.0.0.1]:{sink.port}") as made:
         yield made
 
@@ -304,9 +312,9 @@ def with_mailman() -> Iterator[World]:
 @pytest.mark.parametrize(
     ("name", "spoil", "symptom"),
     [
-        # Problem 43: the transport that all routes name.
+        # Problem 43: the transport that all routes name does not exist.
         ("transport", ("-MX", "lmtp/unix"), "mail transport unavailable"),
-        # Problem 29: a transport of that name, and another protocol.
+        # Problem 29: the transport has that name, but speaks another protocol.
         (
             "transport",
             ("-M", "lmtp/unix=lmtp unix - - y - - smtp"),
@@ -325,7 +333,7 @@ def with_mailman() -> Iterator[World]:
         ("defer_transports", ("-e", "defer_transports=lmtp uucp"), "deferred transport"),
     ],
 )
-def test_what_keeps_lmtp_from_speaking_with_mailman(
+def test_setting_that_prevents_lmtp_delivery_is_fixed(
     with_mailman: World, name: str, spoil: tuple[str, str], symptom: str
 ) -> None:
     with_mailman.restore()
@@ -333,43 +341,43 @@ def test_what_keeps_lmtp_from_speaking_with_mailman(
     found = examine(with_mailman.site)
     assert found.troubles == {name: "failure"}
     assert symptom in with_mailman.deliver().text
-    assert found.mend(name).troubles == {}
+    assert found.fix(name).troubles == {}
     assert with_mailman.deliver().status == "sent"
 
 
-# Problem 16, once more: what is named is our own map, and another type can be built.
-def test_our_map_is_named_as_a_type_that_this_postfix_has_not(with_mailman: World) -> None:
+# Problem 16 with our own map, which can be built as another type.
+def test_our_map_with_unsupported_type_is_named_by_another_type(with_mailman: World) -> None:
     with_mailman.restore()
     maps = with_mailman.site.maps
     with_mailman.postfix.postconf(transport_maps=f"dbm:{maps}/postfix_lmtp")
     found = examine(with_mailman.site)
     assert found.troubles == {"map_type": "failure", "transport_maps": "failure"}
-    assert found.mend("transport_maps").troubles == {}
+    assert found.fix("transport_maps").troubles == {}
     assert with_mailman.deliver().status == "sent"
 
 
-def test_a_login_without_passwords_ends_lmtp(with_mailman: World) -> None:
+def test_sasl_login_without_passwords_is_disabled_by_the_fix(with_mailman: World) -> None:
     with_mailman.restore()
     with_mailman.postfix.postconf(lmtp_sasl_auth_enable="yes")
     found = examine(with_mailman.site)
     assert found.troubles == {"lmtp_sasl_auth_enable": "failure"}
-    assert found.mend("lmtp_sasl_auth_enable").troubles == {}
+    assert found.fix("lmtp_sasl_auth_enable").troubles == {}
     assert with_mailman.deliver().status == "sent"
 
 
-# Names, beside a real lmtp(8)
+# Host names, compared with a real lmtp(8)
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[World]:
-    """One Postfix for all tests of names, whose list has a next hop that nobody listens on."""
+    """One Postfix for all tests of names; nothing listens at the next hop of its list."""
     with world_with(f"lmtp:[{NAME}]:9") as made:
         yield made
 
 
 @pytest.fixture
 def make_world(running: World) -> Iterator[MakeWorld]:
-    """The same, healthy, with sources.address."""
+    """Return a function that restores the World and sets sources.address."""
 
     def make(address: str) -> World:
         running.site.configure(
@@ -388,28 +396,28 @@ def make_world(running: World) -> Iterator[MakeWorld]:
 
 @pytest.fixture
 def world(running: World) -> World:
-    """The same, healthy; only main.cf, the hosts file and the chroot may be changed."""
+    """The restored World; a test may change only main.cf, the hosts file and the chroot."""
     running.restore()
     return running
 
 
 def as_postfix(outcome: Outcome) -> str:
-    """What a delivery to a port that nobody listens on says of the name."""
+    """Return the name's address according to a delivery to a port without a listener."""
     if outcome.text.startswith("connect to "):
         return outcome.text.partition("[")[2].partition("]")[0]
-    return "waits" if outcome.status == "deferred" else "bounces"
+    return "deferred" if outcome.status == "deferred" else "bounced"
 
 
 def as_doctor(found: Report) -> str:
-    """What doctor says of it."""
-    one = found[f"name:{NAME}"]
-    if one["seen"].startswith("is "):
-        address: str = one["seen"].split()[1].rstrip(",;")
+    """Return the name's address according to doctor."""
+    finding = found[f"name:{NAME}"]
+    if finding["seen"].startswith("is "):
+        address: str = finding["seen"].split()[1].rstrip(",;")
         return address
-    return "waits" if "waits in the queue" in one["why"] else "bounces"
+    return "deferred" if "waits in the queue" in finding["why"] else "bounced"
 
 
-def test_a_name_that_is_found(world: World) -> None:
+def test_name_in_hosts_file_resolves_as_in_lmtp(world: World) -> None:
     found = examine(world.site)
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
@@ -417,37 +425,37 @@ def test_a_name_that_is_found(world: World) -> None:
 
 # Problem 25.
 @pytest.mark.parametrize("options", ["", "res_dnsrch"])
-def test_a_name_of_the_hosts_file_is_asked_of_the_dns(world: World, options: str) -> None:
+def test_name_in_hosts_file_is_not_found_by_dns_only_lookup(world: World, options: str) -> None:
     world.postfix.postconf(lmtp_host_lookup="dns", lmtp_dns_resolver_options=options)
     found = examine(world.site)
     assert found.troubles == {"lmtp_host_lookup": "failure", f"name:{NAME}": "failure"}
     assert "the DNS alone" in found[f"name:{NAME}"]["why"]
-    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
-    found = found.mend(f"name:{NAME}")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
+    found = found.fix(f"name:{NAME}")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
-def test_an_override_of_the_service_is_where_it_is_mended(world: World) -> None:
+def test_lookup_overridden_in_master_cf_is_fixed_there(world: World) -> None:
     world.postfix.command("postconf", "-P", "lmtp/unix/lmtp_host_lookup=dns")
     found = examine(world.site)
-    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
-    found = found.mend("lmtp_host_lookup")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
+    found = found.fix("lmtp_host_lookup")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
 @pytest.mark.parametrize("name", ["disable_dns_lookups", "lmtp_dns_support_level"])
-def test_without_the_dns_the_hosts_file_is_read(world: World, name: str) -> None:
+def test_hosts_file_is_read_if_dns_lookups_are_disabled(world: World, name: str) -> None:
     off = {"disable_dns_lookups": "yes", "lmtp_dns_support_level": "disabled"}
     world.postfix.postconf(lmtp_host_lookup="dns", **{name: off[name]})
     found = examine(world.site)
-    # Postfix 3.10 also finds that the older of the two is deprecated.
+    # Postfix 3.10 also warns that the older of the two parameters is deprecated.
     assert found.troubles.keys() <= {"main_cf_warnings"}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
-def test_a_name_of_the_hosts_file_that_the_dns_knows_as_well(world: World) -> None:
+def test_name_that_hosts_file_and_dns_have_is_ok(world: World) -> None:
     world.postfix.dns.names[NAME] = "127.0.0.9"
     world.postfix.postconf(lmtp_host_lookup="dns")
     found = examine(world.site)
@@ -455,7 +463,7 @@ def test_a_name_of_the_hosts_file_that_the_dns_knows_as_well(world: World) -> No
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
-def test_the_dns_has_another_host_of_that_name(make_world: MakeWorld) -> None:
+def test_other_host_of_that_name_in_the_dns_is_reported(make_world: MakeWorld) -> None:
     world = make_world("127.0.0.9")
     world.postfix.dns.names[NAME] = "127.0.0.7"
     world.postfix.postconf(lmtp_host_lookup="dns, native")
@@ -463,22 +471,22 @@ def test_the_dns_has_another_host_of_that_name(make_world: MakeWorld) -> None:
     assert found.troubles == {f"name:{NAME}": "failure"}
     assert "has another host of that name" in found[f"name:{NAME}"]["why"]
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.7"
-    found = found.mend(f"name:{NAME}")
+    found = found.fix(f"name:{NAME}")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
-def test_the_hosts_file_comes_after_a_dns_that_does_not_answer(world: World) -> None:
+def test_dns_that_does_not_answer_is_queried_before_hosts_file(world: World) -> None:
     world.postfix.postconf(lmtp_host_lookup="dns, native")
     found = examine(world.site)
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
-    (world.etc / "resolv.conf").write_text("")  # that is one on this host, where nobody listens
+    (world.etc / "resolv.conf").write_text("")  # no name server listens on this host
     found = examine(world.site)
     assert found.troubles == {f"name:{NAME}": "failure"}
     assert "The DNS is asked before the hosts file" in found[f"name:{NAME}"]["why"]
-    assert as_doctor(found) == as_postfix(world.deliver()) == "waits"
-    found = found.mend(f"name:{NAME}")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "deferred"
+    found = found.fix(f"name:{NAME}")
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
@@ -488,47 +496,47 @@ def test_the_hosts_file_comes_after_a_dns_that_does_not_answer(world: World) -> 
     [Path.unlink, lambda path: path.write_text("127.0.0.1 localhost\n")],
     ids=["none", "older"],
 )
-def test_a_chroot_without_the_name(world: World, spoil: Callable[[Path], object]) -> None:
+def test_chroot_hosts_file_without_the_name_is_fixed(
+    world: World, spoil: Callable[[Path], object]
+) -> None:
     spoil(world.postfix.chroot_hosts)
     found = examine(world.site)
     assert found.status(f"name:{NAME}") == "failure"
     assert "chrooted, and its copy of" in found[f"name:{NAME}"]["why"]
-    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
-    found = found.mend(f"name:{NAME}")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
+    found = found.fix(f"name:{NAME}")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
 
-def test_a_name_that_nobody_knows(world: World) -> None:
+def test_name_that_does_not_resolve_is_reported_without_a_fix(world: World) -> None:
     for path in (world.site.hosts, world.postfix.chroot_hosts):
         path.write_text("127.0.0.1 localhost\n")
     found = examine(world.site)
     assert found.troubles == {f"name:{NAME}": "failure"}
     assert "give the source an address:" in found[f"name:{NAME}"]["why"]
     assert found[f"name:{NAME}"]["fix"] is None
-    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
 
 
-def test_a_chroot_that_asks_name_servers_of_another_day(world: World) -> None:
+def test_stale_resolv_conf_in_chroot_is_fixed(world: World) -> None:
     for path in (world.site.hosts, world.postfix.chroot_hosts):
         path.write_text("127.0.0.1 localhost\n")
     copy = world.etc / "resolv.conf"
-    copy.write_text("nameserver 127.0.0.1\n")  # nobody listens there
+    copy.write_text("nameserver 127.0.0.1\n")  # no name server listens there
     os.utime(copy, (0, 0))
     found = examine(world.site)
     assert found.troubles == {f"name:{NAME}": "failure", "chroot:resolv.conf": "warning"}
     assert f"{copy} names 127.0.0.1, " in found[f"name:{NAME}"]["why"]
-    assert as_doctor(found) == as_postfix(world.deliver()) == "waits"
-    found = found.mend("chroot:resolv.conf")
+    assert as_doctor(found) == as_postfix(world.deliver()) == "deferred"
+    found = found.fix("chroot:resolv.conf")
     assert found.status("chroot") == "ok"
     assert copy.read_bytes() == Path("/etc/resolv.conf").read_bytes()
 
 
-# libc goes by the nsswitch.conf outside, which Postfix has read before it enters the chroot.
+# libc uses the nsswitch.conf outside the chroot: Postfix has read it before it enters the chroot.
 @pytest.mark.parametrize("content", [None, "hosts: dns\n"])
-def test_what_the_chroot_says_of_services_does_not_matter(
-    world: World, content: str | None
-) -> None:
+def test_nsswitch_conf_in_chroot_does_not_affect_lookups(world: World, content: str | None) -> None:
     copy = world.etc / "nsswitch.conf"
     copy.unlink()
     if content:
@@ -537,17 +545,17 @@ def test_what_the_chroot_says_of_services_does_not_matter(
     found = examine(world.site)
     assert found.troubles == {"chroot:nsswitch.conf": "warning"}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
-    assert found.mend("chroot:nsswitch.conf").troubles == {}
+    assert found.fix("chroot:nsswitch.conf").troubles == {}
 
 
-def test_a_chroot_that_lmtp_is_not_in(world: World) -> None:
+def test_lmtp_outside_the_chroot_does_not_use_the_chroot_hosts_file(world: World) -> None:
     world.postfix.command("postconf", "-M", "lmtp/unix=lmtp unix - - n - - lmtp")
     found = examine(world.site)
     assert "not chrooted" in found["chroot"]["seen"]
-    assert as_doctor(found) == as_postfix(world.deliver()) == "bounces"
+    assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
 
 
-def test_addresses_that_postfix_does_not_use(world: World) -> None:
+def test_address_of_a_disabled_protocol_is_reported(world: World) -> None:
     for path in (world.site.hosts, world.postfix.chroot_hosts):
         path.write_text(f"2001:db8::9 {NAME}\n")
     found = examine(world.site)
@@ -558,15 +566,15 @@ def test_addresses_that_postfix_does_not_use(world: World) -> None:
     assert "It has only 2001:db8::9, which inet_protocols" in found[f"name:{NAME}"]["why"]
 
 
-def test_a_lookup_that_is_none(world: World) -> None:
+def test_invalid_lmtp_host_lookup_is_fixed(world: World) -> None:
     world.postfix.postconf(lmtp_host_lookup="nativ")
     found = examine(world.site)
     assert found.status("lmtp_host_lookup") == "failure"
-    assert found.mend("lmtp_host_lookup").troubles == {}
+    assert found.fix("lmtp_host_lookup").troubles == {}
 
 
-# Problem 23: where Mailman was told to listen.
-def test_a_name_that_is_no_host(world: World) -> None:
+# Problem 23: 0.0.0.0 is the address that Mailman is configured to listen on.
+def test_name_that_resolves_to_a_wildcard_address_is_reported(world: World) -> None:
     for path in (world.site.hosts, world.postfix.chroot_hosts):
         path.write_text(f"0.0.0.0 {NAME}\n")
     found = examine(world.site)
@@ -574,8 +582,8 @@ def test_a_name_that_is_no_host(world: World) -> None:
     assert as_doctor(found) == as_postfix(world.deliver()) == "0.0.0.0"
 
 
-# Problem 21: the configuration knows where Mailman is now, and what lmtp(8) finds is from before.
-def test_a_chroot_with_an_address_of_another_day(make_world: MakeWorld) -> None:
+# Problem 21: the configuration has Mailman's current address, and lmtp(8) finds its previous one.
+def test_stale_address_in_chroot_hosts_file_is_fixed(make_world: MakeWorld) -> None:
     world = make_world("127.0.0.9")
     world.postfix.chroot_hosts.write_text(f"127.0.0.8 {NAME}\n")
     found = examine(world.site)
@@ -584,7 +592,7 @@ def test_a_chroot_with_an_address_of_another_day(make_world: MakeWorld) -> None:
         "is 127.0.0.8 for lmtp(8); sources.address says 127.0.0.9"
     )
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.8"
-    found = found.mend(f"name:{NAME}")
+    found = found.fix(f"name:{NAME}")
     assert found.troubles == {}
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"
 
@@ -592,42 +600,44 @@ def test_a_chroot_with_an_address_of_another_day(make_world: MakeWorld) -> None:
 # The hosts file: problems 46 and 47.
 
 
-def test_an_address_that_is_not_entered_yet(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_address_missing_in_hosts_file_is_entered_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     named(site, "127.0.0.9")
     site.hosts.write_text("127.0.0.1 localhost\n")
     found = examine(site)
     assert found.status("hosts") == "failure"
-    found = found.mend("hosts")
+    found = found.fix("hosts")
     assert found.troubles == {"running": "warning"}
     assert found["hosts"]["seen"] == f"{site.hosts}: {NAME} is 127.0.0.9"
 
 
-def test_a_line_of_somebody_else(site: Site) -> None:
+def test_foreign_line_of_hosts_file_loses_only_our_name(site: Site) -> None:
     site.hosts.write_text(f"127.0.0.1 localhost\n127.0.0.8\tother {NAME} {NAME}2 # old\n")
     named(site, "127.0.0.9")
     found = examine(site)
     assert found.status("hosts") == "failure"
     assert f"{NAME} is 127.0.0.8 on a line that is not" in found["hosts"]["seen"]
     assert found.status(f"name:{NAME}") == "failure"
-    found = found.mend("hosts")
+    found = found.fix("hosts")
     assert found.troubles == {"running": "warning"}
     assert site.hosts.read_text().startswith(
         f"127.0.0.1 localhost\n127.0.0.8\tother {NAME}2 # old\n# BEGIN"
     )
 
 
-def test_damaged_markers(site: Site) -> None:
+def test_damaged_markers_in_hosts_file_are_restored(site: Site) -> None:
     named(site, "127.0.0.9")
     whole = site.hosts.read_text()
     site.hosts.write_text(whole.replace("# END postfix-sync\n", ""))
     found = examine(site)
     assert found.status("hosts") == "failure"
     assert "do not enclose one block" in found["hosts"]["seen"]
-    assert found.mend("hosts").troubles == {"running": "warning"}
+    assert found.fix("hosts").troubles == {"running": "warning"}
     assert site.hosts.read_text() == whole
 
 
-def test_a_hosts_file_that_is_a_mount(site: Site) -> None:
+def test_hosts_file_that_is_a_mount_point_is_ok(site: Site) -> None:
     image = site.directory / "image"
     image.write_bytes(site.hosts.read_bytes())
     with mounted(site.hosts, "--bind", str(image)):
@@ -637,7 +647,7 @@ def test_a_hosts_file_that_is_a_mount(site: Site) -> None:
         assert "a mount that is written in place" in found["hosts"]["seen"]
 
 
-def test_two_mailmans_at_one_address(site: Site) -> None:
+def test_two_sources_with_one_next_hop_get_a_warning(site: Site) -> None:
     sources = [
         {"name": "one", "path": str(site.files.directory)},
         {"name": "two", "path": str(site.directory / "two"), "address": "127.0.0.1"},
@@ -654,18 +664,20 @@ def test_two_mailmans_at_one_address(site: Site) -> None:
     assert examine(site).status("next_hops") == "ok"
 
 
-# Who may talk to whom: a Mailman at an address of its own
+# Networks: a Mailman at an address of its own
 
 
 @pytest.fixture
 def network(root: None) -> Iterator[Network]:
-    """A host for Postfix, and one for Mailman; what is asked of a host is asked on it."""
+    """A host for Postfix and one for Mailman; the commands for each run on it."""
     need(namespaces.available(), "network namespaces")
     with Network("mx", "mm") as made:
         yield made
 
 
-def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) -> None:
+def test_mynetworks_matches_addresses_as_postfix_does(
+    public: Path, idle_postfix: PostfixInstance
+) -> None:
     (public / "file").write_text("# 10.0.0.0/30\n127.0.0.0/8\n10.77.0.0/30\n")
     (public / "table").write_text("10.77.0.0/29 ok\n")
     postfix = asyncio.run(inspect(idle_postfix.config_directory))
@@ -686,38 +698,44 @@ def test_the_forms_of_mynetworks(public: Path, idle_postfix: PostfixInstance) ->
         assert found is expected, (address, value)
 
 
-def test_half_the_world_in_mynetworks(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_mynetworks_with_all_addresses_is_narrowed_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     site.once()
     idle_postfix.postconf(mynetworks="127.0.0.0/8, 0.0.0.0/0, 10.0.0.0/8")
     named(site, hop="lmtp:[198.51.100.2]:8024")
     found = examine(site)
     assert found.status("mynetworks") == "failure"
-    assert found.mend("mynetworks").status("mynetworks") == "ok"
+    assert found.fix("mynetworks").status("mynetworks") == "ok"
     assert "mynetworks = 127.0.0.0/8 10.0.0.0/8 198.51.100.2\n" in main_cf(idle_postfix)
 
 
-def test_a_whole_class_of_networks(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_mynetworks_style_class_gets_a_warning_and_is_fixed(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     site.once()
     idle_postfix.command("postconf", "-X", "mynetworks")
     idle_postfix.postconf(mynetworks_style="class")
     found = examine(site)
     assert found.status("mynetworks") == "warning"
-    assert found.mend("mynetworks").status("mynetworks") == "ok"
+    assert found.fix("mynetworks").status("mynetworks") == "ok"
 
 
-def test_a_mailman_that_is_kept_out(site: Site, idle_postfix: PostfixInstance) -> None:
+def test_mailman_excluded_from_mynetworks_is_added_by_the_fix(
+    site: Site, idle_postfix: PostfixInstance
+) -> None:
     idle_postfix.postconf(mynetworks="!198.51.100.0/24 127.0.0.0/8")
     named(site, hop="lmtp:[198.51.100.2]:8024")
     found = examine(site)
     assert found.status("mynetworks") == "failure"
-    assert found.mend("mynetworks").status("mynetworks") == "ok"
+    assert found.fix("mynetworks").status("mynetworks") == "ok"
     assert "mynetworks = 198.51.100.2 !198.51.100.0/24 127.0.0.0/8\n" in main_cf(idle_postfix)
 
 
-def test_mailman_and_postfix_on_one_network(
+def test_mailman_on_another_host_can_relay_after_the_fixes(
     site: Site, idle_postfix: PostfixInstance, network: Network
 ) -> None:
-    """Problems 34 and 35: Postfix listens elsewhere, and takes nothing from Mailman."""
+    """Problems 34 and 35: Postfix does not listen on that network, or refuses Mailman's mail."""
     idle_postfix.postconf(
         mynetworks="127.0.0.0/8",
         smtpd_relay_restrictions="permit_mynetworks, reject_unauth_destination",
@@ -727,7 +745,7 @@ def test_mailman_and_postfix_on_one_network(
     named(site, hop=f"lmtp:[{network['mm'].address}]:8024")
 
     def send() -> int:
-        """The code for a recipient elsewhere, as Mailman hears it."""
+        """Return the reply code that Mailman's host gets for a recipient at another domain."""
         server = network["mx"].address, idle_postfix.port
         with network["mm"].inside(), smtplib.SMTP(*server, timeout=PATIENCE) as smtp:
             smtp.ehlo("mm")
@@ -741,25 +759,29 @@ def test_mailman_and_postfix_on_one_network(
         assert "without 10.77.0.2, the Mailman of lists" in found["mynetworks"]["seen"]
         with pytest.raises(ConnectionRefusedError):
             send()
-        found = found.mend("inet_interfaces")
+        found = found.fix("inet_interfaces")
         assert found.troubles == {"mynetworks": "failure"}
         assert send() == 554  # Relay access denied
-        assert found.mend("mynetworks").troubles == {}
+        assert found.fix("mynetworks").troubles == {}
         assert wait_for(lambda: send() == 250, PATIENCE, "mail from Mailman taken")
     assert "mynetworks = 127.0.0.0/8 10.77.0.2\n" in main_cf(idle_postfix)
 
 
 @pytest.mark.parametrize("nonlocal_bind", ["0", "1"])
-def test_whose_an_address_is(network: Network, nonlocal_bind: str) -> None:
-    """Also where others' can be bound to, as hosts do that take over each other's address."""
+def test_is_own_recognizes_only_addresses_of_this_host(
+    network: Network, nonlocal_bind: str
+) -> None:
+    """Also with ip_nonlocal_bind, which hosts set that take over each other's address."""
     with network["mx"].inside():
         Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text(nonlocal_bind)
         own = [is_own(network[name].address) for name in ("mx", "mm")]
         assert (own, is_own("127.0.0.1"), is_own("::1")) == ([True, False], True, True)
 
 
-def test_a_public_address_of_this_host(site: Site, network: Network) -> None:
-    """Problem 27: what a container can't listen on."""
+def test_public_address_of_this_host_as_next_hop_gets_a_warning(
+    site: Site, network: Network
+) -> None:
+    """Problem 27: a container can't listen on it."""
     run(*network["mx"].prefix, "ip", "address", "add", "9.9.9.9/32", "dev", "lo")
     named(site, "9.9.9.9")
     with network["mx"].inside():
@@ -768,7 +790,9 @@ def test_a_public_address_of_this_host(site: Site, network: Network) -> None:
     assert "a container can't listen on it" in found[f"name:{NAME}"]["why"]
 
 
-def test_a_name_server_that_is_mute(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_server_without_answer_times_out(
+    public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lmtp_resolver, "TIMEOUT", 1.0)
     (public / "etc").mkdir()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:

@@ -1,4 +1,4 @@
-"""doctor on mail: each destination probed, and what waits for it, in a real Postfix's queue."""
+"""doctor's checks of mail: a probe of each destination, and its deferred mail in a real queue."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.slow]
 
 @pytest.fixture
 def sink() -> Iterator[LmtpSink]:
-    """Somebody who takes mail for the list, as soon as he is started."""
+    """An LMTP server that accepts mail for the list; the test starts it."""
     made = LmtpSink([ANTS])
     yield made
     made.stop()
@@ -31,7 +31,7 @@ def sink() -> Iterator[LmtpSink]:
 
 @pytest.fixture
 def world(sink: LmtpSink) -> Iterator[tuple[Site, PostfixInstance]]:
-    """A Postfix that runs and routes the list to where nobody listens yet."""
+    """A running Postfix that routes the list to the sink's port, where nothing listens yet."""
     with public_directory() as directory:
         postfix = PostfixInstance(directory / "postfix")
         site = Site(directory, postfix.config_directory)
@@ -45,7 +45,7 @@ def world(sink: LmtpSink) -> Iterator[tuple[Site, PostfixInstance]]:
 
 
 def send(postfix: PostfixInstance, number: int) -> None:
-    """So many messages to the list, all of which Postfix takes and defers."""
+    """Send `number` messages to the list, and wait until Postfix has deferred all of them."""
     with smtplib.SMTP("127.0.0.1", postfix.port, timeout=60) as client:
         for count in range(number):
             client.sendmail(SENDER, [ANTS], f"Subject: {count}\n\nhello\n")
@@ -53,16 +53,16 @@ def send(postfix: PostfixInstance, number: int) -> None:
 
 
 def all_deferred(postfix: PostfixInstance) -> bool:
-    """Whether Postfix has tried everything, in vain."""
-    return all(one["queue_name"] == "deferred" for one in postfix.queue())
+    """Whether each message in the queue is deferred."""
+    return all(message["queue_name"] == "deferred" for message in postfix.queue())
 
 
 def make_older(postfix: PostfixInstance) -> None:
-    """Dates deferred mail back by two hours, in the record of its queue file that has the time."""
+    """Date deferred mail back by two hours, in the time record of its queue file."""
     for path in (postfix.queue_directory / "deferred").glob("*/*"):
         dated = re.sub(
             rb"(?<=T.)\d{10}(?= )",
-            lambda one: b"%d" % (int(one[0]) - 7200),
+            lambda match: b"%d" % (int(match[0]) - 7200),
             path.read_bytes(),
             count=1,
         )
@@ -71,14 +71,16 @@ def make_older(postfix: PostfixInstance) -> None:
 
 
 def release(report: Report, name: str) -> None:
-    """Runs the command, and waits until the mail is delivered, and doctor says so."""
-    report.mend(name)
+    """Run the finding's command, and wait until the mail is delivered and the finding is gone."""
+    report.fix(name)
     wait_for(lambda: examine(report.site).status("deferred") == "ok", 60, "an empty queue")
     assert name not in examine(report.site).checks
 
 
-def test_mail_that_waits_for_mailman(world: tuple[Site, PostfixInstance], sink: LmtpSink) -> None:
-    """Problems 32 and 36: Mailman was down, is back, and its mail waits for Postfix's next try."""
+def test_deferred_mail_is_flushed_by_the_fix_once_mailman_is_up(
+    world: tuple[Site, PostfixInstance], sink: LmtpSink
+) -> None:
+    """Problems 32 and 36: Mailman is up again, and its mail is deferred until the next try."""
     site, postfix = world
     endpoint = f"127.0.0.1:{sink.port}"
     probe, deferred = f"probe:{endpoint}", f"deferred:{endpoint}"
@@ -97,7 +99,7 @@ def test_mail_that_waits_for_mailman(world: tuple[Site, PostfixInstance], sink: 
         in report[deferred]["seen"]
     )
     assert report[deferred]["fix"] is None
-    assert probe in report[deferred]["why"], "Mailman has to be mended first"
+    assert probe in report[deferred]["why"], "Mailman has to be fixed first"
     make_older(postfix)
     report = examine(site)
     assert report.status(deferred) == "failure"
@@ -140,7 +142,7 @@ def test_mail_that_waits_for_mailman(world: tuple[Site, PostfixInstance], sink: 
 
 @contextmanager
 def serving(behaviour: Behaviour) -> Iterator[int]:
-    """A server that misbehaves, in a thread of its own; gives its port."""
+    """Run a server with this behaviour in a thread; yield its port."""
     loop = asyncio.new_event_loop()
     ready, ended = threading.Event(), asyncio.Event()
     port = 0
@@ -162,8 +164,10 @@ def serving(behaviour: Behaviour) -> Iterator[int]:
         loop.close()
 
 
-def test_a_port_with_nothing_behind_it(make_site: Callable[..., Site]) -> None:
-    """Problem 31: a container's proxy accepts, and closes without a greeting."""
+def test_connection_closed_without_greeting_is_reported_as_a_proxy(
+    make_site: Callable[..., Site],
+) -> None:
+    """Problem 31: a container's proxy accepts the connection and closes it without a greeting."""
     site = make_site(options={"probe": {"level": "rcpt"}})
     with serving(closes) as port:
         site.files.write(ANTS, hop=f"lmtp:[127.0.0.1]:{port}")
@@ -175,7 +179,7 @@ def test_a_port_with_nothing_behind_it(make_site: Callable[..., Site]) -> None:
     assert "proxy" in found["why"]
 
 
-def test_destinations_that_are_not_to_be_asked(make_site: Callable[..., Site]) -> None:
+def test_no_destination_is_probed_if_probes_are_disabled(make_site: Callable[..., Site]) -> None:
     site = make_site()
     site.files.write(ANTS)
     site.once()

@@ -1,7 +1,7 @@
-"""doctor on what main.cf says: each problem set up, named, mended by the command that is printed.
+"""doctor's checks of main.cf: each problem is reported, and fixed by the printed command.
 
-Instances that are not started are enough to see what doctor says; that it is right is shown with
-one that runs, which takes or refuses mail, and whose log is read.
+The tests of doctor's findings use a Postfix that is not started. The tests that a finding is right
+use a running one: whether it accepts or refuses mail, and what it logs.
 """
 
 import asyncio
@@ -38,12 +38,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 ANTS = "ants@lists.example.net"
 STOPPED = {"running": "warning"}
 PATIENCE = 60.0
-"""Seconds: Postfix starts all its processes anew at each reload."""
+"""Seconds: Postfix starts all its processes again at each reload."""
 MakeSite = Callable[..., Site]
 
 
 class Desk:
-    """A site beside a Postfix whose main.cf can be written anew."""
+    """A site beside a Postfix whose main.cf a test can change."""
 
     def __init__(self, site: Site, postfix: PostfixInstance) -> None:
         self.site = site
@@ -55,7 +55,7 @@ class Desk:
         )
 
     def table(self, name: str, *lines: str, kind: str = "hash") -> str:
-        """A table of somebody else's, as main.cf names it."""
+        """Write a table of the operator's; return its `type:path` as in main.cf."""
         path = self.site.directory / name
         path.write_text("".join(f"{line}\n" for line in lines))
         if kind in ("hash", "lmdb"):
@@ -63,7 +63,7 @@ class Desk:
         return f"{kind}:{path}"
 
     def set(self, **parameters: str) -> None:
-        """Wires the maps, but for these parameters; `{lmtp}` stands for a map, and so on."""
+        """Name the maps in main.cf and set these parameters; `{lmtp}` and so on stand for maps."""
         places = {**vars(self), "maps": self.site.maps, "volume": self.site.files.directory}
         given = {
             name: value.replace("inline:{", "inline:{{").replace("=x}", "=x}}")
@@ -74,13 +74,13 @@ class Desk:
         )
 
     def value(self, parameter: str) -> str:
-        """What main.cf says now."""
+        """Return the current value in main.cf."""
         return self.postfix.command("postconf", "-h", parameter).strip()
 
 
 @pytest.fixture
 def desk(make_site: MakeSite, idle_postfix: PostfixInstance) -> Desk:
-    """One list, installed; main.cf names the maps."""
+    """A site with one list, installed; main.cf names the maps."""
     site = make_site()
     made = Desk(site, idle_postfix)
     made.set()
@@ -89,15 +89,15 @@ def desk(make_site: MakeSite, idle_postfix: PostfixInstance) -> Desk:
     return made
 
 
-def mend_all(report: Report) -> Report:
-    """Runs every command of one report, one after another, and asks again."""
+def fix_all(report: Report) -> Report:
+    """Run the command of each finding, one after another; return doctor's next report."""
     for name in report.troubles:
         if report[name]["fix"] and name != "running":
             report.run_fix(name)
     return examine(report.site)
 
 
-def test_a_host_that_is_well(desk: Desk) -> None:
+def test_healthy_host_has_only_ok_findings(desk: Desk) -> None:
     found = examine(desk.site)
     assert found.troubles == STOPPED
     for name in (
@@ -111,26 +111,25 @@ def test_a_host_that_is_well(desk: Desk) -> None:
 
 
 class Socketmap(socketserver.StreamRequestHandler):
-    """Knows nothing (socketmap_table(5))."""
+    """Answers NOTFOUND to every query (socketmap_table(5))."""
 
     def handle(self) -> None:
-        """Answers each request, a netstring."""
+        """Answer each request, a netstring."""
         while size := b"".join(iter(lambda: self.rfile.read(1).strip(b":"), b"")):
             self.rfile.read(int(size) + 1)
             self.wfile.write(b"9:NOTFOUND ,")
 
 
-def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
-    """Rare, but healthy: of none of it a word."""
+def test_rare_but_valid_settings_have_no_findings(desk: Desk) -> None:
     private = desk.postfix.queue_directory / "private"
     private.mkdir()
     tables = desk.table("transport", "example.org smtp:[192.0.2.1]").removesuffix("transport")
     desk.set(
-        # A name for the beginning of tables' names.
+        # A parameter for the common prefix of the tables' names.
         indexed=tables,
-        # Its path begins in the queue directory.
+        # The path of the socket is relative to the queue directory.
         transport_maps="${{indexed}}transport, socketmap:unix:private/routes:transport, {lmtp}",
-        # What is local is not relayed, so relay_recipient_maps need not have it.
+        # Local domains are not relayed, so relay_recipient_maps need not have their recipients.
         relay_domains="$mydestination, {domains}",
         smtpd_reject_unlisted_recipient="no",
         smtpd_recipient_restrictions="reject_unlisted_recipient, permit",
@@ -149,9 +148,9 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "troubles", "mended"),
+    ("parameters", "troubles", "fixed"),
     [
-        # Nothing was done yet (3, 4: names come before maps only where somebody writes them).
+        # Before setup (3, 4: main.cf names maps that are not built only if an operator edits it).
         (
             {
                 "transport_maps": "",
@@ -170,13 +169,13 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             },
             {"recipient_delimiter": "+", "transport_maps": "{lmtp}", "relay_domains": "{domains}"},
         ),
-        # 16: another type than the one that is built.
+        # 16: another map type than the one that is built.
         (
             {"transport_maps": "hash:{maps}/postfix_lmtp"},
             {"transport_maps": "failure"},
             {"transport_maps": "{lmtp}"},
         ),
-        # 17: Mailman's own files, its pattern ones as hash among them.
+        # 17: Mailman's own files, one of them a file of patterns named as hash.
         (
             {
                 "transport_maps": "hash:{volume}/postfix_lmtp",
@@ -190,9 +189,9 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             },
             {"relay_recipient_maps": "{recipients}", "relay_domains": "{domains}"},
         ),
-        # 18: confirmations.
+        # 18: confirmation addresses need the delimiter.
         ({"recipient_delimiter": ""}, {"recipient_delimiter": "failure"}, {}),
-        # 28: maps in the wrong place.
+        # 28: maps in the wrong parameter.
         (
             {"virtual_alias_maps": "{lmtp}", "alias_maps": "{lmtp}"},
             {"virtual_alias_maps": "failure", "alias_maps": "failure"},
@@ -228,7 +227,7 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             {"local_recipient_maps": "failure"},
             {"local_recipient_maps": "proxy:unix:passwd.byname $alias_maps, {recipients}"},
         ),
-        # Mailman's own files make it a local one, which it stays.
+        # Mailman's own files make the domain local; the fix keeps it local.
         (
             {
                 "mydestination": "localhost, texthash:{volume}/postfix_domains",
@@ -241,7 +240,7 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
                 "local_recipient_maps": "inline:{root=x}, {recipients}",
             },
         ),
-        # 39: nothing but lists are local.
+        # 39: only lists are local recipients.
         (
             {
                 "mydestination": "localhost, lists.example.net",
@@ -258,7 +257,7 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             {"local_recipient_maps": "warning"},
             {"local_recipient_maps": "proxy:unix:passwd.byname, $alias_maps, {recipients}"},
         ),
-        # 40: in two of them.
+        # 40: a domain in two address classes.
         (
             {
                 "mydestination": "localhost, lists.example.net",
@@ -290,13 +289,13 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
             {"relay_recipient_maps": "warning"},
             {},
         ),
-        # In none.
+        # A domain in no address class.
         (
             {"relay_domains": "!lists.example.net, {domains}"},
             {"relay_domains": "failure", "list_domains:lists.example.net": "failure"},
             {"relay_domains": "{domains}"},
         ),
-        # What is refused for days.
+        # Unknown recipients are refused temporarily, so senders retry for days.
         (
             {
                 "mydestination": "localhost, lists.example.net",
@@ -309,20 +308,20 @@ def test_a_host_that_is_well_in_its_own_way(desk: Desk) -> None:
         ),
     ],
 )
-def test_each_problem_is_named_and_mended(
-    desk: Desk, parameters: dict[str, str], troubles: dict[str, str], mended: dict[str, str]
+def test_each_problem_is_reported_and_fixed(
+    desk: Desk, parameters: dict[str, str], troubles: dict[str, str], fixed: dict[str, str]
 ) -> None:
     desk.set(**parameters)
     found = examine(desk.site)
     assert found.troubles == {**troubles, **STOPPED}
     assert all(found[name]["why"] and found[name]["fix"] for name in troubles)
-    assert mend_all(found).troubles == STOPPED
-    for parameter, value in mended.items():
+    assert fix_all(found).troubles == STOPPED
+    for parameter, value in fixed.items():
         expected = value.replace("inline:{", "inline:{{").replace("=x}", "=x}}")
         assert desk.value(parameter) == expected.format(**vars(desk))
 
 
-# What Postfix really does
+# The behaviour of a running Postfix
 
 
 LISTS = (
@@ -336,7 +335,7 @@ LISTS = (
 
 
 class Live(Desk):
-    """A Postfix that runs, and an LMTP server that has the lists."""
+    """A running Postfix, and an LMTP server that has the lists."""
 
     def __init__(self, directory: Path, sink: LmtpSink) -> None:
         self.hop = f"lmtp:[127.0.0.1]:{sink.port}"
@@ -352,14 +351,14 @@ class Live(Desk):
         site.once()
 
     def begin(self, **parameters: str) -> None:
-        """main.cf as it was at first, with the maps, and with these parameters."""
+        """Restore main.cf and master.cf, name the maps, and set these parameters."""
         self.main_cf.write_text(self.original)
         self.master_cf.write_text(self.services)
         self.set(**parameters)
         self.postfix.reload()
 
     def reply(self, recipient: str) -> str:
-        """What smtpd(8) says to it."""
+        """Return smtpd(8)'s reply to RCPT for this recipient."""
         with smtplib.SMTP("127.0.0.1", self.postfix.port, timeout=PATIENCE) as smtp:
             smtp.helo("client.example")
             smtp.mail(SENDER)
@@ -367,7 +366,7 @@ class Live(Desk):
         return f"{code} {text.decode()}"
 
     def expect(self, recipient: str, said: str) -> None:
-        """smtpd(8) says so, once all its processes know main.cf."""
+        """Wait until smtpd(8) gives this reply: its processes may not have read main.cf yet."""
         wait_for(
             lambda: said in self.reply(recipient),
             PATIENCE,
@@ -375,23 +374,23 @@ class Live(Desk):
         )
 
     def send(self, recipient: str) -> Outcome:
-        """Sends a message, which must be accepted; what became of it."""
+        """Send a message, which must be accepted; return its outcome."""
         before = len(self.postfix.outcomes())
         with smtplib.SMTP("127.0.0.1", self.postfix.port, timeout=PATIENCE) as smtp:
             smtp.sendmail(SENDER, recipient, "Subject: x\n\nx\n")
 
-        def outcome() -> Outcome | None:
+        def first_new() -> Outcome | None:
             new = self.postfix.outcomes()[before:]
-            return next((one for one in new if one.recipient.partition("+")[0]), None)
+            return next((outcome for outcome in new if outcome.recipient.partition("+")[0]), None)
 
-        found = wait_for(outcome, PATIENCE, f"an outcome for {recipient}")
+        found = wait_for(first_new, PATIENCE, f"an outcome for {recipient}")
         assert found
         return found
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Live]:
-    """Started once."""
+    """One running Postfix for all tests."""
     need(shutil.which("postconf", path="/usr/sbin:/usr/bin"), "Postfix")
     need(os.geteuid() == 0, "root")
     with public_directory() as directory, LmtpSink(LISTS) as sink:
@@ -402,15 +401,15 @@ def started() -> Iterator[Live]:
 
 @pytest.fixture
 def live(started: Live) -> Live:
-    """With nothing but the maps."""
+    """The running Postfix, with the maps as its only settings."""
     started.begin()
     return started
 
 
-def test_lists_of_each_class_get_mail_and_all_others_go_on(live: Live) -> None:
-    """37, 38, 41, and a domain in each class: after the commands, each gets what it needs.
+def test_fixes_keep_all_recipients_and_add_lists_in_each_class(live: Live) -> None:
+    """37, 38, 41, with a domain in each address class: the lists' mail is delivered.
 
-    What was accepted before still is, in domains of nobody's lists, too.
+    Recipients that were accepted before still are, also in domains without lists.
     """
     boxes = live.table("boxes", "ann@box.example x")
     live.begin(
@@ -443,7 +442,7 @@ def test_lists_of_each_class_get_mail_and_all_others_go_on(live: Live) -> None:
     assert found.status("virtual_mailbox_maps") == "failure"
     assert found.status("virtual_alias_domains") == "failure"
     assert found.status("relay_domains") == "failure"
-    assert mend_all(found).troubles == {}
+    assert fix_all(found).troubles == {}
 
     for name in LISTS:
         live.expect(name, "250")
@@ -460,8 +459,8 @@ def test_lists_of_each_class_get_mail_and_all_others_go_on(live: Live) -> None:
     assert "in BOTH" not in live.postfix.log
 
 
-def test_which_two_classes_postfix_warns_of(live: Live) -> None:
-    """40: all pairs, but mydestination and relay_domains; doctor says the same."""
+def test_postfix_warns_of_the_same_class_pairs_as_doctor(live: Live) -> None:
+    """40: all pairs of classes except mydestination and relay_domains."""
     pairs = list(itertools.combinations(CLASSES, 2))
     domains = {f"d{number}.example": pair for number, pair in enumerate(pairs)}
     live.begin(
@@ -477,7 +476,7 @@ def test_which_two_classes_postfix_warns_of(live: Live) -> None:
     live.expect("x@d0.example", "250")
     for domain in domains:
         live.reply(f"x@{domain}")
-    # postlogd(8) writes a moment later.
+    # postlogd(8) writes asynchronously.
     wait_for(
         lambda: live.postfix.log[before:].count("do not list domain") >= 5, 20, "five warnings"
     )
@@ -487,19 +486,19 @@ def test_which_two_classes_postfix_warns_of(live: Live) -> None:
         for line in live.postfix.log[before:].splitlines()
         if f"do not list domain {domain} in BOTH" in line
     }
-    told = {domain: double(list(pair)) for domain, pair in domains.items()}
-    assert warned == {domain: pair for domain, pair in told.items() if pair}
+    reported = {domain: double(list(pair)) for domain, pair in domains.items()}
+    assert warned == {domain: pair for domain, pair in reported.items() if pair}
     assert len(warned) == 5
 
 
-def test_backscatter(live: Live) -> None:
-    """41: without relay_recipient_maps anything is accepted, and bounces."""
+def test_missing_relay_recipient_maps_causes_bounces_until_fixed(live: Live) -> None:
+    """41: without relay_recipient_maps every address is accepted, and unknown ones bounce."""
     live.begin(relay_recipient_maps="")
     live.expect("nemo@relay.example", "250")
     assert live.send("nemo@relay.example").status == "bounced"
     found = examine(live.site)
     assert found.troubles == {"relay_recipient_maps": "warning"}
-    assert found.mend("relay_recipient_maps").troubles == {}
+    assert found.fix("relay_recipient_maps").troubles == {}
     live.expect("nemo@relay.example", "550")
     live.expect("cats@relay.example", "250")
 
@@ -507,7 +506,7 @@ def test_backscatter(live: Live) -> None:
 @pytest.mark.parametrize(
     ("delimiters", "special", "refused", "finding"),
     [
-        # 18: no delimiter, no confirmation.
+        # 18: without the delimiter, confirmation addresses are unknown.
         ("", "yes", ["cats-confirm+1a2b3c@relay.example"], "recipient_delimiter"),
         # `dev-team-bounces+…` is cut to `dev`.
         ("-+", "no", ["dev-team-bounces+x@relay.example"], "recipient_delimiter"),
@@ -515,7 +514,7 @@ def test_backscatter(live: Live) -> None:
         ("+=", "no", [], ""),
     ],
 )
-def test_extensions(
+def test_recipient_delimiter_that_rejects_list_addresses_is_fixed(
     live: Live, delimiters: str, special: str, refused: list[str], finding: str
 ) -> None:
     live.begin(recipient_delimiter=delimiters, owner_request_special=special)
@@ -524,14 +523,14 @@ def test_extensions(
     found = examine(live.site)
     assert found.troubles == ({finding: "failure"} if finding else {})
     if finding:
-        assert found.mend(finding).troubles == {}
+        assert found.fix(finding).troubles == {}
     for name in LISTS:
         for address in ("-confirm+1a2b3c", "-bounces+ann=example.com", "-request", "-owner"):
             live.expect(name.replace("@", f"{address}@"), "250")
 
 
-def test_what_owner_request_special_is_about(live: Live) -> None:
-    """It keeps `owner-…` from being cut, but only where `-` is a delimiter."""
+def test_owner_request_special_matters_only_if_hyphen_is_a_delimiter(live: Live) -> None:
+    """It prevents Postfix from splitting `owner-…`, but only if `-` is a delimiter."""
     live.site.files.write("owner@relay.example", hop=live.hop)
     live.site.once("--force")
     try:
@@ -539,7 +538,7 @@ def test_what_owner_request_special_is_about(live: Live) -> None:
         live.expect("owner-bounces+x@relay.example", "User unknown")
         found = examine(live.site)
         assert found.troubles == {"owner_request_special": "failure"}
-        assert found.mend("owner_request_special").troubles == {}
+        assert found.fix("owner_request_special").troubles == {}
         live.expect("owner-bounces+x@relay.example", "250")
         live.begin(recipient_delimiter="+", owner_request_special="yes")
         live.expect("owner-bounces+x@relay.example", "250")
@@ -549,8 +548,8 @@ def test_what_owner_request_special_is_about(live: Live) -> None:
         live.site.once()
 
 
-def test_before_a_table_can_stand_in_main_cf(live: Live) -> None:
-    """Other relay domains beside lists: the command for a Postfix before 3.7 works with any."""
+def test_fix_for_postfix_before_3_7_keeps_other_relay_domains(live: Live) -> None:
+    """Since Postfix 3.7 main.cf can hold a pattern table; the older command works with any."""
     live.begin(relay_domains="example.org, {domains}", relay_recipient_maps="")
     live.expect("nemo@relay.example", "250")
     old = replace(asyncio.run(inspect(live.postfix.config_directory)), version="3.6.4")
@@ -563,8 +562,8 @@ def test_before_a_table_can_stand_in_main_cf(live: Live) -> None:
     live.expect("anybody@example.org", "250")
 
 
-def test_a_table_that_answers_first(live: Live) -> None:
-    """Entries for a domain and `*` do not, wherever they are; an address, and patterns, do."""
+def test_table_before_ours_that_routes_list_addresses_is_fixed(live: Live) -> None:
+    """Entries for a domain and `*` do not match before ours; addresses and patterns do."""
     wide = live.table("wide", "relay.example smtp:[192.0.2.1]", "* smtp:[192.0.2.2]")
     live.begin(transport_maps=f"{wide}, {{lmtp}}")
     assert examine(live.site).troubles == {}
@@ -577,7 +576,7 @@ def test_a_table_that_answers_first(live: Live) -> None:
     found = examine(live.site)
     assert found.troubles == {"routes": "failure"}
     assert "cats@relay.example" in found["routes"]["seen"]
-    assert found.mend("routes").troubles == {}
+    assert found.fix("routes").troubles == {}
     live.expect("cats@relay.example", "250")
 
     pattern = live.table("pattern", r"/@relay\.example$/ error:gone", kind="regexp")
@@ -586,12 +585,12 @@ def test_a_table_that_answers_first(live: Live) -> None:
     live.expect("cats-bounces+x@relay.example", "gone")
     found = examine(live.site)
     assert found.troubles == {"routes": "failure"}
-    assert found.mend("routes").troubles == {}
+    assert found.fix("routes").troubles == {}
     live.expect("cats-bounces+x@relay.example", "250")
     live.expect("nemo@relay.example", "gone")
 
 
-def test_an_alias_for_the_whole_domain(live: Live) -> None:
+def test_catch_all_alias_of_a_list_domain_is_reported_without_a_fix(live: Live) -> None:
     catch_all = live.table(
         "virtual", "info@relay.example ann@sender.example", "@relay.example  ann@sender.example"
     )
@@ -600,16 +599,16 @@ def test_an_alias_for_the_whole_domain(live: Live) -> None:
     assert live.send("cats@relay.example").recipient == "ann@sender.example"
     found = examine(live.site)
     assert found.troubles == {"aliases": "failure"}
-    assert found["aliases"]["fix"] is None, "others get their mail by that entry"
+    assert found["aliases"]["fix"] is None, "other recipients get their mail by that entry"
     own = [address for name in LISTS for address in nine(name)]
-    itself = live.table("itself", *(f"{one} {one}" for one in own))
+    itself = live.table("itself", *(f"{address} {address}" for address in own))
     live.begin(virtual_alias_maps=f"{{vmap}}, {catch_all}, {itself}")
     assert examine(live.site).troubles == {}
     live.expect("nemo@relay.example", "250")
     wait_for(lambda: live.send("cats@relay.example").daemon == "lmtp", PATIENCE, "delivery")
 
 
-def test_an_alias_of_a_list_for_somebody_else(live: Live) -> None:
+def test_alias_of_a_list_address_to_another_recipient_is_fixed(live: Live) -> None:
     table = live.table(
         "virtual", "info@relay.example ann@sender.example", "cats@relay.example ann@sender.example"
     )
@@ -618,7 +617,7 @@ def test_an_alias_of_a_list_for_somebody_else(live: Live) -> None:
     assert live.send("cats@relay.example").recipient == "ann@sender.example"
     found = examine(live.site)
     assert found.troubles == {"aliases": "failure"}
-    assert found.mend("aliases").troubles == {}
+    assert found.fix("aliases").troubles == {}
     live.expect("info@relay.example", "250")
     assert live.send("cats@relay.example").daemon == "lmtp"
 
@@ -628,8 +627,10 @@ def test_an_alias_of_a_list_for_somebody_else(live: Live) -> None:
     [(None, "other_maps"), (b"x" * 4096, "table")],
     ids=["not there", "damaged"],
 )
-def test_a_table_that_can_not_be_read(live: Live, index: bytes | None, check: str) -> None:
-    """3, 4: then every address is deferred, and one that is built is not seen before a reload."""
+def test_unreadable_table_that_defers_all_mail_is_fixed(
+    live: Live, index: bytes | None, check: str
+) -> None:
+    """3, 4: every address gets a 451; Postfix opens a rebuilt table only after a reload."""
     table = live.table("relay", "relay.example smtp:[192.0.2.1]")
     built = live.site.directory / "relay.db"
     built.unlink()
@@ -639,12 +640,12 @@ def test_a_table_that_can_not_be_read(live: Live, index: bytes | None, check: st
     live.expect("cats@relay.example", "451")
     found = examine(live.site)
     assert found.troubles == {f"{check}:{table}": "failure", "routes": "warning"}
-    assert found.mend(f"{check}:{table}").troubles == {}
+    assert found.fix(f"{check}:{table}").troubles == {}
     live.expect("cats@relay.example", "250")
 
 
-def test_a_transport_map_as_virtual_aliases(live: Live) -> None:
-    """28: the next hop is taken for an address."""
+def test_routes_in_virtual_alias_maps_are_fixed(live: Live) -> None:
+    """28: Postfix treats the next hop as an address."""
     live.begin(virtual_alias_maps="{lmtp}")
     live.expect("cats@relay.example", "250")
     outcome = live.send("cats@relay.example")
@@ -652,11 +653,11 @@ def test_a_transport_map_as_virtual_aliases(live: Live) -> None:
     assert "lmtp" in outcome.recipient
     found = examine(live.site)
     assert found.troubles["virtual_alias_maps"] == "failure"
-    assert mend_all(found).troubles == {}
+    assert fix_all(found).troubles == {}
     wait_for(lambda: live.send("cats@relay.example").daemon == "lmtp", PATIENCE, "delivery")
 
 
-def test_a_service_with_a_value_of_its_own(live: Live) -> None:
+def test_override_in_master_cf_that_rejects_lists_is_fixed(live: Live) -> None:
     own = live.table("own", "eve@example.org OK")
     live.begin()
     smtpd = live.services.splitlines()[0]
@@ -667,18 +668,18 @@ def test_a_service_with_a_value_of_its_own(live: Live) -> None:
     found = examine(live.site)
     name = f"override:127.0.0.1:{live.postfix.port}/inet/relay_recipient_maps"
     assert found.troubles == {name: "failure"}
-    assert found.mend(name).troubles == {}
+    assert found.fix(name).troubles == {}
     live.expect("cats@relay.example", "250")
-    # An empty one, as behind a content filter, takes every address.
+    # An empty value, as behind a content filter, accepts every address.
     live.master_cf.write_text(live.services.replace(smtpd, f"{smtpd}\n  -o relay_recipient_maps="))
     assert examine(live.site).troubles == {}
 
 
-def test_a_parameter_that_stands_twice(desk: Desk) -> None:
-    """39: a recipe's second line takes the first one's place.
+def test_parameter_set_twice_in_main_cf_is_merged_by_the_fixes(desk: Desk) -> None:
+    """39: the second line, as recipes append it, overrides the first.
 
-    Postfix is stopped: a master(8) that logs through its own postlogd(8) may wait for itself when
-    it has to warn of such a line.
+    Postfix is stopped: a master(8) that logs through its own postlogd(8) may deadlock when it has
+    to warn of such a line.
     """
     with (desk.postfix.config_directory / "main.cf").open("a") as file:
         file.write("transport_maps = inline:{example.org=smtp:[192.0.2.1]}\n")
@@ -689,7 +690,7 @@ def test_a_parameter_that_stands_twice(desk: Desk) -> None:
         "repeated:transport_maps": "warning",
         "main_cf_warnings": "warning",
     }
-    assert mend_all(found).troubles == STOPPED
+    assert fix_all(found).troubles == STOPPED
     assert desk.lmtp in desk.value("transport_maps")
     assert "example.org" in desk.value("transport_maps")
     assert "overriding" not in desk.postfix.command("postconf", "-n")

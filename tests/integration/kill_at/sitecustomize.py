@@ -1,13 +1,13 @@
-"""Ends this Python process with SIGKILL just before the Nth thing that it would do to its files.
+"""Kill this Python process with SIGKILL just before its Nth change of files.
 
-Python imports it at its start when this directory is on PYTHONPATH. What counts as a thing to do is
-every audit event that changes something under the directory KILL_AT_ROOT, and every command that is
-started. With KILL_AT_EVENT=N the Nth of them does not happen; without, all do. KILL_AT_LOG names a
-file that gets a line for each of them, the last line being the one that did not happen. Where the
-number of what comes before is not known, KILL_AT_TEXT is what such a line has in it.
+Python imports this module at its start if this directory is on PYTHONPATH. An event is an audit
+event that changes a path under the directory KILL_AT_ROOT, or that starts a command or sends a
+signal. With KILL_AT_EVENT=N, the process is killed before the Nth event. The file KILL_AT_LOG gets
+a line for each event; the last line is the one that did not happen. KILL_AT_TEXT kills the process
+before the first event whose line contains that text, for events whose number is not known.
 
-Between two such events the process changes nothing on the disk that a file system would keep apart:
-so all N together are all the moments at which a kill makes a difference.
+Between two events the process makes no change that a file system would store separately, so the
+events are all the points at which a kill can have a different result.
 """
 
 import os
@@ -21,7 +21,7 @@ LOG = os.environ.get("KILL_AT_LOG", "")
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-# Where in the event's arguments the changed path is, and the descriptor that it is relative to.
+# The indexes in the event's arguments of the changed path and of its directory's descriptor.
 PATHS: dict[str, tuple[int, int | None]] = {
     "open": (0, None),
     "os.rename": (1, 3),
@@ -36,18 +36,18 @@ PATHS: dict[str, tuple[int, int | None]] = {
 }
 ALWAYS = {"subprocess.Popen": 1, "os.kill": 0}
 
-# Commands that only look: before and after them, the disk is the same.
-LOOKS = ({"postconf"}, {"postqueue"}, {"postfix", "status"}, {"postmap", "-q"})
+# Commands that only read: they do not change the disk.
+READERS = ({"postconf"}, {"postqueue"}, {"postfix", "status"}, {"postmap", "-q"})
 
 
 def _place(event: str, arguments: tuple[object, ...]) -> str:
-    """The path that an event is about to change, empty if it is none of those that count."""
+    """Return the path that an event is about to change, or an empty text if it changes none."""
     where, relative_to = PATHS[event]
     if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & WRITES):
         return ""
     path = arguments[where]
     if isinstance(path, int):
-        # It was opened before; whoever changes its mode has not written to it yet.
+        # A descriptor, as of fchmod(2): its file was opened before, which was an event of its own.
         return "" if event == "open" else os.readlink(f"/proc/self/fd/{path}")  # noqa: PTH115
     if not isinstance(path, str | bytes | os.PathLike):
         return ""
@@ -56,11 +56,11 @@ def _place(event: str, arguments: tuple[object, ...]) -> str:
     return os.path.join(base or os.getcwd(), os.fsdecode(path))  # noqa: PTH109, PTH118
 
 
-def _only_looks(command: object) -> bool:
+def _only_reads(command: object) -> bool:
     if not isinstance(command, list):
         return False
     words = {os.path.basename(str(word)) for word in command}  # noqa: PTH119
-    return any(look <= words for look in LOOKS)
+    return any(reader <= words for reader in READERS)
 
 
 def _watch() -> None:
@@ -76,7 +76,7 @@ def _watch() -> None:
         try:
             if event in ALWAYS:
                 place = str(arguments[ALWAYS[event]])
-                if _only_looks(arguments[ALWAYS[event]]):
+                if _only_reads(arguments[ALWAYS[event]]):
                     return
             else:
                 place = _place(event, arguments)

@@ -1,4 +1,4 @@
-"""Fixtures of the SSH source's tests: Mailman hosts with an sshd, and a slow link."""
+"""Fixtures for the tests of the SSH source: Mailman hosts with an sshd, and a slow link."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.parts.sshd import Jail, available, rooted_directory
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that sshd trusts, and users other than root can reach."""
+    """A directory that sshd trusts and that users other than root can reach."""
     need(available(), "root and OpenSSH's sshd")
     with rooted_directory() as made:
         yield made
@@ -22,7 +22,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def far(directory: Path) -> Iterator[Far]:
-    """A Mailman host as it should be."""
+    """A Mailman host with an sshd; its login works."""
     made = Far(directory)
     with made.sshd:
         yield made
@@ -30,7 +30,7 @@ def far(directory: Path) -> Iterator[Far]:
 
 @pytest.fixture
 def counted(directory: Path) -> Iterator[Far]:
-    """One whose SFTP server writes down the requests it gets."""
+    """A Mailman host whose SFTP server logs its requests."""
     made = Far(directory, count_requests=True)
     with made.sshd:
         yield made
@@ -38,7 +38,7 @@ def counted(directory: Path) -> Iterator[Far]:
 
 @pytest.fixture
 def jailed(directory: Path) -> Iterator[Far]:
-    """Mailman's directory as docs/ssh.md has it: a chroot, read-only, for a user without rights."""
+    """A Mailman host as in docs/ssh.md: an unprivileged user, in a read-only chroot."""
     (directory / "data").mkdir()
     made = Far(directory, jail=Jail("list", directory / "data"))
     with made.sshd:
@@ -47,13 +47,13 @@ def jailed(directory: Path) -> Iterator[Far]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timeouts of half a second where they are half a minute."""
+    """Reduce the read timeouts from half a minute to half a second."""
     monkeypatch.setattr(ssh_session, "READ_TIMEOUT", 0.5)
 
 
 @pytest.fixture
 def slow_link(far: Far) -> Iterator[Link]:
-    """A host at the other end of a link of 20 MB/s, with 200 ms from question to answer."""
+    """A link to the Mailman host with 20 MB/s and a round-trip time of 200 ms."""
     with Link(far.sshd.port, delay=0.1, rate=20_000_000) as link:
         rewrite_names(far, f"[127.0.0.1]:{link.port}")
         yield link

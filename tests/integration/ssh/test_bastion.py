@@ -1,4 +1,4 @@
-"""The SSH source through a bastion: both host keys, what the bastion must permit, and failures."""
+"""The SSH source through a bastion: both host keys, the bastion's permissions, and failures."""
 
 import time
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ pytestmark = pytest.mark.slow
 
 
 class Way:
-    """A host that is reached through a bastion, which has an sshd of its own."""
+    """A Mailman host behind a bastion, which has an sshd of its own."""
 
     def __init__(self, directory: Path, options: str, **bastion: Any) -> None:
-        """Prepare; `options` are those of the key on the bastion."""
+        """Prepare both hosts; `options` are those of the key on the bastion."""
         self.far = Far(directory)
         self.bastion = Sshd(directory / "bastion", **bastion)
         self.bastion.authorize(self.far.key, options)
         self.bastion.write_known_hosts(self.far.known_hosts)
 
     def source(self, **changed: Any) -> Ssh:
-        """The source, through the bastion."""
+        """Return the source through the bastion, with these options changed."""
         jump = Jump("127.0.0.1", self.bastion.port, "root")
         return self.far.source(**{"jump": jump, **changed})
 
 
 @pytest.fixture
 def way(directory: Path) -> Iterator[Way]:
-    """A way that works."""
+    """A Mailman host behind a bastion; both logins work."""
     made = Way(directory, "restrict,port-forwarding")
     with made.far.sshd, made.bastion:
         yield made
@@ -67,7 +67,7 @@ def test_hint_goes_through_bastion_with_the_same_files(way: Way) -> None:
 
 
 def test_bastion_restricted_to_one_forwarding_is_enough(directory: Path) -> None:
-    """As docs/ssh.md has it."""
+    """The key's options are those of docs/ssh.md."""
     way = Way(directory, "restrict,port-forwarding")
     port = way.far.sshd.port
     way.bastion.add_options("AllowTcpForwarding local", f"PermitOpen 127.0.0.1:{port}")

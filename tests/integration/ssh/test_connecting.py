@@ -1,4 +1,4 @@
-"""How the SSH source connects: names, several addresses, and the command that its hint prints."""
+"""Connections of the SSH source: names, several addresses, and the command in its hint."""
 
 import socket
 import time
@@ -26,7 +26,7 @@ def test_port_without_a_listener_is_reported_as_refused(far: Far) -> None:
 
 
 def test_hint_logs_in_as_postfix_sync_does(far: Far) -> None:
-    """With its key and its known hosts, and nothing of root's own."""
+    """It uses the source's key and known_hosts, and no file of root's own."""
     far.sshd.stop()
     error = failed(far.source())
     far.sshd.start()
@@ -53,7 +53,7 @@ def several(far: Far, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
     def source(*kinds: str, **changed: Any) -> Ssh:
         def found(host: str, *rest: Any, **options: Any) -> list[Any]:
             known = [addresses[kind] for kind in kinds] if host == "several.example" else [host]
-            return [one for address in known for one in real(address, *rest, **options)]
+            return [info for address in known for info in real(address, *rest, **options)]
 
         monkeypatch.setattr(socket, "getaddrinfo", found)
         return far.source(host="several.example", **changed)
@@ -61,15 +61,17 @@ def several(far: Far, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
     with ExitStack() as opened:
         hole = (addresses["drops"], far.sshd.port)
         opened.enter_context(socket.create_server(hole, backlog=0))
-        for _ in range(4):  # more than it takes
-            one = opened.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(hole)
+        for _ in range(4):  # more than the backlog holds
+            client = opened.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(hole)
         yield source
 
 
 @pytest.mark.parametrize("first", ["drops", "refuses"])
-def test_another_address_of_the_host_is_enough(several: Callable[..., Ssh], first: str) -> None:
+def test_one_reachable_address_of_the_host_is_enough(
+    several: Callable[..., Ssh], first: str
+) -> None:
     async def session() -> Peer | None:
         async with closing(several(first, "accepts", connect_timeout=3.0)) as source:
             assert await source.fetch()

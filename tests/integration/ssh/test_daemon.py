@@ -1,6 +1,6 @@
-"""The command and the daemon with sources over SSH, on OpenSSH's own sshd: exit status, log, pace.
+"""The command and the daemon with sources over SSH: exit status, log, and time between retries.
 
-What the source itself does with each failure is in the other files of this directory.
+The server is OpenSSH's sshd. The other files of this directory test the source itself.
 """
 
 import signal
@@ -29,7 +29,7 @@ STAY = "the last good lists stay in use"
 
 
 class Far:
-    """A site whose source is on another host; there is nothing in its files yet."""
+    """A site whose source is on another host; the source has no files yet."""
 
     def __init__(self, site: Site, server: Sshd) -> None:
         self.site = site
@@ -44,7 +44,7 @@ class Far:
         self.configure()
 
     def configure(self, *, near: bool = False, ssh: Any = None, **source: Any) -> None:
-        """The source, and another one on this host if there is to be one."""
+        """Configure the source, and with `near` another one on this host."""
         login = {
             "host": self.sshd.host,
             "port": self.sshd.port,
@@ -59,29 +59,29 @@ class Far:
 
     @property
     def lists(self) -> set[str]:
-        """The lists that the index of recipients has, whatever its text says."""
+        """The lists in the index of recipients."""
         return set(self.site.lookup(RECIPIENTS, [ANTS, BEES, CATS]))
 
     @property
     def state(self) -> str:
-        """How the source stands."""
+        """The source's state in status.json."""
         found: str = self.site.status()["sources"]["far"]["state"]
         return found
 
     @property
     def logins(self) -> int:
-        """How often somebody has logged in."""
+        """The number of logins so far."""
         return self.sshd.log_text().count("Accepted publickey")
 
     @property
     def connections(self) -> int:
-        """How many connections there were."""
+        """The number of connections so far."""
         return self.sshd.log_text().count("Connection from")
 
 
 @pytest.fixture
 def far(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Iterator[Far]:
-    """The other host, with a list."""
+    """The site; its source has one list."""
     need(sshd.available(), "OpenSSH's sshd")
     site = make_site()
     idle_postfix.postconf(**mailman_parameters(site.maps, "lmdb"), lmtp_connect_timeout="5s")
@@ -91,22 +91,22 @@ def far(make_site: Callable[..., Site], idle_postfix: PostfixInstance) -> Iterat
         yield made
 
 
-def test_once_over_one_connection(far: Far) -> None:
+def test_once_fetches_over_one_connection(far: Far) -> None:
     assert "far: +1 list: ants" in far.site.once("-v")
     assert far.lists == {ANTS}
     assert far.logins == 1
     assert far.site.once() == ""
     assert far.logins == 2
-    wait_for(lambda: not far.sshd.sessions(), 20, "both connections at their end")
+    wait_for(lambda: not far.sshd.sessions(), 20, "the end of both connections")
 
 
-def test_a_dry_run_over_ssh(far: Far) -> None:
+def test_dry_run_fetches_over_ssh(far: Far) -> None:
     done = far.site.call("--once", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"+ {ANTS} lmtp:[127.0.0.1]:8024" in done.stdout
 
 
-def test_the_peers_address_is_mailmans(far: Far) -> None:
+def test_address_ssh_enters_the_address_of_the_peer(far: Far) -> None:
     far.configure(address="ssh")
     far.files.write(ANTS, hop="lmtp:[mm]:8024")
     far.site.once()
@@ -114,7 +114,9 @@ def test_the_peers_address_is_mailmans(far: Far) -> None:
     far.sshd.stop()
     far.site.hosts.write_bytes(b"127.0.0.1 localhost\n")
     far.site.once(expect=75)
-    assert b"127.0.0.1\tmm\n" in far.site.hosts.read_bytes(), "it is known from before"
+    assert b"127.0.0.1\tmm\n" in far.site.hosts.read_bytes(), (
+        "the address is kept from the last sync"
+    )
 
 
 def refuse_login(far: Far) -> str:
@@ -207,25 +209,25 @@ TROUBLE: dict[Callable[[Far], str], tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLE, ids=[one.__name__ for one in TROUBLE])
-def test_trouble_has_its_exit_status_and_stops_nothing(
+@pytest.mark.parametrize("trouble", TROUBLE, ids=[trouble.__name__ for trouble in TROUBLE])
+def test_failure_has_its_exit_status_and_keeps_the_lists(
     far: Far, trouble: Callable[[Far], str]
 ) -> None:
     status, state = TROUBLE[trouble]
     far.site.once()
     said = trouble(far)
-    logins = far.connections
+    connections = far.connections
     printed = far.site.once(expect=status)
     assert said in printed
     assert printed.startswith("postfix-sync: error: ")
     assert "\npostfix-sync: hint: " in printed
     assert printed.count("error: ") == 1
-    assert far.connections <= logins + 1, "one connection, one try"
+    assert far.connections <= connections + 1, "only one connection"
     assert far.lists == {ANTS}
     assert far.state == state
 
 
-def test_a_kept_connection_is_reused(far: Far) -> None:
+def test_daemon_keeps_one_connection(far: Far) -> None:
     far.configure(interval="200ms")
     with RunningDaemon(far.site, "-v") as daemon:
         daemon.wait_for("far: +1 list: ants")
@@ -234,11 +236,11 @@ def test_a_kept_connection_is_reused(far: Far) -> None:
         daemon.wait_for("far: +1 list: bees")
         assert far.logins == 1
         assert daemon.stop() == 0
-    wait_for(lambda: not far.sshd.sessions(), 20, "an orderly goodbye")
+    wait_for(lambda: not far.sshd.sessions(), 20, "the end of the session")
 
 
-def test_a_peer_that_hangs_holds_up_nobody(far: Far) -> None:
-    """Neither the other source, nor the watchdog, nor SIGTERM."""
+def test_hanging_peer_delays_neither_other_sources_nor_the_watchdog(far: Far) -> None:
+    """SIGTERM ends the daemon in time, too."""
     far.configure(near=True, interval="300ms")
     far.near.write(BEES)
     with RunningDaemon(far.site, environment={"WATCHDOG_USEC": "1000000"}) as daemon:
@@ -247,15 +249,17 @@ def test_a_peer_that_hangs_holds_up_nobody(far: Far) -> None:
         far.sshd.freeze()
         pings = daemon.notify.received.count("WATCHDOG=1")
         received = daemon.notify
-        # Longer than the interval: by then it has been asked, and nothing tells of that.
-        wait_for(lambda: received.received.count("WATCHDOG=1") >= pings + 3, 20, "a living daemon")
+        # Longer than the interval: by then the daemon has polled the source.
+        wait_for(
+            lambda: received.received.count("WATCHDOG=1") >= pings + 3, 20, "pings of the watchdog"
+        )
         far.near.write(BEES, CATS)
         daemon.wait_for("near: +1 list: cats")
         assert far.lists == {ANTS, BEES, CATS}
         assert daemon.stop(timeout=10) == 0
 
 
-def test_a_peer_that_comes_back_is_found_again(far: Far) -> None:
+def test_peer_that_is_up_again_is_reported_as_recovered(far: Far) -> None:
     far.configure(interval="200ms", ssh={"connect_timeout": "500ms"})
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("far: +1 list: ants")
@@ -269,11 +273,11 @@ def test_a_peer_that_comes_back_is_found_again(far: Far) -> None:
         assert daemon.stop() == 0
 
 
-def test_a_host_that_is_away_is_tried_less_and_less_often(far: Far) -> None:
+def test_unreachable_host_is_retried_with_back_off(far: Far) -> None:
     far.configure(interval="50ms", ssh={"port": free_port()})
     with RunningDaemon(far.site, "-v") as daemon:
         daemon.wait_for("Connection refused")
-        # After 0.5 to 1 s, 1 to 2, and 2 to 4: at the interval, it would be a hundred by then.
+        # Retries come after 0.5 to 1 s, 1 to 2 s, and 2 to 4 s, not at the interval of 50 ms.
         began = time.monotonic()
         daemon.wait_for("far: polled: ", times=4)
         assert time.monotonic() - began > 3.3
@@ -281,14 +285,14 @@ def test_a_host_that_is_away_is_tried_less_and_less_often(far: Far) -> None:
         assert daemon.stop() == 0
 
 
-def test_what_needs_a_person_is_told_once_and_tried_slowly(far: Far) -> None:
+def test_error_that_needs_an_operator_is_logged_once_and_retried_slowly(far: Far) -> None:
     far.configure(interval="50ms", near=True)
     far.near.write(BEES)
     said = refuse_login(far)
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for(said)
         daemon.wait_for("near: +1 list: bees")
-        for _ in range(3):  # other passes are no reason to try again
+        for _ in range(3):  # other syncs do not cause a retry
             seen = daemon.passes
             far.near.write(*[BEES, CATS][: 1 + seen % 2])
             daemon.wait_for_passes(seen + 1)
@@ -301,7 +305,7 @@ def test_what_needs_a_person_is_told_once_and_tried_slowly(far: Far) -> None:
 
 
 def test_once_that_succeeds_ends_back_off_of_daemon(far: Far) -> None:
-    """Also where nothing is new: what it has found is what was recorded before."""
+    """Also if it finds no change since the last recorded fetch."""
     far.site.once()
     said = refuse_login(far)
     with RunningDaemon(far.site) as daemon:
@@ -338,7 +342,7 @@ def test_stale_error_of_daemon_does_not_replace_newer_success_in_status(far: Far
         )
         far.sshd.authorize(far.key)
         far.site.once()
-        far.sshd.freeze()  # the daemon has no newer answer than its error
+        far.sshd.freeze()  # the daemon's last result is its error
         try:
             far.near.write(BEES, CATS)
             daemon.wait_for("near: +1 list: cats")
@@ -374,20 +378,20 @@ def offer_another_key(far: Far) -> Callable[[], object]:
 @pytest.mark.parametrize(
     "break_file",
     [keep_known_hosts, keep_key, show_key, offer_another_key],
-    ids=lambda one: one.__name__,
+    ids=lambda break_file: break_file.__name__,
 )
-def test_login_is_tried_again_when_a_file_that_it_needs_changed(
+def test_login_is_retried_when_a_file_that_it_needs_has_changed(
     far: Far, break_file: Callable[[Far], Callable[[], object]]
 ) -> None:
-    cure = break_file(far)
+    repair = break_file(far)
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("postfix-sync: error: ")
-        cure()
+        repair()
         daemon.wait_for("far: +1 list: ants")
         assert daemon.stop() == 0
 
 
-def test_another_host_key_is_told_with_both_fingerprints_and_lets_nothing_in(far: Far) -> None:
+def test_changed_host_key_is_logged_with_both_fingerprints_and_refused(far: Far) -> None:
     far.configure(interval="100ms")
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("far: +1 list: ants")
@@ -403,13 +407,13 @@ def test_another_host_key_is_told_with_both_fingerprints_and_lets_nothing_in(far
         assert daemon.stop() == 0
 
 
-def test_files_that_are_not_there_yet_are_found_when_they_come(far: Far) -> None:
-    """The usual beginning: no list was created yet."""
+def test_files_that_appear_later_are_fetched_at_the_interval(far: Far) -> None:
+    """The directory is missing on a new Mailman until a list is created."""
     far.files.directory.rename(far.site.directory / "later")
     far.configure(interval="200ms")
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("No such file or directory")
-        daemon.wait_for_passes(daemon.passes + 2)  # it is looked for at the interval
+        daemon.wait_for_passes(daemon.passes + 2)  # polls at the interval
         (far.site.directory / "later").rename(far.files.directory)
         daemon.wait_for("far: +1 list: ants")
         assert daemon.count("No such file or directory") == 1
@@ -417,14 +421,14 @@ def test_files_that_are_not_there_yet_are_found_when_they_come(far: Far) -> None
         assert daemon.stop() == 0
 
 
-def test_a_restart_while_the_host_is_away(far: Far) -> None:
+def test_daemon_started_while_the_host_is_away_uses_the_last_good_lists(far: Far) -> None:
     far.site.once()
     far.sshd.stop()
     for path in (far.site.maps, far.site.state / "status.json"):
         (_remove if path.is_dir() else Path.unlink)(path)
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("Connection refused")
-        wait_for((far.site.maps / RECIPIENTS).exists, 20, "its last good lists")
+        wait_for((far.site.maps / RECIPIENTS).exists, 20, "the last good lists")
         assert daemon.stop() == 0
     assert far.lists == {ANTS}
 
@@ -435,7 +439,7 @@ def _remove(directory: Path) -> None:
     directory.rmdir()
 
 
-def test_the_configuration_is_read_again_in_the_middle_of_a_connection(far: Far) -> None:
+def test_reload_during_a_connection_logs_in_again(far: Far) -> None:
     far.configure(interval="200ms")
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for("far: +1 list: ants")
@@ -446,4 +450,4 @@ def test_the_configuration_is_read_again_in_the_middle_of_a_connection(far: Far)
         daemon.wait_for("far: +1 list: bees")
         assert far.logins == 2
         assert daemon.stop() == 0
-    wait_for(lambda: not far.sshd.sessions(), 20, "both connections at their end")
+    wait_for(lambda: not far.sshd.sessions(), 20, "the end of both connections")

@@ -1,4 +1,4 @@
-"""Which host keys and certificates the SSH source accepts: known_hosts as ssh(1) reads it."""
+"""The host keys and certificates that the SSH source accepts: known_hosts as ssh(1) reads it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -44,15 +44,15 @@ def test_host_key_of_another_name_is_refused(far: Far, pattern: str) -> None:
     assert type(failed(far.source())) is NotPermitted
 
 
-def test_an_address_of_another_host_does_not_vouch_for_this_one(far: Far) -> None:
-    """As ssh(1): the name that was asked for decides, not the address that it has today."""
+def test_known_address_does_not_authenticate_another_host_name(far: Far) -> None:
+    """As in ssh(1), the configured name decides, not the address that it resolves to."""
     error = failed(far.source(host="localhost"))
     assert "is not in" in error.message
 
 
 @pytest.mark.parametrize("pattern", ["LocalHost", "[LocalHost]:*", "other,LOCAL*"])
 def test_known_hosts_names_match_in_any_case(far: Far, pattern: str) -> None:
-    """Hosts are in lower case in the configuration, and names before they are hashed."""
+    """The configuration has hosts in lower case; ssh-keygen hashes names in lower case."""
     rewrite_names(far, pattern)
     assert fetched(far.source(host="localhost"))
 
@@ -100,7 +100,7 @@ def test_unknown_host_key_is_refused_with_the_command_that_adds_it(far: Far) -> 
 
 
 def test_changed_host_key_is_refused_with_both_fingerprints(far: Far) -> None:
-    """Also in a daemon's life: the connection that it had is gone, and the next is not made."""
+    """Also in a running source: it loses its connection, and makes no new one."""
     known = fingerprint(far.sshd.host_key())
 
     async def session() -> SyncError:
@@ -127,7 +127,7 @@ def test_changed_host_key_is_refused_with_both_fingerprints(far: Far) -> None:
 
 
 def test_host_key_of_another_type_is_refused_with_both_fingerprints(directory: Path) -> None:
-    """The host's key is shown, where a handshake would only say that no algorithm matched."""
+    """The handshake alone would only report that no algorithm matches."""
     far = Far(directory, host_keys=["rsa"])
     other = make_key(directory / "other")
     far.known_hosts.write_text(f"{far.sshd.known_as} {public(other)}\n")
@@ -140,7 +140,7 @@ def test_host_key_of_another_type_is_refused_with_both_fingerprints(directory: P
 
 @pytest.mark.parametrize("name", ["{known_as}", "127.0.0.1", "*"])
 def test_revoked_host_key_is_refused(far: Far, name: str) -> None:
-    """Whether or not its line names the port, and although another line trusts the key."""
+    """Whether or not its line names the port, and even if another line trusts the key."""
     key = public(far.sshd.host_key())
     with far.known_hosts.open("a") as file:
         file.write(f"@revoked {name.format(known_as=far.sshd.known_as)} {key}\n")
@@ -151,7 +151,7 @@ def test_revoked_host_key_is_refused(far: Far, name: str) -> None:
 
 
 def test_key_revoked_for_its_port_is_refused(far: Far) -> None:
-    """asyncssh's own match would forget this line when it falls back to the plain name."""
+    """asyncssh's own match drops this line when it falls back to the name without a port."""
     key = public(far.sshd.host_key())
     far.known_hosts.write_text(f"@revoked {far.sshd.known_as} {key}\n127.0.0.1 {key}\n")
     assert "is marked @revoked in" in failed(far.source()).message
@@ -159,7 +159,7 @@ def test_key_revoked_for_its_port_is_refused(far: Far) -> None:
 
 @pytest.fixture
 def certified(directory: Path) -> Iterator[tuple[Far, Path]]:
-    """A host with a certificate, known by its CA alone; and the CA's key."""
+    """A host with a certificate, of which only the CA is known; and the CA's key."""
     authority = make_key(directory / "ca")
     far = Far(directory)
     certify(far.sshd.host_key(), authority, "127.0.0.1")
@@ -178,7 +178,7 @@ def certified(directory: Path) -> Iterator[tuple[Far, Path]]:
 
 
 def certify(key: Path, authority: Path, name: str, valid: str = "+1h") -> None:
-    """Has the CA sign a host's key."""
+    """Sign a host's key with the CA's key."""
     command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "id", "-h", "-n", name]
     subprocess.run([*command, "-V", valid, f"{key}.pub"], check=True, capture_output=True)
 
@@ -241,7 +241,7 @@ def test_certificate_for_another_host_or_time_is_refused(
 def test_revoked_certificate_in_known_hosts_is_an_error(
     certified: tuple[Far, Path],
 ) -> None:
-    """Passed over, it would be accepted."""
+    """If the line were ignored, the certificate would be accepted."""
     far, _ = certified
     certificate = (far.directory / "sshd" / "ssh_host_ed25519_key-cert.pub").read_text()
     with far.known_hosts.open("a") as file:

@@ -1,4 +1,4 @@
-"""Servers that lie, flood, or do not speak SSH: each fetch ends in time with a named error."""
+"""Servers with false replies, floods, or no SSH: each fetch ends in time with a known error."""
 
 import time
 from collections.abc import Callable
@@ -30,8 +30,8 @@ from tests.parts.ssh_source import Far, closing, failed, refusal, rewrite_names,
 pytestmark = pytest.mark.slow
 
 
-def test_a_server_that_lets_anybody_in_is_refused(far: Far) -> None:
-    """Without having asked for the key (disable_trivial_auth): it may pass the login on."""
+def test_server_that_skips_authentication_is_refused(far: Far) -> None:
+    """It may forward the session to another server (asyncssh's disable_trivial_auth)."""
 
     class Open(asyncssh.SSHServer):
         def begin_auth(self, username: str) -> bool:
@@ -72,7 +72,7 @@ def test_server_that_does_not_speak_ssh_is_out_of_reach(far: Far, name: str) -> 
 
 
 @pytest.mark.attack
-def test_a_server_without_a_greeting_is_told_from_one_that_hangs_later(far: Far) -> None:
+def test_server_without_a_greeting_is_reported_as_such(far: Far) -> None:
     async def session(name: str) -> str:
         async with rogue(BANNERS[name]) as (_, port):
             source = far.source(port=port, connect_timeout=0.3)
@@ -87,7 +87,7 @@ def test_a_server_without_a_greeting_is_told_from_one_that_hangs_later(far: Far)
 
 
 def lying(far: Far, server: type[asyncssh.SFTPServer], **changed: Any) -> SyncError:
-    """What a fetch from such a server raises."""
+    """Return the error of a fetch from such a server."""
 
     async def session() -> SyncError:
         async with sftp_rogue(server, far.files.directory, far.sshd.host_key()) as port:
@@ -105,7 +105,7 @@ def lying(far: Far, server: type[asyncssh.SFTPServer], **changed: Any) -> SyncEr
 
 
 @pytest.mark.attack
-def test_the_rogue_is_honest_but_for_what_is_wrong(far: Far) -> None:
+def test_honest_rogue_server_is_fetched_without_an_error(far: Far) -> None:
     async def session() -> Snapshot | None:
         async with sftp_rogue(Honest, far.files.directory, far.sshd.host_key()) as port:
             rewrite_names(far, f"[127.0.0.1]:{port}")
@@ -126,7 +126,7 @@ def test_missing_reply_times_out(far: Far, impatient: None, request_: str) -> No
 def test_wrong_size_is_reported_as_files_that_change(
     far: Far, change: Callable[[int], int]
 ) -> None:
-    """As far as a client can know, the file changes all the time."""
+    """To a client, the file seems to change continuously."""
     error = lying(far, sized(change))
     assert type(error) is OutOfReach
     assert "change faster than they can be read" in error.message
@@ -144,7 +144,7 @@ def test_more_data_than_requested_is_refused(far: Far) -> None:
 
 
 class Chatty(Honest):
-    """Sends 2 MiB that nobody asked for once the files have been read."""
+    """Sends 2 MiB of unrequested data once the files have been read."""
 
     def lstat(self, path: bytes) -> Any:
         if self.opened and path.endswith(b"postfix_lmtp"):
@@ -154,20 +154,20 @@ class Chatty(Honest):
 
 
 def test_allowance_of_a_large_file_ends_with_it(far: Far) -> None:
-    """What is allowed beyond a file's size is for that file alone."""
+    """The allowance beyond a file's size is for that file alone."""
     far.grow(2**25)
     assert "was not requested" in lying(far, Chatty).message
 
 
 def test_blocks_sent_byte_by_byte_time_out(far: Far, impatient: None) -> None:
-    """Each byte comes in time, but the block does not."""
+    """Each byte arrives in time, but the block does not."""
     assert "no answer for 0.5 s" in lying(far, Stingy).message
 
 
 def test_announced_blocks_of_one_byte_time_out(
     far: Far, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """limits@openssh.com may say so; a block that moves the deadline is larger all the same."""
+    """limits@openssh.com may announce them; only a larger block extends the deadline."""
     monkeypatch.setattr(asyncssh.sftp, "MAX_SFTP_READ_LEN", 1)
     far.grow(200)
     assert "no answer for 0.5 s" in lying(far, Stingy).message
@@ -205,7 +205,7 @@ def test_subsystem_that_is_not_sftp_is_named(
 
 @pytest.mark.attack
 def test_packet_of_four_gigabytes_is_refused(far: Far) -> None:
-    """Newer versions of asyncssh refuse it as such; the older ones would wait for all of it."""
+    """Newer versions of asyncssh refuse the packet; older ones would wait for all of it."""
 
     async def session() -> SyncError:
         async with subsystem_rogue(floods, far.sshd.host_key()) as port:

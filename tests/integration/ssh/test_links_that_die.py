@@ -1,4 +1,4 @@
-"""Servers and links that freeze or die: the fetch ends in time, and the next one reconnects."""
+"""Servers and links that hang or break: the fetch ends in time, and the next one reconnects."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 def test_server_frozen_between_two_fetches_times_out_and_is_reconnected(
     far: Far, impatient: None
 ) -> None:
-    """The kept connection is given up, a new one is tried; and all is well when it thaws."""
+    """The source closes its connection and tries a new one, which works once the server thaws."""
 
     async def session() -> None:
         async with closing(far.source(connect_timeout=0.5)) as source:
@@ -67,7 +67,7 @@ def test_server_killed_during_a_transfer_is_a_lost_connection(counted: Far) -> N
     run(session())
 
 
-def test_a_restarted_server_is_connected_to_at_once(far: Far) -> None:
+def test_restarted_server_is_reconnected_at_once(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
             assert await source.fetch()
@@ -80,15 +80,15 @@ def test_a_restarted_server_is_connected_to_at_once(far: Far) -> None:
     run(session())
 
 
-def test_a_connection_that_dies_at_the_question_is_made_anew(far: Far) -> None:
-    """Nobody has told this side yet that it is dead."""
+def test_connection_that_breaks_at_the_request_is_replaced(far: Far) -> None:
+    """This side has not noticed the end of the connection yet."""
 
     async def session() -> None:
         async with closing(far.source()) as source:
             assert await source.fetch()
             far.sshd.kill_sessions()
-            assert await source.fetch() is None  # without a turn of the event loop in between
-            # Whoever asked goes on as before, and does not count as cancelled.
+            assert await source.fetch() is None  # without running the event loop in between
+            # The calling task is not left in a cancelled state.
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await asyncio.Event().wait()
@@ -110,7 +110,7 @@ def test_server_that_is_down_is_refused_until_it_returns(far: Far) -> None:
     run(session())
 
 
-def test_one_connection_is_kept(far: Far) -> None:
+def test_fetches_share_one_connection(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
             assert source.peer is None
@@ -125,15 +125,15 @@ def test_one_connection_is_kept(far: Far) -> None:
     run(session())
 
 
-@pytest.mark.parametrize("asked", [0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6])
-def test_a_cancelled_fetch_leaves_nothing(far: Far, asked: float) -> None:
-    """At whatever point it is: `run` looks for what is left."""
-    far.grow(4 * BIG)  # which takes longer than any of these
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6])
+def test_cancelled_fetch_leaves_no_task_and_no_connection(far: Far, delay: float) -> None:
+    """The fetch is cancelled at different stages; `run` checks what is left."""
+    far.grow(4 * BIG)  # takes longer than any of these delays
 
     async def session() -> None:
         async with closing(far.source()) as source:
             fetching = asyncio.create_task(source.fetch())
-            await asyncio.sleep(asked)
+            await asyncio.sleep(delay)
             fetching.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await fetching
@@ -154,7 +154,7 @@ def test_closing_does_not_wait_for_a_frozen_server(far: Far) -> None:
 def test_link_that_drops_packets_times_out(
     far: Far, slow_link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No word from anybody: nothing says that the connection is gone."""
+    """No packet reports that the connection is broken."""
     monkeypatch.setattr(ssh_session, "READ_TIMEOUT", 2.0)
 
     async def session() -> None:

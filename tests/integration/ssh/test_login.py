@@ -1,4 +1,4 @@
-"""How the SSH source logs in: its identity file, nothing of root's own, and SFTP."""
+"""Logins of the SSH source: its identity file, no file of root's own, and SFTP."""
 
 import os
 import shlex
@@ -55,7 +55,7 @@ def test_identity_that_is_not_a_key_is_refused(far: Far, content: bytes) -> None
     assert error.message == f"{far.key}: not a private key; {STAY}"
 
 
-def test_an_identity_that_is_a_fifo_is_not_waited_for(far: Far) -> None:
+def test_identity_that_is_a_fifo_is_refused_at_once(far: Far) -> None:
     far.key.unlink()
     os.mkfifo(far.key, 0o600)
     assert type(failed(far.source())) is NotPermitted
@@ -91,7 +91,7 @@ def test_unknown_user_is_refused(far: Far) -> None:
 def test_neither_agent_nor_home_are_used(
     far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent and a default key that the host accepts, and a configuration that leads there."""
+    """The host accepts the agent's key and root's default key, which ~/.ssh/config names."""
     home = tmp_path / ".ssh"
     home.mkdir(mode=0o700)
     shutil.copy(far.key, home / "id_ed25519")

@@ -1,4 +1,4 @@
-"""Files of the Mailman host that the SSH source refuses, misses, or has no permission to read."""
+"""Files of the Mailman host that are refused, missing, or not permitted to be read."""
 
 import os
 import stat
@@ -32,7 +32,7 @@ def test_directory_that_is_created_later_is_fetched_over_the_same_connection(far
             assert error.status == Exit.OUT_OF_REACH
             far.files.write(ANTS)
             assert await source.fetch()
-            assert len(far.sshd.sessions()) <= 3, "one connection for all of it"
+            assert len(far.sshd.sessions()) <= 3, "only one connection"
 
     run(session())
 
@@ -69,7 +69,7 @@ def test_only_regular_files_are_opened(
     assert counted.sshd.requests("open") == 0
 
 
-def test_a_file_that_is_too_large_is_not_opened(counted: Far) -> None:
+def test_file_that_is_too_large_is_not_opened(counted: Far) -> None:
     size = (counted.files.directory / "postfix_lmtp").stat().st_size
     error = failed(counted.source(max_size=size - 1))
     assert type(error) is Refused
@@ -88,7 +88,7 @@ def test_user_in_a_chroot_can_fetch(jailed: Far) -> None:
 
 
 def test_chroot_that_sshd_refuses_is_explained_in_the_hint(jailed: Far) -> None:
-    """It lets the user in, and then hangs up: what is wrong, only its log says."""
+    """sshd accepts the login and then disconnects; only its log has the reason."""
     jailed.files.directory.chmod(0o775)
     error = failed(jailed.source(user="list", path=Path("/")))
     assert type(error) is OutOfReach
@@ -130,7 +130,7 @@ def test_directory_without_search_permission_is_named(jailed: Far) -> None:
 
 
 def test_fetch_after_a_denial_logs_in_again(jailed: Far) -> None:
-    """A user's groups are those of the login: usermod would change nothing for an open session."""
+    """A session has the groups of its login; usermod does not change an open session."""
     path = jailed.files.directory / "postfix_lmtp"
     path.chmod(0o660)
 
@@ -144,7 +144,7 @@ def test_fetch_after_a_denial_logs_in_again(jailed: Far) -> None:
     run(session())
 
 
-def test_a_file_without_any_read_bit_is_refused_even_to_root(far: Far) -> None:
+def test_file_without_any_read_bit_is_refused_even_to_root(far: Far) -> None:
     (far.files.directory / "postfix_lmtp").chmod(0)
     error = failed(far.source())
     assert type(error) is NotPermitted

@@ -1,4 +1,4 @@
-"""What a fetch over SSH costs: memory, questions over a slow link, time of the event loop."""
+"""The cost of a fetch over SSH: memory, round trips on a slow link, time of the event loop."""
 
 import asyncio
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def in_its_own_process(far: Far, script: str) -> subprocess.CompletedProcess[str]:
-    """A program with `source` at hand, in a process whose memory and output are its own."""
+    """Run a script with the variable `source`, in a process with its own memory and output."""
     head = (
         "import asyncio, resource, sys, time\n"
         "from pathlib import Path, PurePosixPath\n"
@@ -48,7 +48,7 @@ def test_memory_is_bounded_by_the_size_of_the_files(far: Far) -> None:
     assert int(done.stdout) < 1.4 * 2 * BIG
 
 
-def test_nothing_is_printed_and_nothing_heavy_is_loaded(far: Far) -> None:
+def test_fetch_prints_nothing_and_loads_no_heavy_module(far: Far) -> None:
     script = (
         "assert 'asyncssh' not in sys.modules\n"
         "async def main():\n"
@@ -100,4 +100,4 @@ def test_unchanged_files_take_one_round_trip_on_a_slow_link(far: Far, slow_link:
                 seconds.append(time.monotonic() - began)
             return seconds
 
-    assert 0.2 < min(run(session())) < 0.4, "one question and one answer, for three files at once"
+    assert 0.2 < min(run(session())) < 0.4, "one round trip for all three files"

@@ -1,4 +1,4 @@
-"""The SSH source fetches whole snapshots of Mailman's files, and only when one has changed."""
+"""The SSH source fetches complete snapshots of Mailman's files, and only after a change."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def test_fetch_returns_all_three_files(far: Far) -> None:
         assert found.place == far.place(name)
 
 
-def test_missing_vmap_is_no_error(far: Far) -> None:
+def test_missing_vmap_is_not_an_error(far: Far) -> None:
     snapshot = fetched(far.source())
     assert snapshot
     assert snapshot.vmap is None
@@ -55,12 +55,12 @@ def test_file_of_any_size_is_fetched_whole(far: Far, size: int) -> None:
 
 
 def test_unchanged_files_are_not_read_again(counted: Far) -> None:
-    """It is read a second time if it was young when it was read first, and never after that."""
+    """A file that was young at its first read is read once more, and never after that."""
 
     async def session() -> None:
         async with closing(counted.source()) as source:
             assert await source.fetch()
-            await asyncio.sleep(sftp.COARSE)  # being old is a matter of time alone
+            await asyncio.sleep(sftp.COARSE)  # until the file is old enough
             assert await source.fetch() is None
             opened = counted.sshd.requests("open")
             assert opened == 4
@@ -95,7 +95,7 @@ def test_changed_files_are_fetched_again(far: Far) -> None:
 
 
 def test_rewrite_within_the_same_second_is_fetched(far: Far) -> None:
-    """Same size, same second: nothing that SFTP tells of the file has changed."""
+    """The size and the second are the same, so the attributes in SFTP have not changed."""
     name = "postfix_domains"
     path = far.files.directory / name
 
@@ -120,7 +120,7 @@ def test_fetch_waits_until_files_just_written_are_complete(far: Far) -> None:
 
     async def session() -> Snapshot | None:
         async with closing(far.source()) as source:
-            assert await refusal_or(source)  # so that the login is no part of what follows
+            assert await refusal_or(source)  # so that the login is not part of the measured time
             far.files.put("postfix_lmtp", "changed")
             fetching = asyncio.create_task(source.fetch())
             await asyncio.sleep(QUIET * 0.7)
@@ -135,8 +135,8 @@ def test_fetch_waits_until_files_just_written_are_complete(far: Far) -> None:
     assert (snapshot.lmtp.content, snapshot.domains.content) == (b"changed", b"late")
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_read_again(counted: Far) -> None:
-    """Both files carry a number: a snapshot with two numbers would be torn."""
+def test_file_replaced_during_the_read_is_read_again(counted: Far) -> None:
+    """Both files contain a number; a snapshot with two numbers would be inconsistent."""
     names = ("postfix_lmtp", "postfix_domains")
 
     def stage(number: int) -> None:
@@ -146,7 +146,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(counted: Far) ->
                 file.truncate(BIG)
                 file.seek(-1, os.SEEK_END)
                 file.write(b"%d" % number)
-            os.utime(file.name, (number, number))  # or one second might see both
+            os.utime(file.name, (number, number))  # two writes may fall into one second
 
     def publish() -> None:
         for name in names:
@@ -165,12 +165,12 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(counted: Far) ->
     stage(2)
     snapshot = run(session())
     assert snapshot
-    for one in (snapshot.lmtp, snapshot.domains):
-        assert (len(one.content), one.content[:1], one.content[-1:]) == (BIG, b"2", b"2")
+    for file in (snapshot.lmtp, snapshot.domains):
+        assert (len(file.content), file.content[:1], file.content[-1:]) == (BIG, b"2", b"2")
 
 
-def test_files_that_change_all_the_time_are_refused_or_fetched_whole(far: Far) -> None:
-    """Each version is longer than the one before, or SFTP would not know one from another."""
+def test_files_that_change_constantly_are_refused_or_fetched_whole(far: Far) -> None:
+    """Each version is longer than the previous one, so that its SFTP attributes differ."""
     ended = threading.Event()
 
     def text(turn: int) -> str:
@@ -208,7 +208,7 @@ def test_files_that_change_all_the_time_are_refused_or_fetched_whole(far: Far) -
         assert content == text(int(content.split()[0]))
 
 
-def test_a_set_that_changes_during_each_read_is_read_three_times(
+def test_files_that_change_during_each_read_are_read_three_times(
     counted: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sftp, "SETTLE_AT_MOST", 0.0)
@@ -229,8 +229,8 @@ def test_a_set_that_changes_during_each_read_is_read_three_times(
     assert reads == sftp.READS_AT_LEAST
 
 
-def test_a_file_that_grows_while_it_is_read_is_refused_in_the_end(far: Far) -> None:
-    """It is read to the size that it had, and no further."""
+def test_file_that_grows_during_each_read_is_refused(far: Far) -> None:
+    """Each read ends at the size that the file had at its start."""
     path = far.grow(2**24)
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The answer of a monitoring plugin: one line, figures after a bar, and a status of four."""
+"""The output of the monitoring plugin: one line with performance data, and one of four statuses."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ FORM = re.compile(
     r"LMTP (OK|WARNING|CRITICAL) - [^|\n]+"
     r"\|('[^'= ]+'=\d+\.\d{4}s;;;0 )+down=\d+;;0;0;\d+(\n[^|\n]+)*"
 )
-"""Of what the Monitoring Plugins Development Guidelines allow, the part that is used."""
+"""The used part of the format in the Monitoring Plugins Development Guidelines."""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ FORM = re.compile(
         ),
     ],
 )
-def test_one_destination_is_one_line(
+def test_one_destination_gives_one_line(
     result: ProbeResult, state: str, text: str, figures: str
 ) -> None:
     line = render([result])
@@ -70,15 +70,17 @@ def test_one_destination_is_one_line(
         ([UP, ODD, DOWN], "LMTP CRITICAL - 1 of 3 destinations down: mm2:8024"),
     ],
 )
-def test_several_are_a_line_each_after_the_first(results: list[ProbeResult], headline: str) -> None:
+def test_several_destinations_give_a_line_each_after_the_headline(
+    results: list[ProbeResult], headline: str
+) -> None:
     text = render(results)
     assert FORM.fullmatch(text)
     first, *more = text.splitlines()
     assert first.partition("|")[0] == headline
-    assert [line.split()[0] for line in more] == [one.destination.endpoint for one in results]
+    assert [line.split()[0] for line in more] == [result.destination.endpoint for result in results]
 
 
-def test_none_is_unknown() -> None:
+def test_no_destination_is_unknown() -> None:
     assert state_of([]) is State.UNKNOWN
 
 
@@ -95,7 +97,7 @@ def raising(error: BaseException) -> int:
         (asyncio.CancelledError(), "interrupted\n"),
     ],
 )
-def test_whatever_ends_it_is_unknown(
+def test_error_or_interrupt_is_unknown(
     error: BaseException, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plugin(lambda: raising(error)) == 3

@@ -1,4 +1,4 @@
-"""What status and doctor show to people."""
+"""The texts that status, doctor and rollback print for people."""
 
 import pytest
 
@@ -32,7 +32,7 @@ DOUBTFUL = Finding("clock", Verdict.WARNING, "it is 1970", "the hour is wrong")
 BAD = Finding("relay_domains", Verdict.FAILURE, "relay_domains = ", "no map " * 15, LONG_FIX)
 
 
-def test_failures_stand_last_above_the_prompt() -> None:
+def test_findings_are_ordered_with_failures_last() -> None:
     assert output.findings([BAD, WELL, DOUBTFUL, WELL], PLAIN).splitlines() == [
         "ok       transport_maps = lmdb:/m/postfix_lmtp",
         "ok       transport_maps = lmdb:/m/postfix_lmtp",
@@ -51,26 +51,26 @@ def test_failures_stand_last_above_the_prompt() -> None:
     ]
 
 
-def test_quiet_leaves_what_is_not_well() -> None:
+def test_quiet_findings_are_only_problems() -> None:
     assert output.findings([WELL], PLAIN, problems_only=True) == ""
     text = output.findings([WELL, DOUBTFUL], PLAIN, problems_only=True)
     assert text.splitlines()[0] == "warning  clock"
     assert "transport_maps" not in text
 
 
-def test_numbers_are_told_of_what_there_is() -> None:
+def test_summary_counts_only_verdicts_that_occur() -> None:
     assert output.findings([WELL], PLAIN).splitlines()[-1] == "1 ok"
     assert output.findings([BAD, BAD], PLAIN).splitlines()[-1] == "2 failures, 0 ok"
 
 
-def test_a_finding_is_called_by_its_name() -> None:
-    one = Finding("state_directory", Verdict.OK, "/var/lib/postfix-sync, 2 GiB free")
-    assert output.findings([one], PLAIN).splitlines()[0] == (
+def test_ok_finding_begins_with_its_name() -> None:
+    finding = Finding("state_directory", Verdict.OK, "/var/lib/postfix-sync, 2 GiB free")
+    assert output.findings([finding], PLAIN).splitlines()[0] == (
         "ok       state_directory: /var/lib/postfix-sync, 2 GiB free"
     )
 
 
-def test_a_command_is_whole_and_colours_are_around_it() -> None:
+def test_command_is_not_wrapped_and_is_coloured_as_a_whole() -> None:
     text = output.findings([BAD], COLOURED)
     assert f"           \x1b[36m{LONG_FIX}\x1b[0m\n" in text
     assert text.startswith("\x1b[1;31mfailure  \x1b[0m\x1b[1mrelay_domains\x1b[0m\n")
@@ -125,10 +125,10 @@ def status(**changed: object) -> Status:
         passes=no_syncs(),
         queue=None,
     )
-    return Status(**{**found, **changed})  # type: ignore[typeddict-item]  # what is to differ
+    return Status(**{**found, **changed})  # type: ignore[typeddict-item]  # changed fields
 
 
-def test_a_status() -> None:
+def test_status_has_a_table_for_each_section() -> None:
     assert output.status(status(), NOW, PLAIN).splitlines() == [
         f"postfix-sync 0.1.0, as of {iso(NOW - 3 * 3600)}, 3 h ago",
         "generation 7",
@@ -151,7 +151,7 @@ def test_a_status() -> None:
     ]
 
 
-def test_a_status_that_is_held() -> None:
+def test_held_status_reports_duration_and_pending_changes() -> None:
     held = {"held": True, "held_since": iso(NOW - 7200), "waiting": "+1 list: ants@a.example"}
     assert output.status(status(**held), NOW, PLAIN).splitlines()[1] == (
         "held at generation 7 for 2 h; pending: +1 list: ants@a.example"
@@ -160,17 +160,17 @@ def test_a_status_that_is_held() -> None:
     assert output.status(unknown, NOW, PLAIN).splitlines()[1] == "held for 2 h; pending: nothing"
 
 
-def test_what_is_not_there_leaves_no_gap() -> None:
+def test_empty_sections_of_status_leave_no_blank_lines() -> None:
     text = output.status(status(sources={}, destinations={}, clusters={}), NOW, PLAIN)
     assert text.count("\n\n") == 1
 
 
 @pytest.mark.parametrize("moment", ["", "yesterday"])
-def test_a_time_that_somebody_else_wrote(moment: str) -> None:
+def test_invalid_time_in_status_is_shown_as_unknown(moment: str) -> None:
     assert output.status(status(updated=moment), NOW, PLAIN).splitlines()[0].endswith(", ? ago")
 
 
-def test_colours_tell_good_from_bad() -> None:
+def test_states_are_coloured_by_severity() -> None:
     text = output.status(status(), NOW, COLOURED)
     assert "\x1b[32mok\x1b[0m" in text
     assert "\x1b[1;31mrefused\x1b[0m" in text
@@ -187,7 +187,7 @@ def typed(*words: str) -> str:
     return " ".join(["postfix-sync", *words])
 
 
-def test_generations() -> None:
+def test_generations_are_listed_with_their_differences() -> None:
     rows = [kept(12, "a@x.y", "b@x.y"), kept(9, "a@x.y", differs=("-1 list: b@x.y",))]
     assert output.generations(rows, None, typed, PLAIN).splitlines() == [
         "generation  last installed        lists  addresses",
@@ -200,7 +200,7 @@ def test_generations() -> None:
     ]
 
 
-def test_generations_of_which_one_is_held() -> None:
+def test_held_generation_is_reported_with_the_command_to_release() -> None:
     lines = output.generations([kept(2, "a@x.y")], Hold(2, NOW), typed, PLAIN).splitlines()
     assert lines[-2:] == [
         f"held at generation 2 since {iso(NOW)}; release the hold:",
@@ -208,7 +208,7 @@ def test_generations_of_which_one_is_held() -> None:
     ]
 
 
-def test_no_generation_yet() -> None:
+def test_no_generation_is_reported_with_the_command_to_sync() -> None:
     assert output.generations([], None, typed, PLAIN).splitlines() == [
         "no generation is kept yet; run a sync:",
         "  postfix-sync --once",

@@ -1,4 +1,4 @@
-"""The configuration: each rule with the document that breaks it, and the exact message."""
+"""The configuration: for each rule, a document that breaks it and the exact message."""
 
 import ast
 import os
@@ -35,7 +35,7 @@ IN_QUOTES = "write it in quotes if it is text"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in pairwise("abcdefghij")
 )
-"""Ten lines: ten billion values."""
+"""Ten lines that expand to ten billion values."""
 
 MERGE_BOMB = "a: &a {x: 1, y: 2}\n" + "".join(
     f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
@@ -58,7 +58,7 @@ def problems(directory: Path, text: str | bytes) -> list[str]:
     return [line.removeprefix(place) for line in lines]
 
 
-def test_one_key_is_enough(tmp_path: Path) -> None:
+def test_path_of_a_source_is_the_only_required_key(tmp_path: Path) -> None:
     found = load(tmp_path, ONE)
     assert found.sources[0].path == Path("/srv/mailman_var/data")
     assert found.sources[0].name == "mailman_var"
@@ -69,7 +69,7 @@ def test_one_key_is_enough(tmp_path: Path) -> None:
     assert found.probe.level == "rcpt"
 
 
-def test_everything(tmp_path: Path) -> None:
+def test_all_options_are_read(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         """
@@ -96,12 +96,12 @@ state_directory: /s
     assert (found.probe.level, found.probe.interval, found.probe.timeout) == ("off", 90, 7200)
 
 
-def test_the_example_loads_as_it_is() -> None:
+def test_example_configuration_is_valid() -> None:
     example = Path(__file__).parents[3] / "config.example.yaml"
     assert reading.load(example).sources[0].path == Path("/opt/mailman/var/data")
 
 
-def test_the_example_has_every_option_with_its_default() -> None:
+def test_example_configuration_has_every_option() -> None:
     text = (Path(__file__).parents[3] / "config.example.yaml").read_text()
     sections = (
         SourceSection,
@@ -122,18 +122,18 @@ def test_the_example_has_every_option_with_its_default() -> None:
     ("path", "name"),
     [("/opt/mailman/var/data", "mailman"), ("/srv/a b/data", "a_b"), ("/var/data", "mailman")],
 )
-def test_a_source_is_named_after_its_path(tmp_path: Path, path: str, name: str) -> None:
+def test_source_without_name_is_named_after_its_path(tmp_path: Path, path: str, name: str) -> None:
     assert load(tmp_path, f"sources: [{{path: {path}}}]").sources[0].name == name
 
 
-def test_a_source_on_another_host_is_named_after_that(tmp_path: Path) -> None:
+def test_source_over_ssh_is_named_after_its_host(tmp_path: Path) -> None:
     found = load(tmp_path, "sources: [{path: /m, ssh: {host: MM.example.net}}]").sources[0]
     assert found.name == "mm.example.net"
     assert found.place == "mm.example.net:/m"
     assert found.interval == 10
 
 
-def test_what_is_reached_over_ssh(tmp_path: Path) -> None:
+def test_ssh_options_are_read(tmp_path: Path) -> None:
     text = "sources: [{path: /m, address: ssh, ssh: {host: mm}}]"
     found = load(tmp_path, text).sources[0]
     assert found.address == "ssh"
@@ -146,7 +146,7 @@ def test_what_is_reached_over_ssh(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mailman", "Mm_1.core-2"])
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_a_container(tmp_path: Path, engine: str, name: str) -> None:
+def test_address_names_a_container_and_its_engine(tmp_path: Path, engine: str, name: str) -> None:
     text = f"sources: [{{path: /m, address: '{engine}:{name}', destination: 'lmtp:[mm]:24'}}]"
     found = load(tmp_path, text).sources[0]
     assert found.container == (engine, name)
@@ -154,12 +154,12 @@ def test_a_container(tmp_path: Path, engine: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "a:b", "$(a)", "é"])
-def test_what_no_container_is_called(tmp_path: Path, name: str) -> None:
+def test_invalid_container_name_is_refused(tmp_path: Path, name: str) -> None:
     [problem] = problems(tmp_path, f"sources: [{{path: /m, address: 'docker:{name}'}}]")
     assert "sources[0].address: expected docker:NAME of a container, not" in problem
 
 
-def test_a_container_is_one_of_this_host(tmp_path: Path) -> None:
+def test_container_with_ssh_or_numeric_destination_is_refused(tmp_path: Path) -> None:
     text = "sources: [{path: /m, address: 'podman:mm', ssh: {host: mm}}]"
     [problem] = problems(tmp_path, text)
     assert "the container would be on this host, and ssh: names another host" in problem
@@ -178,7 +178,9 @@ def test_a_container_is_one_of_this_host(tmp_path: Path) -> None:
         ('"[2001:db8::1]:22"', ("2001:db8::1", 22, None)),
     ],
 )
-def test_a_bastion(tmp_path: Path, text: str, expected: tuple[str, int, str | None]) -> None:
+def test_jump_is_parsed_into_host_port_and_user(
+    tmp_path: Path, text: str, expected: tuple[str, int, str | None]
+) -> None:
     found = load(tmp_path, f"sources: [{{path: /m, ssh: {{host: mm, jump: {text}}}}}]").sources[0]
     assert found.ssh
     assert found.ssh.jump == expected
@@ -196,12 +198,14 @@ def test_a_bastion(tmp_path: Path, text: str, expected: tuple[str, int, str | No
         ),
     ],
 )
-def test_names_tell_sources_apart(tmp_path: Path, sources: str, expected: list[str]) -> None:
+def test_duplicate_default_names_are_made_unique(
+    tmp_path: Path, sources: str, expected: list[str]
+) -> None:
     found = load(tmp_path, f"sources: [{sources}]")
     assert [source.name for source in found.sources] == expected
 
 
-def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -> None:
+def test_sync_interval_is_the_shortest_of_the_sources(tmp_path: Path) -> None:
     text = "sources: [{path: /m, interval: 5m}, {path: /n, interval: 2m}]"
     assert load(tmp_path, text).interval == 120
 
@@ -321,14 +325,16 @@ def test_the_interval_of_passes_is_the_shortest_of_the_sources(tmp_path: Path) -
         ),
     ],
 )
-def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> None:
+def test_invalid_value_is_reported_with_its_line(
+    tmp_path: Path, text: str | bytes, expected: list[str]
+) -> None:
     assert problems(tmp_path, text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        # What PyYAML's constructors stumble over.
+        # Values that raise errors in PyYAML's constructors.
         ("name: !!timestamp now", 'name: "now" is read as a date; ' + IN_QUOTES),
         ("name: !!int ''", 'name: "" is not a number'),
         ("name: !!int x", 'name: "x" is not a number'),
@@ -358,7 +364,7 @@ def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> Non
             'name: the tag "!!python/object:os.system" means nothing here',
         ),
         ("name: !!str [a]", 'name: the tag "!!str" means nothing here'),
-        # What is not what it looks like.
+        # Values that YAML reads as another type.
         (
             "ssh: {host: h, port: 0022}",
             'ssh.port: "0022" is read as 18; write 18, or put it in quotes if it is text',
@@ -398,7 +404,7 @@ def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> Non
             'interval: expected a duration such as 500ms, 30s, 5m or 1h, not "False"; off is read',
         ),
         ("domains: [no]", f"domains[0]: expected a valid string; no is read as false; {IN_QUOTES}"),
-        # Numbers and texts of any size.
+        # Very large numbers and long texts.
         (
             "ssh: {host: h, port: " + "9" * 5000 + "}",
             f'ssh.port: "{"9" * 80}…" has 5000 digits; ' + IN_QUOTES,
@@ -422,7 +428,7 @@ def test_problems(tmp_path: Path, text: str | bytes, expected: list[str]) -> Non
         ("<<: [{interval: 1s}, 2]", "<<: expected a mapping, or a list of mappings"),
     ],
 )
-def test_what_yaml_reads_is_said(tmp_path: Path, text: str, problem: str) -> None:
+def test_error_shows_the_value_as_yaml_reads_it(tmp_path: Path, text: str, problem: str) -> None:
     [found] = problems(tmp_path, f"sources:\n- path: /m\n  {text}\n")
     assert found.startswith(f"3: sources[0].{problem}".replace(".:", ":"))
 
@@ -459,25 +465,27 @@ def test_what_yaml_reads_is_said(tmp_path: Path, text: str, problem: str) -> Non
         (b"no", "1: the file: expected a mapping of keys; no is read as false"),
     ],
 )
-def test_what_is_no_configuration_has_a_line(tmp_path: Path, text: bytes, problem: str) -> None:
+def test_text_that_is_not_a_configuration_is_reported_with_its_line(
+    tmp_path: Path, text: bytes, problem: str
+) -> None:
     began = time.process_time()
     found = problems(tmp_path, text)
     assert time.process_time() - began < 20
-    assert any(one.startswith(problem) for one in found), found
+    assert any(line.startswith(problem) for line in found), found
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+def test_huge_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has more than 1048576 bytes"):
         load(tmp_path, ONE + "#" * 2**20)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_encodings_with_their_marks(tmp_path: Path, encoding: str) -> None:
+def test_unicode_encodings_are_read(tmp_path: Path, encoding: str) -> None:
     text = "sources: [{path: /m, domains: [bücher.example]}]"
     assert load(tmp_path, text.encode(encoding)).sources[0].domains == ["bücher.example"]
 
 
-def test_aliases_merges_and_tags_that_mean_what_they_look_like(tmp_path: Path) -> None:
+def test_unambiguous_aliases_merges_and_tags_are_read(tmp_path: Path) -> None:
     found = load(
         tmp_path,
         """
@@ -490,20 +498,20 @@ guard: {allow_empty: yes}
 probe: {flush: No}
 """,
     )
-    assert [(one.name, str(one.path), one.interval) for one in found.sources] == [
+    assert [(source.name, str(source.path), source.interval) for source in found.sources] == [
         ("0022", "/a", 5),
         ("b", "/b", 5),
         ("no", "/c", 5),
         ("d", "/x", 5),
     ]
-    assert [one.ssh.port for one in found.sources if one.ssh] == [23, 23, 23, 24]
+    assert [source.ssh.port for source in found.sources if source.ssh] == [23, 23, 23, 24]
     assert (found.guard.allow_empty, found.probe.flush) == (True, False)
 
 
-def test_a_problem_in_what_an_alias_stands_for_is_told_for_each(tmp_path: Path) -> None:
+def test_problem_in_an_alias_is_reported_for_each_use(tmp_path: Path) -> None:
     text = "sources:\n- path: /a\n  ssh: &mm {hst: x, host: h}\n- path: /b\n  ssh: *mm\n"
     said = "unknown key; did you mean"
-    assert [one.partition(said)[0] for one in problems(tmp_path, text)] == [
+    assert [line.partition(said)[0] for line in problems(tmp_path, text)] == [
         "3: sources[0].ssh.hst: ",
         "3: sources[1].ssh.hst: ",
     ]
@@ -564,11 +572,13 @@ _scalars = st.sampled_from(
 _values: Any = st.recursive(
     _scalars,
     lambda inner: (
-        st.lists(inner, max_size=3).map(lambda one: f"[{', '.join(one)}]")
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]")
         | st.dictionaries(st.sampled_from(KEYS) | _scalars, inner, max_size=3).map(
-            lambda one: "{" + ", ".join(f"{key}: {value}" for key, value in one.items()) + "}"
+            lambda mapping: (
+                "{" + ", ".join(f"{key}: {value}" for key, value in mapping.items()) + "}"
+            )
         )
-        | inner.map(lambda one: f"&a {one}")
+        | inner.map(lambda value: f"&a {value}")
     ),
     max_leaves=8,
 )
@@ -580,17 +590,15 @@ _documents = st.lists(
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary()
-    | st.text().map(lambda one: one.encode("utf-8", "surrogatepass"))
-    | _documents.map(lambda one: one.encode("utf-8", "surrogatepass"))
+    | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | _documents.map(lambda text: text.encode("utf-8", "surrogatepass"))
     | _values.map(
-        lambda one: f"sources: [{{path: /m, name: {one}}}]".encode("utf-8", "surrogatepass")
+        lambda value: f"sources: [{{path: /m, name: {value}}}]".encode("utf-8", "surrogatepass")
     )
 )
 @example(b"sources: [{path: /m, destination: 'lmtp:[x]:" + b"9" * 5000 + b"'}]")
 @example(b"sources: [{path: /m, ssh: {host: h, jump: 'x:\xd9\xa3'}}]")
-def test_whatever_the_file_holds_it_is_a_configuration_or_an_error(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_any_content_is_a_configuration_or_an_error(tmp_path: Path, content: bytes) -> None:
     try:
         load(tmp_path, content)
     except (ConfigError, NotPermitted) as error:
@@ -599,7 +607,7 @@ def test_whatever_the_file_holds_it_is_a_configuration_or_an_error(
         assert all(line.isprintable() for line in lines)
 
 
-def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+def test_all_problems_are_reported_in_the_order_of_lines(tmp_path: Path) -> None:
     text = "probe:\n  timeout: 3\nsources:\n  - pth: /m\n    address: x\nstate: 1\n"
     assert [line.partition(": ")[0] for line in problems(tmp_path, text)] == [
         "2",
@@ -610,13 +618,13 @@ def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> Non
     ]
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory") as caught:
         reading.load(tmp_path / "missing.yaml")
     assert "one key is enough" in caught.value.hint
 
 
-def test_a_command_names_the_file_wherever_it_is_typed(
+def test_commands_in_messages_name_the_configuration_by_absolute_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "my own.yaml"
@@ -628,7 +636,7 @@ def test_a_command_names_the_file_wherever_it_is_typed(
     assert reading.load(path).policy(reading.load(path).sources[0]).override == named
 
 
-def test_a_command_does_not_name_the_file_that_is_there_by_default(
+def test_commands_in_messages_do_not_name_the_default_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "config.yaml"
@@ -638,8 +646,8 @@ def test_a_command_does_not_name_the_file_that_is_there_by_default(
     assert reading.load(Path(os.path.relpath(path))).command("resume") == "postfix-sync resume"
 
 
-def test_no_message_makes_a_command_by_itself() -> None:
-    """It would lack the -c of who started the program with another configuration."""
+def test_no_module_writes_a_command_without_the_configurations_path() -> None:
+    """Such a command would lack the -c of a program started with another configuration."""
     package = Path(postfix_sync.__file__).parent
     own = re.compile(r"postfix-sync (--|probe|doctor|setup|status|rollback|resume)")
     found = [
@@ -653,8 +661,12 @@ def test_no_message_makes_a_command_by_itself() -> None:
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """All texts of a module that are no docstring."""
-    told = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
-    for one in ast.walk(tree):
-        if isinstance(one, ast.Constant) and isinstance(one.value, str) and id(one) not in told:
-            yield one.value
+    """Yield all texts of a module, except docstrings."""
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in docstrings
+        ):
+            yield node.value

@@ -1,4 +1,4 @@
-"""Which hosts file podman copies into containers, by its configuration."""
+"""The hosts file that podman copies into containers, according to its configuration."""
 
 from pathlib import Path
 
@@ -27,12 +27,14 @@ def conf(value: str) -> str:
         (["containers = 3\n"], DEFAULT),
     ],
 )
-def test_last_file_that_sets_it_counts(texts: list[str], expected: Path | None) -> None:
+def test_last_file_that_sets_base_hosts_file_decides(
+    texts: list[str], expected: Path | None
+) -> None:
     assert base_hosts_file(texts) == expected
 
 
 @pytest.mark.parametrize("text", [None, "[containers\n", "x = " + "[" * 100_000])
-def test_unreadable_file_stands_for_the_default(text: str | None) -> None:
+def test_unreadable_configuration_gives_the_default(text: str | None) -> None:
     assert base_hosts_file([conf("none"), text]) == DEFAULT
     assert base_hosts_file([conf("/srv/hosts"), text]) == DEFAULT
     assert base_hosts_file([text, conf("none")]) is None

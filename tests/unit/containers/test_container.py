@@ -1,4 +1,4 @@
-"""From an engine's words to where a container is reached: docker's and podman's, and nonsense."""
+"""The address of a container, from the output of docker or podman, or from malformed output."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ def docker(
     mode: str = "bridge",
     **state: Any,
 ) -> Container:
-    """What docker prints of a container, as far as it is read."""
+    """Return a container from docker's output, with the keys that are read."""
     found = {
         "Name": "/mm",
         "State": {"Status": "running", "Running": True, "ExitCode": 0, **state},
@@ -30,7 +30,7 @@ def docker(
 
 
 def network(number: int, v6: bool = False) -> dict[str, Any]:
-    """An endpoint: 172.NUMBER.0.2, and fd00:NUMBER::2."""
+    """Return an endpoint with the addresses 172.NUMBER.0.2 and fd00:NUMBER::2."""
     return {
         "IPAddress": f"172.{number}.0.2",
         "IPPrefixLen": 16,
@@ -42,7 +42,7 @@ def network(number: int, v6: bool = False) -> dict[str, Any]:
 
 
 def near(*numbers: int) -> dict[str, str]:
-    """This host is the gateway of these networks, and knows the default route to all others."""
+    """Return the local addresses: the gateway for these networks, and a default route."""
     everywhere = {f"172.{number}.0.2": "192.0.2.1" for number in range(16, 32)}
     v4 = {f"172.{number}.0.2": f"172.{number}.0.1" for number in numbers}
     return {**everywhere, **v4, **{f"fd00:{number}::2": f"fd00:{number}::1" for number in numbers}}
@@ -57,13 +57,13 @@ PUBLISHED = {
 LOCAL = {8024: Destination("127.0.0.1", 18024), 9000: Destination("192.0.2.1", 9000)}
 
 
-def test_its_address_in_a_network_of_this_host() -> None:
+def test_container_is_at_its_address_in_a_network_of_this_host() -> None:
     found = place(docker({"bridge": network(17)}, PUBLISHED), near(17))
     assert found == Peer(("172.17.0.2",), LOCAL)
 
 
-def test_address_of_a_family_that_postfix_must_not_use_is_not_chosen() -> None:
-    """In its place another address, or a published port; without either, it is kept as it is."""
+def test_address_of_a_disabled_ip_version_is_not_chosen() -> None:
+    """Another address or a published port is chosen instead; without either, it is kept."""
     only_v6 = {"own": {**network(18, v6=True), "IPAddress": "", "IPPrefixLen": 0}}
     both = place(docker({"own": network(18, v6=True)}), near(18))
     assert both.usable(frozenset({6})) == Peer(("fd00:18::2",))
@@ -80,29 +80,29 @@ def test_address_of_a_family_that_postfix_must_not_use_is_not_chosen() -> None:
     assert nothing.usable(frozenset({4})) is nothing
 
 
-def test_of_several_networks_the_first_by_name_of_those_near() -> None:
+def test_first_network_by_name_that_this_host_is_in_is_chosen() -> None:
     several = docker({"zoo": network(17), "ant": network(18), "bee": network(19)})
     found = place(several, near(17, 19))
     assert found == Peer(("172.19.0.2", "172.17.0.2"))
     assert found.how == "network bee; it is in zoo, too"
 
 
-def test_a_bridge_of_this_host_before_a_network_that_it_is_in() -> None:
-    """A macvlan's addresses are in the host's own subnet, and the kernel lets nobody through."""
+def test_bridge_of_this_host_is_preferred_to_a_macvlan() -> None:
+    """A macvlan's addresses are in the host's own subnet, but the kernel drops packets to them."""
     several = docker({"lan": network(17), "own": network(18)})
     assert place(several, {**near(18), "172.17.0.2": "172.17.0.9"}).addresses[0] == "172.18.0.2"
     assert place(docker({"lan": network(17)}), {"172.17.0.2": "172.17.0.9"}).addresses
 
 
-def test_both_families() -> None:
+def test_ipv4_and_ipv6_addresses_are_used() -> None:
     both = docker({"own": network(18, v6=True)})
     assert place(both, near(18)) == Peer(("172.18.0.2", "fd00:18::2"))
     only = docker({"own": {**network(18, v6=True), "IPAddress": "", "IPPrefixLen": 0}})
     assert place(only, near(18)) == Peer(("fd00:18::2",))
 
 
-def test_published_ports_where_nothing_else_reaches_it() -> None:
-    """A user's podman has an address in a namespace of its own, or none at all."""
+def test_published_ports_are_used_if_no_network_is_reachable() -> None:
+    """A container of a rootless podman has an address in another namespace, or none."""
     for networks in ({"podman": network(17)}, {}):
         found = place(docker(networks, PUBLISHED), near())
         assert found == Peer(published=LOCAL)
@@ -111,13 +111,13 @@ def test_published_ports_where_nothing_else_reaches_it() -> None:
     assert place(v6, {}) == Peer(published={24: Destination("::1", 25)})
 
 
-def test_the_network_of_this_host() -> None:
+def test_container_in_the_hosts_network_is_at_localhost() -> None:
     assert place(docker({"host": {"IPAddress": ""}}, mode="host"), {}) == Peer(
         ("127.0.0.1",), is_here=True
     )
 
 
-def test_the_network_of_another_container() -> None:
+def test_container_in_the_network_of_another_is_at_its_address() -> None:
     mine = docker(mode="container:abc")
     assert mine.shares == "abc"
     assert docker().shares is None
@@ -131,7 +131,7 @@ def test_the_network_of_another_container() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "told", "fix"),
+    ("container", "message", "fix"),
     [
         (
             docker(Status="exited", Running=False, ExitCode=137),
@@ -158,11 +158,13 @@ def test_the_network_of_another_container() -> None:
         ),
     ],
 )
-def test_named_where_it_is_not_reached(one: Container, told: str, fix: str | None) -> None:
+def test_unreachable_container_is_reported_with_its_reason(
+    container: Container, message: str, fix: str | None
+) -> None:
     with pytest.raises(NotPlaced) as found:
-        place(one, near(17))
+        place(container, near(17))
     assert found.value.message.startswith("container mm (docker): ")
-    assert told in found.value.message
+    assert message in found.value.message
     assert found.value.fix == fix
     assert found.value.hint
     if fix:
@@ -170,12 +172,12 @@ def test_named_where_it_is_not_reached(one: Container, told: str, fix: str | Non
         assert found.value.hint.endswith("docker logs --tail 20 mm")
 
 
-def test_a_paused_container_keeps_its_address() -> None:
+def test_paused_container_keeps_its_address() -> None:
     paused = docker({"bridge": network(17)}, Status="paused", Paused=True)
     assert place(paused, near(17)).addresses == ("172.17.0.2",)
 
 
-def test_an_unknown_name() -> None:
+def test_unknown_container_name_gets_a_hint() -> None:
     names = ["web", "mailman-mailman-core-1", "mailmen"]
     assert unknown("docker", "mailman-core", names).hint == (
         "did you mean docker:mailman-mailman-core-1?"
@@ -190,7 +192,7 @@ def test_an_unknown_name() -> None:
 @pytest.mark.parametrize(
     ("name", "others"),
     [
-        # What is there while a container is being made anew: the others, or the same under an ID.
+        # While a container is being recreated, there are only others, or itself with an ID prefix.
         ("mailman-lists.example.net", ["postgres-lists.example.net"]),
         ("mailman-core", ["mailman-web", "mailman-postgres", "0123456789ab_mailman-core"]),
         ("mailman", ["mailman-web", "mailman-database-1"]),
@@ -204,7 +206,7 @@ def test_another_container_is_not_suggested(name: str, others: list[str]) -> Non
 @pytest.mark.parametrize(
     "other", ["list_mailman-core_1", "mailman-core-2", "mailman-cor", "mialman-core"]
 )
-def test_name_with_typing_error_or_of_compose_is_suggested(other: str) -> None:
+def test_name_with_a_typing_error_or_from_compose_is_suggested(other: str) -> None:
     hint = unknown("docker", "mailman-core", ["mailman-web", other]).hint
     assert hint == f"did you mean docker:{other}?"
 
@@ -216,7 +218,7 @@ nonsense = st.recursive(
 )
 
 
-# Near enough to what an engine prints that some of these ports are read as published.
+# Close enough to an engine's output that some of these ports are read as published.
 bindings = st.fixed_dictionaries(
     {
         "HostIp": st.sampled_from(["", "0.0.0.0", "::", "192.0.2.1", "x"]),
@@ -229,8 +231,10 @@ almost_ports = st.dictionaries(
 
 
 @given(nonsense, nonsense, nonsense, nonsense | almost_ports)
-def test_any_shape_is_read(all_of_it: Any, state: Any, networks: Any, ports: Any) -> None:
-    assert isinstance(read("docker", "mm", all_of_it), Container)
+def test_malformed_output_is_read_without_an_error(
+    output: Any, state: Any, networks: Any, ports: Any
+) -> None:
+    assert isinstance(read("docker", "mm", output), Container)
     settings = {"Networks": networks, "Ports": ports}
     found = read("docker", "mm", {"State": state, "NetworkSettings": settings})
     for port, to in found.published.items():

@@ -1,4 +1,4 @@
-"""What becomes of the next hops of a Mailman that is elsewhere than it wrote."""
+"""The next hops of a Mailman whose address differs from the one that it wrote."""
 
 import pytest
 
@@ -40,7 +40,9 @@ def reached(hop: str, peer: Peer) -> str | None:
         ("lmtp:[mailman]:8024", Peer(), None),
     ],
 )
-def test_next_hops(written: str, peer: Peer, expected: str | None) -> None:
+def test_next_hop_is_replaced_by_the_peers_address_and_port(
+    written: str, peer: Peer, expected: str | None
+) -> None:
     assert reached(written, peer) == expected
 
 
@@ -48,12 +50,12 @@ def test_next_hops(written: str, peer: Peer, expected: str | None) -> None:
     "written",
     ["lmtp:[a]:0", "lmtp:[a]:65536", "smtp:[a]:24", "lmtp:a:24", "lmtp:[a]b]:24", "lmtp:[a]:", ""],
 )
-def test_what_is_no_next_hop_at_all_is_refused_here_too(written: str) -> None:
+def test_malformed_next_hop_is_refused(written: str) -> None:
     with pytest.raises(ValueError, match=r"is not a next hop|is not between"):
         parse_unjudged(written)
 
 
-def test_the_address_of_names() -> None:
+def test_host_names_get_the_peers_address() -> None:
     routes = Table.of({"a@b.c": "lmtp:[mailman]:8024", "d@e.f": "lmtp:[mailman]:9999"})
     assert host_address(routes, BRIDGE) == "172.17.0.2"
     assert host_address(routes, PORTS) == "127.0.0.1"
@@ -61,11 +63,11 @@ def test_the_address_of_names() -> None:
     assert unpublished(routes, PORTS) == {9999}
 
 
-def test_no_routes_need_no_address() -> None:
+def test_empty_routes_are_relocated_without_an_address() -> None:
     assert relocated(Table({}, {}), Peer()) == {}
 
 
-def test_names_are_replaced_by_their_addresses_and_back() -> None:
+def test_names_are_replaced_by_addresses_and_restored() -> None:
     named = {
         "a@b.c": "lmtp:[mm]:8024",
         "d@b.c": "lmtp:[mm]:8024, [two]:8024, [192.0.2.1]:8024",

@@ -1,4 +1,4 @@
-"""When the daemon gives no sign of life any more."""
+"""The daemon's watchdog: when it stops sending keep-alive pings to systemd."""
 
 import time
 
@@ -9,24 +9,24 @@ from postfix_sync.daemon.systemd import Watchdog
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Watchdog:
-    """It waits a millisecond for a sign of life, and ten for a step."""
+    """A watchdog with a limit of one millisecond for pings and ten for a step."""
     monkeypatch.setenv("WATCHDOG_USEC", "1000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     return Watchdog()
 
 
-def test_a_step_may_take_ten_times_as_long_as_a_sign_of_life(short: Watchdog) -> None:
+def test_step_may_take_ten_times_the_watchdog_timeout(short: Watchdog) -> None:
     assert short.interval == pytest.approx(0.0005)
     assert short.longest == pytest.approx(0.01)
 
 
-def test_before_the_first_step_nothing_is_overdue(short: Watchdog) -> None:
+def test_watchdog_pings_before_the_first_step(short: Watchdog) -> None:
     time.sleep(2 * short.longest)
     assert short.sign()
 
 
-def test_a_step_that_is_overdue_is_no_life_and_the_next_one_is(short: Watchdog) -> None:
+def test_watchdog_does_not_ping_during_an_overdue_step(short: Watchdog) -> None:
     short.expect()
     time.sleep(2 * short.longest)
     assert not short.sign()
@@ -34,13 +34,13 @@ def test_a_step_that_is_overdue_is_no_life_and_the_next_one_is(short: Watchdog) 
     assert short.sign()
 
 
-def test_until_a_step_begins_it_is_not_overdue(short: Watchdog) -> None:
+def test_watchdog_pings_until_a_scheduled_step_is_overdue(short: Watchdog) -> None:
     short.expect(after=60)
     time.sleep(2 * short.longest)
     assert short.sign()
 
 
-def test_nothing_is_overdue_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_without_timeout_has_no_overdue_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     watchdog = Watchdog()
     watchdog.expect()

@@ -1,4 +1,4 @@
-"""None of the works of the daemon ends without a word, whatever way it takes."""
+"""The end of any of the daemon's tasks is reported, whatever its cause."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -21,35 +21,35 @@ async def fails() -> None:
 
 
 async def is_cancelled_by_mistake() -> None:
-    """As by a TaskGroup of Python 3.11 that has left a cancellation behind."""
+    """Raise CancelledError, as after a TaskGroup of Python 3.11 that left a cancellation behind."""
     await asyncio.sleep(0)
     raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize("work", [returns, fails, is_cancelled_by_mistake])
-def test_one_that_ends_ends_them_all(work: Callable[[], Work]) -> None:
+def test_task_that_ends_ends_all_tasks_with_an_error(work: Callable[[], Work]) -> None:
     cleaned = []
 
-    async def goes_on() -> None:
+    async def runs_until_cancelled() -> None:
         try:
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)
             cleaned.append("up")
 
-    async def fails_when_it_ends() -> None:
+    async def fails_when_cancelled() -> None:
         try:
             await asyncio.Event().wait()
         finally:
             raise KeyError
 
     with pytest.raises(RuntimeError, match=f"{work.__name__}.* has ended") as caught:
-        asyncio.run(until_one_ends([goes_on(), work(), fails_when_it_ends()]))
+        asyncio.run(until_one_ends([runs_until_cancelled(), work(), fails_when_cancelled()]))
     assert isinstance(caught.value.__cause__, LookupError if work is fails else type(None))
     assert cleaned == ["up"]
 
 
-def test_cancelled_from_outside_they_end_and_nothing_is_told() -> None:
+def test_cancellation_ends_all_tasks_without_an_error() -> None:
     async def main() -> None:
         task = asyncio.create_task(until_one_ends([asyncio.sleep(3600), asyncio.sleep(3600)]))
         await asyncio.sleep(0)

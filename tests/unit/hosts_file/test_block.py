@@ -1,4 +1,4 @@
-"""Our block of a hosts file: everything outside it survives, whatever it is."""
+"""Our block in a hosts file: all bytes outside it are kept."""
 
 import pytest
 from hypothesis import given
@@ -15,23 +15,23 @@ def put(content: bytes, names: dict[str, str]) -> bytes:
     return parse(content, "/etc/hosts").with_block(names)
 
 
-def test_the_block_goes_to_the_end() -> None:
+def test_new_block_is_added_at_the_end() -> None:
     assert put(b"127.0.0.1 localhost\n", NAMES) == b"127.0.0.1 localhost\n" + BLOCK
     assert put(b"", NAMES) == BLOCK
 
 
-def test_a_last_line_without_an_end_stays_as_it_is() -> None:
+def test_new_block_is_put_before_a_last_line_without_newline() -> None:
     assert put(b"a\n127.0.0.1 localhost", NAMES) == b"a\n" + BLOCK + b"127.0.0.1 localhost"
 
 
-def test_the_block_is_replaced_where_it_stands() -> None:
+def test_block_is_replaced_in_place() -> None:
     content = b"1.2.3.4 a\r\n" + BLOCK + b"\n# after\n"
     assert put(content, {"mm": "10.0.0.1"}) == (
         b"1.2.3.4 a\r\n" + BEGIN + b"\n10.0.0.1\tmm\n" + END + b"\n\n# after\n"
     )
 
 
-def test_what_the_file_says() -> None:
+def test_names_of_file_and_block_are_parsed() -> None:
     hosts = parse(b"127.0.0.1 localhost LOCAL # no\n#1.2.3.4 x\nbad y\n" + BLOCK, "/etc/hosts")
     assert hosts.foreign() == {"localhost": "127.0.0.1", "local": "127.0.0.1"}
     assert hosts.block == NAMES
@@ -39,7 +39,7 @@ def test_what_the_file_says() -> None:
 
 
 def test_first_line_that_has_a_name_gives_its_address() -> None:
-    """As the resolver reads hosts(5): also where our block is between the two lines."""
+    """As the resolver reads hosts(5), also if our block is between the two lines."""
     hosts = parse(b"192.0.2.1 a\n192.0.2.2 b A\n" + BLOCK + b"192.0.2.3 b c\n", "/etc/hosts")
     assert hosts.foreign() == {"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"}
 
@@ -64,7 +64,7 @@ def test_first_line_of_the_block_that_has_a_name_gives_its_address() -> None:
         BLOCK + BLOCK,
     ],
 )
-def test_markers_that_enclose_no_block(content: bytes) -> None:
+def test_unbalanced_markers_are_an_error(content: bytes) -> None:
     with pytest.raises(ApplyError, match="do not enclose one block"):
         parse(content, "/etc/hosts")
 
@@ -86,7 +86,7 @@ names = st.dictionaries(
 
 
 @given(hosts_bytes, names, names)
-def test_any_bytes_outside_the_block_survive(
+def test_bytes_outside_the_block_are_kept(
     content: bytes, first: dict[str, str], second: dict[str, str]
 ) -> None:
     once = put(content, first)

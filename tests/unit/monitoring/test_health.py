@@ -1,4 +1,4 @@
-"""When the health page reports an error: what has failed, and for how long."""
+"""When the health page reports an error: the failure, and its duration."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ def failing(since: float) -> dict[str, Any]:
     }
 
 
-def test_all_is_well() -> None:
+def test_healthy_status_has_no_error() -> None:
     assert ailments(status()) == []
 
 
 @pytest.mark.parametrize(("seconds", "ill"), [(179, False), (181, True)])
-def test_three_intervals_are_not_yet_an_illness(seconds: int, ill: bool) -> None:
+def test_failure_is_an_error_after_three_intervals(seconds: int, ill: bool) -> None:
     of_source = status(sources={"lists": source(state="refused", **failing(seconds))})
     of_passes = status(passes=passes(**failing(seconds)))
     since = iso(NOW - seconds)
@@ -40,13 +40,13 @@ def test_three_intervals_are_not_yet_an_illness(seconds: int, ill: bool) -> None
 
 
 @pytest.mark.parametrize(("seconds", "ill"), [(299, False), (301, True)])
-def test_a_pass_may_be_quiet_for_longer(seconds: int, ill: bool) -> None:
-    """Without news, one is made only every QUIET seconds."""
+def test_missing_sync_is_an_error_after_three_quiet_periods(seconds: int, ill: bool) -> None:
+    """Without changes, a sync is made only every QUIET seconds."""
     old = passes(last_attempt=iso(NOW - seconds), last_success=iso(NOW - seconds))
     assert len(ailments(status(passes=old))) == ill
 
 
-def test_what_was_before_the_start_does_not_count() -> None:
+def test_syncs_before_the_start_of_the_daemon_are_ignored() -> None:
     assert ailments(status(), started=NOW - 4) == ["no sync has succeeded since the daemon started"]
     assert ailments(status(), started=NOW - 4.1) == []  # in the same second
     assert ailments(status(passes=no_syncs())) == ["no sync has succeeded since the daemon started"]
@@ -56,12 +56,12 @@ def test_what_was_before_the_start_does_not_count() -> None:
     ]
 
 
-def test_a_source_that_never_answered() -> None:
+def test_source_that_never_answered_is_an_error() -> None:
     said = ["lists: has not answered successfully yet"]
     assert ailments(status(sources={"other": source()})) == said
     assert ailments(status(sources={"lists": source(state="stale", last_success=None)})) == said
 
 
-def test_a_clock_that_was_set_back_is_no_illness() -> None:
+def test_clock_that_was_set_back_is_not_an_error() -> None:
     ahead = {"last_attempt": iso(NOW + 9e5), "last_success": iso(NOW + 9e5)}
     assert ailments(status(passes=passes(**ahead))) == []

@@ -1,4 +1,4 @@
-"""What the metrics page has: known values only, in seconds, with any label escaped."""
+"""The metrics page: only known values, in seconds, with escaped labels."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def render(found: Status) -> str:
     return metrics.render(found)[0]
 
 
-def test_of_what_is_not_known_nothing_is_said() -> None:
+def test_unknown_values_have_no_sample() -> None:
     unknown = Status(**{**NOTHING, "sources": {}})
     assert set(samples(render(unknown))) == {
         "postfix_sync_build_info",
@@ -27,7 +27,7 @@ def test_of_what_is_not_known_nothing_is_said() -> None:
     assert value(render(never), "source_up", source="lists") == 0
 
 
-def test_whether_a_generation_is_held() -> None:
+def test_held_is_1_while_a_generation_is_held() -> None:
     assert value(render(status()), "held") == 0
     assert value(render(status(held=True)), "held") == 1
 
@@ -42,7 +42,7 @@ def test_times_and_durations_are_in_seconds() -> None:
     assert value(text, "passes_total", result="success") == 5
 
 
-def test_a_label_is_a_label_whatever_it_holds() -> None:
+def test_special_characters_in_labels_are_escaped() -> None:
     found = status(sources={HOSTILE: source()}, queue={HOSTILE: {"messages": 1, "oldest": None}})
     for accept in ("", "application/openmetrics-text;version=1.0.0"):
         text, _ = metrics.render(found, accept)
@@ -61,7 +61,7 @@ def test_a_label_is_a_label_whatever_it_holds() -> None:
         "application/openmetrics-text;version=1.0.0;escaping=nonsense",
     ],
 )
-def test_whatever_a_client_accepts_it_gets_metrics(accept: str) -> None:
+def test_any_accept_header_gets_metrics(accept: str) -> None:
     text, media_type = metrics.render(status(), accept)
     assert "postfix_sync_source_up" in text
     assert media_type.startswith(("text/plain; version=", "application/openmetrics-text; version="))

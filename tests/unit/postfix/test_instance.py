@@ -1,4 +1,4 @@
-"""What the version of a Postfix tells."""
+"""Features that depend on the version of Postfix."""
 
 from dataclasses import replace
 
@@ -20,6 +20,6 @@ from tests.parts.parameters import postfix
         ("", False),
     ],
 )
-def test_which_postfix_takes_several_next_hops(version: str, several: bool) -> None:
-    """Compared as numbers; an older one would stop all LMTP delivery over them."""
+def test_several_next_hops_depend_on_the_version(version: str, several: bool) -> None:
+    """Versions are compared as numbers; in older ones such a route stops all LMTP delivery."""
     assert replace(postfix(), version=version).several_next_hops == several

@@ -1,4 +1,4 @@
-"""The text of an installed map: any bytes are a table or None."""
+"""The text of an installed map: any bytes give a table or None."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What postqueue(1) prints of deferred mail: quoted addresses, and reasons that mean no contact."""
+"""postqueue(1)'s output of deferred mail: quoted addresses, and reasons without contact."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def message(reason: str) -> Queued:
         ("", ""),
     ],
 )
-def test_addresses_are_known_in_the_form_that_postqueue_prints(printed: str, address: str) -> None:
+def test_addresses_are_recognized_as_postqueue_prints_them(printed: str, address: str) -> None:
     assert unquoted(printed) == address
 
 
@@ -42,10 +42,10 @@ def test_addresses_are_known_in_the_form_that_postqueue_prints(printed: str, add
         "Host or domain name not found. Name service error for name=a type=A: Host not found",
     ],
 )
-def test_reasons_for_which_mail_did_not_reach_a_destination(reason: str) -> None:
+def test_reason_of_mail_that_did_not_reach_a_destination(reason: str) -> None:
     assert not_reached([message(reason)], 0)
 
 
 @pytest.mark.parametrize("reason", ["", LATER, "mail transport unavailable"])
-def test_other_reasons(reason: str) -> None:
+def test_reason_of_mail_that_reached_a_destination(reason: str) -> None:
     assert not not_reached([message(reason)], 0)

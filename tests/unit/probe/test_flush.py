@@ -18,7 +18,7 @@ ROUTES = {
 }
 
 
-def test_what_failed_is_due_when_it_is_back_until_that_is_done() -> None:
+def test_failed_destination_is_due_when_up_until_flushed() -> None:
     back = probed(True, "connect", True)
     assert due(back, NOW + 3).failed == {"a:8024"}
     assert due(probed(True, "connect", "connect", True), NOW + 4).failed == {"a:8024"}
@@ -28,11 +28,11 @@ def test_what_failed_is_due_when_it_is_back_until_that_is_done() -> None:
 
 
 @pytest.mark.parametrize("answers", [["connect"], [True, "connect"], [True, "connect", "connect"]])
-def test_what_fails_is_not_due(answers: list[bool | str]) -> None:
+def test_failing_destination_is_not_due(answers: list[bool | str]) -> None:
     assert not due(probed(*answers), NOW + 10)
 
 
-def test_one_that_flaps_is_due_once_a_minute() -> None:
+def test_flapping_destination_is_due_once_a_minute() -> None:
     status = after_flush(probed("connect", True), ["a:8024"], NOW + 2)
     status = probed("connect", True, "connect", True, status=status, at=NOW + 3)
     assert not due(status, NOW + 2 + AGAIN - 1)
@@ -43,19 +43,19 @@ def test_one_that_flaps_is_due_once_a_minute() -> None:
     assert due(status, NOW + 2 + AGAIN).failed == {"a:8024"}
 
 
-def test_a_failure_while_it_was_being_done_is_not_forgotten() -> None:
+def test_failure_during_a_flush_makes_the_destination_due_again() -> None:
     status = probed("connect", True)
     began = NOW + 2
     status = probed("connect", "connect", True, status=status, at=NOW + 5)
     assert due(after_flush(status, ["a:8024"], began), began + AGAIN).failed == {"a:8024"}
 
 
-def test_a_clock_that_was_set_back_stops_nothing() -> None:
+def test_clock_that_was_set_back_does_not_prevent_a_flush() -> None:
     status = after_flush(probed("connect", True), ["a:8024"], NOW + 10_000)
     assert due(probed("connect", True, status=status), NOW + 5)
 
 
-def test_one_that_never_failed_may_have_been_away_unseen() -> None:
+def test_destination_that_never_failed_is_due_for_unseen_outages() -> None:
     assert due(probed(True), NOW) == Due(unseen={"a:8024": 0.0})
     assert not due(probed(True), NOW, unseen=False)
     assert due(probed("connect", True), NOW + 2, unseen=False).failed == {"a:8024"}
@@ -72,7 +72,7 @@ def ids(wanted: Due, *messages: Queued) -> dict[str, tuple[str, ...]]:
     return chosen(messages, Table.of(ROUTES), fold_ascii, "+", wanted)
 
 
-def test_all_that_waits_for_one_that_failed_and_nothing_else() -> None:
+def test_flush_selects_all_deferred_mail_of_a_failed_destination() -> None:
     found = ids(
         Due(failed={"a:8024"}),
         message(4, ("ants+x@lists.example", REFUSED)),
@@ -87,8 +87,8 @@ def test_all_that_waits_for_one_that_failed_and_nothing_else() -> None:
     assert found == {"a:8024": ("Q1", "Q4", "Q7", "Q8")}
 
 
-def test_of_one_that_never_failed_only_what_did_not_reach_it_and_only_once() -> None:
-    """Mail that Mailman itself put off is Postfix's to try again; so is what was tried once."""
+def test_flush_selects_once_what_did_not_reach_an_up_destination() -> None:
+    """Postfix retries mail that Mailman itself deferred, and mail that was flushed once."""
     found = ids(
         Due(unseen={"a:8024": NOW + 1}),
         message(1, ("ants@lists.example", REFUSED)),

@@ -1,4 +1,4 @@
-"""What setup changes in main.cf, and how it is taken out, whatever was changed there since."""
+"""Setup's changes in main.cf, and how they are undone after later changes of an operator."""
 
 import pytest
 
@@ -32,7 +32,7 @@ DELIMITER = Change("recipient_delimiter", "-", "-+")
 @pytest.mark.parametrize(
     ("change", "present", "expected"),
     [
-        # Nobody has touched it.
+        # The value was not changed since.
         (ADDED_TO_NOTHING, OURS, None),
         (ADDED, f"{THEIRS}, {OURS}", THEIRS),
         (TO_A_DEFAULT, f"{PASSWD}, {OURS}", None),
@@ -40,7 +40,7 @@ DELIMITER = Change("recipient_delimiter", "-", "-+")
         (REPLACED, f"{OURS}, {THEIRS}", f"hash:/mailman, {THEIRS}"),
         (SCALAR, "native", None),
         (DELIMITER, "-+", "-"),
-        # Something was added to it, or taken away.
+        # An operator has added or removed items since.
         (ADDED_TO_NOTHING, f"{OURS}, {THEN}", THEN),
         (ADDED_TO_NOTHING, f"{THEN} {OURS}", THEN),
         (ADDED, f"{THEIRS}, {OURS},{THEN}", f"{THEIRS},{THEN}"),
@@ -57,7 +57,7 @@ DELIMITER = Change("recipient_delimiter", "-", "-+")
         (REPLACED, f"{OURS}, hash:/mailman", "hash:/mailman"),
     ],
 )
-def test_what_was_added_goes_and_the_rest_stays(
+def test_undo_removes_what_was_added_and_keeps_the_rest(
     change: Change, present: str, expected: str | None
 ) -> None:
     back = change.reversed(present)
@@ -78,9 +78,7 @@ def test_what_was_added_goes_and_the_rest_stays(
         (DELIMITER, "-"),
     ],
 )
-def test_where_nothing_of_it_is_left_nothing_is_taken_out(
-    change: Change, present: str | None
-) -> None:
+def test_undo_changes_nothing_if_the_change_is_gone(change: Change, present: str | None) -> None:
     assert change.reversed(present) is None
     assert not change.is_overwritten(present)
 
@@ -88,28 +86,28 @@ def test_where_nothing_of_it_is_left_nothing_is_taken_out(
 @pytest.mark.parametrize(
     ("change", "present"), [(SCALAR, "dns, native"), (SCALAR, "dns"), (DELIMITER, "+")]
 )
-def test_a_value_that_was_replaced_again_is_left_and_told(change: Change, present: str) -> None:
+def test_undo_keeps_and_reports_a_value_that_was_replaced(change: Change, present: str) -> None:
     step = Step("", "", (change,))
     assert undoing([step], {change.parameter: present}) == []
     assert overwritten([step], {change.parameter: present}) == [change]
 
 
-def test_several_setups_are_taken_out_from_the_last_to_the_first() -> None:
+def test_several_setups_are_undone_from_last_to_first() -> None:
     first = Step("", "", (Change("relay_domains", None, "lmdb:/d"),))
     second = Step("", "", (Change("relay_domains", "lmdb:/d", "!x.example, lmdb:/d"),))
     third = Step("", "", (Change("transport_maps", None, OURS),))
     present = {"relay_domains": "!x.example, lmdb:/d", "transport_maps": f"{OURS} {THEN}"}
-    back = {one.parameter: one.after for one in undoing([first, second, third], present)}
+    back = {change.parameter: change.after for change in undoing([first, second, third], present)}
     assert back == {"relay_domains": None, "transport_maps": THEN}
     present["relay_domains"] = "!x.example, lmdb:/d, y.example"
-    back = {one.parameter: one.after for one in undoing([first, second, third], present)}
+    back = {change.parameter: change.after for change in undoing([first, second, third], present)}
     assert back == {"relay_domains": "y.example", "transport_maps": THEN}
 
 
-def test_routes_come_before_what_accepts_mail_for_them() -> None:
+def test_routes_are_set_before_parameters_that_accept_mail() -> None:
     names = ["relay_domains", "lmtp_host_lookup", "virtual_alias_maps", "transport_maps"]
     steps = in_order([Change(name, None, "x") for name in names])
-    assert [[one.parameter for one in step] for step in steps] == [
+    assert [[change.parameter for change in step] for step in steps] == [
         ["lmtp_host_lookup", "transport_maps"],
         ["relay_domains", "virtual_alias_maps"],
     ]
@@ -117,13 +115,13 @@ def test_routes_come_before_what_accepts_mail_for_them() -> None:
     assert len(in_order([Change("relay_domains", None, "x")])) == 1
 
 
-def test_the_record_holds_any_bytes() -> None:
+def test_record_stores_any_bytes() -> None:
     text = bytes(range(256)).decode("latin-1")
     steps = (Step(text, f"{text}x", (ADDED, SCALAR), confirmed=True), Step("", "a", ()))
     assert from_json(to_json(steps)) == steps
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"steps": [{}]}', b'{"steps": [{"before": 1}]}'])
-def test_what_is_no_record(content: bytes) -> None:
+def test_malformed_record_is_an_error(content: bytes) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         from_json(content)

@@ -36,14 +36,14 @@ from tests.parts.statuses import NOTHING, NOW, B, empty, of_a, passes, probed, r
         (["connect", True, "connect"], True, 1, 1),
     ],
 )
-def test_two_failures_down_one_success_up(
+def test_destination_is_down_after_two_failures_and_up_after_one_success(
     answers: list[bool | str], up: bool, failures: int, since: int
 ) -> None:
-    """But what was never seen up is down at once."""
+    """A destination that was never up is down after the first failure."""
     status = probed(*answers)
-    one = of_a(status)
-    assert (one["up"], one["failures"]) == (up, failures)
-    assert one["since"][-3:-1] == f"{since:02}"
+    found = of_a(status)
+    assert (found["up"], found["failures"]) == (up, failures)
+    assert found["since"][-3:-1] == f"{since:02}"
     assert doubted(status) == ({"a:8024"} if failures else set())
     assert doubted(status, still_up=True) == ({"a:8024"} if failures and up else set())
 
@@ -62,21 +62,21 @@ def test_two_failures_down_one_success_up(
         (["connect", True], False),
     ],
 )
-def test_due_early_in_doubt_and_where_no_mailman_runs(
+def test_doubtful_or_absent_destination_is_probed_early(
     answers: list[bool | str], soon: bool
 ) -> None:
-    """A Mailman that is there, and refuses, is not asked all the time."""
+    """A Mailman that answers with a refusal is probed at the usual interval."""
     assert due_early(probed(*answers)) == ({"a:8024"} if soon else set())
 
 
-def test_the_last_failure_is_remembered_over_successes() -> None:
+def test_last_failure_is_kept_after_successes() -> None:
     assert of_a(probed(True))["last_failure"] is None
     assert of_a(probed(True, "connect"))["last_failure"] == "2027-01-15T08:00:01Z"
     assert of_a(probed(True, "connect", True, True))["last_failure"] == "2027-01-15T08:00:01Z"
 
 
-def test_member_of_a_cluster_is_tried_last_from_five_minutes_down_to_thirty_minutes_up() -> None:
-    """Postfix goes on to the next by itself; each change of the order builds all routes again."""
+def test_cluster_member_is_tried_last_after_5_min_down_until_30_min_up() -> None:
+    """Postfix tries the next member itself, and a change of the order rebuilds all routes."""
     members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
     status = after_probes(empty(members), [result(True), result(True, B)], NOW)
     down = probed("connect", "connect", status=status, at=NOW + 1)
@@ -107,8 +107,8 @@ def test_cluster_that_is_down_altogether_keeps_its_order() -> None:
     assert rankings(status)["0"].last == set()
 
 
-def test_a_name_that_is_lost_counts_at_once() -> None:
-    """As the last of several next hops, Postfix would return mail for want of it."""
+def test_name_that_no_longer_resolves_is_recorded_at_once() -> None:
+    """If it is the last of several next hops, Postfix would return the mail."""
     members = ClusterStatus(destinations=["a:8024", "b:8024"], last=[], nameless=[], changed=None)
     status = after_probes(empty(members), [result(True), result(True, B)], NOW)
     once = probed("resolve", status=status, at=NOW + 1)
@@ -116,7 +116,7 @@ def test_a_name_that_is_lost_counts_at_once() -> None:
     assert rankings(once)["0"].nameless == {"a:8024"}
 
 
-def test_a_count_has_zeros_and_no_count_has_nothing() -> None:
+def test_queue_has_zeros_if_counted_and_is_none_if_not() -> None:
     hops = [Destination("mm", 8024), Destination("::1", 8024)]
     deferred = {hops[0]: DeferredMail(("A", "B"), NOW - 30.5), hops[1]: DeferredMail()}
     found = after_count(NOTHING, deferred, NOW)
@@ -140,8 +140,8 @@ WENT_WELL = Report(
 )
 
 
-def test_what_grows_goes_on_and_what_fails_has_a_beginning() -> None:
-    """However often it fails, and with whatever."""
+def test_counters_add_up_and_failures_keep_their_start() -> None:
+    """The start of a failure is kept for any number and kind of further failures."""
     found = after_sync(status(), CONFIG, WENT_WRONG, NOW)
     other = Report(sources={"lists": SourceReport(errors=(Refused("a line"),))}, failed=(DISK,))
     found = after_sync(found, CONFIG, other, NOW + 20)
@@ -168,7 +168,7 @@ def test_what_grows_goes_on_and_what_fails_has_a_beginning() -> None:
     assert found["sources"]["lists"]["failing_since"] is None
 
 
-def test_a_queue_that_nobody_counts_any_more_has_no_numbers() -> None:
+def test_queue_is_none_once_it_is_no_longer_counted() -> None:
     counting = CONFIG.model_copy(
         update={"metrics": MetricsSection(listen=Listen("127.0.0.1", 9825))}
     )

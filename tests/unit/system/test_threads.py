@@ -1,4 +1,4 @@
-"""Work in daemon threads: its result, its error, and an end that does not wait for it."""
+"""Work in daemon threads: its result, its error, and the end of the process without it."""
 
 import asyncio
 import subprocess
@@ -44,7 +44,7 @@ def test_process_ends_while_cancelled_work_goes_on() -> None:
 
 @pytest.fixture
 def mute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No thread can report its end, as for want of memory."""
+    """Prevent threads from reporting their end, as without memory."""
 
     def fail(*_: object) -> None:
         raise MemoryError
@@ -53,7 +53,7 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("mute")
-def test_thread_that_can_not_report_its_end_is_noticed() -> None:
+def test_thread_that_can_not_report_its_end_is_detected() -> None:
     async def run(dividend: int, divisor: int) -> tuple[int, int]:
         async with asyncio.timeout(10):
             return await run_in_daemon_thread(divmod, dividend, divisor)
@@ -63,8 +63,8 @@ def test_thread_that_can_not_report_its_end_is_noticed() -> None:
         asyncio.run(run(7, 0))
 
 
-def test_task_that_was_cancelled_and_goes_on_gets_its_result() -> None:
-    """As a sync does that is stopped: it has a report to make, which takes more than a second."""
+def test_cancelled_task_that_continues_gets_its_result() -> None:
+    """A sync that is stopped does so: it writes its report, which takes more than a second."""
 
     async def main() -> str:
         task = asyncio.current_task()

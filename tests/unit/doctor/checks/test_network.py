@@ -1,4 +1,4 @@
-"""Networks as mynetworks writes them, and which of them are no one's own."""
+"""The syntax of networks in mynetworks, and networks that are too wide for it."""
 
 from ipaddress import ip_network
 
@@ -17,7 +17,7 @@ from postfix_sync.postfix.mynetworks import network
         ("[2001:db8::1]", "2001:db8::1/128"),
     ],
 )
-def test_networks(pattern: str, expected: str) -> None:
+def test_network_is_parsed_as_in_mynetworks(pattern: str, expected: str) -> None:
     assert network(pattern) == ip_network(expected)
 
 
@@ -33,7 +33,7 @@ def test_networks(pattern: str, expected: str) -> None:
         "2001:db8::/32",
     ],
 )
-def test_what_is_no_network(pattern: str) -> None:
+def test_item_that_is_not_a_network_is_none(pattern: str) -> None:
     assert network(pattern) is None
 
 
@@ -48,5 +48,5 @@ def test_what_is_no_network(pattern: str) -> None:
         ("[2000::]/3 [2a00::]/20", ["[2000::]/3", "[2a00::]/20"]),
     ],
 )
-def test_half_the_world(value: str, expected: list[str]) -> None:
+def test_public_networks_that_are_too_wide_are_found(value: str, expected: list[str]) -> None:
     assert [item for item, _ in too_wide(value)] == expected

@@ -1,4 +1,4 @@
-"""Where a source lies, and whether it matters that nobody tells of changes there."""
+"""The file system of a source, and the finding if it has no events of changes."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from postfix_sync.system.mounts import Mount, mount_of
 def test_only_long_intervals_need_events(
     kind: str, interval: str, verdict: Verdict, seen: str
 ) -> None:
-    """Problem 45; on a disk of this host, events arrive."""
+    """Problem 45; a disk of this host has events."""
     source = SourceSection.model_validate({"name": "lists", "path": "/data", "interval": interval})
     found = without_events(source, Mount(Path("/data"), kind))
     assert (found.verdict, found.seen, found.fix) == (verdict, seen, None)
 
 
-def test_the_mount_that_a_path_lies_in() -> None:
+def test_mount_of_finds_the_mount_point_of_a_path() -> None:
     proc = mount_of(Path("/proc/self/status"))
     assert proc
     assert (proc.point, proc.kind) == (Path("/proc"), "proc")

@@ -1,4 +1,4 @@
-"""What doctor advises beyond what the maps need."""
+"""Doctor's advice on settings that the maps do not require."""
 
 from dataclasses import replace
 
@@ -12,53 +12,55 @@ from postfix_sync.postfix.main_cf.parameter import Installation
 from tests.parts.parameters import DOMAINS, LOCAL, MAPS, RECIPIENTS, WIRED, classes, postfix, values
 
 
-def told(one: Postfix, *recipients: str) -> dict[str, str]:
-    """What is advised where these are the lists' addresses."""
-    listed = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset(recipients))
+def advised_for(main_cf: Postfix, *recipients: str) -> dict[str, str]:
+    """Return the advised settings if the lists have these addresses."""
+    listed = advice(
+        main_cf, Installation(MAPS, "lmdb"), classes(main_cf, DOMAINS), frozenset(recipients)
+    )
     return {setting.parameter: setting.wanted for setting in listed}
 
 
-def test_delimiters_that_cut_names() -> None:
+def test_delimiter_that_splits_list_addresses_is_advised_against() -> None:
     ants = ("ants@lists.example.net", "ants-bounces@lists.example.net")
     team = ("dev-team@lists.example.net", "dev-team-bounces@lists.example.net")
     owner = ("owner@lists.example.net", "owner-bounces@lists.example.net")
     both = postfix(**{**WIRED, "recipient_delimiter": "-+", "owner_request_special": "yes"})
-    assert told(both, *ants) == {}
-    assert told(both, *ants, *team) == {"recipient_delimiter": "+"}
-    assert told(both, *ants, *owner) == {"owner_request_special": "no"}
+    assert advised_for(both, *ants) == {}
+    assert advised_for(both, *ants, *team) == {"recipient_delimiter": "+"}
+    assert advised_for(both, *ants, *owner) == {"owner_request_special": "no"}
     plus = postfix(**{**WIRED, "owner_request_special": "yes"})
-    assert told(plus, *ants, *team, *owner) == {}
+    assert advised_for(plus, *ants, *team, *owner) == {}
 
 
-def test_codes_matter_where_there_is_a_list_of_that_class() -> None:
+def test_reject_code_is_advised_for_classes_of_the_lists_only() -> None:
     relay = "unknown_relay_recipient_reject_code"
     codes = {relay: "450", "unknown_local_recipient_reject_code": "450"}
-    assert told(postfix(**WIRED, **codes)) == {relay: "550"}
-    assert told(postfix(**LOCAL, **codes)) == {"unknown_local_recipient_reject_code": "550"}
+    assert advised_for(postfix(**WIRED, **codes)) == {relay: "550"}
+    assert advised_for(postfix(**LOCAL, **codes)) == {"unknown_local_recipient_reject_code": "550"}
 
 
-def test_other_relay_domains_that_are_refused() -> None:
-    """Only told, where somebody has closed them; see `test_other_relay_domains_stay_accepted`."""
+def test_refused_addresses_of_other_relay_domains_are_only_advised() -> None:
+    """An operator has closed them; see also `test_other_relay_domains_stay_accepted`."""
     domains = f"example.org, {WIRED['relay_domains']}"
-    one = postfix(**{**WIRED, "relay_domains": domains})
-    assert values(one) == {}
+    main_cf = postfix(**{**WIRED, "relay_domains": domains})
+    assert values(main_cf) == {}
     others = r"regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    assert told(one) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
+    assert advised_for(main_cf) == {"relay_recipient_maps": f"{RECIPIENTS}, {others}"}
 
 
 @pytest.mark.parametrize("present", [RECIPIENTS, ""])
-def test_other_relay_domains_before_a_table_can_stand_in_main_cf(present: str) -> None:
-    """Then it is a file of the operator's; setup leaves an empty parameter as it is."""
+def test_pattern_table_is_a_file_before_postfix_3_7(present: str) -> None:
+    """The operator has to create the file, so setup does not change an empty parameter."""
     domains = f"example.org, {WIRED['relay_domains']}"
     parameters = {**WIRED, "relay_domains": domains, "relay_recipient_maps": present}
-    one = replace(postfix(**parameters), version="3.6.4")
-    assert values(one) == {}
-    advised = advice(one, Installation(MAPS, "lmdb"), classes(one, DOMAINS), frozenset())
-    told_of = {setting.parameter: setting for setting in advised}["relay_recipient_maps"]
-    assert told_of.verdict is Verdict.WARNING
-    assert told_of.present == present
+    main_cf = replace(postfix(**parameters), version="3.6.4")
+    assert values(main_cf) == {}
+    advised = advice(main_cf, Installation(MAPS, "lmdb"), classes(main_cf, DOMAINS), frozenset())
+    setting = {setting.parameter: setting for setting in advised}["relay_recipient_maps"]
+    assert setting.verdict is Verdict.WARNING
+    assert setting.present == present
     path = "/etc/postfix/outside_of_list_domains"
-    assert remedy(one, told_of) == (
+    assert remedy(main_cf, setting) == (
         rf"echo '!/@(lists\.example\.net)$/ OK' > {path}"
         f" && postconf -e 'relay_recipient_maps = {RECIPIENTS}, regexp:{path}' && postfix reload"
     )

@@ -1,4 +1,4 @@
-"""Which map type is built, by what main.cf names and what Postfix supports."""
+"""The choice of the map type, by the types that main.cf names and Postfix supports."""
 
 import pytest
 
@@ -20,14 +20,14 @@ from tests.parts.parameters import MAPS, postfix
         ("hash lmdb btree", {}, "btree", "btree"),
     ],
 )
-def test_the_type_to_build(
+def test_map_type_is_chosen_by_configuration_main_cf_and_support(
     types: str, parameters: dict[str, str], configured: str, expected: str
 ) -> None:
     assert choose_map_type(postfix(types, **parameters), MAPS, configured) == expected
 
 
 @pytest.mark.parametrize("configured", ["btree", "auto"])
-def test_two_types_that_would_share_one_file(configured: str) -> None:
+def test_two_types_with_the_same_file_name_are_refused(configured: str) -> None:
     named = {
         "transport_maps": "hash:/etc/postfix/mailman/postfix_lmtp",
         "relay_domains": "btree:/etc/postfix/mailman/postfix_domains",
@@ -37,11 +37,11 @@ def test_two_types_that_would_share_one_file(configured: str) -> None:
 
 
 @pytest.mark.parametrize("configured", ["lmdb", "auto"])
-def test_no_type_to_build(configured: str) -> None:
+def test_postfix_without_a_supported_map_type_is_refused(configured: str) -> None:
     with pytest.raises(ConfigError, match="has no map type"):
         choose_map_type(postfix("regexp texthash"), MAPS, configured)
 
 
-def test_the_type_of_a_map_that_stands_where_it_does_no_harm() -> None:
-    one = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
-    assert choose_map_type(one, MAPS, "auto") == "hash"
+def test_map_in_mydestination_decides_the_type_too() -> None:
+    main_cf = postfix(mydestination="localhost, hash:/etc/postfix/mailman/postfix_domains")
+    assert choose_map_type(main_cf, MAPS, "auto") == "hash"

@@ -57,7 +57,7 @@ def test_other_relay_domains_stay_accepted() -> None:
     assert "relay_recipient_maps" not in wanted(replace(postfix(**one), version="3.6.9"))
 
 
-def test_a_new_list_domain_is_no_other_domain() -> None:
+def test_new_list_domain_is_added_to_the_pattern_of_list_domains() -> None:
     present = (
         r"lmdb:/etc/postfix/mailman/postfix_recipients, regexp:{{!/@(lists\.example\.net)$$/ OK}}"
     )
@@ -81,7 +81,7 @@ SHARED = "example.net"
 
 @pytest.mark.parametrize("named", [SHARED, "Example.NET, example.org", "example.org, example.net"])
 @pytest.mark.parametrize("version", ["3.6.9", "3.7"])
-def test_a_domain_that_main_cf_names_itself_stays_open(named: str, version: str) -> None:
+def test_list_domain_that_main_cf_names_accepts_every_address(named: str, version: str) -> None:
     one = replace(postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": named}))
     one = replace(one, version=version)
     domains = frozenset({SHARED})
@@ -95,13 +95,13 @@ def test_a_domain_that_main_cf_names_itself_stays_open(named: str, version: str)
     assert left_open(listed, classes(listed, domains)) == {}
 
 
-def test_a_domain_below_one_that_main_cf_names_stays_open() -> None:
+def test_list_domain_below_one_that_main_cf_names_accepts_every_address() -> None:
     one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": SHARED})
     assert values(one) == {}
     assert list(left_open(one, classes(one, DOMAINS))) == ["lists.example.net"]
 
 
-def test_only_domains_that_the_maps_alone_name_are_closed() -> None:
+def test_only_domains_that_just_the_maps_name_refuse_unknown_addresses() -> None:
     one = postfix(**{**WIRED, "relay_recipient_maps": "", "relay_domains": "example.org"})
     domains = frozenset({"example.org", "lists.example.edu"})
     others = r"regexp:{{!/@(lists\.example\.edu)$$/ OK}}"
@@ -118,7 +118,7 @@ def test_only_domains_that_the_maps_alone_name_are_closed() -> None:
     assert list(left_open(done, classes(done, domains))) == ["example.org"]
 
 
-def test_a_domain_that_setup_has_closed_is_not_opened_again() -> None:
+def test_domain_closed_by_setup_is_not_opened_when_main_cf_names_it() -> None:
     """Somebody has written it into relay_domains since."""
     others = r"regexp:{{!/@(lists\.example\.net|lists\.example\.org)$$/ OK}}"
     one = postfix(
@@ -132,7 +132,7 @@ def test_a_domain_that_setup_has_closed_is_not_opened_again() -> None:
     assert left_open(one, classes(one, TWO)) == {}
 
 
-def test_a_virtual_alias_domain_is_no_more_open_as_a_relayed_one() -> None:
+def test_virtual_alias_domain_refuses_unknown_addresses_when_relayed() -> None:
     """Unknown addresses of it were refused before, though relay_domains names it, too."""
     named = {"virtual_alias_domains": SHARED, "relay_domains": SHARED, "relay_recipient_maps": ""}
     one = postfix(**{**WIRED, **named})

@@ -1,4 +1,4 @@
-"""What main.cf lacks for the maps to work, and the values that setup gives it."""
+"""The settings of main.cf that the maps require, and the values that setup gives them."""
 
 from dataclasses import replace
 
@@ -28,19 +28,21 @@ from tests.parts.parameters import (
 )
 
 
-def found(one: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True) -> dict[str, str]:
+def found(
+    main_cf: Postfix, domains: frozenset[str] = DOMAINS, hosts: bool = True
+) -> dict[str, str]:
     ours = Installation(MAPS, "lmdb", hosts_used=hosts)
-    listed = notices(one, ours, classes(one, domains))
+    listed = notices(main_cf, ours, classes(main_cf, domains))
     by_parameter = {notice.message.split()[1]: notice.hint for notice in listed}
     assert len(by_parameter) == len(listed)
     return by_parameter
 
 
-def test_all_is_there() -> None:
+def test_complete_main_cf_has_no_notices() -> None:
     assert found(postfix(**WIRED)) == {}
 
 
-def test_nothing_is_there() -> None:
+def test_main_cf_without_the_maps_has_a_notice_for_each_parameter() -> None:
     assert found(postfix()) == {
         "transport_maps": "postconf -e 'transport_maps = lmdb:/etc/postfix/mailman/postfix_lmtp'"
         " && postfix reload",
@@ -55,37 +57,42 @@ def test_nothing_is_there() -> None:
     }
 
 
-def test_what_is_there_is_added_to() -> None:
-    one = postfix(**{**WIRED, "transport_maps": "hash:/etc/postfix/transport"})
+def test_present_value_is_extended() -> None:
+    main_cf = postfix(**{**WIRED, "transport_maps": "hash:/etc/postfix/transport"})
     assert (
-        "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/" in found(one)["transport_maps"]
+        "'transport_maps = hash:/etc/postfix/transport, lmdb:/etc/"
+        in found(main_cf)["transport_maps"]
     )
 
 
-def test_what_comes_to_nothing_is_not_kept() -> None:
-    one = postfix()
-    one = replace(one, unexpanded={**one.unexpanded, "virtual_alias_maps": "$virtual_maps"})
-    assert "'virtual_alias_maps = lmdb:/etc/" in found(one)["virtual_alias_maps"]
-    given = {**one.parameters, "transport_maps": "hash:/x"}
-    one = replace(one, parameters=given, unexpanded={**given, "transport_maps": "hash:$dir/x"})
-    assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(one)["transport_maps"]
+def test_reference_that_expands_to_nothing_is_not_kept() -> None:
+    main_cf = postfix()
+    main_cf = replace(
+        main_cf, unexpanded={**main_cf.unexpanded, "virtual_alias_maps": "$virtual_maps"}
+    )
+    assert "'virtual_alias_maps = lmdb:/etc/" in found(main_cf)["virtual_alias_maps"]
+    given = {**main_cf.parameters, "transport_maps": "hash:/x"}
+    main_cf = replace(
+        main_cf, parameters=given, unexpanded={**given, "transport_maps": "hash:$dir/x"}
+    )
+    assert "'transport_maps = hash:$dir/x, lmdb:/etc/" in found(main_cf)["transport_maps"]
 
 
-def test_another_instance_is_named() -> None:
+def test_hint_names_another_instance() -> None:
     hint = found(postfix(directory="/etc/postfix-out"))["transport_maps"]
     assert hint.startswith("postconf -c /etc/postfix-out -e ")
     assert hint.endswith(" && postfix -c /etc/postfix-out reload")
 
 
-def test_one_that_is_stopped_is_not_reloaded() -> None:
-    """The command would fail."""
+def test_hint_for_a_stopped_postfix_has_no_reload() -> None:
+    """`postfix reload` would fail."""
     stopped = Postfix(**vars(postfix(queue_directory="/nonexistent")))
     assert found(stopped)["transport_maps"].startswith("postconf -e ")
     assert not any("reload" in hint for hint in found(stopped).values())
 
 
 class UnknownProcesses(Processes):
-    """Those that the user is not permitted to see."""
+    """Processes that the user has no permission to see."""
 
     @property
     def master(self) -> int:
@@ -93,33 +100,37 @@ class UnknownProcesses(Processes):
 
 
 class Unknown(Postfix):
-    """Who asks is not root."""
+    """A Postfix as seen by a user other than root."""
 
     @property
     def processes(self) -> Processes:
         return UnknownProcesses(self.config_directory, self.queue_directory)
 
 
-def test_who_can_not_know_whether_it_runs_is_told_to_reload() -> None:
-    one = Unknown(**vars(postfix()))
-    assert found(one)["transport_maps"].endswith(" && postfix reload")
+def test_hint_has_a_reload_if_it_is_unknown_whether_postfix_runs() -> None:
+    main_cf = Unknown(**vars(postfix()))
+    assert found(main_cf)["transport_maps"].endswith(" && postfix reload")
 
 
-def test_another_type_is_replaced() -> None:
-    one = postfix(**{**WIRED, "transport_maps": "cdb:/x, hash:/etc/postfix/mailman/postfix_lmtp"})
-    assert "'transport_maps = cdb:/x, lmdb:/etc/postfix/mailman/" in found(one)["transport_maps"]
+def test_map_with_another_type_is_replaced() -> None:
+    main_cf = postfix(
+        **{**WIRED, "transport_maps": "cdb:/x, hash:/etc/postfix/mailman/postfix_lmtp"}
+    )
+    assert (
+        "'transport_maps = cdb:/x, lmdb:/etc/postfix/mailman/" in found(main_cf)["transport_maps"]
+    )
 
 
-def test_proxied_maps_count() -> None:
+def test_proxied_map_is_accepted() -> None:
     proxied = "proxy:lmdb:/etc/postfix/mailman/postfix_lmtp"
     assert found(postfix(**{**WIRED, "transport_maps": proxied})) == {}
 
 
-def test_relay_domains_may_name_the_domains_themselves() -> None:
+def test_relay_domains_may_list_the_domains() -> None:
     assert found(postfix(**{**WIRED, "relay_domains": "example.org, lists.example.net"})) == {}
 
 
-def test_a_domain_in_mydestination() -> None:
+def test_local_list_domain_needs_local_recipient_maps() -> None:
     assert values(postfix(**LOCAL)) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps, {RECIPIENTS}"
     }
@@ -127,72 +138,76 @@ def test_a_domain_in_mydestination() -> None:
     assert values(postfix(**{**LOCAL, "local_recipient_maps": f"hash:/x {RECIPIENTS}"})) == {}
 
 
-def test_a_virtual_mailbox_domain() -> None:
+def test_virtual_mailbox_list_domain_needs_virtual_mailbox_maps() -> None:
     assert values(postfix(**MAILBOX)) == {
         "virtual_mailbox_maps": f"lmdb:/etc/postfix/mailboxes, {RECIPIENTS}"
     }
-    # That takes every address, and must not begin to refuse any.
+    # Without maps every address is accepted, and must not be refused later.
     assert values(postfix(**{**MAILBOX, "virtual_mailbox_maps": ""})) == {}
 
 
-def test_domains_of_several_classes() -> None:
-    """postfix_domains has all of them, and Postfix warns of one that is a virtual one, too."""
-    one = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
-    assert values(one, TWO)["relay_domains"] == (
+def test_relay_domains_exclude_virtual_list_domains() -> None:
+    """postfix_domains has all list domains, and Postfix warns of a virtual one in relay_domains."""
+    main_cf = postfix(**{**MAILBOX, "relay_domains": "example.edu"})
+    assert values(main_cf, TWO)["relay_domains"] == (
         "example.edu, !lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     )
     named = {**WIRED, **{k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}}
     found = wanted(postfix(**named), TWO)["relay_domains"]
     assert found.wanted == "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     assert found.verdict is Verdict.WARNING
-    mended = {**named, "relay_domains": found.wanted}
-    assert "relay_domains" not in wanted(postfix(**mended), TWO)
-    # Of a local domain it says nothing.
+    fixed = {**named, "relay_domains": found.wanted}
+    assert "relay_domains" not in wanted(postfix(**fixed), TWO)
+    # Postfix does not warn of a local domain.
     local = {**WIRED, "mydestination": "lists.example.net"}
     assert list(wanted(postfix(**local), TWO)) == ["local_recipient_maps"]
 
 
-def test_a_list_domain_below_one_that_is_kept_out() -> None:
+def test_list_domain_below_an_excluded_one_is_named_first() -> None:
     domains = frozenset({"example.com", "lists.example.com"})
-    one = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
-    assert values(one, domains)["relay_domains"] == (
+    main_cf = postfix(**{**MAILBOX, "virtual_mailbox_domains": "example.com"})
+    assert values(main_cf, domains)["relay_domains"] == (
         "lists.example.com, !example.com, lmdb:/etc/postfix/mailman/postfix_domains"
     )
 
 
 @pytest.mark.parametrize(
-    ("present", "mended"),
+    ("present", "fixed"),
     [
         ("!lists.example.net, {}", "{}"),
         ("example.org, !lists.example.net,  {}", "example.org, {}"),
         ("!example.net, {}", "lists.example.net, !example.net, {}"),
     ],
 )
-def test_a_domain_that_is_kept_out_is_let_in(present: str, mended: str) -> None:
+def test_excluded_list_domain_is_included_again(present: str, fixed: str) -> None:
     domains = "lmdb:/etc/postfix/mailman/postfix_domains"
     recipients = f"hash:/etc/postfix/relay_recipients, {RECIPIENTS}"
-    one = {**WIRED, "relay_recipient_maps": recipients, "relay_domains": present.format(domains)}
-    assert values(postfix(**one)) == {"relay_domains": mended.format(domains)}
+    main_cf = {
+        **WIRED,
+        "relay_recipient_maps": recipients,
+        "relay_domains": present.format(domains),
+    }
+    assert values(postfix(**main_cf)) == {"relay_domains": fixed.format(domains)}
 
 
-def test_a_virtual_alias_domain() -> None:
-    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
-    assert values(postfix(**one)) == {
+def test_list_domain_in_virtual_alias_domains_is_excluded_there() -> None:
+    main_cf = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps, lists.example.net"}
+    assert values(postfix(**main_cf)) == {
         "virtual_alias_domains": "!lists.example.net, $virtual_alias_maps, lists.example.net"
     }
-    works = replace(classes(postfix(**one), DOMAINS), self_aliased=DOMAINS)
-    listed = settings(postfix(**one), Installation(MAPS, "lmdb"), works)
+    works = replace(classes(postfix(**main_cf), DOMAINS), self_aliased=DOMAINS)
+    listed = settings(postfix(**main_cf), Installation(MAPS, "lmdb"), works)
     assert {setting.parameter: setting.wanted for setting in listed} == {
         "relay_domains": "!lists.example.net, lmdb:/etc/postfix/mailman/postfix_domains"
     }
 
 
-def test_mail_host_of_aliases_is_relayed_by_the_map_or_named_where_that_is_not() -> None:
-    one = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
+def test_mail_host_of_aliases_is_relayed_or_a_virtual_alias_domain() -> None:
+    main_cf = {**WIRED, "virtual_alias_domains": "$virtual_alias_maps"}
     hosts = frozenset({"example.com"})
-    assert values(postfix(**one), DOMAINS, hosts) == {}
+    assert values(postfix(**main_cf), DOMAINS, hosts) == {}
     local = {
-        **one,
+        **main_cf,
         "mydestination": "lists.example.net",
         "relay_domains": "",
         "local_recipient_maps": WIRED["relay_recipient_maps"] + " unix:passwd.byname",
@@ -201,45 +216,45 @@ def test_mail_host_of_aliases_is_relayed_by_the_map_or_named_where_that_is_not()
         "$virtual_alias_maps, example.com"
     )
     for parameter in CLASSES:
-        named = f"{one.get(parameter, '')} example.com".strip()
-        elsewhere = values(postfix(**{**one, parameter: named}), DOMAINS, hosts)
+        named = f"{main_cf.get(parameter, '')} example.com".strip()
+        elsewhere = values(postfix(**{**main_cf, parameter: named}), DOMAINS, hosts)
         assert "virtual_alias_domains" not in elsewhere
 
 
 def test_aliases_decide_whether_a_missing_vmap_loses_mail() -> None:
-    one = postfix(**{**WIRED, "virtual_alias_maps": "hash:/etc/postfix/virtual"})
-    assert wanted(one)["virtual_alias_maps"].verdict is Verdict.WARNING
-    with_aliases = wanted(one, DOMAINS, frozenset({"lists.example.net"}))
+    main_cf = postfix(**{**WIRED, "virtual_alias_maps": "hash:/etc/postfix/virtual"})
+    assert wanted(main_cf)["virtual_alias_maps"].verdict is Verdict.WARNING
+    with_aliases = wanted(main_cf, DOMAINS, frozenset({"lists.example.net"}))
     assert with_aliases["virtual_alias_maps"].verdict is Verdict.FAILURE
 
 
-def test_a_domain_of_unknown_class_has_none() -> None:
+def test_domain_of_unknown_class_causes_no_class_settings() -> None:
     """Nothing follows for what depends on it; routes and aliases don't."""
     error = ApplyError("mysql:/x: query error")
-    one = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
+    main_cf = postfix(local_recipient_maps="hash:/x", unknown_relay_recipient_reject_code="450")
     unknown = Classes(DOMAINS, unknown=dict.fromkeys(DOMAINS, error))
     ours = Installation(MAPS, "lmdb")
     assert unknown.relayed == frozenset()
-    assert [setting.parameter for setting in settings(one, ours, unknown)] == [
+    assert [setting.parameter for setting in settings(main_cf, ours, unknown)] == [
         "transport_maps",
         "virtual_alias_maps",
     ]
-    assert advice(one, ours, unknown, frozenset()) == []
-    # postfix_domains has the domain, too: for no other one it may enter relay_domains.
+    assert advice(main_cf, ours, unknown, frozenset()) == []
+    # postfix_domains has the domain, so it must not be added to relay_domains for another one.
     named = {"relay_domains": frozenset({"lists.example.org"})}
     unknown = Classes(TWO, named=named, unknown=dict.fromkeys(DOMAINS, error))
-    assert {setting.parameter for setting in settings(one, ours, unknown)} == {
+    assert {setting.parameter for setting in settings(main_cf, ours, unknown)} == {
         "transport_maps",
         "virtual_alias_maps",
     }
 
 
 def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
-    """A `!` before them would match them first."""
+    """A `!` item before them would match them first."""
     named = {k: v for k, v in MAILBOX.items() if k.startswith("virtual_mailbox")}
     relayed = f"sub.lists.example.net, {WIRED['relay_domains']}"
-    one = postfix(**{**WIRED, **named, "relay_domains": relayed})
-    assert values(one)["relay_domains"] == (
+    main_cf = postfix(**{**WIRED, **named, "relay_domains": relayed})
+    assert values(main_cf)["relay_domains"] == (
         f"sub.lists.example.net, !lists.example.net, {WIRED['relay_domains']}"
     )
     both = postfix(**{**WIRED, **named, "relay_domains": "lists.example.net"})
@@ -247,9 +262,9 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameter", "present", "mended"),
+    ("parameter", "present", "fixed"),
     [
-        # The map for that parameter takes the place of another one.
+        # The map for the parameter replaces another map of ours.
         ("transport_maps", "{vmap}", "{lmtp}"),
         ("transport_maps", "hash:/x, {recipients}", "hash:/x, {lmtp}"),
         ("transport_maps", "{domains} {lmtp}", "{lmtp}"),
@@ -262,13 +277,13 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
         ("alias_maps", "hash:/etc/aliases,{lmtp},hash:/y", "hash:/etc/aliases, hash:/y"),
         ("canonical_maps", "{vmap}", ""),
         ("virtual_alias_domains", "example.com {domains}", "example.com"),
-        # Mailman's own files, as in the recipes that people follow.
+        # Mailman's own files, as in common instructions.
         ("transport_maps", "regexp:{volume}/postfix_lmtp", "{lmtp}"),
         ("transport_maps", "hash:/x, hash:{volume}/postfix_lmtp", "hash:/x, {lmtp}"),
         ("transport_maps", "{lmtp}, regexp:{volume}/postfix_lmtp", "{lmtp}"),
         ("relay_domains", "regexp:{volume}/postfix_domains", "{domains}"),
         ("local_recipient_maps", "proxy:unix:p, regexp:{volume}/postfix_lmtp", "proxy:unix:p"),
-        # Another type.
+        # Another map type.
         (
             "local_recipient_maps",
             "hash:/x, proxy:hash:{maps}/postfix_recipients",
@@ -276,7 +291,7 @@ def test_subdomains_of_a_virtual_list_domain_stay_relayed() -> None:
         ),
     ],
 )
-def test_maps_in_a_wrong_place(parameter: str, present: str, mended: str) -> None:
+def test_maps_in_a_wrong_parameter_are_replaced(parameter: str, present: str, fixed: str) -> None:
     places = {
         "lmtp": WIRED["transport_maps"],
         "domains": WIRED["relay_domains"],
@@ -286,35 +301,37 @@ def test_maps_in_a_wrong_place(parameter: str, present: str, mended: str) -> Non
         "maps": str(MAPS),
     }
     others = r", regexp:{{!/@(lists\.example\.net)$$/ OK}}"
-    one = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
-    expected = {parameter: mended.format(**places)}
-    assert values(postfix(**one)) == expected, others
+    main_cf = {**WIRED, "local_recipient_maps": "hash:/x", parameter: present.format(**places)}
+    expected = {parameter: fixed.format(**places)}
+    assert values(postfix(**main_cf)) == expected, others
 
 
-def test_the_same_maps_by_another_parameter_are_mended_there() -> None:
+def test_maps_referenced_by_another_parameter_are_fixed_there() -> None:
     lmtp = WIRED["transport_maps"]
     expanded = {
         **LOCAL,
         "alias_maps": f"hash:/etc/aliases {lmtp}",
         "local_recipient_maps": f"proxy:unix:passwd.byname hash:/etc/aliases {lmtp} {RECIPIENTS}",
     }
-    one = postfix(**expanded)
+    main_cf = postfix(**expanded)
     spelt = {"local_recipient_maps": f"proxy:unix:passwd.byname $alias_maps {RECIPIENTS}"}
-    one = replace(one, unexpanded={**one.unexpanded, **spelt})
-    assert values(one) == {"alias_maps": "hash:/etc/aliases"}
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, **spelt})
+    assert values(main_cf) == {"alias_maps": "hash:/etc/aliases"}
 
 
-def test_a_dollar_that_is_no_name_stays_one() -> None:
-    """postconf -x gives `$` for `$$`; what is written out again needs both."""
-    one = postfix(**{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"})
+def test_escaped_dollar_is_kept_escaped() -> None:
+    """postconf -x prints `$` for `$$`; the value that is written needs both."""
+    main_cf = postfix(
+        **{**WIRED, "transport_maps": f"regexp:{{{{/a$/ x:}}}} hash:{MAPS}/postfix_lmtp"}
+    )
     spelt = "regexp:{{/a$$/ x:}} hash:$there/postfix_lmtp"
-    one = replace(one, unexpanded={**one.unexpanded, "transport_maps": spelt})
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, "transport_maps": spelt})
     lmtp = WIRED["transport_maps"]
-    assert values(one) == {"transport_maps": f"regexp:{{{{/a$$/ x:}}}} {lmtp}"}
+    assert values(main_cf) == {"transport_maps": f"regexp:{{{{/a$$/ x:}}}} {lmtp}"}
 
 
 @pytest.mark.parametrize(
-    ("present", "value", "mended"),
+    ("present", "value", "fixed"),
     [
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "", ""),
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "a.b", "$mydestination, "),
@@ -322,19 +339,19 @@ def test_a_dollar_that_is_no_name_stays_one() -> None:
         ("$mine", "", "$mine, "),
     ],
 )
-def test_what_the_default_gives_is_kept(present: str, value: str, mended: str) -> None:
-    one = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
-    one = replace(one, unexpanded={**one.unexpanded, "relay_domains": present})
-    assert values(one)["relay_domains"] == f"{mended}lmdb:/etc/postfix/mailman/postfix_domains"
+def test_value_of_the_default_is_kept(present: str, value: str, fixed: str) -> None:
+    main_cf = postfix(**{**WIRED, "relay_domains": value, "relay_recipient_maps": "hash:/x"})
+    main_cf = replace(main_cf, unexpanded={**main_cf.unexpanded, "relay_domains": present})
+    assert values(main_cf)["relay_domains"] == f"{fixed}lmdb:/etc/postfix/mailman/postfix_domains"
 
 
-@pytest.mark.parametrize(("present", "mended"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
-def test_extensions_need_their_delimiter(present: str, mended: str) -> None:
-    one = postfix(**{**WIRED, "recipient_delimiter": present})
-    assert values(one).get("recipient_delimiter", "") == mended
+@pytest.mark.parametrize(("present", "fixed"), [("", "+"), ("-", "-+"), ("+", ""), ("-+", "")])
+def test_plus_is_added_to_recipient_delimiter(present: str, fixed: str) -> None:
+    main_cf = postfix(**{**WIRED, "recipient_delimiter": present})
+    assert values(main_cf).get("recipient_delimiter", "") == fixed
 
 
-def test_no_list_yet() -> None:
+def test_maps_are_required_before_the_first_list() -> None:
     assert "relay_domains" in found(postfix(), domains=frozenset())
     local = {
         **WIRED,
@@ -345,35 +362,37 @@ def test_no_list_yet() -> None:
     assert found(postfix(**local), domains=frozenset()) == {}
 
 
-def test_the_hosts_file_matters_only_where_it_is_used() -> None:
+def test_lmtp_host_lookup_is_required_only_if_hosts_are_used() -> None:
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}), hosts=False) == {}
     assert found(postfix(**{**WIRED, "lmtp_host_lookup": "dns, native"})) == {}
     assert list(found(postfix(**{**WIRED, "lmtp_host_lookup": "dns"}))) == ["lmtp_host_lookup"]
 
 
-@pytest.mark.parametrize(("timeout", "told"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
-def test_replicas_need_an_end_to_connecting(timeout: str, told: int) -> None:
+@pytest.mark.parametrize(("timeout", "count"), [("0s", 1), ("0", 1), ("5s", 0), ("30", 0)])
+def test_cluster_without_connect_timeout_has_a_notice(timeout: str, count: int) -> None:
     listed = list(cluster_notices(postfix(lmtp_connect_timeout=timeout)))
-    assert len(listed) == told
-    assert all("lmtp_connect_timeout = 5s" in one.hint for one in listed)
+    assert len(listed) == count
+    assert all("lmtp_connect_timeout = 5s" in notice.hint for notice in listed)
 
 
 @pytest.mark.parametrize("only", [RECIPIENTS, f"regexp:{VOLUME}/postfix_lmtp"])
-def test_local_users_are_put_back(only: str) -> None:
-    one = postfix(**{**LOCAL, "local_recipient_maps": only})
-    assert values(one) == {
+def test_removed_local_users_are_restored(only: str) -> None:
+    main_cf = postfix(**{**LOCAL, "local_recipient_maps": only})
+    assert values(main_cf) == {
         "local_recipient_maps": f"proxy:unix:passwd.byname, $alias_maps, {RECIPIENTS}"
     }
 
 
 @pytest.mark.parametrize("named", ["hash:/etc/postfix/mailman/", f"regexp:{VOLUME}/"])
 @pytest.mark.parametrize("parameter", ["mydestination", "virtual_mailbox_domains"])
-def test_what_gives_the_domains_their_class_is_not_lost(parameter: str, named: str) -> None:
-    """Mailman's file there, or a map as another type, is exchanged: lists' mail is taken as before.
+def test_table_that_gives_domains_their_class_is_replaced_by_ours(
+    parameter: str, named: str
+) -> None:
+    """The table is Mailman's own file, or our map with another type.
 
-    Without their domain it would be refused; with a map that is not built, all mail is put off.
+    Without it the lists' mail would be refused; with a map that is not built, all mail is deferred.
     """
-    one = postfix(
+    main_cf = postfix(
         transport_maps=WIRED["transport_maps"],
         virtual_alias_maps=WIRED["virtual_alias_maps"],
         local_recipient_maps=f"unix:passwd.byname, {RECIPIENTS}",
@@ -381,7 +400,7 @@ def test_what_gives_the_domains_their_class_is_not_lost(parameter: str, named: s
         **{parameter: f"example.org, {named}postfix_domains"},
     )
     ours = Installation(MAPS, "lmdb", volumes=(VOLUME,))
-    found = settings(one, ours, Classes(DOMAINS, named={parameter: DOMAINS}))
+    found = settings(main_cf, ours, Classes(DOMAINS, named={parameter: DOMAINS}))
     assert {setting.parameter: (setting.wanted, setting.verdict) for setting in found} == {
         parameter: ("example.org, lmdb:/etc/postfix/mailman/postfix_domains", Verdict.FAILURE)
     }
