@@ -29,7 +29,7 @@ async def explain(
 ) -> list[Explanation]:
     """Explain each address. With `probing`, LMTP servers are asked, too. Raises SyncError."""
     asked = [view.postfix.fold(address) for address in addresses]
-    replies, ways = await asyncio.gather(_listen(view, asked), _ways(view, asked))
+    replies, ways = await asyncio.gather(listen(view, asked), _ways(view, asked))
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     answers = _Answers(replies, delivered, await _queued(view))
@@ -37,7 +37,7 @@ async def explain(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What one listener was asked, from where, and what it replied."""
 
     listener: Listener
@@ -58,16 +58,32 @@ class _Way:
 class _Answers:
     """What Postfix answered, for all addresses."""
 
-    asked: Sequence[_Asked]
+    asked: Sequence[Asked]
     delivered: Mapping[str, Delivery]
     """By final recipient."""
     queue: Sequence[Queued]
 
 
-async def _listen(view: View, addresses: Sequence[str]) -> list[_Asked]:
+async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
+    """Return the steps that lead mail of lists elsewhere, once it is accepted by SMTP.
+
+    No listener is asked. Raises SyncError.
+    """
+    folded = [view.postfix.fold(address) for address in addresses]
+    ways = await _ways(view, folded)
+    finals = [final for way in ways.values() for final in way.finals]
+    delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
+    answers = _Answers((), delivered, ())
+    found = (_explanation(view, address, ways[address], answers) for address in folded)
+    return [
+        step for one in found for step in one.steps if step.step == "transport" and step.outcome
+    ]
+
+
+async def listen(view: View, addresses: Sequence[str]) -> list[Asked]:
     """Ask all listeners; each of them by one session after the other."""
 
-    async def each(listener: Listener) -> list[_Asked]:
+    async def each(listener: Listener) -> list[Asked]:
         own = paths.effective(listener, view.services, view.parameters)
         harmless = addresses
         if paths.verifies(own):
@@ -76,7 +92,7 @@ async def _listen(view: View, addresses: Sequence[str]) -> list[_Asked]:
         if stranger := await view.stranger(listener):
             places.append(stranger)
         return [
-            _Asked(place, source, await ask(place, harmless, source or None))
+            Asked(place, source, await ask(place, harmless, source or None))
             for place, source in places
         ]
 
@@ -154,7 +170,7 @@ def _is_for(message: Queued, address: str, view: View, delimiters: str) -> bool:
     )
 
 
-def _public_reply(view: View, address: str, asked: Sequence[_Asked]) -> Reply | None:
+def _public_reply(view: View, address: str, asked: Sequence[Asked]) -> Reply | None:
     """Return the reply of the public listener, to a stranger if one could be asked for."""
     public = paths.public(view.listeners)
     found = [
@@ -166,7 +182,7 @@ def _public_reply(view: View, address: str, asked: Sequence[_Asked]) -> Reply | 
 
 
 def _smtpd(
-    view: View, address: str, asked: Sequence[_Asked], deliveries: Sequence[Delivery]
+    view: View, address: str, asked: Sequence[Asked], deliveries: Sequence[Delivery]
 ) -> list[Step]:
     """Return a step for each listener; the public one decides."""
     public = paths.public(view.listeners)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.explain import paths, rewriting
 from postfix_sync.explain.rewriting import Cleanup
+from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.model.map_names import ALIASES
 from postfix_sync.model.maps import Maps
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import Postfix, list_file
 from postfix_sync.postfix.main_cf.lookup import Tables
 from postfix_sync.postfix.main_cf.parameter import Installation
@@ -113,6 +115,14 @@ class View:
         name = self.rewrite_socket.name
         found = (one for one in self.services if one.command == "trivial-rewrite")
         return next((one.overrides for one in found if one.name == name), {})
+
+
+def samples_of(table: Table[str]) -> list[str]:
+    """Return the first list of each domain, by name."""
+    found: dict[str, str] = {}
+    for name in sorted(table.names()):
+        found.setdefault(domain_of(name), name)
+    return list(found.values())
 
 
 async def view_of(config: "Config", postfix: Postfix) -> View:

@@ -68,6 +68,15 @@ class Postmap:
             raise _failed(f"postmap -q - {table}", done, said)
         return _pairs(done)
 
+    async def keys(self, table: str, at_most: int) -> list[str]:
+        """Return some keys of an indexed table. Raises ApplyError if it can't be read."""
+        argv = instance_command(self.config_directory, "postmap", "-s", table)
+        done = await run(argv)
+        if done.status:
+            raise _failed(f"postmap -s {table}", done, self._complaints(done))
+        lines = done.stdout.split("\n", at_most)[:at_most]
+        return [line.partition("\t")[0] for line in lines if line]
+
     async def try_out(self, name: str) -> IndexType:
         as_named = IndexType(name, name)
         try:

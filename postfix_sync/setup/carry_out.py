@@ -4,25 +4,29 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, OutOfReach, SyncError
+from postfix_sync.explain.explain import misrouted
+from postfix_sync.explain.view import View, samples_of, view_of
 from postfix_sync.log import LOG, log_problem
 from postfix_sync.model.installed import Condition
-from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.list_addresses import addresses_of, domain_of
+from postfix_sync.model.map_names import RECIPIENTS
+from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.lookup import TIMEOUT
 from postfix_sync.postfix.main_cf.map_type import choose_map_type, named_types
 from postfix_sync.postfix.map_directory import MapDirectory, installed_routes
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.reconcile.once import once
-from postfix_sync.setup import smtpd
+from postfix_sync.setup import others
 from postfix_sync.setup.main_cf_file import MainCf, Outdated
 from postfix_sync.setup.proposal import Proposal, interrupted_setup
-from postfix_sync.setup.steps import Change, Step, in_order, undoing
+from postfix_sync.setup.steps import ACCEPTING, Change, Step, in_order, undoing
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.transitions import after_sync, rankings
 from postfix_sync.store.state_directory import LOCK_NAME
@@ -121,8 +125,10 @@ class _Work:
         self.config = config
         self.main_cf = main_cf
         self.postfix = main_cf.postfix
-        self.replies: Mapping[smtpd.Listener, int] = {}
-        self.ran = False
+        self.view: View | None = None
+        """How Postfix was before, if it ran."""
+        self.before = others.Treatment({}, {})
+        """What happened to mail that is not for lists."""
 
     async def make(self, changes: Sequence[Change]) -> None:
         """Complete an interrupted setup, then make `changes`; revert both if a step fails."""
@@ -135,6 +141,8 @@ class _Work:
                 confirmed += [replace(step, confirmed=True) for step in made]
                 self.main_cf.remember(confirmed)
             for part in in_order(changes):
+                if any(change.parameter in ACCEPTING for change in part):
+                    await self._check_routes()
                 text = self.main_cf.read()
                 step = Step(text, await self.main_cf.edited(text, part), part)
                 self.main_cf.remember([*confirmed, step])
@@ -234,21 +242,36 @@ class _Work:
         return set(stranded)
 
     async def _record_state(self) -> None:
-        """Record whether Postfix runs and what its listeners reply, before any change."""
-        self.ran = self.postfix.processes.master is not None
-        if self.ran:
-            self.replies = await smtpd.replies(await smtpd.listeners(self.postfix))
+        """Record what Postfix does with mail that is not for lists, before any change."""
+        if self.postfix.processes.master is not None:
+            self.view = await view_of(self.config, self.postfix)
+            self.before = await others.treatment(self.view, await others.sample(self.view))
+
+    async def _check_routes(self) -> None:
+        """Raise ApplyError if mail for a list would not go to its Mailman, once it is accepted."""
+        if not self.view:
+            return
+        view = await view_of(self.config, await inspect(self.config.postfix.config_directory))
+        samples = samples_of(view.installed[RECIPIENTS])
+        addresses = [address for name in samples for address in addresses_of(name)]
+        if wrong := await misrouted(view, addresses):
+            step = wrong[0]
+            raise ApplyError(
+                f"postfix: mail to {step.asked} would go to {step.found} ({step.by}), not to the"
+                " list's Mailman, so it is not accepted yet",
+                f"see why: {self.config.command('explain', step.asked)}",
+            )
 
     async def _reload_postfix(self) -> None:
         """Have Postfix use main.cf as it is now. Raises ApplyError if it then replies worse."""
         if not self.postfix.processes.master:
-            if self.ran:
+            if self.view:
                 raise ApplyError("postfix: has stopped")
             LOG.info("postfix: not running, so not reloaded; it will start with this main.cf")
             return
         await self.postfix.processes.reload()
         LOG.info("postfix: reloaded")
-        if worse := await smtpd.worse_than(self.replies):
+        if self.view and (worse := await others.worse_than(self.before, self.view)):
             raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")
 
     async def _revert(self, made: Sequence[Step], kept: Sequence[Step]) -> None:
@@ -259,7 +282,7 @@ class _Work:
                 LOG.error("%s: is put back to what it was", self.main_cf.path)
             self.main_cf.remember(kept)
             if made:
-                if self.ran and not self.postfix.processes.master:
+                if self.view and not self.postfix.processes.master:
                     await self.postfix.processes.start()
                 await self._reload_postfix()
         except SyncError as error:

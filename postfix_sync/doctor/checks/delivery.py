@@ -10,7 +10,7 @@ from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.explain.explain import explain
 from postfix_sync.explain.steps import Explanation, Step, Verdict
-from postfix_sync.explain.view import view_of
+from postfix_sync.explain.view import samples_of, view_of
 from postfix_sync.model.finding import Finding
 from postfix_sync.model.list_addresses import addresses_of, domain_of
 from postfix_sync.model.map_names import ALIASES, RECIPIENTS
@@ -28,7 +28,7 @@ _MEANINGS = {
 
 async def delivery(host: Host) -> AsyncIterator[Finding]:
     """Check that mail for a list of each domain is accepted, and goes to its Mailman."""
-    samples = list(_samples(host))
+    samples = [*samples_of(host.table(RECIPIENTS)), *samples_of(host.table(ALIASES))]
     if not samples or not host.postfix.processes.master:
         return  # "running" reports that nothing is delivered
     view = await view_of(host.config, host.postfix)
@@ -43,17 +43,6 @@ async def delivery(host: Host) -> AsyncIterator[Finding]:
             f"{counted(len(samples), 'list domain')}, {DOMAINS} examined",
             f"see each of the others with: {host.command('explain')} ADDRESS",
         )
-
-
-def _samples(host: Host) -> Iterator[str]:
-    """Yield one list of each domain, and one alias of each domain of aliases."""
-    for name in (RECIPIENTS, ALIASES):
-        seen = set()
-        for unit in sorted(host.table(name).names()):
-            domain = domain_of(unit)
-            if domain not in seen:
-                seen.add(domain)
-                yield unit
 
 
 def _extended(name: str) -> Iterator[str]:
