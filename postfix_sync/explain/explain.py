@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from postfix_sync.errors import SyncError
+from postfix_sync.errors import OutOfReach, SyncError
 from postfix_sync.explain import paths
 from postfix_sync.explain.delivery import Delivery, delivery_of
 from postfix_sync.explain.sessions import Reply, Session, ask
@@ -67,12 +67,14 @@ class _Answers:
 async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
     """Return the steps that lead mail of lists elsewhere, once it is accepted by SMTP.
 
-    No listener is asked. Raises SyncError.
+    No listener is asked. Raises OutOfReach if trivial-rewrite(8) can't be asked.
     """
     folded = [view.postfix.fold(address) for address in addresses]
     ways = await _ways(view, folded)
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
+    if problem := next((one.problem for one in delivered.values() if one.problem), ""):
+        raise OutOfReach(problem)
     answers = _Answers((), delivered, ())
     found = (_explanation(view, address, ways[address], answers) for address in folded)
     return [

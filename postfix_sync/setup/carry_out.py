@@ -46,6 +46,9 @@ QUEUE_GRACE = 10.0
 
 QUEUE_POLL = 0.25
 
+NAMED_AT_MOST = 3
+"""Differences that an error names."""
+
 
 async def carry_out(proposal: Proposal) -> None:
     """Build the maps, then make the changes of a proposal.
@@ -272,7 +275,9 @@ class _Work:
         await self.postfix.processes.reload()
         LOG.info("postfix: reloaded")
         if self.view and (worse := await others.worse_than(self.before, self.view)):
-            raise ApplyError(f"postfix: after the reload, {'; '.join(worse)}")
+            more = f"; and {len(worse) - NAMED_AT_MOST} more" if worse[NAMED_AT_MOST:] else ""
+            named = "; ".join(worse[:NAMED_AT_MOST])
+            raise ApplyError(f"postfix: after the reload, {named}{more}")
 
     async def _revert(self, made: Sequence[Step], kept: Sequence[Step]) -> None:
         """Restore main.cf as it was before the steps in `made`; keep a record of `kept`."""

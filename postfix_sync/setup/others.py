@@ -5,6 +5,7 @@ in each domain, and an outside address. setup must change none of these answers.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from postfix_sync.explain.view import View
 from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
 from postfix_sync.postfix.match_list import items, unproxied
-from postfix_sync.postfix.trivial_rewrite import resolve
+from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
 
 RECIPIENT_PARAMETERS = (
     "relay_recipient_maps",
@@ -104,9 +105,11 @@ async def _some_keys(view: View, table: str) -> list[str]:
 
 
 async def treatment(view: View, addresses: Sequence[str]) -> Treatment:
-    """Ask Postfix what happens to mail for addresses. Raises OutOfReach."""
+    """Ask Postfix what happens to mail for addresses; what can't be asked is left out."""
     asked = await listen(view, addresses)
-    routes = await resolve(view.rewrite_socket, addresses)
+    routes: Mapping[str, Resolved] = {}
+    with contextlib.suppress(SyncError):
+        routes = await resolve(view.rewrite_socket, addresses)
     return Treatment(
         dict(_replies(asked)), {address: found.route for address, found in routes.items()}
     )
@@ -141,12 +144,9 @@ def differences(before: Treatment, after: Treatment) -> list[str]:
 async def worse_than(before: Treatment, view: View) -> list[str]:
     """Return what is worse than before, once it is the same again or RECOVERY_TIMEOUT is over."""
     give_up = time.monotonic() + RECOVERY_TIMEOUT
-    addresses = list(before.routes)
+    addresses = list(dict.fromkeys([*(key[2] for key in before.replies), *before.routes]))
     while True:
-        try:
-            worse = differences(before, await treatment(view, addresses))
-        except SyncError as error:
-            worse = [error.message]
+        worse = differences(before, await treatment(view, addresses))
         if not worse or time.monotonic() > give_up:
             return worse
         await asyncio.sleep(POLL)
