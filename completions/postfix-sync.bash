@@ -34,7 +34,7 @@ _postfix_sync() {
             *)
                 case $word in
                     --once) once=1 ;;
-                    probe | doctor | setup | status | rollback | resume)
+                    probe | doctor | explain | setup | status | rollback | resume)
                         [[ $command ]] || command=$word
                         ;;
                 esac
@@ -55,7 +55,7 @@ _postfix_sync() {
         *)
             case $command,$cur in
                 probe,-*) _postfix_sync_offer "$common --rcpt --level --json --nagios" ;;
-                doctor,-* | status,-*) _postfix_sync_offer "$common --json" ;;
+                doctor,-* | explain,-* | status,-*) _postfix_sync_offer "$common --json" ;;
                 setup,-*) _postfix_sync_offer "$common --yes --dry-run --undo" ;;
                 rollback,-* | resume,-*) _postfix_sync_offer "$common" ;;
                 probe,*) _postfix_sync_offer "$(_postfix_sync_destinations "$config")" ;;
@@ -63,7 +63,7 @@ _postfix_sync() {
                 ,-*) _postfix_sync_offer "$common --version --once --dry-run --force" ;;
                 ,*)
                     [[ $once ]] ||
-                        _postfix_sync_offer 'probe doctor setup status rollback resume'
+                        _postfix_sync_offer 'probe doctor explain setup status rollback resume'
                     ;;
             esac
             ;;
