@@ -143,7 +143,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(add("doctor", "check this host's Postfix, and print commands that fix it"))
 
     explaining = add("explain", "show what this Postfix does with mail to an address, and why")
-    explaining.add_argument("address", metavar="ADDRESS", help="any address; no mail is sent to it")
+    explaining.add_argument(
+        "address", type=_recipient, metavar="ADDRESS", help="any address; no mail is sent to it"
+    )
     _add_json(explaining)
 
     setup = add("setup", "make Postfix use the maps, or undo that")
@@ -203,6 +205,13 @@ def _address(text: str) -> str:
         return check_address(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _recipient(text: str) -> str:
+    """Check that an argument may be a recipient. Raises argparse.ArgumentTypeError."""
+    if not text or not text.isprintable() or set(text) & set(' <>,"') or text.startswith("@"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address")
+    return text
 
 
 def _number(text: str) -> int:

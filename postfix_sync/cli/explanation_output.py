@@ -9,7 +9,7 @@ _COLOURS = {True: Colour.GOOD, False: Colour.BAD, None: Colour.DOUBTFUL}
 _MEANINGS = {
     Verdict.DELIVERED: "mail to it is delivered",
     Verdict.REFUSED: "mail to it is refused, or returned to its sender",
-    Verdict.DEFERRED: "mail to it is deferred: Postfix keeps it and tries again",
+    Verdict.DEFERRED: "mail to it is deferred: Postfix or the sending server tries again",
     Verdict.DIVERTED: "mail to it is not delivered to the list's Mailman",
     Verdict.UNKNOWN: "what happens to mail to it is unknown: something could not be asked",
 }

@@ -58,14 +58,15 @@ class Delivery:
         """Return the steps; `expected` is the installed route of a list's address."""
         if self.resolved is None:
             asked = "trivial-rewrite(8)"
-            return [Step("transport", self.recipient, f"{asked}: {self.problem}", ok=None)]
+            said = f"{asked}: {self.problem}"
+            return [Step("transport", self.recipient, said, ok=None, outcome=Verdict.UNKNOWN)]
         found = self.resolved
         outcome = _outcome(found, expected)
+        said = "a table can't be queried" if found.failed else found.route
         transport = Step(
-            "transport", self.recipient, found.route, self.by, ok=not outcome, outcome=outcome
+            "transport", self.recipient, said, self.by, ok=not outcome, outcome=outcome
         )
-        named = f"{found.address_class or 'none'}"
-        steps = [Step("class", found.recipient, named), transport]
+        steps = [Step("class", found.recipient, found.address_class or "none"), transport]
         return steps if outcome else [*steps, *self.steps]
 
     def informing(self) -> list[Step]:
@@ -122,10 +123,32 @@ async def delivery_of(
     }
 
 
+async def recipient_step(view: View, address: str, address_class: str) -> list[Step]:
+    """Return the step that says which table makes an address a valid recipient.
+
+    smtpd(8) queries virtual aliases first, and then the table of the address class.
+    """
+    parameter = _PARAMETERS_OF_CLASSES.get(address_class, ("", ""))[0]
+    for name in dict.fromkeys(["virtual_alias_maps", parameter] if parameter else []):
+        value = view.postfix.parameters[name]
+        if name == parameter and not value:
+            said = f"any address of the domain: {name} is empty"
+            return [Step("recipient", address, said, view.place(name), COMPUTED)]
+        bare = without_extension(address, view.postfix.parameters["recipient_delimiter"])
+        local, _, domain = bare.rpartition("@")
+        short = [local] if address_class == "local" else []
+        keys_ = list(dict.fromkeys([address, bare, *short, f"@{domain}"]))
+        if found := await view.tables.find(value, keys_):
+            return [Step("recipient", address, f"{found.table} has {found.key}", view.place(name))]
+    if not parameter:
+        return []
+    return [Step("recipient", address, "in no table", view.place(parameter), ok=False)]
+
+
 async def _responsible(view: View, found: Resolved | None) -> str:
     """Return the entry of transport_maps, or the parameter, that a route comes from."""
-    if not found:
-        return ""
+    if not found or found.failed:
+        return view.place("transport_maps") if found else ""
     postfix = view.postfix
     overrides = view.rewrite_overrides
     value = overrides.get("transport_maps", postfix.parameters["transport_maps"])
@@ -138,8 +161,9 @@ async def _responsible(view: View, found: Resolved | None) -> str:
         return f"{view.place('transport_maps')}: {entry.table} has {entry.key} {entry.value}"
     parameter = _PARAMETERS_OF_CLASSES.get(found.address_class, ("", ""))[1]
     value = postfix.parameters.get(parameter, "")
-    note = f"; computed: transport_maps has {entry.key} {entry.value}" if entry else ""
-    return f"{view.place(parameter)} = {value}{note}" if parameter else note
+    chosen = [f"{view.place(parameter)} = {value}"] if parameter else []
+    other = [f"computed: transport_maps has {entry.key} {entry.value}"] if entry else []
+    return "; ".join([*chosen, *other])
 
 
 async def _look_up(view: View, hops: Iterable[Destination]) -> Mapping[str, Answer]:
@@ -163,7 +187,7 @@ def _named(view: View, hop: Destination, lookups: Mapping[str, Answer]) -> list[
     if answer.addresses:
         return [Step("resolve", hop.host, ", ".join(answer.addresses), by)]
     if answer.denied:
-        return [Step("resolve", hop.host, answer.denied, by, ok=None)]
+        return [Step("resolve", hop.host, answer.denied, by, ok=None, outcome=Verdict.UNKNOWN)]
     outcome = Verdict.DEFERRED if answer.unanswered else Verdict.REFUSED
     return [Step("resolve", hop.host, answer.said, by, COMPUTED, ok=False, outcome=outcome)]
 

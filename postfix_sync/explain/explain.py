@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from postfix_sync.errors import OutOfReach, SyncError
 from postfix_sync.explain import paths
-from postfix_sync.explain.delivery import Delivery, delivery_of
+from postfix_sync.explain.delivery import Delivery, delivery_of, recipient_step
 from postfix_sync.explain.sessions import Reply, Session, ask
 from postfix_sync.explain.steps import COMPUTED, Explanation, Step, Verdict, ordered
 from postfix_sync.explain.view import View
@@ -32,7 +32,8 @@ async def explain(
     replies, ways = await asyncio.gather(listen(view, asked), _ways(view, asked))
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
-    answers = _Answers(replies, delivered, await _queued(view))
+    recipients = {address: await _recipient(view, address, delivered) for address in asked}
+    answers = _Answers(replies, delivered, await _queued(view), recipients)
     return [_explanation(view, address, ways[address], answers) for address in asked]
 
 
@@ -62,6 +63,16 @@ class _Answers:
     delivered: Mapping[str, Delivery]
     """By final recipient."""
     queue: Sequence[Queued]
+    recipients: Mapping[str, Sequence[Step]]
+    """By address, the step that says which table has it as a recipient."""
+
+
+async def _recipient(view: View, address: str, delivered: Mapping[str, Delivery]) -> Sequence[Step]:
+    """Return the step that says which table makes an address a valid recipient, if any does."""
+    found = delivered.get(address)
+    if not found or not found.resolved:
+        return ()
+    return await recipient_step(view, address, found.address_class)
 
 
 async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
@@ -75,7 +86,7 @@ async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
         raise OutOfReach(problem)
-    answers = _Answers((), delivered, ())
+    answers = _Answers((), delivered, (), dict.fromkeys(folded, ()))
     found = (_explanation(view, address, ways[address], answers) for address in folded)
     return [
         step for one in found for step in one.steps if step.step == "transport" and step.outcome
@@ -85,23 +96,34 @@ async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
 async def listen(view: View, addresses: Sequence[str]) -> list[Asked]:
     """Ask all listeners; each of them by one session after the other."""
 
-    async def each(listener: Listener) -> list[Asked]:
-        own = paths.effective(listener, view.services, view.parameters)
-        harmless = addresses
-        if paths.verifies(own):
-            harmless = [address for address in addresses if view.list_entry(address)]
-        places = [(listener, "")]
-        if stranger := await view.stranger(listener):
-            places.append(stranger)
-        return [
-            Asked(place, source, await ask(place, harmless, source or None))
-            for place, source in places
-        ]
+    async def each(places: Sequence[tuple[Listener, str]]) -> list[Asked]:
+        found = []
+        for place, source in places:
+            own = paths.effective(place, view.services, view.parameters)
+            harmless = addresses
+            if paths.verifies(own):
+                harmless = [address for address in addresses if view.list_entry(address)]
+            found.append(Asked(place, source, await ask(place, harmless, source or None)))
+        return found
 
     if not view.postfix.processes.master:
         return []
-    found = await asyncio.gather(*map(each, view.listeners))
+    found = await asyncio.gather(*map(each, await _places(view)))
     return [asked for group in found for asked in group]
+
+
+async def _places(view: View) -> list[list[tuple[Listener, str]]]:
+    """Return where and from which address to ask, in groups for one session after the other."""
+    groups = []
+    seen = set()
+    for listener in view.listeners:
+        group = [(listener, "")]
+        stranger = await view.stranger(listener)
+        if stranger and (stranger[0].endpoint, stranger[1]) not in seen:
+            seen.add((stranger[0].endpoint, stranger[1]))
+            group.append(stranger)
+        groups.append(group)
+    return groups
 
 
 async def _ways(view: View, addresses: Sequence[str]) -> dict[str, _Way]:
@@ -117,8 +139,10 @@ async def _way(view: View, address: str, path: paths.Path) -> _Way:
     finals = [address]
     steps: list[Step] = []
     if path.filter:
+        by = "main.cf or master.cf"
+        lost = Verdict.UNKNOWN if path.leaves else None
         known = None if path.leaves else True
-        steps.append(Step("filter", address, path.filter, "main.cf or master.cf", COMPUTED, known))
+        steps.append(Step("filter", address, path.filter, by, COMPUTED, known, lost))
     for passage in path.passages:
         if not passage.maps:
             continue
@@ -144,14 +168,15 @@ def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Expl
     asked = answers.asked
     entry = view.list_entry(address)
     deliveries = [answers.delivered[final] for final in way.finals]
-    ends = [one for one in deliveries if not entry or one.route == entry[1]]
+    ends = [one for one in deliveries if entry and one.route == entry[1]]
     # Copies for others are no matter if the list's own Mailman gets the mail.
     decisive = ends or deliveries
     rest = [one for one in deliveries if one not in decisive]
     steps = [
         *_smtpd(view, address, asked, deliveries),
         *way.steps,
-        *(step for one in decisive for step in one.judged(entry[1] if entry else None)),
+        *answers.recipients[address],
+        *(step for one in decisive for step in one.judged(_expected(view, entry, one))),
         *(step for one in rest for step in one.informing()),
     ]
     public = _public_reply(view, address, asked)
@@ -163,6 +188,12 @@ def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Expl
         destination=", ".join(dict.fromkeys(one.route for one in decisive if one.route)),
         queued=sum(_is_for(message, address, view, delimiters) for message in answers.queue),
     )
+
+
+def _expected(view: View, entry: tuple[str, str] | None, one: Delivery) -> str | None:
+    """Return the route that a final recipient must have: that of the list, or None."""
+    own = view.list_entry(one.recipient)
+    return entry[1] if entry else own[1] if own else None
 
 
 def _is_for(message: Queued, address: str, view: View, delimiters: str) -> bool:
@@ -199,18 +230,19 @@ def _smtpd(
         reply = one.session.replies.get(address)
         if reply is None:
             said = one.session.problem or "not asked: verify(8) would remember that it is unknown"
-            steps.append(Step("smtpd", question, said, by, ok=True))
+            steps.append(Step("smtpd", question, said, by, ok=None))
             continue
         decided |= is_public
         strange |= is_public and bool(one.source)
         ends = None
-        if is_public and not reply.accepted:
+        if is_public and not reply.accepted and not _is_outgoing(view, address, asked, deliveries):
             ends = Verdict.REFUSED if reply.code >= 500 else Verdict.DEFERRED
         steps.append(Step("smtpd", question, str(reply), by, ok=reply.accepted, outcome=ends))
     if not decided:
         why = "Postfix is not running" if not asked else "no listener could be asked"
-        steps.append(Step("smtpd", "RCPT", f"{why}: its reply is unknown", ok=None))
-    elif not strange and any(one.address_class == "default" for one in deliveries):
+        said = f"{why}: its reply is unknown"
+        steps.append(Step("smtpd", "RCPT", said, ok=None, outcome=Verdict.UNKNOWN))
+    elif not strange and view.list_entry(address) and _is_default(deliveries):
         steps.append(
             Step(
                 "smtpd",
@@ -223,3 +255,16 @@ def _smtpd(
             )
         )
     return steps
+
+
+def _is_default(deliveries: Sequence[Delivery]) -> bool:
+    return any(one.address_class == "default" for one in deliveries)
+
+
+def _is_outgoing(
+    view: View, address: str, asked: Sequence[Asked], deliveries: Sequence[Delivery]
+) -> bool:
+    """Return whether it is another host's address, to which only trusted clients may send."""
+    replies = (one.session.replies.get(address) for one in asked)
+    relayed = any(reply.accepted for reply in replies if reply)
+    return relayed and view.list_entry(address) is None and _is_default(deliveries)

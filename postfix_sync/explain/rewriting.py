@@ -8,7 +8,8 @@ cleanup_map1n.c, cleanup_masquerade.c and mail_addr_find.c in Postfix's source.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from postfix_sync.explain.steps import Step
+from postfix_sync.errors import SyncError
+from postfix_sync.explain.steps import COMPUTED, Step, Verdict
 from postfix_sync.postfix.main_cf.lookup import Found, Tables
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.queue import without_extension
@@ -61,7 +62,7 @@ class Cleanup:
         hidden = self._masqueraded(address)
         if hidden != address:
             by = f"{self.place('masquerade_domains')} = {self.parameters['masquerade_domains']}"
-            steps.append(Step("masquerade", address, hidden, by, "computed"))
+            steps.append(Step("masquerade", address, hidden, by, COMPUTED))
         return hidden, steps
 
     async def _mapped(self, address: str, parameter: str) -> tuple[str, Step | None]:
@@ -76,10 +77,10 @@ class Cleanup:
             entry = f"{found.table} has {found.key} {found.value}"
             mapped, by = new, f"{self.place(parameter)}: {entry}"
         if error := self.tables.error(value):
-            return mapped, Step("canonical", address, error.message, parameter, "asked", None)
+            return mapped, self._unanswered("canonical", address, error, parameter)
         if mapped == address:
             return address, None
-        return mapped, Step("canonical", address, mapped, by, "asked")
+        return mapped, Step("canonical", address, mapped, by)
 
     def _masqueraded(self, address: str) -> str:
         """Strip subdomains, as masquerade_domains says (cleanup_masquerade.c)."""
@@ -110,13 +111,17 @@ class Cleanup:
             if found and results != [one]:
                 entry = f"{found.table} has {found.key} {found.value}"
                 by = f"{self.place('virtual_alias_maps')}: {entry}"
-                steps.append(Step("virtual_alias", one, ", ".join(results), by, "asked"))
+                steps.append(Step("virtual_alias", one, ", ".join(results), by))
             seen.update(new)
             pending += new
         if error := self.tables.error(value):
-            problem = Step("virtual_alias", address, error.message, "virtual_alias_maps", "asked")
-            steps.append(problem.with_ok(None))
+            steps.append(self._unanswered("virtual_alias", address, error, "virtual_alias_maps"))
         return (final if value else [address]), steps
+
+    def _unanswered(self, step: str, address: str, error: SyncError, parameter: str) -> Step:
+        """Return the step of a table that can't be queried: Postfix defers the mail."""
+        by = self.place(parameter)
+        return Step(step, address, error.message, by, ok=False, outcome=Verdict.DEFERRED)
 
     async def _find(self, value: str, address: str) -> Found | None:
         """Find an address in tables: whole, without its extension, its local part, its domain."""

@@ -130,10 +130,8 @@ def _ask_each(server: smtplib.SMTP, addresses: Sequence[str], replies: dict[str,
         reply = _reply(*server.rcpt(address))
         if not reply.is_about_recipient:
             problem = f"the session is refused: {reply}"
-            if reply.code == STOPPING:
-                break
-        else:
-            replies[address] = reply
+            break  # each further reply would be a line in the mail log
+        replies[address] = reply
     with contextlib.suppress(OSError, smtplib.SMTPException):
         server.rset()
     return problem

@@ -1,7 +1,7 @@
 """What happens to mail for an address, step by step, and the verdict. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 ASKED, COMPUTED = "asked", "computed"
@@ -19,6 +19,10 @@ STEPS = (
     "lmtp",
 )
 """The steps in Postfix's order."""
+
+
+REWRITING = ("canonical", "masquerade", "virtual_alias")
+"""The steps that make another address of the recipient."""
 
 
 class Verdict(Enum):
@@ -47,11 +51,7 @@ class Step:
     ok: bool | None = True
     """Whether mail goes on to the list's Mailman after it; None if that is unknown."""
     outcome: Verdict | None = None
-    """What becomes of the mail if this step ends its way."""
-
-    def with_ok(self, ok: bool | None) -> "Step":
-        """Return the step with another judgement."""
-        return replace(self, ok=ok)
+    """What becomes of the mail if this step ends its way; UNKNOWN if that can't be told."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,18 @@ class Explanation:
     @property
     def verdict(self) -> Verdict:
         """Return what happens to the mail: the first step that ends its way decides."""
-        ended = next((step.outcome for step in self.steps if step.outcome), None)
-        if ended:
-            return ended
-        if any(step.ok is None for step in self.steps):
-            return Verdict.UNKNOWN
-        return Verdict.DELIVERED
+        return next((step.outcome for step in self.steps if step.outcome), Verdict.DELIVERED)
+
+    @property
+    def obstacle(self) -> Step | None:
+        """Return the first step that is known to keep the mail from where it should go."""
+        known = (step for step in self.steps if step.outcome is not Verdict.UNKNOWN)
+        return next((step for step in known if step.outcome), None)
+
+    @property
+    def rewritten_by(self) -> Step | None:
+        """Return the last step that made another address of the recipient."""
+        return next((step for step in reversed(self.steps) if step.step in REWRITING), None)
 
 
 def ordered(steps: Iterable[Step]) -> Sequence[Step]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,13 +83,13 @@ class View:
         """
         own = paths.effective(listener, self.services, self.parameters)
         restrictions = f"{own['smtpd_relay_restrictions']} {own['smtpd_recipient_restrictions']}"
-        if listener.service.command == "postscreen" or "permit_inet_interfaces" in restrictions:
+        waits = listener.service.command == "postscreen" or listener.other_protocol
+        if waits or "permit_inet_interfaces" in restrictions:
             return None
         places = [(listener, "127.0.0.2" if listener.host == LOOPBACK[0] else listener.host)]
         everywhere = ":" not in listener.service.name and listener.host in LOOPBACK
         if everywhere and (outside := toward(DOCUMENTATION)):
-            there = Listener(outside, listener.port, listener.service)
-            places.append((there, outside))
+            places.append((replace(listener, host=outside), outside))
         for place, address in places:
             usable = address != "::1" and is_own(address)
             if usable and not await matches(self.postfix, ip_address(address), own["mynetworks"]):

@@ -43,7 +43,7 @@ class Listener:
 
 async def smtp_listeners(postfix: Postfix) -> list[Listener]:
     """Return the listeners for SMTP of an instance, in master.cf's order. Raises ConfigError."""
-    values = await postfix.values("inet_interfaces", *_PLAIN)
+    values = await postfix.values("inet_interfaces", "inet_protocols", *_PLAIN)
     found = []
     for service in await postfix.services():
         if service.kind != "inet" or service.command not in SERVERS:
@@ -53,6 +53,7 @@ async def smtp_listeners(postfix: Postfix) -> list[Listener]:
         found += [
             Listener(host, port, service, ", ".join(other))
             for host, port in _addresses(service, own["inet_interfaces"])
+            if {"all", "ipv6" if ":" in host else "ipv4"} & {*items(own["inet_protocols"])}
         ]
     return list({(one.host, one.port): one for one in found}.values())
 

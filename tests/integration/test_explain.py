@@ -76,7 +76,7 @@ def test_mail_to_a_list_is_delivered(host: Host) -> None:
     assert found.document["held"] is None
     assert found.document["reply"].startswith("250 ")
     names = [step["step"] for step in found.document["steps"]]
-    assert names == ["smtpd", "smtpd", "class", "transport", "lmtp"]
+    assert names == ["smtpd", "smtpd", "class", "recipient", "transport", "lmtp"]
     assert {step["how"] for step in found.document["steps"]} == {"asked"}
     assert f"{host.site.maps}/postfix_lmtp has {ANTS}" in found.step("transport")["by"]
     assert "main.cf:" in found.step("transport")["by"]
@@ -187,7 +187,7 @@ def test_list_that_mailman_does_not_know_is_refused(host: Host) -> None:
 
 
 def test_transport_of_errors_refuses(host: Host) -> None:
-    host.postfix.postconf(transport_maps="inline:{example.net=error:5.1.1 gone}")
+    host.postfix.postconf(transport_maps="inline:{{example.net=error:5.1.1 gone}}")
     host.postfix.reload()
     found = explained(host, ANTS)
     assert found.verdict == "refused"
@@ -224,7 +224,7 @@ def test_listener_of_another_protocol_is_not_asked_and_takes_no_time(host: Host)
     assert time.monotonic() - began < PATIENCE / 4
     assert found.verdict == "delivered"
     said = [step for step in found.document["steps"] if str(port) in step["asked"]]
-    assert ["smtpd_upstream_proxy_protocol" in step["found"] for step in said] == [True, True]
+    assert ["smtpd_upstream_proxy_protocol" in step["found"] for step in said] == [True]
 
 
 def test_filter_that_brings_mail_back_without_mappings_is_followed(host: Host) -> None:

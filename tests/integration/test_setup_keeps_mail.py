@@ -15,6 +15,7 @@ from postfix_sync.postfix.main_cf.classes import BY_CLASS
 from tests.parts.common import free_port
 from tests.parts.doctor import Report, examine
 from tests.parts.mail_host import Host, started_host
+from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import SENDER, SENDER_DOMAIN
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]

@@ -4,7 +4,7 @@ For each list domain, one list is examined with all nine addresses, and with ext
 uses them for bounces and confirmations. The other checks find the causes, and print the fixes.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
@@ -19,7 +19,7 @@ from postfix_sync.text import counted
 DOMAINS = 50
 """List domains to examine at most."""
 
-_MEANINGS = {
+_MEANINGS: Mapping[Verdict | None, str] = {
     Verdict.REFUSED: "mail to it is refused, or returned to its sender",
     Verdict.DEFERRED: "mail to it is deferred",
     Verdict.DIVERTED: "mail to it does not go to the list's Mailman",
@@ -54,18 +54,20 @@ def _extended(name: str) -> Iterator[str]:
 
 def _finding(host: Host, name: str, found: Sequence[Explanation]) -> Finding:
     called = f"delivery:{domain_of(name)}"
-    bad = [one for one in found if one.verdict in _MEANINGS]
+    bad = [(one, step) for one in found if (step := one.obstacle)]
     if bad:
-        address, verdict = bad[0].address, bad[0].verdict
-        step = next(step for step in bad[0].steps if step.outcome)
+        first, step = bad[0]
+        cause = first.rewritten_by or step
+        ends = "" if cause is step else f", so {step.step}: {step.found}"
         others = f", as of {len(bad)} of {len(found)} addresses of the list" if bad[1:] else ""
+        meaning = _MEANINGS.get(step.outcome, "")
         return failure(
             called,
-            f"{address}: {step.step}: {step.found}{_by(step)}",
-            f"{_MEANINGS[verdict]}{others}; all steps: {host.command('explain', address)}",
+            f"{first.address}: {cause.step}: {cause.found}{_by(cause)}{ends}",
+            f"{meaning}{others}; all steps: {host.command('explain', first.address)}",
         )
     if unknown := next((one for one in found if one.verdict is Verdict.UNKNOWN), None):
-        step = next(step for step in unknown.steps if step.ok is None)
+        step = next(step for step in unknown.steps if step.outcome is Verdict.UNKNOWN)
         return warning(
             called,
             f"{unknown.address}: {step.step}: {step.found}",
