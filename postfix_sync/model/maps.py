@@ -10,9 +10,6 @@ from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
 
-ACCEPTED = "OK"
-"""The value of a recipient; Postfix ignores it (local_recipient_maps in postconf(5))."""
-
 
 @dataclass(frozen=True)
 class Maps:
@@ -30,12 +27,16 @@ class Maps:
         If a mail host has an alias_domain, Mailman omits the mail host from postfix_domains and
         writes aliases from the mail host to the alias domain. The maps have the mail host, because
         its addresses are accepted.
+
+        Each recipient has itself as its value. Postfix ignores the value where the map lists
+        recipients; in virtual_alias_maps, it makes each address an alias of itself, which keeps a
+        catch-all from taking the mail of a list.
         """
         hosts = {host: host for host in sorted(tables.aliases.domains())}
         return cls(
             {
                 ROUTES: tables.routes,
-                RECIPIENTS: tables.routes.with_value(ACCEPTED),
+                RECIPIENTS: Aliases.of_itself(tables.routes),
                 DOMAINS: Table.of({**hosts, **tables.domains}),
                 ALIASES: tables.aliases,
             }
@@ -73,7 +74,7 @@ def of_entries(entries: Mapping[str, Mapping[str, str]]) -> Maps:
 
 def table_of(name: str, entries: Mapping[str, str]) -> Table[str]:
     """Return the table of the map `name` with these entries."""
-    return (Aliases if name == ALIASES else Table).of(entries)
+    return (Aliases if name in (ALIASES, RECIPIENTS) else Table).of(entries)
 
 
 class Change(NamedTuple):

@@ -304,6 +304,12 @@ class Aliases(Table[str]):
         local, _, domain = value.rpartition("@")
         return f"{local}-{subaddress}@{domain}"
 
+    @classmethod
+    def of_itself(cls, table: Table[V]) -> "Aliases":
+        """Return the addresses of a table, each with itself as its value."""
+        lists = {name: name for name in table.lists}
+        return cls._joined(lists, {address: address for address in table.others})
+
     def targets(self) -> "Aliases":
         """Return the addresses that aliases lead to, each with itself as its value."""
         return self._joined(

@@ -79,8 +79,9 @@ async def propose(config: "Config") -> Proposal:
     main_cf = _main_cf(config, found)
     text, present, steps = main_cf.read(), await main_cf.values(), main_cf.steps()
     settings = {setting.parameter: setting for setting in lacking(host)}
-    if first := await lookups.order(host):
-        settings[first.parameter] = first
+    for first in (await lookups.order(host), await lookups.taken_by_catch_all(host)):
+        if first:
+            settings[first.parameter] = first
     if any(source.cluster for source in config.sources):
         settings |= {setting.parameter: setting for setting in cluster_settings(found)}
     blocked = await _misrouted(await _as_set_up(host, settings.values()))

@@ -57,7 +57,7 @@ def test_dry_run_before_the_first_install_lists_all_entries(site: Site) -> None:
     assert not site.state.exists()
     keys = sorted([*nine(ANTS), *nine(BEES)])
     assert block(lines, ROUTES) == [f"+ {key} {ONE}" for key in keys]
-    assert block(lines, RECIPIENTS) == [f"+ {key} OK" for key in keys]
+    assert block(lines, RECIPIENTS) == [f"+ {key} {key}" for key in keys]
     assert block(lines, DOMAINS) == ["+ lists.example.net lists.example.net"]
     assert block(lines, str(site.hosts)) == ["+ one 127.0.0.9"]
     assert block(lines, "postfix") == ["reload"]
@@ -75,7 +75,7 @@ def test_dry_run_lists_every_kind_of_change(site: Site) -> None:
         key=lambda line: line.split()[1],
     )
     assert block(lines, RECIPIENTS) == sorted(
-        [*(f"- {key} OK" for key in nine(ANTS)), *(f"+ {key} OK" for key in nine(CATS))],
+        [*(f"- {key} {key}" for key in nine(ANTS)), *(f"+ {key} {key}" for key in nine(CATS))],
         key=lambda line: line.split()[1],
     )
     assert block(lines, DOMAINS) == ["+ cats.example mail.example"]

@@ -81,7 +81,7 @@ class Desired:
         routes = {key: hop for name, hop in self.lists.items() for key in nine(name)}
         return {
             ROUTES: routes,
-            RECIPIENTS: dict.fromkeys(routes, "OK"),
+            RECIPIENTS: {key: key for key in routes},
             DOMAINS: {
                 **{_domain(address): _domain(address) for address in self.aliases},
                 **self.domains,

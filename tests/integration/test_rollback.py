@@ -110,7 +110,7 @@ def test_rollback_installs_a_generation_and_holds_it_until_resume(make: MakeSite
         assert hint.endswith(f"let it happen: {resume}")
     preview, said = run(site, "--once", "--dry-run")
     assert "held at generation 1 since" in said[0]
-    assert f"+ {CATS} OK" in preview
+    assert f"+ {CATS} {CATS}" in preview
     assert f"~ {ANTS} {ONE} -> {TWO}" in preview
     assert run(site, "-q", "--once") == ([], [])
     assert on_disk(site) == before

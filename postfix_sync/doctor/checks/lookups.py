@@ -5,6 +5,7 @@ for a whole domain, or `*`, never do, in whatever order main.cf names the tables
 all tables for the address before it queries any for less (maps_find(3)).
 """
 
+import operator
 import re
 import shlex
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
 from postfix_sync.model.finding import Finding
+from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.main_cf import fixes
@@ -23,11 +25,12 @@ from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, command
 from postfix_sync.postfix.main_cf.lookup import Found, Tables
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of, written
-from postfix_sync.postfix.match_list import below, items, keys
+from postfix_sync.postfix.match_list import PATTERN_TYPES, below, items, keys
 from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
+from postfix_sync.text import counted
 
-MOST = 1000
+MOST = 200
 """Lists to look up at most, because a table may be in a database on another host."""
 
 LISTED = frozenset({*ROLES, *CLASSES})
@@ -66,7 +69,17 @@ async def order(host: Host) -> Setting | None:
 
 def maps_first(host: Host) -> Setting:
     """Return the setting of transport_maps that names the map before all other tables."""
-    parameter, first = "transport_maps", host.tables.ours.reference(ROUTES)
+    return _named_first(
+        host,
+        "transport_maps",
+        ROUTES,
+        "names other tables that route mail to lists elsewhere, and {} not before them",
+    )
+
+
+def _named_first(host: Host, parameter: str, name: str, problem: str) -> Setting:
+    """Return the setting of a parameter that names a map of ours before all other tables."""
+    first = host.tables.ours.reference(name)
     lacks = next(
         (setting.wanted for setting in lacking(host) if setting.parameter == parameter), None
     )
@@ -75,8 +88,7 @@ def maps_first(host: Host) -> Setting:
         parameter,
         host.postfix.unexpanded[parameter],
         ", ".join([first, *(table for table in items(text) if table != first)]),
-        f"{parameter} names other tables that route mail to lists elsewhere, and {first} not before"
-        " them",
+        f"{parameter} {problem.format(first)}",
     )
 
 
@@ -115,9 +127,13 @@ async def _value(host: Host, parameter: str) -> str:
 
 
 def _addresses(host: Host) -> list[str]:
-    """Return the addresses of at most MOST lists, each with an address for its bounces."""
+    """Return the nine addresses of at most MOST lists, and one with an extension for each list."""
     lists = sorted(Table.of(host.tables.own[RECIPIENTS]).names())[:MOST]
-    return [address for name in lists for address in (name, name.replace("@", "-bounces+1a2b3c@"))]
+    return [
+        address
+        for name in lists
+        for address in (*addresses_of(name), name.replace("@", "-bounces+1a2b3c@"))
+    ]
 
 
 async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
@@ -150,6 +166,52 @@ async def _find_all(
 
 async def aliases(host: Host) -> AsyncIterator[Finding]:
     """Check that virtual_alias_maps diverts no list's mail to another recipient."""
+    taken = await _taken_aliases(host, await _value(host, "virtual_alias_maps"))
+    if not taken:
+        unknown = next(iter(host.classes.unknown.values()), None)
+        if error := host.tables.error(host.postfix.parameters["virtual_alias_maps"]) or unknown:
+            yield _unanswered("aliases", error, "a virtual alias takes the mail of a list")
+        else:
+            yield ok("aliases", "no virtual alias takes the mail of a list")
+        return
+    address, entry = taken[0]
+    more = counted(len(taken) - 1, "more address") if taken[1:] else ""
+    wide = any(_is_wide(host, *one) for one in taken)
+    edits = await _without_aliases(host, taken)
+    yield failure(
+        "aliases",
+        f"{address}: {entry.table} has {entry.key}, for {entry.value}"
+        + (f"; and {more}" if more else ""),
+        "virtual aliases come before routes: mail to the list goes there instead"
+        + (_OTHERS_NEED_IT if wide else ""),
+        host.reloaded(" && ".join(filter(None, edits))) if all(edits) else None,
+    )
+
+
+_OTHERS_NEED_IT = (
+    ". Other addresses need that entry, so it stays: with postfix_recipients before it, each"
+    " address of a list is an alias of itself"
+)
+
+
+async def taken_by_catch_all(host: Host) -> Setting | None:
+    """Return `itself_first` if an entry for more than one address takes lists' mail; else None."""
+    taken = await _taken_aliases(host, await _value(host, "virtual_alias_maps"))
+    return itself_first(host) if any(_is_wide(host, *one) for one in taken) else None
+
+
+def itself_first(host: Host) -> Setting:
+    """Return the setting of virtual_alias_maps that keeps a catch-all from taking lists' mail."""
+    return _named_first(
+        host,
+        "virtual_alias_maps",
+        RECIPIENTS,
+        "has an entry for all addresses of a list domain, and {} not before it",
+    )
+
+
+async def _taken_aliases(host: Host, value: str) -> list[tuple[str, Found]]:
+    """Return the addresses of lists that a virtual alias takes, each with the entry found."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
     own = host.tables.own[ALIASES]
     forms = {}
@@ -159,36 +221,35 @@ async def aliases(host: Host) -> AsyncIterator[Finding]:
         # virtual(5): in a local domain, Postfix also looks up the local part alone.
         short = [local, bare.rpartition("@")[0]] if domain in host.classes.local else []
         forms[address] = [address, bare, *short, f"@{domain}"]
-    found = await _find_all(host.tables, await _value(host, "virtual_alias_maps"), forms)
-    taken = [
+    return [
         (address, entry)
-        for address, entry in found
+        for address, entry in await _find_all(host.tables, value, forms)
         if entry.value != own.get(address) and address not in items(entry.value.lower())
         if without_extension(address, delimiters) not in items(entry.value.lower())
     ]
-    if not taken:
-        unknown = next(iter(host.classes.unknown.values()), None)
-        if error := host.tables.error(host.postfix.parameters["virtual_alias_maps"]) or unknown:
-            yield _unanswered("aliases", error, "a virtual alias takes the mail of a list")
-        else:
-            yield ok("aliases", "no virtual alias takes the mail of a list")
-        return
-    address, entry = taken[0]
-    # Other addresses may depend on a wide entry: without it, their mail would be refused.
-    wide = entry.key not in {address, without_extension(address, delimiters)}
-    yield failure(
-        "aliases",
-        f"{address}: {entry.table} has {entry.key}, for {entry.value}",
-        "virtual aliases come before routes: mail to the list goes there instead"
-        + (_OTHERS_NEED_IT if wide else ""),
-        None if wide else _without_entry(host, entry),
-    )
 
 
-_OTHERS_NEED_IT = (
-    ". The entry stands for other addresses, too, which would be refused without it. To keep the"
-    " list out of it, add aliases that lead each of its addresses to itself"
-)
+def _is_wide(host: Host, address: str, entry: Found) -> bool:
+    """Return whether other addresses may depend on an entry: without it, they would be refused."""
+    delimiters = host.postfix.parameters["recipient_delimiter"]
+    exact = entry.key in {address, without_extension(address, delimiters)}
+    return not exact or type_of(entry.table) in PATTERN_TYPES
+
+
+async def _without_aliases(host: Host, taken: list[tuple[str, Found]]) -> list[str | None]:
+    """Return the commands that give lists their mail back; None for an entry without a text."""
+    exact = dict.fromkeys(entry for address, entry in taken if not _is_wide(host, address, entry))
+    edits = [_without_entry(host, entry) for entry in exact]
+    if len(exact) < len(taken):
+        change = itself_first(host)
+        installed = host.table(RECIPIENTS)
+        built = host.directory.is_built and all(map(operator.eq, installed, installed.values()))
+        edits += [] if built else [host.command("--once")]
+        edits.append(fixes.change(host.postfix, change))
+        left = await _taken_aliases(host, await _expanded(host, change))
+        tables = sorted({entry.table for address, entry in left if _is_wide(host, address, entry)})
+        edits += [_leaving_out(host, table) for table in tables]
+    return edits
 
 
 def _without_entry(host: Host, entry: Found) -> str | None:
@@ -202,7 +263,7 @@ def _without_entry(host: Host, entry: Found) -> str | None:
         return None
     key = re.sub(r"[][.*^$\\/]", r"\\\g<0>", entry.key)
     edited = shlex.join(["sed", "-i", rf"s/^{key}[[:space:]]/#&/", str(path)])
-    return host.reloaded(f"{edited} && {command(host.postfix, 'postmap', f'{kind}:{path}')}")
+    return f"{edited} && {command(host.postfix, 'postmap', f'{kind}:{path}')}"
 
 
 async def tables(host: Host) -> AsyncIterator[Finding]:

@@ -33,7 +33,8 @@ BY_CLASS = frozenset(
 
 HARMLESS = {
     "mydestination": {DOMAINS},
-    "virtual_alias_domains": {ALIASES},
+    "virtual_alias_domains": {ALIASES, RECIPIENTS},
+    "virtual_alias_maps": {RECIPIENTS},
     "virtual_mailbox_domains": {DOMAINS, RECIPIENTS},
 }
 """The maps that do no harm in a parameter that they are not for.

@@ -141,8 +141,8 @@ def test_the_listing_of_a_dry_run() -> None:
         "~ a@b.c lmtp:[m]:1 -> lmtp:[n]:2",
         "+ c@b.c lmtp:[n]:2",
         "postfix_recipients",
-        "- b@b.c OK",
-        "+ c@b.c OK",
+        "- b@b.c b@b.c",
+        "+ c@b.c c@b.c",
         "postfix",
         "reload",
     ]

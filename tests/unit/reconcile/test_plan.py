@@ -305,7 +305,7 @@ def test_first_installation_accepts_nothing_before_it_is_routed() -> None:
 def test_list_that_returns_elsewhere_waits_for_the_reload(reading: Reading) -> None:
     """Its route was kept, and processes may remember it."""
     kept = installed(mailman(a="m", b="m"))
-    maps = {**kept.maps, RECIPIENTS: InstalledMap(Table.of({"b@b.c": "OK"}), Condition.SOUND)}
+    maps = {**kept.maps, RECIPIENTS: InstalledMap(Aliases.of({"b@b.c": "b@b.c"}), Condition.SOUND)}
     made = planned(
         replace(kept, maps=maps), mailman(a="n", b="m"), replace(reading, reload_now=False)
     )
