@@ -10,7 +10,6 @@ from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.model.destination import Destination
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
-from postfix_sync.postfix.main_cf.lookup import Tables
 from postfix_sync.postfix.master_cf import LMTP
 from postfix_sync.postfix.match_list import below, keys
 from postfix_sync.postfix.next_hop import parse_next_hops
@@ -156,7 +155,7 @@ async def _responsible(view: View, found: Resolved | None) -> str:
     bare = without_extension(found.recipient, postfix.parameters["recipient_delimiter"])
     domain = found.recipient.rpartition("@")[2]
     forms = list(dict.fromkeys([found.recipient, bare, *keys("", domain, style), "*"]))
-    entry = await Tables(postfix, view.tables.ours, {}).find(value, forms)
+    entry = await view.tables.find(value, forms)
     if entry and entry.value.partition(":")[0] in {found.transport, ""}:
         return f"{view.place('transport_maps')}: {entry.table} has {entry.key} {entry.value}"
     parameter = _PARAMETERS_OF_CLASSES.get(found.address_class, ("", ""))[1]

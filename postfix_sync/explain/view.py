@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postfix_sync.errors import SyncError
 from postfix_sync.explain import paths, rewriting
 from postfix_sync.explain.rewriting import Cleanup
 from postfix_sync.model.list_addresses import domain_of
@@ -125,8 +126,13 @@ def samples_of(table: Table[str]) -> list[str]:
     return list(found.values())
 
 
-async def view_of(config: "Config", postfix: Postfix) -> View:
-    """Gather what explain needs of an instance. Raises SyncError."""
+async def view_of(
+    config: "Config", postfix: Postfix, unreadable: Mapping[str, SyncError] | None = None
+) -> View:
+    """Gather what explain needs of an instance. Raises SyncError.
+
+    `unreadable` are tables that are known not to answer, each with the error: they are not queried.
+    """
     return View(
         config=config,
         postfix=postfix,
@@ -134,7 +140,7 @@ async def view_of(config: "Config", postfix: Postfix) -> View:
         listeners=await smtp_listeners(postfix),
         parameters=await postfix.values(*paths.PARAMETERS, *rewriting.PARAMETERS),
         installed=installed_maps(config.postfix.map_directory),
-        tables=Tables(postfix, Installation(NOWHERE, ""), {}),
+        tables=Tables(postfix, Installation(NOWHERE, ""), {}, unreadable=dict(unreadable or {})),
         lines=_lines(list_file(str(postfix.config_directory / "main.cf"))),
     )
 

@@ -1,6 +1,8 @@
 """explain: its verdict is what happens to a message that is really sent; asking harms nobody."""
 
+import asyncio
 import json
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.main_cf import lookup
+from postfix_sync.postfix.main_cf.parameter import Installation
 from tests.parts.common import PATIENCE, free_port, wait_for
 from tests.parts.load import send
 from tests.parts.mail_host import Host, started_host
@@ -241,6 +246,21 @@ def test_filter_that_brings_mail_back_without_mappings_is_followed(host: Host) -
     found = explained(host, ANTS)
     assert found.verdict == "delivered"
     assert found.step("filter")["found"] == "content_filter = smtp:[127.0.0.1]:1"
+
+
+def test_server_that_does_not_answer_costs_one_timeout_for_all_of_its_tables(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "TIMEOUT", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        named = [f"tcp:127.0.0.1:{port}", f"tcp:localhost:{port}", f"tcp:[127.0.0.1]:{port}"]
+        postfix = asyncio.run(inspect(host.postfix.config_directory))
+        tables = lookup.Tables(postfix, Installation(host.site.maps, "lmdb"), {})
+        began = time.monotonic()
+        assert asyncio.run(tables.find(" ".join(named), [ANTS])) is None
+        assert time.monotonic() - began < 2 * lookup.TIMEOUT
+    assert tables.unreadable.keys() == {*named}
 
 
 @dataclass(frozen=True)

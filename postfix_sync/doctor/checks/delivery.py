@@ -31,7 +31,7 @@ async def delivery(host: Host) -> AsyncIterator[Finding]:
     samples = [*samples_of(host.table(RECIPIENTS)), *samples_of(host.table(ALIASES))]
     if not samples or not host.postfix.processes.master:
         return  # "running" reports that nothing is delivered
-    view = await view_of(host.config, host.postfix)
+    view = await view_of(host.config, host.postfix, host.tables.unreadable)
     addresses = {name: [*addresses_of(name), *_extended(name)] for name in samples[:DOMAINS]}
     every = [address for several in addresses.values() for address in several]
     found = {one.address: one for one in await explain(view, every, probing=False)}

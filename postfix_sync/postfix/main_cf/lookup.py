@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from postfix_sync.errors import ApplyError, SyncError, why
+from postfix_sync.errors import ApplyError, SyncError, TimedOut, why
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.parameter import Installation, type_of
 from postfix_sync.postfix.match_list import PATTERN_TYPES, items, unproxied
@@ -17,6 +17,10 @@ from postfix_sync.system.files import read_file
 
 TIMEOUT = 10.0
 """Seconds that a query of a table may take: the table may be on another host."""
+
+
+SERVERS = frozenset({"ldap", "memcache", "mongodb", "mysql", "pgsql", "socketmap", "tcp"})
+"""Table types that query a server (DATABASE_README)."""
 
 
 class Found(NamedTuple):
@@ -71,10 +75,21 @@ class Tables:
         if table not in self.unreadable and (new := set(keys) - queried):
             queried |= new
             try:
+                self._check_answers(table)
                 held.update(await self.postfix.postmap.look_up(table, sorted(new), timeout=TIMEOUT))
             except SyncError as error:
                 self.unreadable[table] = error
         return held
+
+    def _check_answers(self, table: str) -> None:
+        """Raise TimedOut if another table of the same type of server did not answer in time.
+
+        Several tables are often on one server; a server that hangs costs one timeout then.
+        """
+        kind = type_of(table)
+        for other, error in self.unreadable.items():
+            if kind in SERVERS and type_of(other) == kind and isinstance(error, TimedOut):
+                raise TimedOut(f"{table}: not queried, as {other} did not answer")
 
     async def find(self, value: str, keys: Sequence[str]) -> Found | None:
         """Find the first entry for an address in the tables of a parameter's value.
