@@ -51,7 +51,7 @@ class Step:
     ok: bool | None = True
     """Whether mail goes on to the list's Mailman after it; None if that is unknown."""
     outcome: Verdict | None = None
-    """What becomes of the mail if this step ends its way; UNKNOWN if that can't be told."""
+    """What becomes of the mail if this step ends its way; UNKNOWN if that can't be determined."""
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def preview(plan: Plan, installed: Installed, hosts_file: object) -> Iterator[st
         elif name in published:
             yield name
             empty = not plan.result[name]
-            yield "(built; empty)" if empty else "(built anew; its entries stay as they are)"
+            yield "(built; empty)" if empty else "(built again; its entries stay as they are)"
     if any(isinstance(step, MakeVisible) and step.reload for step in plan.steps):
         yield "postfix"
         yield "reload"

@@ -18,7 +18,7 @@ RELOADS_COUNT = 300.0
 
 
 def reload_age(made: Iterable[float], now: float) -> float:
-    """Tell how many seconds the last reload must be past before the next one.
+    """Return how many seconds the last reload must be past before the next one.
 
     `made` are the times of those that were made because mail of a list goes elsewhere; `now` is in
     seconds on the same clock.

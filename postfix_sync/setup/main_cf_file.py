@@ -160,7 +160,7 @@ class MainCf:
         async with lock(lock_file):
             if self.read() != expected:
                 raise Outdated(
-                    f"{self.path}: was changed by somebody else meanwhile; it is left as it is"
+                    f"{self.path}: was changed by another program meanwhile; it is left as it is"
                 )
             try:
                 discard(staged_beside(without_links(self.path)))

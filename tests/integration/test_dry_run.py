@@ -119,7 +119,7 @@ def test_dry_run_reports_an_interrupted_sync_and_changes_nothing(site: Site) -> 
     (staging / f"{DOMAINS}.db").write_bytes(b"half")
     (site.hosts.parent / ".hosts.postfix-sync").write_bytes(b"half")
     lines = dry_run(site)
-    assert block(lines, DOMAINS) == ["(built anew; its entries stay as they are)"]
+    assert block(lines, DOMAINS) == ["(built again; its entries stay as they are)"]
     assert block(lines, "postfix") == ["reload"]
     assert site.once() == ""
     assert site.stray() == set()

@@ -105,7 +105,7 @@ def test_doctor_prints_command_that_shows_who_locks_an_index(site: Site) -> None
     with locks_all(index):
         report = examine(site)
     assert report["map:postfix_lmtp"]["seen"] == (
-        f"{index}: somebody keeps it locked; see who: fuser -v {index}"
+        f"{index}: another process keeps it locked; see which: fuser -v {index}"
     )
 
 

@@ -61,10 +61,10 @@ def _day(seconds: float) -> str:
 
 
 _USED = {
-    "hosts": "lmtp(8) is chrooted and finds names of the hosts file in this copy alone",
-    "nsswitch.conf": "an lmtp(8) that reads this copy asks for names in another order than all else"
-    " here",
-    "resolv.conf": "lmtp(8) is chrooted and asks the name servers that this copy names",
+    "hosts": "lmtp(8) is chrooted and finds names of the hosts file only in this copy",
+    "nsswitch.conf": "an lmtp(8) that reads this copy looks names up in another order than other"
+    " programs here",
+    "resolv.conf": "lmtp(8) is chrooted and queries the name servers that this copy names",
 }
 
 

@@ -71,7 +71,7 @@ def _finding(host: Host, name: str, found: Sequence[Explanation]) -> Finding:
         return warning(
             called,
             f"{unknown.address}: {step.step}: {step.found}",
-            "can't tell whether its mail reaches Mailman;"
+            "it is unknown whether its mail reaches Mailman;"
             f" all steps: {host.command('explain', unknown.address)}",
         )
     destinations = ", ".join(_unique(one.destination for one in found))

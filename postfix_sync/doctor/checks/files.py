@@ -66,8 +66,8 @@ async def map_directory(host: Host) -> AsyncIterator[Finding]:
 
 
 _WHO_CHANGES_MAPS = (
-    "whoever can change the maps decides where the lists' mail goes, so no pass installs anything"
-    " before that is mended"
+    "a user who can change the maps decides where the lists' mail goes, so no sync installs anything"
+    " before that is fixed"
 )
 
 
@@ -141,7 +141,7 @@ async def _why_unreadable(host: Host, text: Path, index: Path) -> str:
     try:
         open_file(index).close()
         if await is_kept_locked(index, host.map_type):
-            return f"somebody keeps it locked; see who: fuser -v {index}"
+            return f"another process keeps it locked; see which: fuser -v {index}"
         await host.postfix.postmap.query(host.kind, text, ["nobody@invalid"])
     except OSError as error:
         return why(error)
@@ -162,9 +162,8 @@ def _stale(called: str, text: Path, index: Path, installed: InstalledMap, again:
     return failure(
         called,
         seen,
-        "somebody edited the text, or a pass was interrupted. Postfix reads the index alone, so"
-        " what the text says may not be in force; a pass builds the index again, from what the"
-        " sources say",
+        "the text was edited, or a sync was interrupted. Postfix reads only the index, so the entries"
+        " of the text may not be in effect; a sync builds the index again from the sources' lists",
         again,
     )
 

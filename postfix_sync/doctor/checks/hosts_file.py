@@ -34,7 +34,7 @@ async def entries(host: Host) -> AsyncIterator[Finding]:
             "hosts",
             error.message,
             "names of Mailman hosts can't be entered; without the two lines, and what postfix-sync"
-            " wrote between them, it writes its block anew",
+            " wrote between them, it writes its block again",
             f"sed -i {edits} {shlex.quote(str(path))} && {once}",
         )
         return
@@ -46,8 +46,8 @@ async def entries(host: Host) -> AsyncIterator[Finding]:
             yield failure(
                 "hosts",
                 f"{path}: {name} is {there} on a line that is not postfix-sync's",
-                f"sources.address says {address}; the line of whoever wrote it stays, and mail goes"
-                " where it says",
+                f"sources.address is {address}; postfix-sync keeps lines that it has not written, so"
+                " mail goes to the address in that line",
                 f"sed -i -E {shlex.quote(edit)} {shlex.quote(str(path))} && {once}",
             )
             return

@@ -98,7 +98,7 @@ async def _expanded(host: Host, setting: Setting) -> str:
 
 
 def _unanswered(name: str, error: SyncError, what: str) -> Finding:
-    why = f"can't tell whether {what}, before that table answers"
+    why = f"it is unknown whether {what}, until that table answers"
     return warning(name, error.message, why)
 
 
@@ -281,7 +281,7 @@ async def tables(host: Host) -> AsyncIterator[Finding]:
         yield failure(
             f"table:{table}",
             error.message,
-            'Postfix defers all mail that it asks this table about ("451 4.3.0 … Temporary lookup'
+            'Postfix defers all mail for which it queries this table ("451 4.3.0 … Temporary lookup'
             ' failure")',
             _rebuilt(host, table),
         )

@@ -35,7 +35,7 @@ async def probe(host: Host) -> AsyncIterator[Finding]:
         else:
             yield failure(called, said.message, said.hint)
     if host.config.probe.level == "off":
-        yield ok("probe", "destinations are not asked (probe.level: off)")
+        yield ok("probe", "destinations are not probed (probe.level: off)")
     elif not host.probes:
         yield ok("probe", "no list leads to any destination yet")
 

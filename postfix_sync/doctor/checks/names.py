@@ -57,9 +57,9 @@ async def host_lookup(host: Host) -> AsyncIterator[Finding]:
             host.set_lmtp(name, NATIVE),
         )
     elif NATIVE in resolver.mechanisms:
-        yield ok(name, f"lmtp(8) asks: {mechanisms}, so it reads {hosts}")
+        yield ok(name, f"lmtp(8) uses {mechanisms}, so it reads {hosts}")
     else:
-        yield ok(name, f"lmtp(8) asks: {mechanisms}; it needs no name that is only in {hosts}")
+        yield ok(name, f"lmtp(8) uses {mechanisms}; it needs no name that is only in {hosts}")
 
 
 def lost(host: Host) -> list[str]:
@@ -82,7 +82,7 @@ async def resolved(host: Host) -> AsyncIterator[Finding]:
             yield warning(
                 f"name:{name}",
                 f"can't be looked up the way lmtp(8) does: {answer.denied}",
-                "to take on lmtp(8)'s user and its chroot needs root, and to ask as it does, glibc",
+                "taking on lmtp(8)'s user and its chroot needs root, and looking names up as it does, glibc",
             )
         elif not answer.addresses:
             async with aclosing(_why_unknown(host, name, answer)) as causes:
@@ -114,9 +114,9 @@ def _judged(name: str, answer: Answer) -> Finding:
         return failure(
             finding,
             seen,
-            "that is no address of a host: whoever connects to it reaches this host itself."
-            " Mailman was told to listen there, not to be found there: give the source an address:"
-            " or a destination:",
+            "that is not the address of another host: a connection to it reaches this host itself."
+            " Mailman listens there, but is not found there: give the source an address: or a"
+            " destination:",
         )
     own = [address for address in addresses if address.is_global and is_own(str(address))]
     if own:
@@ -138,14 +138,14 @@ async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[
     if address and family_of(address) not in host.postfix.families:
         yield _barred(host, address)
     if name in host.addresses and name not in known:
-        yield Cause(f"It is not in {path}: the next pass enters it.", host.command("--once"))
+        yield Cause(f"It is not in {path}: the next sync enters it.", host.command("--once"))
     native = host.set_lmtp("lmtp_host_lookup", NATIVE)
     if NATIVE not in resolver.mechanisms:
         outside = await replace(resolver, mechanisms=(NATIVE,), user=None, root=None).look_up(name)
         if name in known or outside.addresses:
-            yield Cause("This host knows the name, but lmtp(8) asks the DNS alone.", native)
+            yield Cause("This host knows the name, but lmtp(8) queries only the DNS.", native)
     elif answer.unanswered and name in known and DNS in resolver.mechanisms:
-        yield Cause("The DNS is asked before the hosts file, and does not answer.", native)
+        yield Cause("The DNS is queried before the hosts file, and does not answer.", native)
     inside = RESOLV
     if resolver.root:
         copy, inside = resolver.root / "etc/hosts", resolver.root / "etc/resolv.conf"
@@ -181,10 +181,10 @@ def _why_other(host: Host, name: str) -> Cause:
     path, wanted = host.config.hosts.file, host.addresses[name]
     if known.get(name) != wanted:
         there = f"says {known[name]}" if name in known else "does not have it"
-        return Cause(f"{path} {there}: see the check hosts, which mends it.", None)
+        return Cause(f"{path} {there}: see the check hosts, which fixes it.", None)
     if DNS in resolver.mechanisms:
         return Cause(
-            "The DNS is asked before the hosts file, and has another host of that name.",
+            "The DNS is queried before the hosts file, and has another host of that name.",
             host.set_lmtp("lmtp_host_lookup", NATIVE),
         )
     if resolver.root and _names_in(resolver.root / "etc/hosts").get(name) != wanted:

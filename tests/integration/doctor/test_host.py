@@ -484,7 +484,7 @@ def test_dns_that_does_not_answer_is_queried_before_hosts_file(world: World) -> 
     (world.etc / "resolv.conf").write_text("")  # no name server listens on this host
     found = examine(world.site)
     assert found.troubles == {f"name:{NAME}": "failure"}
-    assert "The DNS is asked before the hosts file" in found[f"name:{NAME}"]["why"]
+    assert "The DNS is queried before the hosts file" in found[f"name:{NAME}"]["why"]
     assert as_doctor(found) == as_postfix(world.deliver()) == "deferred"
     found = found.fix(f"name:{NAME}")
     assert as_doctor(found) == as_postfix(world.deliver()) == "127.0.0.9"

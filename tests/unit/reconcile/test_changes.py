@@ -159,7 +159,7 @@ def test_preview_of_a_stale_map_says_that_its_entries_are_kept() -> None:
     same = mailman("a@b.c")
     before = installed(same, Condition.STALE)
     listing = list(preview(planned(before, same), before, "/etc/hosts"))
-    kept = "(built anew; its entries stay as they are)"
+    kept = "(built again; its entries stay as they are)"
     assert listing[listing.index("postfix_lmtp") + 1] == kept
     assert listing[listing.index("postfix_vmap") + 1] == "(built; empty)"
 
