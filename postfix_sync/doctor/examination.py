@@ -127,7 +127,7 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
 
 
 _NOTHING_INSTALLED = (
-    "as long as that can't be read, no pass installs anything, and doctor can't look at the rest"
+    "as long as that can't be read, no sync installs anything, and doctor can't check the rest"
 )
 
 

@@ -56,7 +56,9 @@ async def map_directory(host: Host) -> AsyncIterator[Finding]:
         found = path.stat()
     except FileNotFoundError:
         fix = host.command("--once")
-        yield failure("map_directory", f"{path}: no such directory", "no pass was made yet", fix)
+        yield failure(
+            "map_directory", f"{path}: no such directory", "there has been no sync yet", fix
+        )
     except OSError as error:
         yield failure("map_directory", f"{path}: {why(error)}", "no map can be installed there")
     except SyncError as error:
@@ -66,8 +68,8 @@ async def map_directory(host: Host) -> AsyncIterator[Finding]:
 
 
 _WHO_CHANGES_MAPS = (
-    "a user who can change the maps decides where the lists' mail goes, so no sync installs anything"
-    " before that is fixed"
+    "a user who can change the maps decides where the lists' mail goes, so no sync installs"
+    " anything before that is fixed"
 )
 
 
@@ -88,7 +90,7 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
     ):
         yield failure(
             "interrupted_pass",
-            f"{directory.path / '.reload'}: a pass changed the maps, and was interrupted before it"
+            f"{directory.path / '.reload'}: a sync changed the maps, and was interrupted before it"
             " reloaded Postfix",
             "processes of Postfix may work with the maps from before",
             host.command("--once"),
@@ -98,12 +100,12 @@ async def maps(host: Host) -> AsyncIterator[Finding]:
     elif installed.interrupted:
         yield warning(
             "interrupted_pass",
-            f"{directory.path / '.staging'}: left behind by a pass that was interrupted",
-            "the next pass completes it",
+            f"{directory.path / '.staging'}: left behind by a sync that was interrupted",
+            "the next sync completes it",
             host.command("--once"),
         )
     else:
-        yield ok("interrupted_pass", "no pass left anything unfinished")
+        yield ok("interrupted_pass", "no sync left anything unfinished")
 
 
 async def _map(host: Host, directory: MapDirectory, name: str, installed: InstalledMap) -> Finding:
@@ -115,13 +117,13 @@ async def _map(host: Host, directory: MapDirectory, name: str, installed: Instal
             called,
             f"{missing}: no such file",
             f"Postfix can't look anything up in it, {role} mail to everybody is put off with 451"
-            " Temporary lookup failure; a pass makes the map, an empty one if there is no list",
+            " Temporary lookup failure; a sync makes the map, an empty one if there is no list",
             again,
         )
     if installed.condition is Condition.BROKEN:
         said = await _why_unreadable(host, text, index)
         return failure(
-            called, f"{index}: {said}", "lookups fail; a pass builds the map again", again
+            called, f"{index}: {said}", "lookups fail; a sync builds the map again", again
         )
     if installed.condition is Condition.STALE:
         return _stale(called, text, index, installed, again)
@@ -162,8 +164,9 @@ def _stale(called: str, text: Path, index: Path, installed: InstalledMap, again:
     return failure(
         called,
         seen,
-        "the text was edited, or a sync was interrupted. Postfix reads only the index, so the entries"
-        " of the text may not be in effect; a sync builds the index again from the sources' lists",
+        "the text was edited, or a sync was interrupted. Postfix reads only the index, so the"
+        " entries of the text may not be in effect; a sync builds the index again from the sources'"
+        " lists",
         again,
     )
 
@@ -197,7 +200,7 @@ async def in_step(host: Host) -> AsyncIterator[Finding]:
     report = host.upcoming
     for number, error in enumerate(report.failed):
         called = "in_step" if not number else f"in_step:{number + 1}"
-        yield failure(called, error.message, error.hint or "no pass can be made", error.fix)
+        yield failure(called, error.message, error.hint or "no sync is possible", error.fix)
     if report.failed:
         return
     if report.held:
@@ -207,7 +210,7 @@ async def in_step(host: Host) -> AsyncIterator[Finding]:
         yield failure(
             "in_step",
             "the maps are behind the sources: " + "; ".join(report.pending),
-            "until a pass is made, mail to new lists is refused, and mail to removed ones taken",
+            "until a sync is made, mail to new lists is refused, and mail to removed ones taken",
             host.command("--once"),
         )
         return

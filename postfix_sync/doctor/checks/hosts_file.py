@@ -46,8 +46,8 @@ async def entries(host: Host) -> AsyncIterator[Finding]:
             yield failure(
                 "hosts",
                 f"{path}: {name} is {there} on a line that is not postfix-sync's",
-                f"sources.address is {address}; postfix-sync keeps lines that it has not written, so"
-                " mail goes to the address in that line",
+                f"sources.address is {address}; postfix-sync keeps lines that it has not written,"
+                " so mail goes to the address in that line",
                 f"sed -i -E {shlex.quote(edit)} {shlex.quote(str(path))} && {once}",
             )
             return
@@ -55,7 +55,7 @@ async def entries(host: Host) -> AsyncIterator[Finding]:
             yield failure(
                 "hosts",
                 f"{path}: {name} is not {address}, which sources.address says",
-                "the next pass enters it; does postfix-sync run?",
+                "the next sync enters it; does postfix-sync run?",
                 once,
             )
             return

@@ -82,7 +82,8 @@ async def resolved(host: Host) -> AsyncIterator[Finding]:
             yield warning(
                 f"name:{name}",
                 f"can't be looked up the way lmtp(8) does: {answer.denied}",
-                "taking on lmtp(8)'s user and its chroot needs root, and looking names up as it does, glibc",
+                "taking on lmtp(8)'s user and its chroot needs root, and looking names up as it"
+                " does, glibc",
             )
         elif not answer.addresses:
             async with aclosing(_why_unknown(host, name, answer)) as causes:
