@@ -11,7 +11,7 @@ from postfix_sync.model.destination import Destination
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
 from postfix_sync.postfix.master_cf import LMTP
-from postfix_sync.postfix.match_list import below, keys
+from postfix_sync.postfix.match_list import below, items, keys
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.postfix.queue import without_extension
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
@@ -27,6 +27,18 @@ _PARAMETERS_OF_CLASSES = {
 }
 """By address class, the parameter that lists recipients, and the default for their delivery
 (ADDRESS_CLASS_README)."""
+
+
+_TABLES = (
+    "canonical_maps",
+    "local_recipient_maps",
+    "recipient_canonical_maps",
+    "relay_recipient_maps",
+    "transport_maps",
+    "virtual_alias_maps",
+    "virtual_mailbox_maps",
+)
+"""The parameters whose tables are queried for recipients."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,22 @@ async def delivery_of(
         )
         for recipient in wanted
     }
+
+
+async def query_at_once(view: View, addresses: Sequence[str]) -> None:
+    """Query each table once for all forms of all addresses: each query is a process."""
+    parameters = view.postfix.parameters
+    style = below("transport_maps", parameters["parent_domain_matches_subdomains"])
+    forms = {"*"}
+    for address in addresses:
+        local, _, domain = address.rpartition("@")
+        bare = without_extension(address, parameters["recipient_delimiter"])
+        forms |= {address, bare, local, bare.rpartition("@")[0], f"@{domain}"}
+        forms |= {*keys("", domain, style)}
+    named = [parameters[name] for name in _TABLES]
+    for table in dict.fromkeys(item for value in named for item in items(value)):
+        if ":" in table:
+            await view.tables.query(table, forms)
 
 
 async def recipient_step(view: View, address: str, address_class: str) -> list[Step]:

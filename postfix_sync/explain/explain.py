@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from postfix_sync.errors import OutOfReach, SyncError
 from postfix_sync.explain import paths
-from postfix_sync.explain.delivery import Delivery, delivery_of, recipient_step
+from postfix_sync.explain.delivery import Delivery, delivery_of, query_at_once, recipient_step
 from postfix_sync.explain.sessions import Reply, Session, ask
 from postfix_sync.explain.steps import COMPUTED, Explanation, Step, Verdict, ordered
 from postfix_sync.explain.view import View
@@ -27,13 +27,18 @@ from postfix_sync.postfix.smtp_listeners import Listener
 async def explain(
     view: View, addresses: Sequence[str], *, probing: bool = True
 ) -> list[Explanation]:
-    """Explain each address. With `probing`, LMTP servers are asked, too. Raises SyncError."""
+    """Explain each address. Raises SyncError.
+
+    Without `probing`, no LMTP server is asked, and the queue is not listed.
+    """
     asked = [view.postfix.fold(address) for address in addresses]
+    await query_at_once(view, asked)
     replies, ways = await asyncio.gather(listen(view, asked), _ways(view, asked))
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     recipients = {address: await _recipient(view, address, delivered) for address in asked}
-    answers = _Answers(replies, delivered, await _queued(view), recipients)
+    queue = await _queued(view) if probing else ()
+    answers = _Answers(replies, delivered, queue, recipients)
     return [_explanation(view, address, ways[address], answers) for address in asked]
 
 
@@ -81,6 +86,7 @@ async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
     No listener is asked. Raises OutOfReach if trivial-rewrite(8) can't be asked.
     """
     folded = [view.postfix.fold(address) for address in addresses]
+    await query_at_once(view, folded)
     ways = await _ways(view, folded)
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)

@@ -46,6 +46,8 @@ class View:
     """The parameters of main.cf that decide here, $names expanded."""
     installed: Maps
     """The installed maps, by their texts."""
+    routes: Table[str]
+    """The installed routes of accepted addresses."""
     tables: Tables
     """The tables that main.cf names, all of them queried with postmap(1), ours too."""
     lines: Mapping[str, int]
@@ -57,11 +59,11 @@ class View:
         Addresses of aliases count with the route of the address that they lead to.
         """
         delimiters = self.postfix.parameters["recipient_delimiter"]
-        routes, aliases = self.installed.routes_in_use, self.installed[ALIASES]
+        aliases = self.installed[ALIASES]
         for key in without_extensions(self.postfix.fold(address), delimiters):
             target = aliases.get(key, key)
-            if target in routes:
-                return key, routes[target]
+            if target in self.routes:
+                return key, self.routes[target]
         return None
 
     def cleanup(self, passage: paths.Passage) -> Cleanup:
@@ -133,13 +135,15 @@ async def view_of(
 
     `unreadable` are tables that are known not to answer, each with the error: they are not queried.
     """
+    installed = installed_maps(config.postfix.map_directory)
     return View(
         config=config,
         postfix=postfix,
         services=await postfix.services(),
         listeners=await smtp_listeners(postfix),
         parameters=await postfix.values(*paths.PARAMETERS, *rewriting.PARAMETERS),
-        installed=installed_maps(config.postfix.map_directory),
+        installed=installed,
+        routes=installed.routes_in_use,
         tables=Tables(postfix, Installation(NOWHERE, ""), {}, unreadable=dict(unreadable or {})),
         lines=_lines(list_file(str(postfix.config_directory / "main.cf"))),
     )
