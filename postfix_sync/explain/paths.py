@@ -8,6 +8,7 @@ SMTPD_PROXY_README.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
@@ -107,6 +108,19 @@ def public(listeners: Sequence[Listener]) -> Listener | None:
     """Return the listener for mail from other hosts: that on port 25, or else the first one."""
     plain = [listener for listener in listeners if not listener.other_protocol]
     return next((one for one in plain if one.port == 25), plain[0] if plain else None)
+
+
+def access_tables(services: Sequence[Service], parameters: Mapping[str, str]) -> list[str]:
+    """Return the tables of check_recipient_access in all restrictions (access(5))."""
+    texts = [parameters[name] for name in PARAMETERS if name.endswith("_restrictions")]
+    texts += [
+        value
+        for service in services
+        for name, value in service.overrides.items()
+        if name.endswith("_restrictions")
+    ]
+    words = [word for text in texts for word in items(text)]
+    return [table for word, table in pairwise(words) if word == "check_recipient_access"]
 
 
 def verifies(own: Mapping[str, str]) -> bool:

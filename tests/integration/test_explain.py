@@ -16,6 +16,7 @@ from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf import lookup
 from postfix_sync.postfix.main_cf.parameter import Installation
 from tests.parts.common import PATIENCE, free_port, wait_for
+from tests.parts.doctor import examine
 from tests.parts.load import send
 from tests.parts.mail_host import Host, started_host
 from tests.parts.mailman_files import nine
@@ -261,6 +262,33 @@ def test_server_that_does_not_answer_costs_one_timeout_for_all_of_its_tables(
         assert asyncio.run(tables.find(" ".join(named), [ANTS])) is None
         assert time.monotonic() - began < 2 * lookup.TIMEOUT
     assert tables.unreadable.keys() == {*named}
+
+
+def test_doctor_says_in_one_line_that_all_addresses_lead_to_mailman(host: Host) -> None:
+    found = examine(host.site)
+    assert found.troubles == {}
+    assert "all addresses of" in found["delivery"]["seen"]
+    assert [name for name in found.checks if name.startswith("delivery:")] == []
+
+
+def test_doctor_finds_the_one_list_that_an_access_table_rejects(host: Host) -> None:
+    restriction = f"check_recipient_access inline:{{{BEES}=REJECT}}, permit"
+    host.postfix.postconf(smtpd_recipient_restrictions=restriction)
+    host.postfix.reload()
+    found = examine(host.site)
+    assert found.status(f"delivery:{BEES}") == "failure"
+    assert "Access denied" in found[f"delivery:{BEES}"]["seen"]
+    assert found.status("delivery:example.net") == ""
+
+
+def test_doctor_names_the_entry_that_rewrites_an_address_of_a_list(host: Host) -> None:
+    table = "inline:{ants-leave@example.net=gone@elsewhere.example}"
+    host.postfix.postconf(canonical_maps=table, default_transport="discard:")
+    host.postfix.reload()
+    finding = examine(host.site)["delivery:example.net"]
+    assert finding["status"] == "failure"
+    assert f"{table} has ants-leave@example.net" in finding["seen"]
+    assert "explain ants-leave@example.net" in finding["why"]
 
 
 @dataclass(frozen=True)

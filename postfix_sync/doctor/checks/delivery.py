@@ -4,17 +4,32 @@ For each list domain, one list is examined with all nine addresses, and with ext
 uses them for bounces and confirmations. The other checks find the causes, and print the fixes.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+from postfix_sync.doctor.checks.lookups import sample_addresses
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
+from postfix_sync.explain import paths
 from postfix_sync.explain.explain import explain
 from postfix_sync.explain.steps import Explanation, Step, Verdict
-from postfix_sync.explain.view import samples_of, view_of
+from postfix_sync.explain.view import View, samples_of, view_of
 from postfix_sync.model.finding import Finding
-from postfix_sync.model.list_addresses import addresses_of, domain_of
+from postfix_sync.model.list_addresses import addresses_of, domain_of, list_with
 from postfix_sync.model.map_names import ALIASES, RECIPIENTS
+from postfix_sync.postfix.match_list import items
 from postfix_sync.text import counted
+
+EXCEPTIONS = 10
+"""Lists to examine at most because a table has an entry for them."""
+
+_DIVERTING = (
+    "canonical_maps",
+    "recipient_canonical_maps",
+    "relocated_maps",
+    "transport_maps",
+    "virtual_alias_maps",
+)
+"""The parameters whose tables may send mail for a list elsewhere."""
 
 DOMAINS = 50
 """List domains to examine at most."""
@@ -32,17 +47,49 @@ async def delivery(host: Host) -> AsyncIterator[Finding]:
     if not samples or not host.postfix.processes.master:
         return  # "running" reports that nothing is delivered
     view = await view_of(host.config, host.postfix, host.tables.unreadable)
-    addresses = {name: [*addresses_of(name), *_extended(name)] for name in samples[:DOMAINS]}
+    special = [name for name in await _exceptions(host, view) if name not in samples]
+    examined = [*samples[:DOMAINS], *special]
+    addresses = {name: [*addresses_of(name), *_extended(name)] for name in examined}
     every = [address for several in addresses.values() for address in several]
     found = {one.address: one for one in await explain(view, every, probing=False)}
+    good = 0
     for name, several in addresses.items():
-        yield _finding(host, name, [found[host.postfix.fold(address)] for address in several])
+        called = f"delivery:{name}" if name in special else f"delivery:{domain_of(name)}"
+        answers = [found[host.postfix.fold(address)] for address in several]
+        if problem := _problem(host, called, answers):
+            yield problem
+        else:
+            good += 1
+    if good:
+        lists = examined[0] if good == 1 else f"{good} lists, at least one in each domain,"
+        yield ok("delivery", f"all addresses of {lists} lead to Mailman")
     if len(samples) > DOMAINS:
         yield warning(
-            "delivery",
+            "delivery:others",
             f"{counted(len(samples), 'list domain')}, {DOMAINS} examined",
             f"see each of the others with: {host.command('explain')} ADDRESS",
         )
+
+
+async def _exceptions(host: Host, view: View) -> list[str]:
+    """Return lists with an entry in a table of main.cf that may treat them unlike others.
+
+    One list for each entry's value; a table of patterns has the same value for many lists.
+    """
+    addresses = sample_addresses(host)
+    value = " ".join(host.postfix.parameters[name] for name in _DIVERTING)
+    tables = [*items(value), *paths.access_tables(view.services, view.parameters)]
+    found: dict[tuple[str, str], str] = {}
+    for table in dict.fromkeys(table for table in tables if ":" in table):
+        if host.tables.name(table):
+            continue
+        entries = await host.tables.query(table, addresses)
+        for address in addresses:
+            if address in entries:
+                name = list_with(address) or address
+                found.setdefault((table, entries[address]), name)
+    known = host.table(RECIPIENTS).names()
+    return [name for name in dict.fromkeys(found.values()) if name in known][:EXCEPTIONS]
 
 
 def _extended(name: str) -> Iterator[str]:
@@ -52,8 +99,8 @@ def _extended(name: str) -> Iterator[str]:
     yield f"{local}-confirm+0a1b2c@{domain}"
 
 
-def _finding(host: Host, name: str, found: Sequence[Explanation]) -> Finding:
-    called = f"delivery:{domain_of(name)}"
+def _problem(host: Host, called: str, found: Sequence[Explanation]) -> Finding | None:
+    """Return what is wrong with the mail of a list; None if all its addresses lead to Mailman."""
     bad = [(one, step) for one in found if (step := one.obstacle)]
     if bad:
         first, step = bad[0]
@@ -74,13 +121,8 @@ def _finding(host: Host, name: str, found: Sequence[Explanation]) -> Finding:
             "it is unknown whether its mail reaches Mailman;"
             f" all steps: {host.command('explain', unknown.address)}",
         )
-    destinations = ", ".join(_unique(one.destination for one in found))
-    return ok(called, f"all {len(found)} addresses of {name} lead to {destinations}")
+    return None
 
 
 def _by(step: Step) -> str:
     return f" ({step.by})" if step.by else ""
-
-
-def _unique(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))

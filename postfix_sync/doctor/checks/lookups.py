@@ -126,7 +126,7 @@ async def _value(host: Host, parameter: str) -> str:
     return host.postfix.parameters[parameter]
 
 
-def _addresses(host: Host) -> list[str]:
+def sample_addresses(host: Host) -> list[str]:
     """Return the nine addresses of at most MOST lists, and one with an extension for each list."""
     lists = sorted(Table.of(host.tables.own[RECIPIENTS]).names())[:MOST]
     return [
@@ -143,7 +143,7 @@ async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
     own = host.tables.own[ROUTES]
     forms = {
         address: [address, bare, *keys("", address.rpartition("@")[2], style), "*"]
-        for address in _addresses(host)
+        for address in sample_addresses(host)
         if (bare := without_extension(address, delimiters)) in own
     }
     found = await _find_all(host.tables, value, forms)
@@ -215,7 +215,7 @@ async def _taken_aliases(host: Host, value: str) -> list[tuple[str, Found]]:
     delimiters = host.postfix.parameters["recipient_delimiter"]
     own = host.tables.own[ALIASES]
     forms = {}
-    for address in (*_addresses(host), *sorted(own)[:MOST]):
+    for address in (*sample_addresses(host), *sorted(own)[:MOST]):
         local, _, domain = address.rpartition("@")
         bare = without_extension(address, delimiters)
         # virtual(5): in a local domain, Postfix also looks up the local part alone.
