@@ -64,9 +64,11 @@ class Fate:
 
     @property
     def kind(self) -> str:
-        """refused, bounced, deferred, elsewhere or sent."""
+        """refused, bounced, deferred, elsewhere, sent, or lost: accepted, and not delivered."""
         if not self.accepted:
             return "refused"
+        if not self.deliveries:
+            return "lost"
         kinds = [delivery.partition(" ")[0] for delivery in self.deliveries]
         return next(
             (kind for kind in ("bounced", "deferred", "elsewhere") if kind in kinds), "sent"
@@ -121,19 +123,19 @@ class Trace:
     def __init__(self, log: str) -> None:
         """Read the outcomes, and how many recipients each message has."""
         self._recipients = {queue_id: int(count) for queue_id, count in _ACTIVE.findall(log)}
-        self._outcomes: dict[str, dict[str, Outcome]] = {}
+        self._outcomes: dict[str, list[Outcome]] = {}
         for outcome in outcomes_in(log):
-            self._outcomes.setdefault(outcome.queue_id, {})[outcome.recipient] = outcome
+            self._outcomes.setdefault(outcome.queue_id, []).append(outcome)
 
     def ends(self, queue_id: str) -> Iterator[Outcome | None]:
-        """Yield the last outcome of each recipient; None for one that is not known yet.
+        """Yield the outcome of each recipient; None for one that is not known yet.
 
         A message that Postfix sends to itself (after a filter, or for an alias) is followed.
         """
-        found = self._outcomes.get(queue_id, {})
+        found = self._outcomes.get(queue_id, [])
         if len(found) < self._recipients.get(queue_id, 1):
             yield None
-        for outcome in found.values():
+        for outcome in found:
             if again := _QUEUED.search(outcome.text):
                 yield from self.ends(again[1])
             else:
@@ -168,4 +170,6 @@ def _place(outcome: Outcome, places: Mapping[int, str]) -> str:
     port = outcome.relay.rpartition(":")[2]
     place = places.get(int(port)) if port.isdigit() else None
     daemon = outcome.daemon.rpartition("/")[2]
-    return f"{outcome.status} {place or daemon} {outcome.recipient}"
+    # With soft_bounce, qmgr(8) keeps the message.
+    status = outcome.status.replace("SOFTBOUNCE", "deferred")
+    return f"{status} {place or daemon} {outcome.recipient}"

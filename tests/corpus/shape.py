@@ -53,6 +53,8 @@ class Shape:
     """The list's domain in Mailman, if `domain` is an alias for it; empty: `domain`."""
     listeners: tuple[str, ...] = ("port",)
     """The ports that list mail is sent to."""
+    verp: str = ""
+    """A further extension that list mail is sent to; empty: none."""
     large: int = 0
     """The size in bytes of one more message to the list; 0: none."""
 
@@ -63,8 +65,9 @@ class Shape:
 
     @property
     def list_mail(self) -> tuple[str, ...]:
-        """The ten addresses of the list: the nine, and one with an extension."""
-        return (*nine(self.list_name), f"ants-confirm+abc@{self.domain}")
+        """The addresses of the list: the nine, and one or two with an extension."""
+        further = (f"ants-bounces+{self.verp}@{self.domain}",) if self.verp else ()
+        return (*nine(self.list_name), f"ants-confirm+abc@{self.domain}", *further)
 
     def at_mailman(self, recipient: str) -> str:
         """Return the address that Mailman must be given for an address of the list."""

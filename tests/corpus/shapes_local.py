@@ -74,4 +74,25 @@ SHAPES = (
         classes=(LOCAL,),
         others=OTHERS,
     ),
+    Shape(
+        "mydestination-pattern",
+        "mydestination is a pattern that the list's domain matches",
+        {"mydestination": "localhost, pcre:{data}/domains"},
+        {"pcre:domains": "/(^|\\.)example\\.net$/ x\n"},
+        others=(*OTHERS, "bob@example.net"),
+    ),
+    Shape(
+        "mydestination-file",
+        "mydestination is a file with one domain a line",
+        {"mydestination": "localhost, {data}/domains"},
+        {"text:domains": "example.net\n{domain}\n"},
+        others=(*OTHERS, "bob@example.net"),
+    ),
+    Shape(
+        "relay-domains-pattern",
+        "relay_domains is a pattern that the list's domain matches",
+        {"relay_domains": "pcre:{data}/domains", "relay_transport": RELAY_SMTP},
+        {"pcre:domains": "/(^|\\.)example\\.net$/ x\n"},
+        others=("bob@lists.example.net", "bob@example.net", "bob@other.example.net"),
+    ),
 )

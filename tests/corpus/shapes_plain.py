@@ -38,7 +38,12 @@ SHAPES = (
         others=("bob@example.net", "bob-x@example.net"),
     ),
     Shape("recipient-delimiter-both", "two delimiters", {"recipient_delimiter": "+-"}),
-    Shape("recipient-delimiter-empty", "Postfix's own default", {"recipient_delimiter": ""}),
+    Shape(
+        "recipient-delimiter-empty",
+        "Postfix's own default",
+        {"recipient_delimiter": "", "mydestination": "example.net"},
+        others=("bob@example.net", "bob+x@example.net"),
+    ),
     Shape("ipv4-only", "the advice for hosts without IPv6", {"inet_protocols": "ipv4"}),
     Shape("smtputf8-off", "ASCII addresses only", {"smtputf8_enable": "no"}),
     Shape(
@@ -83,6 +88,15 @@ SHAPES = (
         others=("bob@customer.example",),
     ),
     Shape(
+        "conditional-domains",
+        "domains that depend on the host's name",
+        {
+            "relay_domains": "${{$myhostname} == {b.example} ? {} : {customer.example}}",
+            "relay_transport": RELAY_SMTP,
+        },
+        others=("bob@customer.example",),
+    ),
+    Shape(
         "conditional-delimiter",
         "a parameter of which only one branch holds",
         {"recipient_delimiter": "${{$mydomain} == {b.example} ? {+} : {}}"},
@@ -105,5 +119,31 @@ SHAPES = (
             "relay_transport": RELAY_SMTP,
         },
         others=("bob@example.net", "bob@other.example.net"),
+    ),
+    Shape(
+        "verp-percent",
+        "a bounce to a member with % in the address; allow_untrusted_routing is off by default",
+        verp="bob%x=customer.example",
+    ),
+    Shape("verp", "a bounce to a member", verp="bob=customer.example"),
+    Shape(
+        "mynetworks-broad",
+        "mynetworks has a block that is not all private",
+        {"mynetworks": "127.0.0.1/32, 172.0.0.0/8"},
+    ),
+    Shape(
+        "lmtp-ipv6-only",
+        "lmtp(8) may use IPv6 only; Mailman has an IPv4 address",
+        overrides=("lmtp/unix/inet_protocols=ipv6",),
+    ),
+    Shape(
+        "lmtp-tls-encrypt",
+        "lmtp(8) must use TLS, which Mailman does not have",
+        {"lmtp_tls_security_level": "encrypt"},
+    ),
+    Shape(
+        "smtp-tls-encrypt",
+        "smtp(8) must use TLS; lmtp(8) need not",
+        {"smtp_tls_security_level": "encrypt"},
     ),
 )

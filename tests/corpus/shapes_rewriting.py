@@ -82,7 +82,7 @@ SHAPES = (
         {"regexp:header": "/^To:.*@lists\\.example\\.net/ REJECT closed\n"},
     ),
     Shape(
-        "header-redirect",
+        "always-bcc",
         "a copy of everything to the archive",
         {**LOCAL_USERS, "always_bcc": "bob@example.net"},
         others=BOB,
@@ -149,6 +149,35 @@ SHAPES = (
         "trivial-rewrite(8) has no transport_maps",
         LOCAL_USERS,
         overrides=("rewrite/unix/transport_maps=",),
+        others=BOB,
+    ),
+    Shape(
+        "propagate-no-extensions",
+        "extensions are removed when an alias is expanded",
+        {**LOCAL_USERS, "propagate_unmatched_extensions": ""},
+        alias_domain=ALIASED,
+        others=BOB,
+    ),
+    Shape(
+        "recipient-access-redirect",
+        "all mail for one address goes to somebody else",
+        {
+            **LOCAL_USERS,
+            "smtpd_recipient_restrictions": "reject_unauth_destination,"
+            " check_recipient_access inline:{{ants@{domain}=REDIRECT bob@example.net}}",
+        },
+        others=BOB,
+    ),
+    Shape(
+        "restriction-class",
+        "a list for the site's own senders",
+        {
+            **LOCAL_USERS,
+            "smtpd_restriction_classes": "own_senders",
+            "own_senders": "check_sender_access inline:{example.net=OK}, reject",
+            "smtpd_recipient_restrictions": "reject_unauth_destination,"
+            " check_recipient_access inline:{ants@{domain}=own_senders}",
+        },
         others=BOB,
     ),
 )

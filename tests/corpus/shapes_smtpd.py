@@ -97,12 +97,12 @@ SHAPES = (
         "recipients are verified; a negative answer is remembered for three hours",
         {
             "relay_domains": "customer.example",
-            "relay_transport": RELAY_SMTP,
+            "transport_maps": "inline:{customer.example=" + RELAY_SMTP + "}",
             "smtpd_recipient_restrictions": "reject_unauth_destination,"
             " reject_unverified_recipient",
             "unverified_recipient_reject_code": "550",
         },
-        classes=(NEW, RELAY),
+        classes=(RELAY, NEW),
         others=("bob@customer.example",),
     ),
     Shape(

@@ -134,4 +134,10 @@ SHAPES = (
         classes=(NEW, MAILBOX),
         others=("bob@customer.example", "bob@lists.example.net"),
     ),
+    Shape(
+        "static-alias",
+        "a test host: all mail goes to one user",
+        {"mydestination": "example.net", "virtual_alias_maps": "static:bob@example.net"},
+        others=("postmaster@example.net",),
+    ),
 )
