@@ -1,6 +1,7 @@
 # make demo   the main job before your eyes, on real parts
 # make test   every check and every test; what fails is run once more by itself (tests/suite.py)
 # make matrix every change of a list's state under load, with kills, for all map types: 90 minutes
+# make corpus published main.cf files: doctor's verdicts and setup, compared with real mail: 10 minutes
 # make bench  how fast it is, beside what people use instead
 # make deb    the package for Debian 13, in dist
 # make dist   wheel and source archive, in dist/
@@ -22,7 +23,7 @@ DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3 py
 # And what only the tests run: prometheus for its promtool, debootstrap and systemd-container for
 # hosts that boot, the rest for manual pages, completions and the Debian package.
 test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
-	prometheus debootstrap systemd-container man-db groff-base mandoc zsh $(DEB_PACKAGES) lintian
+	postfix-pcre postfix-sqlite prometheus debootstrap systemd-container man-db groff-base mandoc zsh $(DEB_PACKAGES) lintian
 # What postfix-sync itself needs, to be installed or packed.
 install dist: PACKAGES := python3 python3-venv
 deb: PACKAGES := $(DEB_PACKAGES)
@@ -87,6 +88,12 @@ test: parts lint types
 .PHONY: matrix
 matrix: parts
 	$(BIN)/python -m pytest -q -m matrix -n $(or $(JOBS),4) --dist worksteal tests/e2e
+
+# Each worker has a Postfix of its own, which takes on one configuration after another.
+.PHONY: corpus
+corpus: PACKAGES += postfix-pcre postfix-sqlite
+corpus: parts
+	$(BIN)/python -m pytest -q -m corpus -n $(or $(JOBS),2) --dist worksteal tests/corpus
 
 .PHONY: install uninstall
 install: packages

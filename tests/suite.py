@@ -21,8 +21,13 @@ from pathlib import Path
 from tests.conftest import NEVER_AGAIN
 
 PHASES: Mapping[Sequence[str], Sequence[str]] = {
-    ("-m", "not alone and not booted and not matrix"): ("-n", "4", "--dist", "worksteal"),
-    ("-m", "alone and not matrix"): (),
+    ("-m", "not alone and not booted and not matrix and not corpus"): (
+        "-n",
+        "4",
+        "--dist",
+        "worksteal",
+    ),
+    ("-m", "alone and not matrix and not corpus"): (),
     ("-m", "booted"): ("-n", "2", "--dist", "loadscope"),
 }
 """pytest's options to select and to run tests: most in parallel, those that measure alone."""

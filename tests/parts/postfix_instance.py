@@ -101,6 +101,11 @@ class Outcome:
         return " said: 5" in self.text
 
 
+def outcomes_in(log: str) -> list[Outcome]:
+    """Find every delivery and every failed try in a part of the log, oldest first."""
+    return [Outcome(**match.groupdict()) for match in _OUTCOME.finditer(log)]
+
+
 def mailman_parameters(map_directory: Path, map_type: str) -> dict[str, str]:
     """Return the parameters of main.cf by which Postfix uses the four maps of postfix-sync."""
 
@@ -283,7 +288,7 @@ class PostfixInstance:
 
     def outcomes(self) -> list[Outcome]:
         """Return every delivery and every failed try, oldest first."""
-        return [Outcome(**match.groupdict()) for match in _OUTCOME.finditer(self.log)]
+        return outcomes_in(self.log)
 
     def bounces(self) -> list[Outcome]:
         """Return the messages that were bounced: without a route, or refused by the server."""
