@@ -89,11 +89,11 @@ test: parts lint types
 matrix: parts
 	$(BIN)/python -m pytest -q -m matrix -n $(or $(JOBS),4) --dist worksteal tests/e2e
 
-# Each worker has a Postfix of its own, which takes on one configuration after another.
+# These tests wait most of the time, too; each of JOBS workers has a Postfix of its own.
 .PHONY: corpus
 corpus: PACKAGES += postfix-pcre postfix-sqlite
 corpus: parts
-	$(BIN)/python -m pytest -q -m corpus -n $(or $(JOBS),2) --dist worksteal tests/corpus
+	$(BIN)/python -m pytest -q -m corpus -n $(or $(JOBS),4) --dist worksteal tests/corpus
 
 .PHONY: install uninstall
 install: packages

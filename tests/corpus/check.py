@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tests.conftest import Measured, need
 from tests.corpus.examination import HEAD, take_through
@@ -46,11 +46,23 @@ def check_shape(host: CorpusHost, shape: Shape, list_class: str, measured: Measu
     name = name_of(shape, list_class)
     measured(name, result.row, f"{name:<46} | {result.row}")
     known = {
-        phase for shape_, class_, phase in KNOWN if (shape_, class_) == (shape.name, list_class)
+        phase: reason
+        for (*each, phase), reason in KNOWN.items()
+        if each == [shape.name, list_class]
     }
-    fresh = {phase: text for phase, text in result.wrong.items() if phase not in known}
-    assert not fresh, f"{name}:\n{HEAD}\n{result.row}\n{fresh}"
-    fixed = {phase: KNOWN[shape.name, list_class, phase] for phase in known - result.wrong.keys()}
-    assert not fixed, (
-        f"{name}: right now, so remove the entries from tests/corpus/known.py: {fixed}"
-    )
+    complaint = compare(result.wrong, known)
+    assert not complaint, f"{name}:\n{HEAD}\n{result.row}\n{complaint}"
+
+
+def compare(wrong: Mapping[str, str], known: Mapping[str, str]) -> str:
+    """Say which phases are wrong and not known to be, and which are known and right; else nothing.
+
+    Both have the phase as key; the value is what is wrong, and why.
+    """
+    lines = [f"{phase}: {text}" for phase, text in wrong.items() if phase not in known]
+    lines += [
+        f"{phase}: right now, so remove it from tests/corpus/known.py: {reason}"
+        for phase, reason in known.items()
+        if phase not in wrong
+    ]
+    return "\n".join(lines)

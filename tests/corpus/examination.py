@@ -101,9 +101,9 @@ class Result:
         """Return the cells of the table."""
         done = "" if (self.setup, self.once) == (0, 0) else f" ({self.setup}, {self.once})"
         cells = (
-            f"{self.before!s:<24}",
-            f"{f'{self.after}{done}':<34}",
-            f"{self.undone!s:<24}",
+            f"{self.before!s:<34}",
+            f"{f'{self.after}{done}':<44}",
+            f"{self.undone!s:<34}",
             f"{'changed  !' if self.changed else 'same':<10}",
             "exact" if self.undo_is_exact else "not exact  !",
         )
@@ -113,9 +113,9 @@ class Result:
 HEAD = " | ".join(
     (
         f"{'shape, class':<46}",
-        f"{'before: doctor/mail':<24}",
-        f"{'after setup (exit status, of --once)':<34}",
-        f"{'after undo':<24}",
+        f"{'before: doctor/mail':<34}",
+        f"{'after setup (exit status, of --once)':<44}",
+        f"{'after undo':<34}",
         f"{'others':<10}",
         "undo",
     )

@@ -94,7 +94,8 @@ class CorpusHost:
         (self.data / "spool").chmod(0o1777)
         fill = partial(self._fill, shape)
         parameters = {**BASE, **shape.parameters(list_class)}
-        lines = [*self._main_cf, *(f"{name} = {value}" for name, value in parameters.items())]
+        lines = [line for line in self._main_cf if line.split(" =")[0] not in parameters]
+        lines += [f"{name} = {value}" for name, value in parameters.items()]
         self._path("main.cf").write_text("".join(f"{fill(line)}\n" for line in lines))
         services = {_service(line): line for line in self._master_cf}
         services |= {_service(line): line for line in map(fill, shape.services)}

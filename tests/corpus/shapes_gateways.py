@@ -108,4 +108,28 @@ SHAPES = (
         "unionmap:{inline:{customer.example=" + RELAY_SMTP + "},hash:{data}/transport}",
         hash="other.example discard:\n",
     ),
+    Shape(
+        "relay-domains-excluded",
+        "relay_domains has the parent of the list's domain, and excludes the list's",
+        {"relay_domains": "!{domain}, example.net", "relay_transport": RELAY_SMTP},
+        others=("bob@example.net", "bob@other.example.net"),
+    ),
+    Shape(
+        "relay-recipients-static",
+        "relay_recipient_maps accepts every address",
+        {
+            "relay_domains": "customer.example",
+            "relay_recipient_maps": "static:all",
+            "relay_transport": RELAY_SMTP,
+        },
+        classes=(NEW, RELAY),
+        others=OTHERS,
+    ),
+    Shape(
+        "subdomains-routed-elsewhere",
+        "transport_maps has an entry for all subdomains",
+        {"relay_domains": "example.net", "transport_maps": "hash:{data}/transport"},
+        {"hash:transport": f"example.net {RELAY_SMTP}\n.example.net {RELAY_SMTP}\n"},
+        others=("bob@example.net", "bob@other.example.net"),
+    ),
 )

@@ -146,4 +146,15 @@ SHAPES = (
         "smtp(8) must use TLS; lmtp(8) need not",
         {"smtp_tls_security_level": "encrypt"},
     ),
+    Shape(
+        "compatibility-level-0",
+        "a main.cf from before Postfix 3: relay_domains is $mydestination",
+        {
+            "compatibility_level": "0",
+            "mydestination": "example.net",
+            "smtpd_recipient_restrictions": "permit_mynetworks, reject_unauth_destination",
+        },
+        classes=(NEW, LOCAL),
+        others=("bob@example.net", "unknown@example.net", "bob@sub.example.net"),
+    ),
 )

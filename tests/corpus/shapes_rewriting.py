@@ -137,6 +137,15 @@ SHAPES = (
         others=BOB,
     ),
     Shape(
+        "own-cleanup-without-aliases",
+        "the public listener has a cleanup(8) of its own, for mail that a filter checks later",
+        LOCAL_USERS,
+        services=("first unix n - y - 0 cleanup -o virtual_alias_maps=",),
+        overrides=("127.0.0.1:{port}/inet/cleanup_service_name=first",),
+        alias_domain=ALIASED,
+        others=BOB,
+    ),
+    Shape(
         "alias-domain",
         "the list's domain is an alias domain; nothing else",
         LOCAL_USERS,
@@ -178,6 +187,18 @@ SHAPES = (
             "smtpd_recipient_restrictions": "reject_unauth_destination,"
             " check_recipient_access inline:{ants@{domain}=own_senders}",
         },
+        others=BOB,
+    ),
+    Shape(
+        "header-filter",
+        "mail to lists goes to another host, chosen by its header",
+        {"header_checks": "regexp:{data}/header"},
+        {"regexp:header": "/^To:.*@lists\\.example\\.net/ FILTER " + RELAY_SMTP + "\n"},
+    ),
+    Shape(
+        "content-filter-elsewhere",
+        "all mail goes to an appliance that returns none",
+        {**LOCAL_USERS, "content_filter": RELAY_SMTP},
         others=BOB,
     ),
 )

@@ -140,4 +140,16 @@ SHAPES = (
         {"mydestination": "example.net", "virtual_alias_maps": "static:bob@example.net"},
         others=("postmaster@example.net",),
     ),
+    Shape(
+        "mailboxes",
+        "mailboxes in an indexed file",
+        {
+            "virtual_mailbox_domains": "customer.example",
+            "virtual_mailbox_maps": "hash:{data}/mailboxes",
+            "virtual_transport": MAILBOXES,
+        },
+        {"hash:mailboxes": "bob@customer.example bob/\nbob@{domain} bob/\n"},
+        classes=(NEW, MAILBOX),
+        others=("bob@customer.example", "unknown@customer.example", "bob@lists.example.net"),
+    ),
 )
