@@ -18,6 +18,7 @@ import argparse
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -102,13 +103,23 @@ def main() -> int:
         target = Target(*map(_checked, ("PREFIX", "DESTDIR"), (options.prefix, options.destdir)))
         status = install(target) if options.action == "install" else uninstall(target)
     except (Refused, OSError) as error:
-        hint = "; run it as root" if isinstance(error, PermissionError) else ""
-        print(f"make {options.action}: {error}{hint}", file=sys.stderr)
+        print(f"make {options.action}: {error}{_hint(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"make {options.action}: interrupted; run it again", file=sys.stderr)
         return 1
     return status
+
+
+def _hint(error: Exception) -> str:
+    """Return what helps if the system denied access; for root, an attribute may be the cause."""
+    if not isinstance(error, PermissionError):
+        return ""
+    if os.geteuid() != 0:
+        return "; run it as root"
+    path = Path(error.filename or "/")
+    place = shlex.quote(str(path if path.is_dir() else path.parent))
+    return f"; root is denied access: see lsattr -d {place} (to remove i: chattr -i {place})"
 
 
 def _checked(name: str, path: str) -> str:

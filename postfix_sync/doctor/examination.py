@@ -27,6 +27,7 @@ from postfix_sync.doctor.checks import (
     network,
     next_hops,
     sources,
+    units,
     upkeep,
 )
 from postfix_sync.doctor.findings import Check, failure
@@ -83,12 +84,15 @@ CHECKS: Mapping[str, Check] = {
     "in_step": files.in_step,
     "other_maps": files.other_maps,
     "sources": sources.readable,
+    "replicas": sources.replicas,
     "events": sources.events,
     "ssh_keys": sources.ssh_keys,
     "state_directory": upkeep.state_directory,
     "room": upkeep.room,
     "clock": upkeep.clock,
     "passes": upkeep.syncs,
+    "units": units.running,
+    "podman_socket": units.podman_socket,
     "delivery": delivery.delivery,
     "probe": mail.probe,
     "deferred": mail.deferred,

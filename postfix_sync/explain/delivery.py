@@ -10,8 +10,9 @@ from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.model.destination import Destination
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
+from postfix_sync.postfix.main_cf.lookup import transport_forms
 from postfix_sync.postfix.master_cf import LMTP
-from postfix_sync.postfix.match_list import below, items, keys
+from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.postfix.queue import without_extension
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
@@ -137,13 +138,12 @@ async def delivery_of(
 async def query_at_once(view: View, addresses: Sequence[str]) -> None:
     """Query each table once for all forms of all addresses: each query is a process."""
     parameters = view.postfix.parameters
-    style = below("transport_maps", parameters["parent_domain_matches_subdomains"])
-    forms = {"*"}
+    forms: set[str] = set()
     for address in addresses:
         local, _, domain = address.rpartition("@")
         bare = without_extension(address, parameters["recipient_delimiter"])
         forms |= {address, bare, local, bare.rpartition("@")[0], f"@{domain}"}
-        forms |= {*keys("", domain, style)}
+        forms |= {*transport_forms(view.postfix, address)}
     named = [parameters[name] for name in _TABLES]
     for table in dict.fromkeys(item for value in named for item in items(value)):
         if ":" in table:
@@ -179,10 +179,7 @@ async def _responsible(view: View, found: Resolved | None) -> str:
     postfix = view.postfix
     overrides = view.rewrite_overrides
     value = overrides.get("transport_maps", postfix.parameters["transport_maps"])
-    style = below("transport_maps", postfix.parameters["parent_domain_matches_subdomains"])
-    bare = without_extension(found.recipient, postfix.parameters["recipient_delimiter"])
-    domain = found.recipient.rpartition("@")[2]
-    forms = list(dict.fromkeys([found.recipient, bare, *keys("", domain, style), "*"]))
+    forms = transport_forms(postfix, found.recipient)
     entry = await view.tables.find(value, forms)
     if entry and entry.value.partition(":")[0] in {found.transport, ""}:
         return f"{view.place('transport_maps')}: {entry.table} has {entry.key} {entry.value}"

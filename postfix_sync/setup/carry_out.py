@@ -1,7 +1,6 @@
 """Make the changes that `setup` proposed, step by step, and revert them if a step fails."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ from postfix_sync.explain.explain import misrouted
 from postfix_sync.explain.view import View, samples_of, view_of
 from postfix_sync.log import LOG, log_problem
 from postfix_sync.model.installed import Condition
-from postfix_sync.model.list_addresses import addresses_of, domain_of
+from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import RECIPIENTS
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf.fixes import command
-from postfix_sync.postfix.main_cf.lookup import TIMEOUT
+from postfix_sync.postfix.main_cf.lookup import Tables, transport_forms
 from postfix_sync.postfix.main_cf.map_type import choose_map_type, named_types
+from postfix_sync.postfix.main_cf.parameter import Installation
 from postfix_sync.postfix.map_directory import MapDirectory, installed_routes
-from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.reconcile.once import once
 from postfix_sync.setup import others
 from postfix_sync.setup.main_cf_file import MainCf, Outdated
@@ -210,8 +209,10 @@ class _Work:
         """
         if self.postfix.processes.master:
             await asyncio.sleep(SESSION_GRACE)
+        value = await self._transport_maps_without(step)
+        others = Tables(self.postfix, Installation(self.config.postfix.map_directory, ""), {})
         now = time.time()
-        while stranded := await self._stranded(step, now):
+        while stranded := await self._stranded(others, value, now):
             if time.time() > now + QUEUE_GRACE:
                 raise OutOfReach(
                     f"{counted(len(stranded), 'address')} of lists: mail in the queue would lose"
@@ -222,27 +223,26 @@ class _Work:
                 )
             await asyncio.sleep(QUEUE_POLL)
 
-    async def _stranded(self, step: Step, before: float) -> set[str]:
-        """Return the recipients of queued mail that only the routes of this step lead anywhere.
+    async def _transport_maps_without(self, step: Step) -> str:
+        """Return the value that transport_maps has without a step, $names expanded."""
+        values = await self.main_cf.values()
+        value: str | None = values.get("transport_maps")
+        for change in undoing([step], values):
+            if change.parameter == "transport_maps":
+                value = change.default if change.after is None else change.after
+        return (await self.postfix.expanded({"transport_maps": value or ""}))["transport_maps"]
 
-        Only mail that arrived by `before`, in seconds since the epoch, counts.
+    async def _stranded(self, others: Tables, value: str, before: float) -> set[str]:
+        """Return the recipients of queued mail that only the installed routes lead anywhere.
+
+        `value` are the tables that stay in transport_maps; one that does not answer counts as
+        without a route. Only mail that arrived by `before`, in seconds since the epoch, counts.
         """
         routes = installed_routes(self.config.postfix.map_directory)
-        stranded = routes.keys() & await self.postfix.queue.recipients(before)
-        ours = {item for change in step.changes for item in items(change.after or "")}
-        others = [
-            item for item in items(self.postfix.parameters["transport_maps"]) if item not in ours
-        ]
-        for table in others if stranded else []:
-            keys = sorted({*stranded, *(domain_of(address) for address in stranded)})
-            with contextlib.suppress(SyncError):  # then the table counts as without a route
-                found = await self.postfix.postmap.look_up(unproxied(table), keys, timeout=TIMEOUT)
-                stranded = {
-                    address
-                    for address in stranded
-                    if not {address, domain_of(address)} & found.keys()
-                }
-        return set(stranded)
+        queued = routes.keys() & await self.postfix.queue.recipients(before)
+        forms = {address: transport_forms(self.postfix, address) for address in queued}
+        led = {address for address, _ in await others.find_all(value, forms)}
+        return {*queued} - led
 
     async def _record_state(self) -> None:
         """Record what Postfix does with mail that is not for lists, before any change."""

@@ -8,7 +8,8 @@ cut.
 import math
 import shlex
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from postfix_sync.errors import Missing, NotPermitted, OutOfReach, quote
@@ -28,6 +29,8 @@ class Server:
     """The name of the bastion through which it is reached, or empty."""
     by_hand: str = ""
     """The command that logs in as postfix-sync does, verbosely."""
+    greets: str = ""
+    """The command that shows what the login shell prints: it logs in, and runs true(1)."""
 
     def __str__(self) -> str:
         name = f"[{self.host}]" if ":" in self.host else self.host
@@ -190,6 +193,52 @@ def no_sftp(server: Server) -> NotPermitted:
     )
 
 
+def not_sftp(server: Server, said: bytes) -> NotPermitted:
+    """Return the error for a server that sends a text, whose beginning is `said`, before SFTP."""
+    return NotPermitted(
+        f"{server}: user {quote(server.user)} may log in, but what comes is not SFTP:"
+        f" {quote(said.decode('utf-8', 'replace'))}; {KEPT}",
+        f"the login shell prints that; this command must print nothing: {server.greets};"
+        f" remove the output from that user's .bashrc on {server.host}, or start no shell: in"
+        " /etc/ssh/sshd_config there, Subsystem sftp internal-sftp; then: systemctl reload ssh",
+    )
+
+
+SETTINGS = {
+    "key exchange": "KexAlgorithms",
+    "host key": "HostKeyAlgorithms",
+    "encryption": "Ciphers",
+    "MAC": "MACs",
+}
+"""The setting of sshd_config(5) for each kind of algorithm, by asyncssh's name for the kind."""
+
+USUAL = ("curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "hmac-sha2-256")
+"""Algorithms that every OpenSSH of the last ten years has, one of each kind."""
+
+OFFER_AT_MOST = 2000
+"""Characters of a server's offer in a message; OpenSSH's longest default has about 600."""
+
+
+def nothing_in_common(
+    server: Server, what: str, ours: Sequence[str], theirs: Sequence[str]
+) -> NotPermitted:
+    """Return the error for a server with which there is no common algorithm of the kind `what`."""
+    setting = SETTINGS.get(what, "algorithms")
+    more = "; ssh-keygen -A makes missing host keys" if what == "host key" else ""
+    return NotPermitted(
+        f"{server}: no common {what} algorithm: the server permits"
+        f" {quote(', '.join(theirs), OFFER_AT_MOST)}, postfix-sync {', '.join(ours)}; {KEPT}",
+        f"on {server.host}, see where it is set: grep -ri {setting} /etc/ssh/sshd_config*; permit"
+        f" one: {setting} +{_preferred(ours)}{more}; then: systemctl reload ssh",
+    )
+
+
+def _preferred(ours: Sequence[str]) -> str:
+    """Return the first algorithm that is not a certificate's, and that current versions have."""
+    known = [name for name in ours if "-cert-" not in name]
+    return next((name for name in known if name in USUAL), known[0] if known else "")
+
+
 def no_forwarding(server: Server, bastion: Server, reason: str) -> NotPermitted:
     """Return the error for a bastion that does not permit connections to the host."""
     return NotPermitted(
@@ -218,13 +267,14 @@ def _try_it(server: Server) -> str:
 
 def by_hand(
     server: Server, identity: Path, known_hosts: Path, timeout: float, bastion: Server | None
-) -> str:
-    """Return the command that logs in verbosely with the same files as postfix-sync, and no others.
+) -> Server:
+    """Add the commands that log in with the same files as postfix-sync, and no others.
 
-    It starts SFTP and ends. `timeout` is in seconds, for each connection. The command uses
-    ProxyCommand, because with `-J` the options would not apply to the bastion (ssh(1)).
+    `by_hand` is verbose, starts SFTP and ends; `greets` runs true(1). `timeout` is in seconds, for
+    each connection. The commands use ProxyCommand, because with `-J` the options would not apply to
+    the bastion (ssh(1)).
     """
-    same = ["-v", "-F", "none", "-i", str(identity)]
+    same = ["-F", "none", "-i", str(identity)]
     for option in (
         "IdentitiesOnly=yes",
         f"UserKnownHostsFile={known_hosts}",
@@ -232,16 +282,21 @@ def by_hand(
         f"ConnectTimeout={math.ceil(timeout)}",
     ):
         same += ["-o", option]
-    way = []
-    if bastion:
-        port = ["-p", str(bastion.port)]
-        batch = ["-o", "BatchMode=yes"]
-        to = f"{bastion.user}@{bastion.host}"
-        proxy = shlex.join(["ssh", *same, *batch, *port, "-W", "%h:%p", to])
-        way = ["-o", f"ProxyCommand={proxy}"]
     host = f"[{server.host}]" if ":" in server.host else server.host
-    to = f"{server.user}@{host}"
-    return shlex.join(["sftp", *same, *way, "-b", "/dev/null", "-P", str(server.port), to])
+    batch = ["-o", "BatchMode=yes"]
+
+    def way(*verbose: str) -> list[str]:
+        if not bastion:
+            return [*verbose, *same]
+        to = f"{bastion.user}@{bastion.host}"
+        port = ["-p", str(bastion.port)]
+        proxy = shlex.join(["ssh", *verbose, *same, *batch, *port, "-W", "%h:%p", to])
+        return [*verbose, *same, "-o", f"ProxyCommand={proxy}"]
+
+    port = str(server.port)
+    sftp = ["sftp", *way("-v"), "-b", "/dev/null", "-P", port, f"{server.user}@{host}"]
+    ssh = ["ssh", *way(), *batch, "-p", port, f"{server.user}@{server.host}", "true"]
+    return replace(server, by_hand=shlex.join(sftp), greets=shlex.join(ssh))
 
 
 # --- files on the other host

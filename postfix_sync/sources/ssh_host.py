@@ -24,6 +24,9 @@ CLOSE_TIMEOUT = 2.0
 SLACK = 1024 * 1024
 """Bytes that a server may send in addition to the content that was requested."""
 
+BEGINNING = 36_000
+"""Bytes in which a server's version and its lists of algorithms fit (RFC 4253, 4.2 and 6.1)."""
+
 HOST_KEYS = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -31,6 +34,16 @@ HOST_KEYS = (
     "ecdsa-sha2-nistp521",
     "rsa-sha2-512",
     "rsa-sha2-256",
+)
+
+# The fastest first: asyncssh decrypted 68 MB at 200 MB/s with AES-GCM, at 140 MB/s with ChaCha20.
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
 )
 
 # asyncssh logs the errors that it raises; without a handler Python would print some of them.
@@ -74,6 +87,8 @@ class Hop:
         self.refusal: SyncError | None = None
         """Why the server's host key is not accepted; None if it is, or was not checked yet."""
         self.logged_in = False
+        self.begun = b""
+        """The first bytes that the server has sent, at most BEGINNING."""
         self.allowance = SLACK
         """Bytes that the server may still send; below zero, it has sent unrequested data."""
 
@@ -101,6 +116,7 @@ class Hop:
 
         def data_received(data: bytes, datatype: int | None = None) -> None:
             self.allowance -= len(data)
+            self.begun += data[: BEGINNING - len(self.begun)]
             if self.allowance < 0:
                 connection.abort()
             else:

@@ -6,6 +6,7 @@ created during it must be delivered.
 """
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,3 +329,59 @@ def test_interrupted_sync_leaves_each_map_old_or_new(
     host.systemctl("start", way)
     wait_for(lambda: mx.knows(after[-1]), 3 * PATIENCE, "all lists")
     wait_for(mx.at_rest, 3 * PATIENCE, "complete maps and no leftover files")
+
+
+# What doctor finds.
+
+
+def doctor(mx: Mx, name: str) -> dict[str, str]:
+    """Return a finding of doctor; none is an empty dictionary."""
+    found = json.loads(mx.host.ask("postfix-sync", "doctor", "--json").stdout)["checks"]
+    return next((check for check in found if check["name"] == name), {})
+
+
+def test_doctor_reports_units_that_are_off_and_its_command_starts_them(mx: Mx, way: str) -> None:
+    assert doctor(mx, "units")["status"] == "ok"
+    mx.host.systemctl("disable", way)
+    found = doctor(mx, "units")
+    assert (found["status"], found["fix"]) == ("warning", f"systemctl enable {way}")
+    mx.host.run("sh", "-c", found["fix"])
+    mx.host.systemctl("stop", way)
+    found = doctor(mx, "units")
+    assert (found["status"], found["fix"]) == ("warning", f"systemctl start {way}")
+    mx.host.run("sh", "-c", found["fix"])
+    assert doctor(mx, "units")["status"] == "ok"
+
+    mx.host.systemctl("disable", "--now", way)
+    cron = mx.host.path("/etc/cron.d/postfix-sync")
+    cron.parent.mkdir(exist_ok=True)
+    cron.write_text("* * * * * root /usr/bin/postfix-sync --once\n")
+    assert doctor(mx, "units")["seen"].endswith("/etc/cron.d/postfix-sync makes syncs")
+    cron.unlink()
+    found = doctor(mx, "units")
+    assert found["status"] == "warning"
+    assert "neither the daemon nor the timer runs" in found["why"]
+    mx.host.run("sh", "-c", found["fix"])
+    assert doctor(mx, "units")["status"] == "ok"
+
+
+def test_doctor_reports_that_the_sandbox_needs_the_socket_of_podman(daemon: Mx) -> None:
+    daemon.configure(sources=[{"path": f"{VOLUME}/data", "address": "podman:mm"}])
+    found = doctor(daemon, "podman_socket")
+    assert found["status"] == "warning"
+    assert found["fix"] == "systemctl enable --now podman.socket"
+    daemon.edit(SERVICE, "[Service]", "CapabilityBoundingSet=CAP_SYS_ADMIN")
+    daemon.edit(ONCE, "[Service]", "CapabilityBoundingSet=CAP_SYS_ADMIN")
+    assert doctor(daemon, "podman_socket") == {}
+    daemon.edit(SERVICE)
+    daemon.edit(ONCE)
+    daemon.host.path("/run/podman").mkdir()
+    daemon.host.run(
+        "systemd-run",
+        "--unit=podman-socket",
+        "systemd-socket-activate",
+        "-l",
+        "/run/podman/podman.sock",
+        "true",
+    )
+    wait_for(lambda: doctor(daemon, "podman_socket")["status"] == "ok", PATIENCE, "the socket")

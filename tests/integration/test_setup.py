@@ -574,6 +574,51 @@ def test_undo_keeps_routes_that_mail_in_the_queue_needs(live: Host) -> None:
     assert live.bounced([LIST]) == []
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "inline:{lists.example.net=retry:}",
+        "inline:{*=retry:}",
+        "regexp:{{/^ants@lists/ retry:}}",
+    ],
+)
+def test_undo_does_not_wait_for_mail_that_another_table_routes(live: Host, entries: str) -> None:
+    """The table was there before setup; afterwards, Postfix routes the queued mail by it."""
+    live.postfix.postconf(transport_maps=entries)
+    live.postfix.reload()
+    text = live.text
+    live.site.files.write(LIST, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    live.setup("--yes")
+    assert send(live.postfix.port, LIST).accepted
+    live.setup("--undo", "--yes")
+    assert live.text == text
+    live.postfix.command("postsuper", "-d", "ALL")
+
+
+@pytest.mark.parametrize(
+    ("entries", "subdomains"),
+    [
+        ("inline:{example.net=retry:}", False),  # not a parent: subdomains need a dot
+        ("regexp:{{/^lists.example.net/ retry:}}", False),  # queried for whole addresses only
+        ("inline:{example.net=retry:}", True),
+    ],
+)
+def test_undo_looks_up_other_tables_as_postfix_does(
+    live: Host, entries: str, *, subdomains: bool
+) -> None:
+    live.postfix.postconf(transport_maps=entries)
+    if subdomains:
+        live.postfix.postconf(parent_domain_matches_subdomains="transport_maps")
+    live.postfix.reload()
+    live.site.files.write(LIST, hop=f"lmtp:[127.0.0.1]:{free_port()}")
+    live.setup("--yes")
+    assert send(live.postfix.port, LIST).accepted
+    live.setup("--undo", "--yes", expect=0 if subdomains else 75)
+    live.postfix.command("postsuper", "-d", "ALL")
+    if not subdomains:
+        live.setup("--undo", "--yes")
+
+
 # Changes of the map type.
 
 

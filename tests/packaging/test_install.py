@@ -6,12 +6,14 @@ tests/booted has the tests with systemd.
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from postfix_sync import __version__
+from tests.conftest import need
 from tests.parts import source
 from tests.parts.common import run
 from tests.parts.daemon import RunningDaemon
@@ -21,6 +23,7 @@ from tests.parts.site import Site
 
 ANTS, BEES = "ants@lists.example.net", "bees@lists.example.net"
 PREFIX = "opt/postfix-sync"
+ROOT = Path(__file__).parents[2]
 UNITS = "usr/local/lib/systemd/system"
 KILL_AT = "tests/integration/kill_at"
 
@@ -259,3 +262,31 @@ def test_install_is_refused_before_it_overwrites_a_foreign_file(
     assert said in done.stderr
     assert path.read_text() == "somebody else's"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_immutable_directory_is_named_with_the_command_that_helps_root(tmp_path: Path) -> None:
+    """It is not enough to be root: chattr(1) forbids changes to everyone."""
+    destination = tmp_path / "dest"
+    destination.mkdir()
+    set_attribute = subprocess.run(["chattr", "+i", destination], check=False, capture_output=True)
+    need(set_attribute.returncode == 0, "a file system with attributes")
+    command = [sys.executable, "tools/install.py", "install", "--prefix", "/opt/p"]
+    try:
+        done = subprocess.run(
+            [*command, "--destdir", str(destination)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert done.returncode == 1
+        assert "Operation not permitted" in done.stderr
+        assert "run it as root" not in done.stderr
+        show, _, fix = (
+            done.stderr.partition("see ")[2].strip().rstrip(")").partition(" (to remove i: ")
+        )
+        assert "----i---" in run(*show.split())
+        run(*fix.split())
+        destination.joinpath("file").touch()
+    finally:
+        subprocess.run(["chattr", "-i", destination], check=True)

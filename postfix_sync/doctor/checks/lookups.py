@@ -23,9 +23,9 @@ from postfix_sync.model.table import Table
 from postfix_sync.postfix.main_cf import fixes
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, command
-from postfix_sync.postfix.main_cf.lookup import Found, Tables
+from postfix_sync.postfix.main_cf.lookup import Found, transport_forms
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of, written
-from postfix_sync.postfix.match_list import PATTERN_TYPES, below, items, keys
+from postfix_sync.postfix.match_list import PATTERN_TYPES, items
 from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
 from postfix_sync.text import counted
@@ -139,29 +139,18 @@ def sample_addresses(host: Host) -> list[str]:
 async def _taken_routes(host: Host, value: str) -> list[tuple[str, Found]]:
     """Return the addresses that another table routes elsewhere, each with the entry found."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
-    style = below("transport_maps", host.postfix.parameters["parent_domain_matches_subdomains"])
     own = host.tables.own[ROUTES]
     forms = {
-        address: [address, bare, *keys("", address.rpartition("@")[2], style), "*"]
+        address: transport_forms(host.postfix, address)
         for address in sample_addresses(host)
-        if (bare := without_extension(address, delimiters)) in own
+        if without_extension(address, delimiters) in own
     }
-    found = await _find_all(host.tables, value, forms)
+    found = await host.tables.find_all(value, forms)
     return [
         (address, entry)
         for address, entry in found
         if entry.value != own[without_extension(address, delimiters)]
     ]
-
-
-async def _find_all(
-    tables: Tables, value: str, addresses: dict[str, list[str]]
-) -> list[tuple[str, Found]]:
-    for table in items(value):
-        if ":" in table:
-            await tables.query(table, {key for forms in addresses.values() for key in forms})
-    every = [(address, await tables.find(value, forms)) for address, forms in addresses.items()]
-    return [(address, entry) for address, entry in every if entry]
 
 
 async def aliases(host: Host) -> AsyncIterator[Finding]:
@@ -223,7 +212,7 @@ async def _taken_aliases(host: Host, value: str) -> list[tuple[str, Found]]:
         forms[address] = [address, bare, *short, f"@{domain}"]
     return [
         (address, entry)
-        for address, entry in await _find_all(host.tables, value, forms)
+        for address, entry in await host.tables.find_all(value, forms)
         if entry.value != own.get(address) and address not in items(entry.value.lower())
         if without_extension(address, delimiters) not in items(entry.value.lower())
     ]

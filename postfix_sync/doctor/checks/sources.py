@@ -1,20 +1,24 @@
 """Check that the sources can be read, are whole and accepted, and that changes are noticed."""
 
+import errno
 import os
 import shlex
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
+from postfix_sync.mailman.entries import MAILMAN_ALIASES
 from postfix_sync.model.finding import Finding
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.reconcile.fetch import Fetched
 from postfix_sync.sources.mailman_files import NAMES, NOT_WRITTEN_YET
 from postfix_sync.system.files import open_file
+from postfix_sync.system.inotify import watch_error
 from postfix_sync.system.mounts import Mount, mount_of, without_links
 from postfix_sync.text import counted, iso
 
@@ -52,7 +56,12 @@ def _aliases(source: "SourceSection", error: SyncError) -> str | None:
 
     None if another error has to be fixed first, or if Mailman's container is unknown.
     """
-    if error.hint != NOT_WRITTEN_YET or not source.container or source.ssh:
+    return _write_files(source) if error.hint == NOT_WRITTEN_YET else None
+
+
+def _write_files(source: "SourceSection") -> str | None:
+    """Return the command that makes Mailman write its files; None if its container is unknown."""
+    if not source.container or source.ssh:
         return None
     engine, container = source.container.engine, source.container.name
     return shlex.join([engine, "exec", "-u", "mailman", container, "mailman", "aliases"])
@@ -97,6 +106,44 @@ def _exposed(source: "SourceSection") -> Finding | None:
     return None
 
 
+async def replicas(host: Host) -> AsyncIterator[Finding]:
+    """Check that the files of a cluster's members have the same lists."""
+    for cluster in sorted({source.cluster for source in host.config.sources if source.cluster}):
+        members = [source for source in host.config.sources if source.cluster == cluster]
+        lists = {
+            source.name: answered.tables.routes.names()
+            for source in members
+            if (answered := host.answers[source.name]).tables
+        }
+        if len(lists) > 1:
+            yield _compared(cluster, members, lists)
+
+
+def _compared(
+    cluster: str, members: Sequence["SourceSection"], lists: Mapping[str, AbstractSet[str]]
+) -> Finding:
+    called = f"replicas:{cluster}"
+    every = frozenset[str]().union(*lists.values())
+    lacking = {name: sorted(every - own) for name, own in lists.items() if every - own}
+    if not lacking:
+        return ok(called, f"the files of {', '.join(lists)} have the same lists")
+    seen = "; ".join(
+        f"the files of {name} lack {missing[0]}"
+        + (f" and {counted(len(missing) - 1, 'more list')}" if missing[1:] else "")
+        for name, missing in lacking.items()
+    )
+    commands = [_write_files(source) for source in members]
+    return warning(
+        called,
+        seen,
+        "mail for such a list goes only to the members whose files have it; and if it was removed,"
+        " Postfix still accepts its mail. A Mailman writes its files only for what is done through"
+        " it: have each member write them, at intervals too (docs/several-mailmans.md)"
+        + ("" if all(commands) else f": on each of them, {MAILMAN_ALIASES}"),
+        " && ".join(filter(None, commands)) if all(commands) else None,
+    )
+
+
 async def events(host: Host) -> AsyncIterator[Finding]:
     """Check for each source on this host whether the daemon gets events of its changes."""
     for source in host.config.sources:
@@ -116,7 +163,36 @@ def _events(source: "SourceSection") -> Finding:
                 " showing the old one: what changes is never seen here. Mount the directory"
                 " instead of its files",
             )
-    return without_events(source, mount_of(source.path))
+    if not source.path.is_dir():
+        return warning(
+            called,
+            f"{source.path}: there is no such directory",
+            "nothing can be watched there; as soon as it exists, the daemon watches it",
+        )
+    return _unwatched(source) or without_events(source, mount_of(source.path))
+
+
+INSTANCES, WATCHES = "fs.inotify.max_user_instances", "fs.inotify.max_user_watches"
+LIMITS = {errno.EMFILE: (INSTANCES, 1024), errno.ENOSPC: (WATCHES, 524288)}
+"""The sysctl(8) that an errno(3) of inotify(7) stands for, and the least value to set."""
+
+
+def _unwatched(source: "SourceSection") -> Finding | None:
+    """Make a finding if a directory can't be watched, because of a limit; else None."""
+    number = watch_error(source.path)
+    if number not in LIMITS:
+        return None
+    name, least = LIMITS[number]
+    current = int(Path("/proc/sys", *name.split(".")).read_text())
+    line = f"{name} = {max(least, 2 * current)}"
+    file = "/etc/sysctl.d/60-inotify.conf"
+    return warning(
+        f"events:{source.name}",
+        f"{source.path}: can't be watched: {os.strerror(number)} ({name} is {current})",
+        "other programs of this user have used up the limit: a daemon that starts now gets no"
+        f" events, and notices a new list only after the interval of {source.interval:g} s",
+        f"echo {shlex.quote(line)} >> {file} && sysctl -p {file}",
+    )
 
 
 def without_events(source: "SourceSection", where: Mount | None) -> Finding:

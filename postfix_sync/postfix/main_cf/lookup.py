@@ -12,7 +12,8 @@ from typing import NamedTuple
 from postfix_sync.errors import ApplyError, SyncError, TimedOut, why
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.parameter import Installation, type_of
-from postfix_sync.postfix.match_list import PATTERN_TYPES, items, unproxied
+from postfix_sync.postfix.match_list import PATTERN_TYPES, below, items, keys, unproxied
+from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
 
 TIMEOUT = 10.0
@@ -108,3 +109,25 @@ class Tables:
                 if (found := (await self.query(table, [key])).get(key)) is not None:
                     return Found(table, key, found)
         return None
+
+    async def find_all(
+        self, value: str, forms: Mapping[str, Sequence[str]]
+    ) -> list[tuple[str, Found]]:
+        """Return the addresses that an entry is found for, each with the entry; see `find`.
+
+        Each table is queried once, for all forms of all addresses.
+        """
+        every = {key for keys_ in forms.values() for key in keys_}
+        for table in items(value):
+            if ":" in table:
+                await self.query(table, every)
+        found = [(address, await self.find(value, keys_)) for address, keys_ in forms.items()]
+        return [(address, entry) for address, entry in found if entry]
+
+
+def transport_forms(postfix: Postfix, address: str) -> list[str]:
+    """Return the forms of an address that Postfix looks up in transport_maps (transport(5))."""
+    bare = without_extension(address, postfix.parameters["recipient_delimiter"])
+    style = below("transport_maps", postfix.parameters["parent_domain_matches_subdomains"])
+    domains = keys("", address.rpartition("@")[2], style)
+    return list(dict.fromkeys([address, bare, *domains, "*"]))

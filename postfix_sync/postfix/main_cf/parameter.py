@@ -113,6 +113,13 @@ class Edit:
         return Verdict.FAILURE if failures else Verdict.WARNING
 
 
+_DEFAULT_OF_RELAY_DOMAINS = re.compile(
+    r"\$\{\{\$compatibility_level\}\s*<(?:level)?\s*\{2\}\s*\?\s*\{\$mydestination\}\s*:\s*\{\}\}"
+)
+"""`${{$compatibility_level} <level {2} ? {$mydestination} : {}}`, as `postconf -d` prints it; with
+`<` in Postfix before 3.6."""
+
+
 def written(postfix: "Postfix", parameter: str) -> str:
     """Return a value as it is written, but simplify two defaults.
 
@@ -122,6 +129,6 @@ def written(postfix: "Postfix", parameter: str) -> str:
     text, value = postfix.unexpanded[parameter], postfix.parameters[parameter]
     if text == "$virtual_maps" and not value:
         return ""
-    if text.startswith("${{$compatibility_level}"):
+    if _DEFAULT_OF_RELAY_DOMAINS.fullmatch(text):
         return "$mydestination" if value else ""
     return text

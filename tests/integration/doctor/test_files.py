@@ -6,6 +6,7 @@ runs doctor again.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
 from tests.parts.daemon import install
 from tests.parts.disk import fill, mounted, remount, small_disk, tree
 from tests.parts.doctor import Report, examine
-from tests.parts.mailman_files import nine
+from tests.parts.mailman_files import MailmanFiles, nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 from tests.parts.sshd import Sshd, make_key
@@ -564,3 +566,58 @@ def test_program_is_named_by_the_path_it_was_started_under(site: Site, public: P
         check["why"] for check in json.loads(done.stdout)["checks"] if check["name"] == "passes"
     ]
     assert f"* * * * * root {installed} -c {site.config} --once" in why
+
+
+def test_directory_that_does_not_exist_has_no_events(site: Site) -> None:
+    site.files.directory.rename(site.files.directory.with_suffix(".aside"))
+    report = examine(site)
+    assert report.status("events:lists") == "warning"
+    assert report["events:lists"]["seen"] == f"{site.files.directory}: there is no such directory"
+
+
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [
+        ("max_inotify_instances", "fs.inotify.max_user_instances"),
+        ("max_inotify_watches", "fs.inotify.max_user_watches"),
+    ],
+)
+def test_exhausted_limit_of_inotify_is_named(site: Site, limit: str, name: str) -> None:
+    """The limit is that of a user namespace, so that it affects no other process."""
+    inside = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    probe = subprocess.run([*inside, "true"], check=False, capture_output=True)
+    need(probe.returncode == 0, "user namespaces")
+    script = f'echo 0 > /proc/sys/user/{limit} && exec "$@"'
+    command = [*site.command, "-c", str(site.config), "doctor", "--json"]
+    done = subprocess.run([*inside, script, "sh", *command], check=False, capture_output=True)
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    found = checks["events:lists"]
+    assert found["status"] == "warning"
+    assert f"({name} is " in found["seen"]
+    assert re.match(
+        rf"echo '{re.escape(name)} = \d+' >> /etc/sysctl\.d/\S+ && sysctl -p ", found["fix"]
+    )
+
+
+def test_members_of_a_cluster_with_different_lists_get_a_warning(site: Site) -> None:
+    """BEES was removed through one of them, or created through the other."""
+    other = MailmanFiles(site.directory / "other")
+    site.files.write(ANTS)
+    other.write(ANTS, BEES)
+    paths = {"mm1": site.files.directory, "mm2": other.directory}
+    site.configure(
+        sources=[{"name": name, "path": str(path), "cluster": "mm"} for name, path in paths.items()]
+    )
+    found = examine(site)["replicas:mm"]
+    assert (found["status"], found["seen"]) == ("warning", f"the files of mm1 lack {BEES}")
+    assert found["why"].endswith("docker exec -u mailman CONTAINER mailman aliases)")
+    containers = [
+        {"name": name, "path": str(path), "cluster": "mm", "address": f"podman:{name}"}
+        for name, path in paths.items()
+    ]
+    site.configure(sources=containers)
+    assert examine(site)["replicas:mm"]["fix"] == (
+        "podman exec -u mailman mm1 mailman aliases && podman exec -u mailman mm2 mailman aliases"
+    )
+    site.files.write(ANTS, BEES)
+    assert examine(site).status("replicas:mm") == "ok"

@@ -184,7 +184,7 @@ def test_control_characters_of_the_server_are_quoted(far: Far) -> None:
     ("say", "kind", "message"),
     [
         (mute, OutOfReach, "no answer while starting SFTP within 1 s"),
-        (ends, NotPermitted, "may log in, but there is no SFTP"),
+        (ends, NotPermitted, 'what comes is not SFTP: "This account is currently not available.'),
     ],
 )
 def test_subsystem_that_is_not_sftp_is_named(

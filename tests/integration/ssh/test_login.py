@@ -4,14 +4,15 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from postfix_sync.errors import NotPermitted
+from postfix_sync.errors import NotPermitted, escape
 from tests.parts.common import wait_for
 from tests.parts.ssh_source import STAY, Far, failed, fetched, run_fix
-from tests.parts.sshd import fingerprint, make_key
+from tests.parts.sshd import SFTP_SERVER, fingerprint, make_key
 
 pytestmark = pytest.mark.slow
 
@@ -125,3 +126,62 @@ def test_server_without_sftp_is_named(directory: Path, option: str) -> None:
     assert type(error) is NotPermitted
     assert 'user "root" may log in, but there is no SFTP' in error.message
     assert "Subsystem sftp internal-sftp" in error.hint
+
+
+@pytest.mark.parametrize("said", ["Welcome to mail\n", "hi", "This account is not available.\n"])
+def test_text_of_login_shell_before_sftp_is_reported_at_once(directory: Path, said: str) -> None:
+    """bash, started by sshd for the SFTP server, reads .bashrc."""
+    (directory / "home").mkdir()
+    bashrc = directory / "home/.bashrc"
+    bashrc.write_text(f"printf %s {shlex.quote(said)}\n" + ("exit\n" if "account" in said else ""))
+    far = Far(directory, options=[f"SetEnv HOME={directory}/home", f"Subsystem sftp {SFTP_SERVER}"])
+    with far.sshd:
+        began = time.monotonic()
+        error = failed(far.source())
+        assert time.monotonic() - began < 3
+        assert type(error) is NotPermitted
+        begun = escape(said)[:2]
+        assert f'may log in, but what comes is not SFTP: "{begun}' in error.message
+        assert "account" not in said or f'"{escape(said)}"' in error.message
+        [_, _, command] = error.hint.partition("must print nothing: ")
+        shown = subprocess.run(command.split(";")[0], shell=True, check=False, capture_output=True)
+        assert shown.stdout.decode() == said
+        bashrc.unlink()
+        assert fetched(far.source())
+
+
+def test_internal_sftp_starts_no_shell_that_prints(directory: Path) -> None:
+    (directory / ".bashrc").write_text("echo Welcome\n")
+    far = Far(directory, options=[f"SetEnv HOME={directory}", "Subsystem sftp internal-sftp"])
+    with far.sshd:
+        assert fetched(far.source())
+
+
+@pytest.mark.parametrize(
+    ("what", "setting", "only"),
+    [
+        ("key exchange", "KexAlgorithms", "diffie-hellman-group1-sha1"),
+        ("encryption", "Ciphers", "aes128-cbc"),
+        ("MAC", "MACs", "hmac-md5"),
+        ("host key", "HostKeyAlgorithms", "ssh-rsa"),
+    ],
+)
+def test_server_without_common_algorithm_needs_an_operator(
+    directory: Path, what: str, setting: str, only: str
+) -> None:
+    """Both sides' lists are in the message; the setting in the hint permits an algorithm."""
+    options = [f"{setting} {only}", *(["Ciphers aes128-ctr"] if what == "MAC" else [])]
+    far = Far(directory, options=options, host_keys=("rsa", "ed25519"))
+    with far.sshd:
+        error = failed(far.source())
+    assert type(error) is NotPermitted
+    assert f"no common {what} algorithm: the server permits" in error.message
+    assert f'"{only}"' in error.message
+    assert "…" not in error.message
+    fix = error.hint.partition("permit one: ")[2].partition(";")[0]
+    assert fix.startswith(f"{setting} +")
+    usual = fix.partition("+")[2]
+    assert usual in error.message
+    repaired = Far(directory / "repaired", options=[fix, *options[1:]])
+    with repaired.sshd:
+        assert fetched(repaired.source())
