@@ -66,6 +66,11 @@ class Delivery:
         """Return the address class; empty if it is unknown."""
         return self.resolved.address_class if self.resolved else ""
 
+    @property
+    def is_alias(self) -> bool:
+        """Return whether the recipient is in a virtual alias domain."""
+        return self.address_class == "virtual alias"
+
     def judged(self, expected: str | None) -> list[Step]:
         """Return the steps; `expected` is the installed route of a list's address."""
         if self.resolved is None:

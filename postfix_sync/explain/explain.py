@@ -80,23 +80,28 @@ async def _recipient(view: View, address: str, delivered: Mapping[str, Delivery]
     return await recipient_step(view, address, found.address_class)
 
 
-async def misrouted(view: View, addresses: Sequence[str]) -> list[Step]:
+async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = True) -> list[Step]:
     """Return the steps that lead mail of lists elsewhere, once it is accepted by SMTP.
 
+    Without `aliased`, virtual aliases and virtual alias domains are disregarded.
     No listener is asked. Raises OutOfReach if trivial-rewrite(8) can't be asked.
     """
     folded = [view.postfix.fold(address) for address in addresses]
     await query_at_once(view, folded)
-    ways = await _ways(view, folded)
+    ways = await _ways(view, folded, aliased=aliased)
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
         raise OutOfReach(problem)
     answers = _Answers((), delivered, (), dict.fromkeys(folded, ()))
-    found = (_explanation(view, address, ways[address], answers) for address in folded)
-    return [
-        step for one in found for step in one.steps if step.step == "transport" and step.outcome
-    ]
+    left_out = {one.recipient for one in delivered.values() if not aliased and one.is_alias}
+    found = (
+        _explanation(view, address, ways[address], answers)
+        for address in folded
+        if left_out.isdisjoint(ways[address].finals)
+    )
+    steps = (step for one in found for step in one.steps)
+    return [step for step in steps if step.step == "transport" and step.outcome]
 
 
 async def listen(view: View, addresses: Sequence[str]) -> list[Asked]:
@@ -132,16 +137,16 @@ async def _places(view: View) -> list[list[tuple[Listener, str]]]:
     return groups
 
 
-async def _ways(view: View, addresses: Sequence[str]) -> dict[str, _Way]:
+async def _ways(view: View, addresses: Sequence[str], *, aliased: bool = True) -> dict[str, _Way]:
     """Follow each address from the public listener to the queue."""
     listener = paths.public(view.listeners)
     if listener is None:
         return {address: _Way([address], []) for address in addresses}
     path = paths.path_from(listener, view.services, view.parameters)
-    return {address: await _way(view, address, path) for address in addresses}
+    return {address: await _way(view, address, path, aliased=aliased) for address in addresses}
 
 
-async def _way(view: View, address: str, path: paths.Path) -> _Way:
+async def _way(view: View, address: str, path: paths.Path, *, aliased: bool) -> _Way:
     finals = [address]
     steps: list[Step] = []
     if path.filter:
@@ -156,9 +161,9 @@ async def _way(view: View, address: str, path: paths.Path) -> _Way:
         results = []
         for recipient in finals:
             rewritten, made = await cleanup.rewritten(recipient)
-            aliased, more = await cleanup.aliased(rewritten)
+            expanded, more = await cleanup.aliased(rewritten) if aliased else ([rewritten], [])
             steps += [*made, *more]
-            results += aliased
+            results += expanded
         finals = list(dict.fromkeys(results))
     return _Way(finals, steps)
 

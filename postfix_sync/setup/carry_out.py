@@ -143,8 +143,9 @@ class _Work:
                 confirmed += [replace(step, confirmed=True) for step in made]
                 self.main_cf.remember(confirmed)
             for part in in_order(changes):
-                if any(change.parameter in ACCEPTING for change in part):
-                    await self._check_routes()
+                accepting = any(change.parameter in ACCEPTING for change in part)
+                if accepting:
+                    await self._check_routes(before=True)
                 text = self.main_cf.read()
                 step = Step(text, await self.main_cf.edited(text, part), part)
                 self.main_cf.remember([*confirmed, step])
@@ -152,6 +153,8 @@ class _Work:
                 made.append(step)
                 LOG.info("%s: %s", self.main_cf.path, _named(part))
                 await self._reload_postfix()
+                if accepting:
+                    await self._check_routes(before=False)
                 confirmed.append(replace(step, confirmed=True))
                 self.main_cf.remember(confirmed)
         except SyncError:
@@ -250,14 +253,18 @@ class _Work:
             self.view = await view_of(self.config, self.postfix)
             self.before = await others.treatment(self.view, await others.sample(self.view))
 
-    async def _check_routes(self) -> None:
-        """Raise ApplyError if mail for a list would not go to its Mailman, once it is accepted."""
+    async def _check_routes(self, *, before: bool) -> None:
+        """Raise ApplyError if mail for a list would not go to its Mailman, once it is accepted.
+
+        `before` the step that accepts it, virtual aliases and virtual alias domains are not as they
+        will be.
+        """
         if not self.view:
             return
         view = await view_of(self.config, await inspect(self.config.postfix.config_directory))
         samples = samples_of(view.installed[RECIPIENTS])
         addresses = [address for name in samples for address in addresses_of(name)]
-        if wrong := await misrouted(view, addresses):
+        if wrong := await misrouted(view, addresses, aliased=not before):
             step = wrong[0]
             raise ApplyError(
                 f"postfix: mail to {step.asked} would go to {step.found} ({step.by}), not to the"
