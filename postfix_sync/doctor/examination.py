@@ -28,6 +28,7 @@ from postfix_sync.doctor.checks import (
     next_hops,
     sources,
     upkeep,
+    verification,
 )
 from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
@@ -68,6 +69,7 @@ CHECKS: Mapping[str, Check] = {
     "routes": lookups.routes,
     "aliases": lookups.aliases,
     "repeated": main_cf.repeated,
+    "verification": verification.verification,
     "lmtp_parameters": instance.lmtp_parameters,
     "container": container.reached,
     "hosts": hosts_file.entries,
