@@ -6,6 +6,7 @@ command, and observes it again.
 
 import os
 import shutil
+import smtplib
 import time
 from collections.abc import Iterator
 
@@ -14,8 +15,10 @@ import pytest
 from tests.conftest import need
 from tests.parts.common import wait_for
 from tests.parts.doctor import examine
+from tests.parts.load import send
 from tests.parts.mail_host import Host, started_host
 from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import SENDER
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
@@ -41,6 +44,7 @@ def host(started: Host) -> Host:
     """The running Postfix, with its configuration and list restored."""
     for path, text in started.files.items():
         path.write_text(text)
+    started.site.configure()
     started.site.files.write(ANTS, hop=started.hop)
     started.sink.accept(nine(ANTS))
     started.site.once("--force")
@@ -124,3 +128,140 @@ def test_recipient_verification_of_one_listener_is_fixed_at_the_verify_service(h
     assert f"of 127.0.0.1:{host.postfix.port} in master.cf" in found[VERIFY]["seen"]
     assert f"verify/unix/{VERIFY}=1m" in found[VERIFY]["fix"]
     assert found.fix(VERIFY).troubles == {}
+
+
+# Delays and limits
+
+
+def gap(host: Host) -> float:
+    """Send three messages to the list at once; return the time between the last two deliveries."""
+    before = len(host.sink.deliveries())
+    for _ in range(3):
+        assert send(host.postfix.port, ANTS).accepted
+    wait_for(lambda: len(host.sink.deliveries()) == before + 3, 60, "three deliveries")
+    times = [delivery.time for delivery in host.sink.deliveries()]
+    return times[-1] - times[-2]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("default_destination_rate_delay", "lmtp_destination_rate_delay"),
+        ("lmtp_transport_rate_delay", "lmtp_transport_rate_delay"),
+    ],
+)
+def test_delay_between_messages_is_ended_by_the_fix(host: Host, given: str, found: str) -> None:
+    host.postfix.postconf(**{given: "4s"})
+    host.postfix.reload()
+    assert gap(host) > 3
+    report = examine(host.site)
+    assert report.troubles == {found: "warning"}
+    assert report.fix(found).troubles == {}
+    assert host.value("default_destination_rate_delay") == ("4s" if "default" in given else "0s")
+    assert gap(host) < 3
+
+
+def test_delay_of_the_queue_manager_is_ended_where_it_is_set(host: Host) -> None:
+    name = "lmtp_destination_rate_delay"
+    host.postfix.command("postconf", "-P", f"qmgr/unix/{name}=4s")
+    report = examine(host.site)
+    assert report.troubles == {name: "warning"}
+    assert report.fix(name).troubles == {}
+
+
+def test_message_that_mailman_refuses_for_its_size_gets_a_warning(host: Host) -> None:
+    """The limit of the LMTP server is that of Mailman's: aiosmtpd's default of 32 MiB."""
+    host.site.configure(probe={"level": "lhlo"})
+    name, limit = "message_size_limit", 32 * 2**20
+    others = {"mailbox_size_limit": "0", "virtual_mailbox_limit": "0"}
+    host.postfix.postconf(message_size_limit=str(limit), **others)
+    assert examine(host.site).troubles == {}
+    host.postfix.postconf(message_size_limit=str(limit + 2**21))
+    host.postfix.reload()
+    report = examine(host.site)
+    assert report.troubles == {name: "warning"}
+    assert f"127.0.0.1:{host.sink.port} accepts {limit} bytes at most" in report[name]["seen"]
+    before = len(host.postfix.outcomes())
+    with smtplib.SMTP("127.0.0.1", host.postfix.port, timeout=60) as smtp:
+        line = b"x" * 900 + b"\r\n"
+        smtp.sendmail(SENDER, ANTS, b"Subject: x\r\n\r\n" + line * (limit // len(line) + 100))
+    wait_for(lambda: host.postfix.outcomes()[before:], 60, "an outcome")
+    outcome = host.postfix.outcomes()[before]
+    assert (outcome.recipient, outcome.status) == (ANTS, "bounced")
+    assert "exceeds size limit" in outcome.text
+    host.postfix.postconf(message_size_limit="0")
+    assert examine(host.site).troubles == {name: "warning"}
+
+
+def test_missing_smtputf8_of_mailman_is_noted(host: Host) -> None:
+    host.site.configure(probe={"level": "lhlo"})
+    host.postfix.postconf(smtputf8_enable="no")
+    assert examine(host.site)["smtputf8_enable"]["seen"] == "smtputf8_enable = no"
+    host.postfix.postconf(smtputf8_enable="yes")
+    report = examine(host.site)
+    assert report.troubles == {}
+    endpoint = f"127.0.0.1:{host.sink.port}"
+    assert f"{endpoint} does not offer SMTPUTF8" in report["smtputf8_enable"]["seen"]
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("present", ["canonical", ""])
+def test_extension_that_an_alias_drops_is_kept_after_the_fix(host: Host, present: str) -> None:
+    name, ants = "propagate_unmatched_extensions", "ants@example.net"
+    host.site.files.write(hop=host.hop, aliases={ants: ANTS})
+    host.site.once()
+    host.postfix.postconf(propagate_unmatched_extensions=present)
+    host.postfix.reload()
+
+    def delivered() -> str:
+        before = len(host.sink.deliveries())
+        assert send(host.postfix.port, "ants-confirm+1a2b3c@example.net").accepted
+        wait_for(lambda: host.sink.deliveries()[before:], 60, "a delivery")
+        return host.sink.deliveries()[-1].recipient
+
+    assert delivered() == "ants-confirm@lists.example.net"
+    report = examine(host.site)
+    assert report.troubles == {name: "failure"}
+    assert report.fix(name).troubles == {}
+    assert delivered() == "ants-confirm+1a2b3c@lists.example.net"
+    assert host.value(name) == f"{present}, virtual".removeprefix(", ")
+    host.site.files.write(ANTS, hop=host.hop)
+    host.site.once("--force")
+
+
+def test_extension_matters_if_list_addresses_are_aliases_of_themselves(host: Host) -> None:
+    name = "propagate_unmatched_extensions"
+    host.postfix.postconf(propagate_unmatched_extensions="canonical")
+    assert examine(host.site).troubles == {}
+    aliases = host.value("virtual_alias_maps")
+    recipients = host.value("relay_recipient_maps")
+    host.postfix.postconf(virtual_alias_maps=f"{recipients}, {aliases}")
+    report = examine(host.site)
+    assert report.troubles == {name: "failure"}
+    assert report.fix(name).troubles == {}
+
+
+def test_setup_makes_aliases_keep_extensions(host: Host) -> None:
+    host.site.files.write(hop=host.hop, aliases={"ants@example.net": ANTS})
+    host.site.once()
+    host.postfix.postconf(propagate_unmatched_extensions="canonical")
+    host.setup("--yes")
+    assert host.value("propagate_unmatched_extensions") == "canonical, virtual"
+    assert examine(host.site).troubles == {}
+
+
+def test_virtual_mailbox_domain_without_mailboxes_gets_a_warning(host: Host) -> None:
+    host.postfix.postconf(
+        virtual_mailbox_domains="lists.example.net, sender.example",
+        virtual_mailbox_maps="",
+        relay_domains="",
+    )
+    host.postfix.reload()
+    host.expect({"nobody@lists.example.net": 250})
+    name = "virtual_mailbox_maps"
+    report = examine(host.site)
+    assert report.troubles == {name: "warning"}
+    assert "any address in lists.example.net is accepted" in report[name]["why"]
+    assert report[name]["fix"] is None
