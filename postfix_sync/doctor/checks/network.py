@@ -30,6 +30,17 @@ SERVERS = frozenset({"postscreen", "smtpd"})
 
 LOOPBACK_ONLY = "loopback-only"
 
+PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+            *("::1/128", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
+"""The networks of loopback, of private addresses and of links (RFC 1918, RFC 4193, RFC 4291)."""
+
 
 class Peer(NamedTuple):
     """An address of a Mailman; a remote Mailman may send its mail through another host."""
@@ -72,7 +83,13 @@ async def mynetworks(host: Host) -> AsyncIterator[Finding]:
 
 
 async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net: Net) -> Finding:
-    rest = [other for other in items(present) if other != item] or ["127.0.0.0/8", "[::1]/128"]
+    wide = dict(too_wide(present))
+    rest = [
+        kept
+        for each in items(present)
+        for kept in (private_part(wide[each]) if each in wide else [each])
+    ]
+    rest = list(dict.fromkeys(rest)) or ["127.0.0.0/8", "[::1]/128"]
     for peer in peers:
         if not await matches(host.postfix, peer.address, " ".join(rest)):
             rest.append(peer.item)
@@ -84,6 +101,15 @@ async def _open(host: Host, present: str, peers: Sequence[Peer], item: str, net:
         " host sends spam through it, and then nobody takes the mail of its lists any more",
         host.edit(f"mynetworks = {' '.join(rest)}"),
     )
+
+
+def private_part(net: Net) -> list[str]:
+    """Return the private networks within a network, as items of mynetworks."""
+    return [
+        _written(private)
+        for private in PRIVATE
+        if private.version == net.version and private.overlaps(net)
+    ]
 
 
 def _written(place: Address | Net) -> str:
