@@ -1,7 +1,7 @@
 """Check that Postfix listens where Mailman and other hosts deliver mail to it."""
 
 import ipaddress
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from postfix_sync.doctor.checks.senders import peers
 from postfix_sync.doctor.findings import failure, ok, warning
@@ -10,12 +10,16 @@ from postfix_sync.model.finding import Finding
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
+from postfix_sync.system.connections import listening as sockets_listening
 from postfix_sync.system.interfaces import is_own, toward
 
 SERVERS = frozenset({"postscreen", "smtpd"})
 """The programs that listen for SMTP."""
 
 LOOPBACK_ONLY = "loopback-only"
+
+PORT = 25
+"""The port to which other hosts deliver mail."""
 
 
 async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
@@ -28,6 +32,15 @@ async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
     ]
     outside = [peer for peer in peers(host) if toward(peer.address)]
     beyond = any(_beyond_loopback(service, present) for service in listening)
+    if not outside and not beyond and _is_cut_off(listening):
+        yield warning(
+            "inet_interfaces",
+            f"inet_interfaces = {present}, and no other program listens on port {PORT}",
+            "Postfix listens on loopback only, so no other host can deliver mail to the lists here"
+            ' ("Connection refused"). If mail is to come from other hosts, set inet_interfaces ='
+            " all, and restart Postfix",
+        )
+        return
     if not outside or beyond or not listening:
         yield ok("inet_interfaces", f"inet_interfaces = {present}")
         return
@@ -49,6 +62,19 @@ async def inet_interfaces(host: Host) -> AsyncIterator[Finding]:
         " it start after the container engine",
         fix if any(_by_interfaces(service) for service in listening) else None,
     )
+
+
+def _is_cut_off(servers: Sequence[Service]) -> bool:
+    """Return whether only inet_interfaces keeps other hosts from servers on loopback.
+
+    A service that master.cf binds to loopback takes mail from a filter or a program in front of it,
+    as does one behind a program that listens on port 25.
+    """
+    bound = [service for service in servers if not _by_interfaces(service)]
+    in_front = any(
+        each.port == PORT and not each.address.is_loopback for each in sockets_listening()
+    )
+    return bool(servers) and not bound and not in_front
 
 
 def _by_interfaces(service: Service) -> bool:

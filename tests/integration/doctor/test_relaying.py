@@ -5,6 +5,7 @@ another network namespace.
 """
 
 import smtplib
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -195,3 +196,28 @@ def test_private_part_of_a_network_that_is_too_wide_stays_trusted(
     assert found.status("mynetworks") == "failure"
     assert found.fix("mynetworks").status("mynetworks") == "ok"
     assert idle_postfix.command("postconf", "-h", "mynetworks").strip() == fixed
+
+
+# Where Postfix listens
+
+
+def test_postfix_on_loopback_only_gets_a_warning_unless_something_is_in_front(
+    site: Site, idle_postfix: PostfixInstance, network: Network
+) -> None:
+    idle_postfix.postconf(smtpd_sasl_auth_enable="yes")
+    with network["mx"].inside():
+        assert examine(site).status("inet_interfaces") == "ok", "master.cf says where it listens"
+        anywhere(idle_postfix)
+        found = examine(site)
+        assert found.status("inet_interfaces") == "warning"
+        assert "no other host can deliver mail to the lists" in found["inet_interfaces"]["why"]
+        assert found["inet_interfaces"]["fix"] is None
+        with socket.create_server((network["mx"].address, 25)):
+            assert examine(site).status("inet_interfaces") == "ok"
+        assert examine(site).status("inet_interfaces") == "warning"
+        idle_postfix.postconf(inet_interfaces="127.0.0.1, [::1]")
+        assert examine(site).status("inet_interfaces") == "warning"
+        idle_postfix.command("postconf", "-M", "10026/inet=127.0.0.1:10026 inet n - n - - smtpd")
+        assert examine(site).status("inet_interfaces") == "ok", "a content filter sends mail there"
+        idle_postfix.postconf(inet_interfaces="all")
+        assert examine(site).status("inet_interfaces") == "ok"
