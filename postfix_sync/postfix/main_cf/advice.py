@@ -65,7 +65,8 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
     # Domains that are local, too, as in relay_domains = $mydestination, are not relayed.
     local = items(postfix.parameters["mydestination"])
-    named = {*local, *classes.domains}
+    # In a mail host of aliases, postfix_vmap has the lists' addresses, so these are accepted.
+    named = {*local, *classes.domains, *classes.mail_hosts}
     others = [item for item in others_relayed(postfix, ours, classes) if item.lower() not in named]
     if only_ours and others and classes.relayed:
         first, table = _others_anywhere(postfix, classes.relayed)

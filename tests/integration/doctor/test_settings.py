@@ -265,3 +265,21 @@ def test_virtual_mailbox_domain_without_mailboxes_gets_a_warning(host: Host) -> 
     assert report.troubles == {name: "warning"}
     assert "any address in lists.example.net is accepted" in report[name]["why"]
     assert report[name]["fix"] is None
+
+
+def test_mail_host_of_an_alias_domain_in_relay_domains_is_no_problem(host: Host) -> None:
+    """Mail to the lists there flows; relay_domains names it as an operator did before Mailman."""
+    host.site.files.write(ANTS, hop=host.hop, aliases={"bees@example.net": BEES})
+    host.sink.accept([*nine(ANTS), *nine(BEES)])
+    host.site.once()
+    domains = host.value("relay_domains")
+    for relayed in (f"example.net, {domains}", f"{domains}, example.net"):
+        host.postfix.postconf(relay_domains=relayed)
+        host.postfix.reload()
+        assert examine(host.site).troubles == {}
+        host.expect({"bees@example.net": 250, "bees-request@example.net": 250})
+        assert host.relays("bees@example.net") == "lmtp sent"
+    host.postfix.postconf(relay_domains=f"example.net, example.org, {domains}")
+    report = examine(host.site)
+    assert report.troubles == {"relay_recipient_maps": "warning"}
+    assert "relay_domains names other domains" in report["relay_recipient_maps"]["why"]
