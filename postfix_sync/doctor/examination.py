@@ -19,9 +19,12 @@ from postfix_sync.doctor.checks import (
     generations,
     hosts_file,
     instance,
+    interfaces,
+    limits,
     lookups,
     mail,
     main_cf,
+    map_types,
     monitoring,
     names,
     network,
@@ -29,6 +32,7 @@ from postfix_sync.doctor.checks import (
     sources,
     units,
     upkeep,
+    verification,
 )
 from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
@@ -41,7 +45,7 @@ from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.main_cf.address_classes import classify
 from postfix_sync.postfix.main_cf.lookup import Tables
-from postfix_sync.postfix.main_cf.map_type import choose_map_type
+from postfix_sync.postfix.main_cf.map_type import choose_map_type, named_types
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.probe.lmtp import probe_all
 from postfix_sync.probe.targets import targets
@@ -58,7 +62,7 @@ if TYPE_CHECKING:
 CHECKS: Mapping[str, Check] = {
     "postfix": instance.found,
     "running": instance.running,
-    "map_type": instance.map_type,
+    "map_type": map_types.map_type,
     "main_cf_end": main_cf.ends,
     "main_cf_warnings": instance.main_cf_warnings,
     "transport": instance.transport,
@@ -69,7 +73,11 @@ CHECKS: Mapping[str, Check] = {
     "routes": lookups.routes,
     "aliases": lookups.aliases,
     "repeated": main_cf.repeated,
+    "verification": verification.verification,
     "lmtp_parameters": instance.lmtp_parameters,
+    "delays": limits.delays,
+    "message_size_limit": limits.sizes,
+    "smtputf8_enable": limits.smtputf8,
     "container": container.reached,
     "hosts": hosts_file.entries,
     "lmtp_host_lookup": names.host_lookup,
@@ -78,7 +86,7 @@ CHECKS: Mapping[str, Check] = {
     "family": next_hops.families,
     "next_hops": next_hops.distinct,
     "mynetworks": network.mynetworks,
-    "inet_interfaces": network.inet_interfaces,
+    "inet_interfaces": interfaces.inet_interfaces,
     "map_directory": files.map_directory,
     "maps": files.maps,
     "in_step": files.in_step,
@@ -102,6 +110,14 @@ CHECKS: Mapping[str, Check] = {
 }
 """All checks in the order of their report; the key names the finding if a check itself fails."""
 
+NEED_MAP_TYPE = frozenset(
+    {
+        *("main_cf", "list_domains", "override", "routes", "aliases", "repeated"),
+        *("maps", "in_step"),
+    }
+)
+"""The checks that depend on the type of the maps: on what main.cf must say, or on an index."""
+
 
 async def examine(config: "Config") -> AsyncIterator[Finding]:
     """Run every check, and yield each finding as soon as it is made."""
@@ -111,14 +127,14 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
         yield failure("postfix", error.message, error.hint)
         return
     try:
-        host = await gather(config, found)
+        host, checks = await _gathered(config, found)
     except ConfigError as error:
-        yield await instance.no_map_type(found, config.postfix.map_type, error)
+        yield failure("map_type", error.message, error.hint)
         return
     except SyncError as error:
         yield failure("maps", error.message, error.hint or _NOTHING_INSTALLED, error.fix)
         return
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         try:
             async for finding in check(host):
                 yield finding
@@ -130,20 +146,51 @@ async def examine(config: "Config") -> AsyncIterator[Finding]:
             yield failure(name, f"{error!r}", "this check is at fault, please report it")
 
 
+async def _gathered(config: "Config", found: Postfix) -> tuple[Host, Mapping[str, Check]]:
+    """Return the host, and the checks to make there. Raises as `gather` does.
+
+    If the maps cannot be built as the configured type, another type stands for it, and checks that
+    depend on the type are left out.
+    """
+    directory, configured = config.postfix.map_directory, config.postfix.map_type
+    try:
+        choose_map_type(found, directory, configured)
+    except ConfigError as error:
+        present = error
+    else:
+        return await gather(config, found), CHECKS
+
+    async def map_type(host: Host) -> AsyncIterator[Finding]:
+        yield await map_types.not_chosen(host, config, present)
+
+    named = named_types(found, directory)
+    buildable = INDEX_SUFFIX.keys() & found.map_types
+    usable = [name for name in (*named, *INDEX_SUFFIX) if name in buildable]
+    if not usable:
+        raise present
+    clashes = configured == "auto" or configured in found.map_types
+    left_out = {"in_step"} if clashes else NEED_MAP_TYPE
+    checks = {name: check for name, check in CHECKS.items() if name not in left_out}
+    host = await gather(config.with_map_type(usable[0]), found, usable[0])
+    return host, {**checks, "map_type": map_type}
+
+
 _NOTHING_INSTALLED = (
     "as long as that can't be read, no sync installs anything, and doctor can't check the rest"
 )
 
 
-async def gather(config: "Config", found: Postfix) -> Host:
+async def gather(config: "Config", found: Postfix, map_type: str = "") -> Host:
     """Gather what the checks have in common: the sources' answers, the maps, Postfix, the probes.
+
+    `map_type` is the type of the maps, if it cannot be chosen.
 
     Raises:
         ConfigError: no map can be built.
         ApplyError, NotPermitted: the text of one can't be read.
     """
     map_directory = config.postfix.map_directory
-    map_type = choose_map_type(found, map_directory, config.postfix.map_type)
+    map_type = map_type or choose_map_type(found, map_directory, config.postfix.map_type)
     status, without_status = None, ""
     try:
         status = StatusFile.of(config).read()

@@ -23,6 +23,9 @@ class ProbeResult:
     error: str = ""
     warning: str = ""
     """What should be checked about a destination that is up."""
+    offers: tuple[str, ...] = ()
+    """The service extensions that the server offers in its reply to LHLO, in upper case, each with
+    its parameters."""
     barred: bool = False
     """Whether all its addresses have an IP version that Postfix must not use, so that Postfix
     returns its mail."""

@@ -39,6 +39,7 @@ PARAMETERS = (
     "mydestination",
     "owner_request_special",
     "parent_domain_matches_subdomains",
+    "propagate_unmatched_extensions",
     "queue_directory",
     "queue_minfree",
     "recipient_canonical_maps",

@@ -110,6 +110,7 @@ async def probe(
         seconds=round(time.monotonic() - session.began, 4),
         error=error,
         warning="" if error else session.warning,
+        offers=session.offers,
         barred=barred,
     )
 
@@ -175,6 +176,7 @@ class _Session:
         self.timeout = timeout
         self.phase = PHASES[0]
         self.reply = ""
+        self.offers: tuple[str, ...] = ()
         self.warning = ""
         """What is odd about a server that accepts mail."""
         self.began = time.monotonic()
@@ -201,6 +203,8 @@ class _Session:
         """Send a command; return its reply. Raises _UnexpectedReplyError for another code."""
         code, text = await client.execute_command(command, timeout=self.timeout)
         reply = _one_line(f"{code} {text}")
+        if command.startswith(b"LHLO"):
+            self.offers = tuple(line.strip().upper() for line in text.splitlines()[1:])
         if code != expected:
             self.reply = reply
             verb = command.split()[0].decode()

@@ -56,6 +56,7 @@ def postfix(
         "default_database_type": "hash",
         "lmtp_host_lookup": "dns",
         "local_recipient_maps": "proxy:unix:passwd.byname $alias_maps",
+        "propagate_unmatched_extensions": "canonical, virtual",
         "recipient_delimiter": "+",
         **parameters,
     }

@@ -22,6 +22,7 @@ REPORTED = (
     *ROLES,
     "virtual_alias_domains",
     "recipient_delimiter",
+    "propagate_unmatched_extensions",
     "owner_request_special",
     "unknown_local_recipient_reject_code",
     "soft_bounce",

@@ -32,6 +32,7 @@ def advice(
     """
     found = [*_cut_off(postfix, ours, classes), *_reject_codes(postfix, classes)]
     found += _open_beside_others(postfix, ours, classes)
+    found += _open_mailboxes(postfix, ours, classes)
     found += _refused_extensions(postfix, recipients)
     parameters = postfix.parameters
     if parameters["soft_bounce"] == "yes":
@@ -64,7 +65,8 @@ def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterat
     only_ours = edit.items and all(ours.named(item) == RECIPIENTS for item in edit.items)
     # Domains that are local, too, as in relay_domains = $mydestination, are not relayed.
     local = items(postfix.parameters["mydestination"])
-    named = {*local, *classes.domains}
+    # In a mail host of aliases, postfix_vmap has the lists' addresses, so these are accepted.
+    named = {*local, *classes.domains, *classes.mail_hosts}
     others = [item for item in others_relayed(postfix, ours, classes) if item.lower() not in named]
     if only_ours and others and classes.relayed:
         first, table = _others_anywhere(postfix, classes.relayed)
@@ -93,6 +95,24 @@ def _open_beside_others(
         wanted = f"{ours.reference(RECIPIENTS)}, {table}"
         why = f"{name} is empty: {every_address(classes.only_lists)}"
         yield Setting(name, "", wanted, why, Verdict.WARNING, first)
+
+
+def _open_mailboxes(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterator[Setting]:
+    """Find virtual mailbox domains of lists in which every address is accepted.
+
+    Only the operator knows which other addresses exist there.
+    """
+    name = "virtual_mailbox_maps"
+    if classes.mailbox and not postfix.parameters[name]:
+        yield Setting(
+            name,
+            postfix.unexpanded[name],
+            ours.reference(RECIPIENTS),
+            f"{name} is empty: {every_address(classes.mailbox)}. To refuse those, it must name"
+            f" {ours.reference(RECIPIENTS)} and a table of all other addresses that exist",
+            Verdict.WARNING,
+            is_decision=True,
+        )
 
 
 def _others_anywhere(postfix: "Postfix", closed: AbstractSet[str]) -> tuple[str, str]:

@@ -69,6 +69,7 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
         for parameter, edit in edits.items()
         if edit.problem and not classes.is_undecided(parameter)
     ]
+    found += propagation(postfix, ours, classes)
     return [*found, *delimiter(postfix), *host_lookup(postfix, ours)]
 
 
@@ -256,6 +257,23 @@ def delimiter(postfix: "Postfix") -> Iterator[Setting]:
             f"{present}+",
             f"recipient_delimiter = {present}: Postfix refuses answers to Mailman's confirmations,"
             " and bounces, which come to addresses such as ants-confirm+1a2b3c",
+        )
+
+
+def propagation(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterator[Setting]:
+    """Require that virtual aliases keep extensions, if lists' addresses are virtual aliases."""
+    name = "propagate_unmatched_extensions"
+    aliases = map(ours.named, items(postfix.parameters["virtual_alias_maps"]))
+    present = postfix.parameters[name]
+    if "virtual" not in items(present) and (classes.mail_hosts or RECIPIENTS in aliases):
+        text = postfix.unexpanded[name]
+        yield Setting(
+            name,
+            text,
+            f"{text}, virtual" if text else "virtual",
+            f"{name} = {present}: a virtual alias of a list drops the extension of addresses such"
+            " as ants-confirm+1a2b3c, so Mailman does not recognize answers to its confirmations,"
+            " and bounces",
         )
 
 

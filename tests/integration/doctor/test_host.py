@@ -707,7 +707,8 @@ def test_mynetworks_with_all_addresses_is_narrowed_by_the_fix(
     found = examine(site)
     assert found.status("mynetworks") == "failure"
     assert found.fix("mynetworks").status("mynetworks") == "ok"
-    assert "mynetworks = 127.0.0.0/8 10.0.0.0/8 198.51.100.2\n" in main_cf(idle_postfix)
+    private = "127.0.0.0/8 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16"
+    assert f"mynetworks = {private} 198.51.100.2\n" in main_cf(idle_postfix)
 
 
 def test_mynetworks_style_class_gets_a_warning_and_is_fixed(

@@ -268,7 +268,10 @@ def test_rare_but_valid_settings_have_no_findings(desk: Desk) -> None:
             {"virtual_mailbox_domains": "!lists.example.net, lists.example.net, example.com"},
         ),
         (
-            {"virtual_mailbox_domains": "lists.example.net", "virtual_mailbox_maps": ""},
+            {
+                "virtual_mailbox_domains": "lists.example.net",
+                "virtual_mailbox_maps": "{recipients}",
+            },
             {"list_domains:lists.example.net": "warning", "relay_domains": "warning"},
             {"relay_domains": "!lists.example.net, {domains}"},
         ),

@@ -403,3 +403,16 @@ def test_table_that_gives_domains_their_class_is_replaced_by_ours(
     assert {setting.parameter: (setting.wanted, setting.verdict) for setting in found} == {
         parameter: ("example.org, lmdb:/etc/postfix/mailman/postfix_domains", Verdict.FAILURE)
     }
+
+
+@pytest.mark.parametrize(
+    ("present", "fixed"), [("canonical", "canonical, virtual"), ("", "virtual")]
+)
+def test_aliases_of_lists_need_extensions_to_be_kept(present: str, fixed: str) -> None:
+    name = "propagate_unmatched_extensions"
+    main_cf = {**WIRED, "relay_domains": f"example.com {WIRED['relay_domains']}", name: present}
+    hosts = frozenset({"example.com"})
+    assert values(postfix(**main_cf), DOMAINS, hosts)[name] == fixed
+    assert name not in values(postfix(**main_cf))
+    main_cf["virtual_alias_maps"] = f"{RECIPIENTS}, {WIRED['virtual_alias_maps']}"
+    assert wanted(postfix(**main_cf))[name].verdict is Verdict.FAILURE
