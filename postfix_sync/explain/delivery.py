@@ -30,6 +30,9 @@ _PARAMETERS_OF_CLASSES = {
 (ADDRESS_CLASS_README)."""
 
 
+ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"})
+"""The values of lmtp_tls_security_level with which lmtp(8) sends no mail without TLS."""
+
 _TABLES = (
     "canonical_maps",
     "local_recipient_maps",
@@ -221,6 +224,15 @@ def _named(view: View, hop: Destination, lookups: Mapping[str, Answer]) -> list[
     return [Step("resolve", hop.host, answer.said, by, COMPUTED, ok=False, outcome=outcome)]
 
 
+async def _tls_level(view: View) -> str:
+    """Return lmtp(8)'s security level for TLS."""
+    name = "lmtp_tls_security_level"
+    service = next((one for one in view.services if (one.name, one.kind) == LMTP), None)
+    if service and name in service.overrides:
+        return service.overrides[name]
+    return (await view.postfix.values(name))[name]
+
+
 async def _probed(view: View, recipient: str, hops: Sequence[Destination]) -> list[Step]:
     """Ask LMTP servers for their replies to RCPT; one that takes the mail is enough."""
     section = view.config.probe
@@ -232,9 +244,17 @@ async def _probed(view: View, recipient: str, hops: Sequence[Destination]) -> li
         hosts = {}
     address = recipient if recipient.isascii() else None
     targets = [Target(hop, address, families=view.postfix.families) for hop in hops]
+    level = await _tls_level(view)
     steps = []
     for result in await probe_all(targets, "rcpt", section.timeout, hosts):
         said = result.reply if result.up else f"{result.error} {result.reply}".strip()
+        if result.up and level in ENCRYPTED and "STARTTLS" not in result.offers:
+            problem = "the server does not offer STARTTLS"
+            by = f"lmtp_tls_security_level = {level}"
+            asked = f"LHLO at {result.destination.endpoint}"
+            bad = Step("lmtp", asked, problem, by, ok=False, outcome=Verdict.DEFERRED)
+            steps.append(bad)
+            continue
         refused = result.barred or (
             result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5")
         )

@@ -192,6 +192,16 @@ def test_list_that_mailman_does_not_know_is_refused(host: Host) -> None:
     assert "550" in found.step("lmtp")["found"]
 
 
+def test_lmtp_that_requires_tls_defers_mail_for_a_server_without_it(host: Host) -> None:
+    host.postfix.postconf(lmtp_tls_security_level="encrypt")
+    host.postfix.reload()
+    found = explained(host, ANTS)
+    assert found.verdict == "deferred"
+    assert "STARTTLS" in found.step("lmtp")["found"]
+    assert happens(host, ANTS) == "deferred"
+    host.postfix.command("postsuper", "-d", "ALL")
+
+
 def test_transport_of_errors_refuses(host: Host) -> None:
     host.postfix.postconf(transport_maps="inline:{{example.net=error:5.1.1 gone}}")
     host.postfix.reload()
