@@ -14,8 +14,6 @@ from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.requirements import cluster_notices
 from postfix_sync.postfix.match_list import items
 
-"""The TLS security levels at which nothing is delivered without TLS."""
-
 WARNINGS_SHOWN = 3
 """Warnings of Postfix that a finding quotes."""
 
