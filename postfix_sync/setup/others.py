@@ -15,7 +15,8 @@ from postfix_sync.explain import paths
 from postfix_sync.explain.explain import Asked, listen
 from postfix_sync.explain.sessions import Reply
 from postfix_sync.explain.view import View
-from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS
+from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.map_names import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
@@ -82,8 +83,28 @@ async def sample(view: View) -> list[str]:
         for listener in view.listeners
     )
     asked = [*known, OUTSIDE, *(unknown[:UNKNOWN_AT_MOST] if harmless else [])]
-    folded = (postfix.fold(address) for address in asked)
-    return [address for address in dict.fromkeys(folded) if not _is_ours(view, address)]
+    folded = dict.fromkeys(postfix.fold(address) for address in asked)
+    return await _without_new_domains(
+        view, [address for address in folded if not _is_ours(view, address)]
+    )
+
+
+async def _without_new_domains(view: View, addresses: Sequence[str]) -> list[str]:
+    """Leave out addresses in domains of lists that this host was not responsible for so far.
+
+    Trusted clients could send to them, as to any other host; now only the lists exist there.
+    """
+    found: Mapping[str, Resolved] = {}
+    with contextlib.suppress(SyncError):
+        found = await resolve(view.rewrite_socket, addresses)
+    ours = view.installed[DOMAINS]
+    return [
+        address
+        for address in addresses
+        if domain_of(address) not in ours
+        or address not in found
+        or found[address].address_class != "default"
+    ]
 
 
 def _is_ours(view: View, address: str) -> bool:

@@ -228,7 +228,7 @@ def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None
         import asyncio
         from postfix_sync.probe.lmtp import probe_all
         from postfix_sync.probe.targets import Target
-        from postfix_sync.model import Destination
+        from postfix_sync.model.destination import Destination
         async def main():
             names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]
             probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, {{}}))
