@@ -1,8 +1,14 @@
 """Find this host's own IP addresses, without sending a packet."""
 
+import contextlib
+import fcntl
 import socket
+import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+
+SIOCGIFADDR = 0x8915
+"""The ioctl that returns an IPv4 address of a network device (netdevice(7))."""
 
 
 def is_own(address: str) -> bool:
@@ -50,3 +56,32 @@ def _read(path: str) -> str:
 
 def _socket(is_ipv6: bool) -> socket.socket:
     return socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+
+
+NETWORK_DEVICES = Path("/sys/class/net")
+
+
+def is_behind_bridge(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether this host reaches an address through a bridge of its own.
+
+    Only containers of this host are behind such a bridge. A macvlan or ipvlan network is that of
+    the office: other hosts are in it.
+    """
+    source = toward(address)
+    return source is not None and any(
+        source in _addresses_of(device.parent.name) for device in NETWORK_DEVICES.glob("*/bridge")
+    )
+
+
+def _addresses_of(device: str) -> set[str]:
+    """Return the IP addresses of a network device."""
+    found = set()
+    for line in _read("/proc/net/if_inet6").splitlines():
+        digits, *_, name = line.split()
+        if name == device:
+            found.add(str(IPv6Address(bytes.fromhex(digits))))
+    with contextlib.suppress(OSError), _socket(is_ipv6=False) as probe:
+        request = struct.pack("256s", device.encode()[:15])
+        answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+        found.add(socket.inet_ntoa(answer[20:24]))
+    return found

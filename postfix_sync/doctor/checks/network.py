@@ -25,6 +25,7 @@ from postfix_sync.postfix.instance import list_file
 from postfix_sync.postfix.match_list import items, patterns
 from postfix_sync.postfix.mynetworks import Address, Net, matches, network
 from postfix_sync.postfix.relay_refusals import Refusal, refusals
+from postfix_sync.system.interfaces import is_behind_bridge
 
 TOO_WIDE = {4: 8, 6: 16}
 """By IP version: a public network with a prefix this long or shorter belongs to no operator alone,
@@ -120,6 +121,16 @@ async def _refused(host: Host, peer: Peer) -> Finding:
     maybe = ", unless it is allowed to otherwise" if otherwise else ""
     maybe = ", unless it sends through another host" if peer.is_remote else maybe
     all_of = "; this trusts its network, as a container has another address after each start"
+    if peer.network and not is_behind_bridge(peer.address):
+        all_of = (
+            f". Its network {peer.network} is not a bridge of this host (macvlan, ipvlan), so other"
+            " hosts may be in it, and could then relay through Postfix: only you can decide that"
+        )
+        return finding(
+            "mynetworks",
+            f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
+            f'what Mailman sends to its members is refused ("Relay access denied"){maybe}{all_of}',
+        )
     return finding(
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
