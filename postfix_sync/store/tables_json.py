@@ -1,7 +1,7 @@
 """Render the tables of a Mailman as JSON, by list, and read them back. Pure."""
 
 from collections.abc import Callable, Mapping
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 from postfix_sync.mailman.names import check_entries
 from postfix_sync.model.source import MailmanTables
@@ -26,7 +26,7 @@ class _ByAddress(TypedDict):
     """
 
     routes: dict[str, str | list[str]]
-    domains: NotRequired[dict[str, str]]
+    domains: dict[str, str]
     aliases: dict[str, str]
 
 
@@ -55,15 +55,18 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
     document is damaged.
     """
     if isinstance(document, dict) and "routes" in document:
-        tables = _by_address(shaped(document, _ByAddress))
+        old = shaped(document, _ByAddress)
+        next_hops = {key for key, value in old["routes"].items() if not isinstance(value, str)}
+        tables = _by_address(old)
     else:
         found = shaped(document, TablesJson)
+        next_hops = found["lists"].keys() | found["addresses"].keys()
         tables = MailmanTables(
             Table.of_lists(_by_name(found["lists"]), _by_name(found["addresses"])),
             found["domains"],
             Aliases.of_lists(found["aliases"], found["address_aliases"]),
         )
-    for next_hop in tables.routes.distinct_values():
+    for next_hop in tables.routes.distinct_values() | next_hops:
         check_next_hop(next_hop)
     if tables.aliases.targets().beyond(tables.routes):
         raise Damaged("an alias has no route")
@@ -85,4 +88,4 @@ def _by_address(found: _ByAddress) -> MailmanTables:
             routes[key] = value
         else:
             routes.update(dict.fromkeys(value, key))
-    return MailmanTables.of(routes, found.get("domains", {}), found["aliases"])
+    return MailmanTables.of(routes, found["domains"], found["aliases"])

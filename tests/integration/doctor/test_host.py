@@ -429,7 +429,7 @@ def test_name_in_hosts_file_is_not_found_by_dns_only_lookup(world: World, option
     world.postfix.postconf(lmtp_host_lookup="dns", lmtp_dns_resolver_options=options)
     found = examine(world.site)
     assert found.troubles == {"lmtp_host_lookup": "failure", f"name:{NAME}": "failure"}
-    assert "the DNS alone" in found[f"name:{NAME}"]["why"]
+    assert "only the DNS" in found[f"name:{NAME}"]["why"]
     assert as_doctor(found) == as_postfix(world.deliver()) == "bounced"
     found = found.fix(f"name:{NAME}")
     assert found.troubles == {}

@@ -64,6 +64,8 @@ def test_tables_that_an_earlier_version_stored_by_address_are_read(by_next_hop: 
         ({"domains": {"b c": "b.c"}}, "a blank or a control character"),
         ({"lists": [ANTS]}, "another content than expected"),
         ({"routes": {ANTS: 3}}, "another content than expected"),
+        ({"routes": {ANTS: []}}, "is not a next hop"),
+        ({"lists": {ANTS: []}}, "is not a next hop"),
     ],
 )
 def test_damaged_tables_are_refused(change: dict[str, object], problem: str) -> None:
