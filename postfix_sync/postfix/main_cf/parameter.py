@@ -129,6 +129,9 @@ def written(postfix: "Postfix", parameter: str) -> str:
     text, value = postfix.unexpanded[parameter], postfix.parameters[parameter]
     if text == "$virtual_maps" and not value:
         return ""
-    if _DEFAULT_OF_RELAY_DOMAINS.fullmatch(text):
-        return "$mydestination" if value else ""
+    if default := _DEFAULT_OF_RELAY_DOMAINS.match(text):
+        rest = text[default.end() :].lstrip(" \t,")  # appended, as README.Debian says
+        level = postfix.parameters["compatibility_level"].partition(".")[0]
+        means_something = level in {"", "0", "1"} if rest else bool(value)
+        return ", ".join(filter(None, ["$mydestination" if means_something else "", rest]))
     return text

@@ -333,6 +333,11 @@ def test_escaped_dollar_is_kept_escaped() -> None:
     ("present", "value", "fixed"),
     [
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "", ""),
+        (
+            "${{$compatibility_level} <level {3} ? {a.b} : {}}",
+            "a.b",
+            "${{$compatibility_level} <level {3} ? {a.b} : {}}, ",
+        ),
         ("${{$compatibility_level} <level {2} ? {$mydestination} : {}}", "a.b", "$mydestination, "),
         ("$mydestination", "", "$mydestination, "),
         ("$mine", "", "$mine, "),
