@@ -84,6 +84,9 @@ async def propose(config: "Config") -> Proposal:
             settings[first.parameter] = first
     if any(source.cluster for source in config.sources):
         settings |= {setting.parameter: setting for setting in cluster_settings(found)}
+    changed = await _as_set_up(host, settings.values())
+    # What only these changes require: aliases that lead to themselves must keep extensions.
+    settings |= {one.parameter: one for one in lacking(changed) if one.parameter not in settings}
     blocked = await _misrouted(await _as_set_up(host, settings.values()))
     if host.tables.unreadable:
         table, error = min(host.tables.unreadable.items(), key=lambda item: item[0])

@@ -362,13 +362,15 @@ def test_list_whose_mail_would_be_routed_elsewhere_is_not_accepted(
 
 def test_catch_all_stays_for_others_and_takes_no_mail_of_lists(host: Host) -> None:
     catch_all = f"inline:{{@example.net={SENDER}}}"
-    host.begin(ANTS, virtual_alias_domains="", virtual_alias_maps=catch_all)
+    extensions = {"propagate_unmatched_extensions": "canonical"}
+    host.begin(ANTS, virtual_alias_domains="", virtual_alias_maps=catch_all, **extensions)
     text = host.main_cf
     host.setup("--yes")
     assert host.replies(ANTS, BOB) == {ANTS: 250, BOB: 250}
     assert [host.relays(address) for address in nine(ANTS)] == ["lmtp sent"] * 9
     assert host.relays(BOB) == "discard sent"
     assert host.relays(TOKEN) == "lmtp sent"
+    assert host.value("propagate_unmatched_extensions") == "canonical, virtual"
     assert examine(host.site).status("aliases") == "ok"
     host.setup("--undo", "--yes")
     assert host.main_cf == text
