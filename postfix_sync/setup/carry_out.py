@@ -176,7 +176,7 @@ class _Work:
 
     async def undo(self) -> None:
         """Undo all steps, the last step first."""
-        await self._record_state()
+        await self._record_state(undoing=True)
         steps = self.main_cf.steps()
         for number in reversed(range(len(steps))):
             await self._undo(steps[number], steps[:number])
@@ -247,11 +247,12 @@ class _Work:
         led = {address for address, _ in await others.find_all(value, forms)}
         return {*queued} - led
 
-    async def _record_state(self) -> None:
+    async def _record_state(self, *, undoing: bool = False) -> None:
         """Record what Postfix does with mail that is not for lists, before any change."""
         if self.postfix.processes.master is not None:
             self.view = await view_of(self.config, self.postfix)
-            self.before = await others.treatment(self.view, await others.sample(self.view))
+            addresses = await others.sample(self.view, undoing=undoing)
+            self.before = await others.treatment(self.view, addresses)
 
     async def _check_routes(self, *, before: bool) -> None:
         """Raise ApplyError if mail for a list would not go to its Mailman, once it is accepted.

@@ -62,8 +62,11 @@ class Treatment:
     """By recipient, `transport:nexthop`."""
 
 
-async def sample(view: View) -> list[str]:
-    """Choose addresses that are not lists', those that exist first."""
+async def sample(view: View, *, undoing: bool = False) -> list[str]:
+    """Choose addresses that are not lists', those that exist first.
+
+    An undo gives domains up that the maps alone name, so it has none of lists' domains.
+    """
     postfix = view.postfix
     values = await postfix.values("myhostname", "myorigin", *DOMAIN_PARAMETERS)
     known = [f"postmaster@{values['myhostname']}", f"root@{values['myorigin']}"]
@@ -84,9 +87,10 @@ async def sample(view: View) -> list[str]:
     )
     asked = [*known, OUTSIDE, *(unknown[:UNKNOWN_AT_MOST] if harmless else [])]
     folded = dict.fromkeys(postfix.fold(address) for address in asked)
-    return await _without_new_domains(
-        view, [address for address in folded if not _is_ours(view, address)]
-    )
+    others = [address for address in folded if not _is_ours(view, address)]
+    if undoing:
+        return [address for address in others if domain_of(address) not in view.installed[DOMAINS]]
+    return await _without_new_domains(view, others)
 
 
 async def _without_new_domains(view: View, addresses: Sequence[str]) -> list[str]:
