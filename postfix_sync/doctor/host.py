@@ -20,7 +20,7 @@ from postfix_sync.postfix.main_cf import fixes
 from postfix_sync.postfix.main_cf.classes import Classes
 from postfix_sync.postfix.main_cf.lookup import Tables
 from postfix_sync.postfix.map_directory import MapDirectory
-from postfix_sync.postfix.master_cf import LMTP, Service
+from postfix_sync.postfix.master_cf import Service, lmtp_service
 from postfix_sync.postfix.next_hop import host_names, next_hops_of
 from postfix_sync.reconcile.fetch import Fetched
 from postfix_sync.reconcile.report import Report
@@ -157,9 +157,7 @@ class Host:
     @property
     def lmtp(self) -> Service | None:
         """The service of master.cf for the transport that all routes name, None if missing."""
-        return next(
-            (service for service in self.services if (service.name, service.kind) == LMTP), None
-        )
+        return lmtp_service(self.services)
 
     def set_lmtp(self, parameter: str, value: str) -> str:
         """Return the command that gives lmtp(8) another value, where its current value is set."""

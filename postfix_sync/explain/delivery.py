@@ -11,7 +11,7 @@ from postfix_sync.model.destination import Destination
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
 from postfix_sync.postfix.main_cf.lookup import transport_forms
-from postfix_sync.postfix.master_cf import LMTP
+from postfix_sync.postfix.master_cf import lmtp_service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.postfix.queue import without_extension
@@ -200,7 +200,7 @@ async def _responsible(view: View, found: Resolved | None) -> str:
 
 async def _look_up(view: View, hops: Iterable[Destination]) -> Mapping[str, Answer]:
     """Look up the names of next hops as lmtp(8) does; literals that it must not use have none."""
-    service = next((one for one in view.services if (one.name, one.kind) == LMTP), None)
+    service = lmtp_service(view.services)
     resolver = await lmtp_resolver.resolver(view.postfix, service)
     names = {hop.host for hop in hops if hop.is_name}
     found = await lmtp_resolver.look_up_all(resolver, names)
@@ -227,7 +227,7 @@ def _named(view: View, hop: Destination, lookups: Mapping[str, Answer]) -> list[
 async def _tls_level(view: View) -> str:
     """Return lmtp(8)'s security level for TLS."""
     name = "lmtp_tls_security_level"
-    service = next((one for one in view.services if (one.name, one.kind) == LMTP), None)
+    service = lmtp_service(view.services)
     if service and name in service.overrides:
         return service.overrides[name]
     return (await view.postfix.values(name))[name]

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.restrictions import CLASSES, LISTS
 from postfix_sync.postfix.smtp_listeners import Listener
 
 PARAMETERS = (
@@ -21,14 +22,8 @@ PARAMETERS = (
     "receive_override_options",
     "rewrite_service_name",
     "smtpd_proxy_filter",
-    "smtpd_recipient_restrictions",
-    "smtpd_relay_restrictions",
-    "smtpd_client_restrictions",
-    "smtpd_helo_restrictions",
-    "smtpd_sender_restrictions",
-    "smtpd_restriction_classes",
 )
-"""The parameters of smtpd(8) that are used here."""
+"""The parameters of smtpd(8) that are used here, beside its restrictions."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +107,17 @@ def public(listeners: Sequence[Listener]) -> Listener | None:
 
 def access_tables(services: Sequence[Service], parameters: Mapping[str, str]) -> list[str]:
     """Return the tables of check_recipient_access in all restrictions (access(5))."""
-    texts = [parameters[name] for name in PARAMETERS if name.endswith("_restrictions")]
-    texts += [
-        value
-        for service in services
-        for name, value in service.overrides.items()
-        if name.endswith("_restrictions")
-    ]
+    texts = [parameters[name] for name in _lists(parameters)]
+    texts += [service.overrides.get(name, "") for service in services for name in LISTS]
     words = [word for text in texts for word in items(text)]
     return [table for word, table in pairwise(words) if word == "check_recipient_access"]
 
 
 def verifies(own: Mapping[str, str]) -> bool:
-    """Return whether smtpd(8) may ask verify(8) about recipients, which remembers the answer.
+    """Return whether smtpd(8) may ask verify(8) about recipients, which remembers the answer."""
+    return any("reject_unverified_recipient" in own[name] for name in _lists(own))
 
-    Restriction classes may have that restriction, too.
-    """
-    texts = [own[name] for name in PARAMETERS if name.endswith("_restrictions")]
-    classes = items(own["smtpd_restriction_classes"])
-    texts += [own.get(name, "") for name in classes]
-    return any("reject_unverified_recipient" in text for text in texts)
+
+def _lists(own: Mapping[str, str]) -> list[str]:
+    """Return the parameters with restrictions: LISTS, and the restriction classes."""
+    return [*LISTS, *items(own[CLASSES])]

@@ -22,6 +22,7 @@ from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.mynetworks import matches
 from postfix_sync.postfix.queue import without_extensions
+from postfix_sync.postfix.restrictions import restrictions
 from postfix_sync.postfix.smtp_listeners import LOOPBACK, Listener, smtp_listeners
 from postfix_sync.system.interfaces import is_own, toward
 
@@ -136,12 +137,16 @@ async def view_of(
     `unreadable` are tables that are known not to answer, each with the error: they are not queried.
     """
     installed = installed_maps(config.postfix.map_directory)
+    services = await postfix.services()
     return View(
         config=config,
         postfix=postfix,
-        services=await postfix.services(),
+        services=services,
         listeners=await smtp_listeners(postfix),
-        parameters=await postfix.values(*paths.PARAMETERS, *rewriting.PARAMETERS),
+        parameters={
+            **(await postfix.values(*paths.PARAMETERS, *rewriting.PARAMETERS)),
+            **(await restrictions(postfix, services)),
+        },
         installed=installed,
         routes=installed.routes_in_use,
         tables=Tables(postfix, Installation(NOWHERE, ""), {}, unreadable=dict(unreadable or {})),

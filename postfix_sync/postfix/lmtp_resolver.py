@@ -18,7 +18,7 @@ from postfix_sync.errors import SyncError
 from postfix_sync.model.destination import BOTH_FAMILIES, Destination, family_of
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.fixes import command, reloaded
-from postfix_sync.postfix.master_cf import LMTP, Service
+from postfix_sync.postfix.master_cf import LMTP, Service, lmtp_service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.system.commands import run
 from postfix_sync.system.interfaces import has_ipv6
@@ -151,10 +151,7 @@ async def barred(
     }
     unknown = {host for host, address in known.items() if not address}
     if unknown:
-        services = await postfix.services()
-        service = next(
-            (service for service in services if (service.name, service.kind) == LMTP), None
-        )
+        service = lmtp_service(await postfix.services())
         by = await resolver(postfix, service)
         answers = await look_up_all(by, unknown)
         nothing = Answer()

@@ -1,6 +1,6 @@
 """Parse the services of master(5), as postconf(1) prints them. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -37,6 +37,11 @@ def service(line: str, overrides: Mapping[str, str], compatibility_level: str) -
 
 LMTP = ("lmtp", "unix")
 """Name and type of the service in master.cf that all routes name."""
+
+
+def lmtp_service(services: Iterable[Service]) -> Service | None:
+    """Return the service that all routes name; None if master.cf has none."""
+    return next((one for one in services if (one.name, one.kind) == LMTP), None)
 
 
 def lmtp_is_chrooted(services: str, compatibility_level: str) -> bool:

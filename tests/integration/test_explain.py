@@ -215,10 +215,23 @@ def test_table_that_can_not_be_read_defers(host: Host) -> None:
     assert explained(host, ANTS).verdict == "deferred"
 
 
-def test_verify_is_not_made_to_look_for_an_unknown_address(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("restriction", "classes"),
+    [
+        ("reject_unverified_recipient", {}),
+        (
+            "careful",
+            {"smtpd_restriction_classes": "careful", "careful": "reject_unverified_recipient"},
+        ),
+    ],
+    ids=["itself", "class"],
+)
+def test_verify_is_not_made_to_look_for_an_unknown_address(
+    host: Host, restriction: str, classes: dict[str, str]
+) -> None:
     host.postfix.postconf(
-        smtpd_recipient_restrictions="permit_mynetworks, reject_unauth_destination,"
-        " reject_unverified_recipient"
+        smtpd_recipient_restrictions=f"permit_mynetworks, reject_unauth_destination, {restriction}",
+        **classes,
     )
     host.postfix.reload()
     before = host.postfix.log

@@ -10,11 +10,9 @@ from postfix_sync.model.finding import Finding
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.smtp_listeners import SERVERS
 from postfix_sync.system.connections import listening as sockets_listening
 from postfix_sync.system.interfaces import is_own, toward
-
-SERVERS = frozenset({"postscreen", "smtpd"})
-"""The programs that listen for SMTP."""
 
 LOOPBACK_ONLY = "loopback-only"
 

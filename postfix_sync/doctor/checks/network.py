@@ -25,6 +25,7 @@ from postfix_sync.postfix.instance import list_file
 from postfix_sync.postfix.match_list import items, patterns
 from postfix_sync.postfix.mynetworks import Address, Net, matches, network
 from postfix_sync.postfix.relay_refusals import Refusal, refusals
+from postfix_sync.postfix.restrictions import LISTS, restrictions
 from postfix_sync.system.interfaces import is_behind_bridge
 
 TOO_WIDE = {4: 8, 6: 16}
@@ -120,23 +121,21 @@ async def _refused(host: Host, peer: Peer) -> Finding:
     finding = warning if otherwise or peer.is_remote else failure
     maybe = ", unless it is allowed to otherwise" if otherwise else ""
     maybe = ", unless it sends through another host" if peer.is_remote else maybe
-    all_of = "; this trusts its network, as a container has another address after each start"
-    if peer.network and not is_behind_bridge(peer.address):
-        all_of = (
+    beyond = ""
+    fix: str | None = _adding(host, written, peer.item)
+    if peer.network and is_behind_bridge(peer.address):
+        beyond = "; this trusts its network, as a container has another address after each start"
+    elif peer.network:
+        beyond = (
             f". Its network {peer.network} is not a bridge of this host (macvlan, ipvlan), so other"
             " hosts may be in it, and could then relay through Postfix: only you can decide that"
         )
-        return finding(
-            "mynetworks",
-            f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
-            f'what Mailman sends to its members is refused ("Relay access denied"){maybe}{all_of}',
-        )
+        fix = None
     return finding(
         "mynetworks",
         f"mynetworks = {written}, without {peer.address}, the Mailman of {peer.source}",
-        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}'
-        + (all_of if peer.network else ""),
-        _adding(host, written, peer.item),
+        f'what Mailman sends to its members is refused ("Relay access denied"){maybe}{beyond}',
+        fix,
     )
 
 
@@ -216,14 +215,10 @@ def _is_of_this_host(net: Net) -> bool:
 
 async def _restrictions(host: Host) -> str:
     """Return the restrictions by which any smtpd(8) decides who may relay, as one text."""
+    values = await restrictions(host.postfix, host.services)
     names = ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
-    values = await host.postfix.values(*names, "smtpd_restriction_classes")
-    classes = items(values["smtpd_restriction_classes"])
-    texts = (
-        [*values.values(), *(await host.postfix.values(*classes)).values()]
-        if classes
-        else [*values.values()]
-    )
+    others = [name for name in values if name not in LISTS]
+    texts = [values[name] for name in (*names, *others)]
     texts += [service.overrides.get(name, "") for service in host.services for name in names]
     return " ".join(texts)
 

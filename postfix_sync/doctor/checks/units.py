@@ -35,7 +35,7 @@ class Unit:
 
     @property
     def is_installed(self) -> bool:
-        """Whether systemd has the unit, and nobody has masked it."""
+        """Whether systemd has the unit, and it is not masked."""
         return self.properties.get("LoadState") == "loaded"
 
     @property

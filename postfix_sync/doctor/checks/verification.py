@@ -11,6 +11,7 @@ from postfix_sync.doctor.findings import ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.model.finding import Finding
 from postfix_sync.postfix.match_list import items
+from postfix_sync.postfix.restrictions import CLASSES, LISTS, restrictions
 from postfix_sync.postfix.time_value import seconds_of
 
 PATIENCE = 300
@@ -18,11 +19,6 @@ PATIENCE = 300
 
 TIME = "address_verify_negative_refresh_time"
 CACHE = "address_verify_negative_cache"
-CLASSES = "smtpd_restriction_classes"
-LISTS = tuple(
-    f"smtpd_{stage}_restrictions" for stage in ("client", "helo", "sender", "relay", "recipient")
-)
-"""The parameters whose restrictions smtpd(8) applies before it replies to RCPT, in their order."""
 
 VERIFIES = "reject_unverified_recipient"
 LISTED = "reject_unlisted_recipient"
@@ -30,12 +26,11 @@ LISTED = "reject_unlisted_recipient"
 
 
 async def verification(host: Host) -> AsyncIterator[Finding]:
-    """Check that a list to which somebody wrote before it existed is soon accepted."""
-    values = await host.postfix.values(TIME, CACHE, CLASSES, *LISTS)
-    classes = items(values[CLASSES]) + [
-        name for service in host.services for name in items(service.overrides.get(CLASSES, ""))
-    ]
-    values = {**(await host.postfix.values(*classes) if classes else {}), **values}
+    """Check that a list that got mail before it existed is soon accepted."""
+    values = {
+        **(await host.postfix.values(TIME, CACHE)),
+        **(await restrictions(host.postfix, host.services)),
+    }
     verifier = next((each for each in host.services if each.command == "verify"), None)
     own = {**values, **(verifier.overrides if verifier else {})}
     places = [
