@@ -16,7 +16,6 @@ from postfix_sync.explain.explain import explain
 from postfix_sync.explain.origin import origin_of
 from postfix_sync.explain.view import view_of
 from postfix_sync.postfix.instance import inspect
-from postfix_sync.text import iso
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -27,8 +26,7 @@ def run(options: argparse.Namespace) -> Exit:
     configuration = load(options)
     found = complete(_explained(configuration, options.address))
     if options.json:
-        since = None if found.since is None else iso(found.since)
-        text = json.dumps(steps.as_json(found, since), indent=2)
+        text = json.dumps(steps.as_json(found), indent=2)
     else:
         text = explanation(found, Terminal.of(sys.stdout, os.environ))
     print(text)  # noqa: T201 - the command's answer

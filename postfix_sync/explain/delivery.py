@@ -10,11 +10,10 @@ from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.model.destination import Destination
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
-from postfix_sync.postfix.main_cf.lookup import transport_forms
+from postfix_sync.postfix.main_cf.lookup import alias_forms, transport_forms
 from postfix_sync.postfix.master_cf import lmtp_service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.next_hop import parse_next_hops
-from postfix_sync.postfix.queue import without_extension
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
 from postfix_sync.probe.lmtp import REFUSED_FOR_GOOD, probe_all
 from postfix_sync.probe.targets import Target
@@ -63,16 +62,6 @@ class Delivery:
     def route(self) -> str:
         """Return `transport:nexthop`; empty if it is unknown."""
         return self.resolved.route if self.resolved else ""
-
-    @property
-    def address_class(self) -> str:
-        """Return the address class; empty if it is unknown."""
-        return self.resolved.address_class if self.resolved else ""
-
-    @property
-    def is_alias(self) -> bool:
-        """Return whether the recipient is in a virtual alias domain."""
-        return self.address_class == "virtual alias"
 
     def judged(self, expected: str | None) -> list[Step]:
         """Return the steps; `expected` is the installed route of a list's address."""
@@ -148,9 +137,7 @@ async def query_at_once(view: View, addresses: Sequence[str]) -> None:
     parameters = view.postfix.parameters
     forms: set[str] = set()
     for address in addresses:
-        local, _, domain = address.rpartition("@")
-        bare = without_extension(address, parameters["recipient_delimiter"])
-        forms |= {address, bare, local, bare.rpartition("@")[0], f"@{domain}"}
+        forms |= {*alias_forms(address, parameters["recipient_delimiter"], local=True)}
         forms |= {*transport_forms(view.postfix, address)}
     named = [parameters[name] for name in _TABLES]
     for table in dict.fromkeys(item for value in named for item in items(value)):
@@ -169,11 +156,9 @@ async def recipient_step(view: View, address: str, address_class: str) -> list[S
         if name == parameter and not value:
             said = f"any address of the domain: {name} is empty"
             return [Step("recipient", address, said, view.place(name), COMPUTED)]
-        bare = without_extension(address, view.postfix.parameters["recipient_delimiter"])
-        local, _, domain = bare.rpartition("@")
-        short = [local] if address_class == "local" else []
-        keys_ = list(dict.fromkeys([address, bare, *short, f"@{domain}"]))
-        if found := await view.tables.find(value, keys_):
+        delimiters = view.postfix.parameters["recipient_delimiter"]
+        forms = alias_forms(address, delimiters, local=address_class == "local")
+        if found := await view.tables.find(value, forms):
             return [Step("recipient", address, f"{found.table} has {found.key}", view.place(name))]
     if not parameter:
         return []

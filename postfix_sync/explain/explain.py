@@ -33,7 +33,7 @@ async def explain(
     """
     asked = [view.postfix.fold(address) for address in addresses]
     await query_at_once(view, asked)
-    replies, ways = await asyncio.gather(listen(view, asked), _ways(view, asked))
+    replies, ways = await asyncio.gather(ask_listeners(view, asked), _ways(view, asked))
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     recipients = {address: await _recipient(view, address, delivered) for address in asked}
@@ -77,7 +77,7 @@ async def _recipient(view: View, address: str, delivered: Mapping[str, Delivery]
     found = delivered.get(address)
     if not found or not found.resolved:
         return ()
-    return await recipient_step(view, address, found.address_class)
+    return await recipient_step(view, address, found.resolved.address_class)
 
 
 async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = True) -> list[Step]:
@@ -94,7 +94,11 @@ async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = Tru
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
         raise OutOfReach(problem)
     answers = _Answers((), delivered, (), dict.fromkeys(folded, ()))
-    left_out = {one.recipient for one in delivered.values() if not aliased and one.is_alias}
+    left_out = {
+        one.recipient
+        for one in delivered.values()
+        if not aliased and one.resolved and one.resolved.is_aliased
+    }
     found = (
         _explanation(view, address, ways[address], answers)
         for address in folded
@@ -104,7 +108,7 @@ async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = Tru
     return [step for step in steps if step.step == "transport" and step.outcome]
 
 
-async def listen(view: View, addresses: Sequence[str]) -> list[Asked]:
+async def ask_listeners(view: View, addresses: Sequence[str]) -> list[Asked]:
     """Ask all listeners; each of them by one session after the other."""
 
     async def each(places: Sequence[tuple[Listener, str]]) -> list[Asked]:
@@ -269,7 +273,7 @@ def _smtpd(
 
 
 def _is_default(deliveries: Sequence[Delivery]) -> bool:
-    return any(one.address_class == "default" for one in deliveries)
+    return any(one.resolved is not None and one.resolved.is_of_others for one in deliveries)
 
 
 def _is_outgoing(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from postfix_sync.errors import SyncError
 from postfix_sync.explain.steps import COMPUTED, Step, Verdict
-from postfix_sync.postfix.main_cf.lookup import Found, Tables
+from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.postfix.main_cf.lookup import Found, Tables, alias_forms
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.queue import without_extension
 
@@ -125,11 +126,9 @@ class Cleanup:
 
     async def _find(self, value: str, address: str) -> Found | None:
         """Find an address in tables: whole, without its extension, its local part, its domain."""
-        bare = without_extension(address, self.parameters["recipient_delimiter"])
-        local, _, domain = address.rpartition("@")
-        short = [local, bare.rpartition("@")[0]] if domain in self.local_domains else []
-        keys = list(dict.fromkeys([address, bare, *short, f"@{domain}"]))
-        return await self.tables.find(value, keys)
+        local = domain_of(address) in self.local_domains
+        forms = alias_forms(address, self.parameters["recipient_delimiter"], local=local)
+        return await self.tables.find(value, forms)
 
     def _results(self, address: str, found: Found, kind: str) -> Sequence[str]:
         """Return the addresses of an entry, completed as mail_addr_map.c does."""

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from postfix_sync.text import iso
+
 ASKED, COMPUTED = "asked", "computed"
 
 STEPS = (
@@ -95,8 +97,8 @@ def ordered(steps: Iterable[Step]) -> Sequence[Step]:
     return sorted(steps, key=lambda step: STEPS.index(step.step))
 
 
-def as_json(found: Explanation, iso: str | None) -> dict[str, object]:
-    """Return an explanation as a JSON object; `iso` is `since` as text."""
+def as_json(found: Explanation) -> dict[str, object]:
+    """Return an explanation as a JSON object."""
     return {
         "address": found.address,
         "verdict": found.verdict.value,
@@ -115,6 +117,6 @@ def as_json(found: Explanation, iso: str | None) -> dict[str, object]:
             for step in found.steps
         ],
         "queued": found.queued,
-        "since": iso,
+        "since": None if found.since is None else iso(found.since),
         "held": found.held,
     }

@@ -44,6 +44,16 @@ class Resolved:
     """Whether a table can't be queried, so that Postfix defers the mail."""
 
     @property
+    def is_aliased(self) -> bool:
+        """Whether it is in a virtual alias domain, so that only an alias of it leads anywhere."""
+        return self.address_class == "virtual alias"
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether it is in no domain of this host, so that only trusted clients may send to it."""
+        return self.address_class == "default"
+
+    @property
     def route(self) -> str:
         """Return `transport:nexthop`, as transport(5) writes it."""
         return f"{self.transport}:{self.next_hop}"

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from postfix_sync.errors import SyncError
 from postfix_sync.explain import paths
-from postfix_sync.explain.explain import Asked, listen
+from postfix_sync.explain.explain import Asked, ask_listeners
 from postfix_sync.explain.sessions import Reply
 from postfix_sync.explain.view import View
 from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.model.map_names import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS
+from postfix_sync.postfix.main_cf.classes import CLASSES
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
@@ -28,13 +29,6 @@ RECIPIENT_PARAMETERS = (
 )
 """The parameters whose tables have addresses of recipients."""
 
-DOMAIN_PARAMETERS = (
-    "mydestination",
-    "relay_domains",
-    "virtual_alias_domains",
-    "virtual_mailbox_domains",
-)
-
 EACH = 2
 """Addresses to take from each table."""
 
@@ -45,9 +39,6 @@ UNKNOWN_AT_MOST = 8
 UNKNOWN = "postfix-sync-no-such-user"
 
 OUTSIDE = "someone@example.org"
-
-ALIASED = "virtual alias"
-"""The class of addresses that have a route only by their alias."""
 
 RECOVERY_TIMEOUT = 20.0
 """Seconds within which the answers must be as before; a reload takes two or three."""
@@ -71,14 +62,14 @@ async def sample(view: View, *, undoing: bool = False) -> list[str]:
     An undo gives domains up that the maps alone name, so it has none of lists' domains.
     """
     postfix = view.postfix
-    values = await postfix.values("myhostname", "myorigin", *DOMAIN_PARAMETERS)
+    values = await postfix.values("myhostname", "myorigin", *CLASSES)
     known = [f"postmaster@{values['myhostname']}", f"root@{values['myorigin']}"]
     for parameter in RECIPIENT_PARAMETERS:
         for table in items(postfix.parameters[parameter]):
             known += await _some_keys(view, table)
     domains = dict.fromkeys(
         item.lower()
-        for parameter in DOMAIN_PARAMETERS
+        for parameter in CLASSES
         for item in items(values[parameter])
         if not {":", "/", "!"} & {*item}
     )
@@ -101,17 +92,17 @@ async def _without_new_domains(view: View, addresses: Sequence[str]) -> list[str
 
     Trusted clients could send to them, as to any other host; now only the lists exist there.
     """
-    found: Mapping[str, Resolved] = {}
-    with contextlib.suppress(SyncError):
-        found = await resolve(view.rewrite_socket, addresses)
+    found = await _resolved(view, addresses)
     ours = view.installed[DOMAINS]
-    return [
-        address
-        for address in addresses
-        if domain_of(address) not in ours
-        or address not in found
-        or found[address].address_class != "default"
-    ]
+    new = {a for a, one in found.items() if one.is_of_others and domain_of(a) in ours}
+    return [address for address in addresses if address not in new]
+
+
+async def _resolved(view: View, addresses: Sequence[str]) -> Mapping[str, Resolved]:
+    """Ask trivial-rewrite(8) about addresses; return nothing if it can't be asked."""
+    with contextlib.suppress(SyncError):
+        return await resolve(view.rewrite_socket, addresses)
+    return {}
 
 
 def _is_ours(view: View, address: str) -> bool:
@@ -134,13 +125,10 @@ async def _some_keys(view: View, table: str) -> list[str]:
 
 async def treatment(view: View, addresses: Sequence[str]) -> Treatment:
     """Ask Postfix what happens to mail for addresses; what can't be asked is left out."""
-    asked = await listen(view, addresses)
-    routes: Mapping[str, Resolved] = {}
-    with contextlib.suppress(SyncError):
-        routes = await resolve(view.rewrite_socket, addresses)
-    # An address in a virtual alias domain goes where its alias leads.
-    direct = {a: found.route for a, found in routes.items() if found.address_class != ALIASED}
-    return Treatment(dict(_replies(asked)), direct)
+    asked = await ask_listeners(view, addresses)
+    found = await _resolved(view, addresses)
+    routes = {address: one.route for address, one in found.items() if not one.is_aliased}
+    return Treatment(dict(_replies(asked)), routes)
 
 
 def _replies(asked: Iterable[Asked]) -> Iterator[tuple[tuple[str, str, str], Reply]]:

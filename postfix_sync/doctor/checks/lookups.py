@@ -17,13 +17,13 @@ from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
 from postfix_sync.model.finding import Finding
-from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.list_addresses import addresses_of, domain_of
 from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.main_cf import fixes
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, command
-from postfix_sync.postfix.main_cf.lookup import Found, transport_forms
+from postfix_sync.postfix.main_cf.lookup import Found, alias_forms, transport_forms
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of, written
 from postfix_sync.postfix.match_list import PATTERN_TYPES, items
 from postfix_sync.postfix.queue import without_extension
@@ -203,13 +203,10 @@ async def _taken_aliases(host: Host, value: str) -> list[tuple[str, Found]]:
     """Return the addresses of lists that a virtual alias takes, each with the entry found."""
     delimiters = host.postfix.parameters["recipient_delimiter"]
     own = host.tables.own[ALIASES]
-    forms = {}
-    for address in (*sample_addresses(host), *sorted(own)[:MOST]):
-        local, _, domain = address.rpartition("@")
-        bare = without_extension(address, delimiters)
-        # virtual(5): in a local domain, Postfix also looks up the local part alone.
-        short = [local, bare.rpartition("@")[0]] if domain in host.classes.local else []
-        forms[address] = [address, bare, *short, f"@{domain}"]
+    forms = {
+        address: alias_forms(address, delimiters, local=domain_of(address) in host.classes.local)
+        for address in (*sample_addresses(host), *sorted(own)[:MOST])
+    }
     return [
         (address, entry)
         for address, entry in await host.tables.find_all(value, forms)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError, TimedOut, why
+from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.parameter import Installation, type_of
 from postfix_sync.postfix.match_list import PATTERN_TYPES, below, items, keys, unproxied
@@ -123,6 +124,17 @@ class Tables:
                 await self.query(table, every)
         found = [(address, await self.find(value, keys_)) for address, keys_ in forms.items()]
         return [(address, entry) for address, entry in found if entry]
+
+
+def alias_forms(address: str, delimiters: str, *, local: bool) -> list[str]:
+    """Return the forms of an address that Postfix looks up in virtual_alias_maps (virtual(5)).
+
+    If its domain is `local`, that includes the local part alone. canonical(5) and the tables of
+    recipients have the same forms (mail_addr_find.c).
+    """
+    bare = without_extension(address, delimiters)
+    short = [each.rpartition("@")[0] for each in (address, bare)] if local else []
+    return list(dict.fromkeys([address, bare, *short, f"@{domain_of(address)}"]))
 
 
 def transport_forms(postfix: Postfix, address: str) -> list[str]:
