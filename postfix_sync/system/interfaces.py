@@ -1,6 +1,7 @@
 """Find this host's own IP addresses, without sending a packet."""
 
 import contextlib
+import ctypes
 import fcntl
 import socket
 import struct
@@ -9,6 +10,12 @@ from pathlib import Path
 
 SIOCGIFADDR = 0x8915
 """The ioctl that returns an IPv4 address of a network device (netdevice(7))."""
+
+SIOCETHTOOL, ETHTOOL_GDRVINFO = 0x8946, 3
+"""The ioctl and its command that return the driver of a network device (linux/ethtool.h)."""
+
+DRIVER_INFO_SIZE = 196
+"""The size of struct ethtool_drvinfo, in bytes: 4 of the command, 32 of the driver, the rest."""
 
 
 def is_own(address: str) -> bool:
@@ -58,9 +65,6 @@ def _socket(is_ipv6: bool) -> socket.socket:
     return socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
 
 
-NETWORK_DEVICES = Path("/sys/class/net")
-
-
 def is_behind_bridge(address: IPv4Address | IPv6Address) -> bool:
     """Return whether this host reaches an address through a bridge of its own.
 
@@ -69,8 +73,20 @@ def is_behind_bridge(address: IPv4Address | IPv6Address) -> bool:
     """
     source = toward(address)
     return source is not None and any(
-        source in _addresses_of(device.parent.name) for device in NETWORK_DEVICES.glob("*/bridge")
+        _is_bridge(device) and source in _addresses_of(device) for _, device in socket.if_nameindex()
     )
+
+
+def _is_bridge(device: str) -> bool:
+    """Return whether a network device is a bridge, by the name of its driver.
+
+    /sys may show the devices of another network namespace; the ioctl is about our own.
+    """
+    answer = bytearray(struct.pack("I", ETHTOOL_GDRVINFO).ljust(DRIVER_INFO_SIZE, b"\0"))
+    pointer = ctypes.addressof(ctypes.c_char.from_buffer(answer))
+    with _socket(is_ipv6=False) as probe, contextlib.suppress(OSError):
+        fcntl.ioctl(probe.fileno(), SIOCETHTOOL, struct.pack("16sP", device.encode(), pointer))
+    return answer[4:36].rstrip(b"\0") == b"bridge"
 
 
 def _addresses_of(device: str) -> set[str]:

@@ -20,8 +20,10 @@ NEARLY = 0.9
 
 TEN_MINUTES = 600.0
 
-AS_FAST = 2.0
-"""The factor that a list may take longer during others' removal: one more read of the files."""
+AS_FAST, SLACK = 2.0, 1.0
+"""The factor that a list may take longer during others' removal (one more read of the files), and
+seconds for what a busy machine adds; a wait for 20,000 messages is much longer.
+"""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
@@ -69,5 +71,5 @@ def test_list_is_created_during_a_removal_as_fast_as_alone(measured: Measured) -
     with public_directory() as directory:
         found = create_behind_removals(directory, "lmdb")
     measured("creations", found.as_dict(), f"seconds until a created list is accepted: {found}")
-    assert found.behind_removal <= AS_FAST * found.alone, found
-    assert found.behind_crowd <= AS_FAST * found.alone, found
+    longest = AS_FAST * found.alone + SLACK
+    assert max(found.behind_removal, found.behind_crowd) <= longest, found
