@@ -72,9 +72,8 @@ def is_behind_bridge(address: IPv4Address | IPv6Address) -> bool:
     the office: other hosts are in it.
     """
     source = toward(address)
-    return source is not None and any(
-        _is_bridge(device) and source in _addresses_of(device) for _, device in socket.if_nameindex()
-    )
+    devices = [name for _, name in socket.if_nameindex()]
+    return any(_is_bridge(name) and source in _addresses_of(name) for name in devices)
 
 
 def _is_bridge(device: str) -> bool:
