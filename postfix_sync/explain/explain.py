@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from postfix_sync.errors import OutOfReach, SyncError
 from postfix_sync.explain import paths
+from postfix_sync.explain.access_actions import action_steps
 from postfix_sync.explain.delivery import Delivery, delivery_of, query_at_once, recipient_step
 from postfix_sync.explain.sessions import Reply, Session, ask
 from postfix_sync.explain.steps import COMPUTED, Explanation, Step, Verdict, ordered
@@ -37,8 +38,9 @@ async def explain(
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     recipients = {address: await _recipient(view, address, delivered) for address in asked}
+    actions = await action_steps(view, asked)
     queue = await _queued(view) if probing else ()
-    answers = _Answers(replies, delivered, queue, recipients)
+    answers = _Answers(replies, delivered, queue, recipients, actions)
     return [_explanation(view, address, ways[address], answers) for address in asked]
 
 
@@ -70,6 +72,8 @@ class _Answers:
     queue: Sequence[Queued]
     recipients: Mapping[str, Sequence[Step]]
     """By address, the step that says which table has it as a recipient."""
+    actions: Mapping[str, Sequence[Step]]
+    """By address, the step of an access table's action on its mail."""
 
 
 async def _recipient(view: View, address: str, delivered: Mapping[str, Delivery]) -> Sequence[Step]:
@@ -93,7 +97,8 @@ async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = Tru
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
         raise OutOfReach(problem)
-    answers = _Answers((), delivered, (), dict.fromkeys(folded, ()))
+    none: Mapping[str, Sequence[Step]] = dict.fromkeys(folded, ())
+    answers = _Answers((), delivered, (), recipients=none, actions=none)
     left_out = {
         one.recipient
         for one in delivered.values()
@@ -189,6 +194,7 @@ def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Expl
     rest = [one for one in deliveries if one not in decisive]
     steps = [
         *_smtpd(view, address, asked, deliveries),
+        *(answers.actions[address] if entry else ()),
         *way.steps,
         *answers.recipients[address],
         *(step for one in decisive for step in one.judged(_expected(view, entry, one))),

@@ -24,9 +24,6 @@ REASONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "client-access-strangers, new",
         ),
         "a milter decides on messages, and none is sent": ("milter-down, new",),
-        "REDIRECT in an access table acts on the message; the reply to RCPT is 250": (
-            "recipient-access-redirect, new",
-        ),
         "a network that trusts strangers is a failure, though mail flows": (
             "mynetworks-broad, new",
         ),

@@ -134,6 +134,30 @@ def test_entry_of_another_table_that_diverts_a_list_is_named(host: Host) -> None
     assert f"inline:{{{ANTS}=discard:}} has {ANTS} discard:" in found.step("transport")["by"]
 
 
+@pytest.mark.parametrize(
+    ("action", "verdict"),
+    [
+        (f"REDIRECT {ELSEWHERE}", "diverted"),
+        ("HOLD", "deferred"),
+        ("DISCARD", "diverted"),
+        ("FILTER discard:", "unknown"),
+        ("WARN seen", "delivered"),
+    ],
+)
+def test_action_of_an_access_table_is_named(host: Host, action: str, verdict: str) -> None:
+    """The reply to RCPT is 250 with each of these actions (access(5))."""
+    table = f"inline:{{{{{ANTS}={action}}}}}"
+    host.postfix.postconf(smtpd_recipient_restrictions=f"check_recipient_access {table}")
+    host.postfix.reload()
+    found = explained(host, ANTS, expect=75 if verdict == "unknown" else 0)
+    assert found.verdict == verdict
+    computed = [step for step in found.document["steps"] if step["how"] == "computed"]
+    named = [step["by"] for step in computed if step["found"] == f"{ANTS} {action}"]
+    assert named == ([] if verdict == "delivered" else [named[0]])
+    assert all(table in by and "smtpd_recipient_restrictions (main.cf:" in by for by in named)
+    assert explained(host, BEES).verdict == "delivered"
+
+
 def test_virtual_alias_of_one_address_diverts_that_address_only(host: Host) -> None:
     present = host.value("virtual_alias_maps")
     table = f"inline:{{ants-request@example.net={ELSEWHERE}}}"
@@ -318,6 +342,7 @@ def test_doctor_names_the_entry_that_rewrites_an_address_of_a_list(host: Host) -
 class Setting:
     """A combination of settings, each of which may divert, refuse or keep a list's mail."""
 
+    access: str
     transport: str
     alias: str
     canonical: str
@@ -329,6 +354,9 @@ class Setting:
         """Return main.cf's parameters."""
         route, alias = (f"lmdb:{host.site.maps}/postfix_{name}" for name in ("lmtp", "vmap"))
         return {
+            "smtpd_restriction_classes": "redirecting",
+            "redirecting": f"check_recipient_access inline:{{{{{ANTS}=REDIRECT {ELSEWHERE}}}}}",
+            "smtpd_recipient_restrictions": self.access,
             "transport_maps": f"{self.transport} {route}".strip(),
             "virtual_alias_maps": f"{alias} {self.alias}".strip(),
             "canonical_maps": self.canonical,
@@ -337,8 +365,21 @@ class Setting:
         }
 
 
+REDIRECTED = f"check_recipient_access inline:{{{{{ANTS}=REDIRECT {ELSEWHERE}}}}}"
+
 SETTINGS = st.builds(
     Setting,
+    access=st.sampled_from(
+        [
+            "",
+            "",
+            REDIRECTED,
+            "redirecting",
+            f"check_recipient_access inline:{{{ANTS}=redirecting}}",
+            f"check_recipient_access inline:{{{ANTS}=OK}}, {REDIRECTED}",
+            f"check_recipient_access inline:{{example.net=DUNNO}}, {REDIRECTED}",
+        ]
+    ),
     transport=st.sampled_from(
         [
             "",

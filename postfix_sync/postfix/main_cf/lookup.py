@@ -143,3 +143,12 @@ def transport_forms(postfix: Postfix, address: str) -> list[str]:
     style = below("transport_maps", postfix.parameters["parent_domain_matches_subdomains"])
     domains = keys("", address.rpartition("@")[2], style)
     return list(dict.fromkeys([address, bare, *domains, "*"]))
+
+
+def access_forms(postfix: Postfix, address: str) -> list[str]:
+    """Return the forms of an address that smtpd(8) looks up in an access table (access(5))."""
+    bare = without_extension(address, postfix.parameters["recipient_delimiter"])
+    style = below("smtpd_access_maps", postfix.parameters["parent_domain_matches_subdomains"])
+    domains = keys("", domain_of(address), style)
+    local_parts = [f"{each.rpartition('@')[0]}@" for each in (address, bare)]
+    return list(dict.fromkeys([address, bare, *domains, *local_parts]))
