@@ -14,7 +14,7 @@ from enum import IntEnum
 
 from postfix_sync.errors import SyncError, out_of_memory
 from postfix_sync.model.probe_result import ProbeResult
-from postfix_sync.probe.lmtp import consequence
+from postfix_sync.probe.notice import consequence
 
 WITHIN = 8.0
 """Seconds in which all probes end: check_nrpe(8) gives up after ten, and its alert would then not

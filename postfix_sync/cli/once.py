@@ -18,7 +18,8 @@ from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.textfile import write_textfile
 from postfix_sync.postfix.queue import DeferredMail
 from postfix_sync.probe import flush
-from postfix_sync.probe.lmtp import describe, probe_all
+from postfix_sync.probe.lmtp import probe_all
+from postfix_sync.probe.notice import describe
 from postfix_sync.probe.targets import targets
 from postfix_sync.reconcile.once import once
 from postfix_sync.reconcile.report import Report, Request
@@ -115,9 +116,9 @@ async def _probes(
 ) -> AsyncIterator[list[ProbeResult]]:
     """Probe all destinations, and again those that were up and did not answer."""
     section = configuration.probe
-    probed = targets(report.routes_in_use, report.replicas, report.families)
+    probed = targets(report.routes_in_use, report.replicas)
     while probed:
-        found = await probe_all(probed, section.level, section.timeout, report.known_hosts)
+        found = await probe_all(probed, section.level, section.timeout, report.lmtp)
         yield found
         status = after_probes(status, found, time.time())
         doubted = transitions.doubted(status, still_up=True)

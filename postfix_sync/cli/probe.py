@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.cli import nagios
@@ -11,11 +12,11 @@ from postfix_sync.cli.running import complete, load
 from postfix_sync.errors import ConfigError, Exit, OutOfReach, SyncError
 from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.log import log_problem
-from postfix_sync.model.destination import BOTH_FAMILIES, Families
 from postfix_sync.model.probe_result import ProbeResult
-from postfix_sync.postfix.instance import families_of
+from postfix_sync.postfix.lmtp_client import LmtpClient, lmtp_client_of
 from postfix_sync.postfix.map_directory import installed_maps
-from postfix_sync.probe.lmtp import describe, probe_all
+from postfix_sync.probe.lmtp import probe_all
+from postfix_sync.probe.notice import describe
 from postfix_sync.probe.targets import Target, targets
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _probe(configuration: "Config", options: argparse.Namespace) -> list[ProbeResult]:
-    families = BOTH_FAMILIES
+    lmtp = LmtpClient()
     with contextlib.suppress(ConfigError):  # a probe does not need a Postfix on this host
-        families = await families_of(configuration.postfix.config_directory)
+        lmtp = await lmtp_client_of(configuration.postfix.config_directory)
     return await probe_all(
-        _targets(configuration, options, families),
+        _targets(configuration, options),
         options.level or configuration.probe.level.replace("off", "rcpt"),
         configuration.probe.timeout,
-        _known_hosts(configuration),
+        replace(lmtp, known=_known_hosts(configuration)),
         within=nagios.WITHIN if options.nagios else None,
     )
 
@@ -73,16 +74,12 @@ def _no_destination(configuration: "Config") -> OutOfReach:
     )
 
 
-def _targets(
-    configuration: "Config", options: argparse.Namespace, families: Families
-) -> list[Target]:
+def _targets(configuration: "Config", options: argparse.Namespace) -> list[Target]:
     """Return the destinations on the command line, or else those of the installed maps."""
     installed = targets(installed_maps(configuration.postfix.map_directory).routes_in_use, {})
     lists = {target.destination: target.recipient for target in installed}
     return [
-        Target(
-            destination, options.rcpt or lists.get(destination), doubting=True, families=families
-        )
+        Target(destination, options.rcpt or lists.get(destination), doubting=True)
         for destination in options.destinations or lists
     ]
 

@@ -19,7 +19,8 @@ from postfix_sync.errors import SyncError
 from postfix_sync.log import LOG, log_problem
 from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.probe import flush
-from postfix_sync.probe.lmtp import describe, probe_all
+from postfix_sync.probe.lmtp import probe_all
+from postfix_sync.probe.notice import describe
 from postfix_sync.probe.targets import targets
 from postfix_sync.reconcile.report import Report
 from postfix_sync.status.transitions import after_flush, after_probes, doubted, due_early, rankings
@@ -74,13 +75,11 @@ class Destinations:
             if self.report.installed:
                 probed = [
                     replace(target, doubting=target.destination not in self.known)
-                    for target in targets(
-                        self.report.routes_in_use, self.report.replicas, self.report.families
-                    )
+                    for target in targets(self.report.routes_in_use, self.report.replicas)
                     if everything or target.destination.endpoint in self._probed_soon
                 ]
-                hosts = self.report.known_hosts
-                results = await probe_all(probed, section.level, section.timeout, hosts)
+                lmtp = self.report.lmtp
+                results = await probe_all(probed, section.level, section.timeout, lmtp)
                 await self._note(results)
                 self._log_probes(results)
 

@@ -226,13 +226,12 @@ async def gather(config: "Config", found: Postfix, map_type: str = "") -> Host:
             name: await found.index_type(name) for name in INDEX_SUFFIX if name in found.map_types
         },
     )
-    resolver = await lmtp_resolver.resolver(found, host.lmtp)
     # A server that does not answer costs a whole timeout, so both run at the same time.
     probes, lookups = await asyncio.gather(
         _probes(host),
-        lmtp_resolver.look_up_all(resolver, host.host_names),
+        lmtp_resolver.look_up_all(found.lmtp.resolver, host.host_names),
     )
-    host = replace(host, probes=probes, resolver=resolver, lookups=lookups)
+    host = replace(host, probes=probes, lookups=lookups)
     if names.lost(host):
         tables.ours = replace(ours, hosts_used=True)
     return host
@@ -248,9 +247,10 @@ async def _probes(host: Host) -> list[ProbeResult]:
         hosts = HostsFiles(config.hosts.file, None).read().lookup()
     except SyncError:
         hosts = {}  # the resolver reads the hosts file itself
-    found = targets(routes, host.upcoming.replicas, host.postfix.families)
+    lmtp = replace(host.postfix.lmtp, known=hosts)
+    found = targets(routes, host.upcoming.replicas)
     probed = [replace(target, doubting=True) for target in found]
-    return await probe_all(probed, section.level, section.timeout, hosts)
+    return await probe_all(probed, section.level, section.timeout, lmtp)
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:

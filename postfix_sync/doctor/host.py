@@ -15,7 +15,7 @@ from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_type import IndexType
 from postfix_sync.postfix.instance import Postfix
-from postfix_sync.postfix.lmtp_resolver import Answer, Resolver
+from postfix_sync.postfix.lmtp_resolver import Answer
 from postfix_sync.postfix.main_cf import fixes
 from postfix_sync.postfix.main_cf.classes import Classes
 from postfix_sync.postfix.main_cf.lookup import Tables
@@ -58,8 +58,6 @@ class Host:
     """The parameters that main.cf has; see `Postfix.written`."""
     warnings: Sequence[str] = ()
     """Postfix's warnings about main.cf and master.cf."""
-    resolver: Resolver | None = None
-    """How lmtp(8) looks names up."""
     lookups: Mapping[str, Answer] = field(default_factory=dict)
     """The results of these lookups for `host_names`."""
     status: "Status | None" = None

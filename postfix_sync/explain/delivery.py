@@ -8,14 +8,13 @@ from postfix_sync.explain.steps import COMPUTED, Step, Verdict
 from postfix_sync.explain.view import View
 from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.model.destination import Destination
-from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix import lmtp_families, lmtp_resolver
 from postfix_sync.postfix.lmtp_resolver import Answer
 from postfix_sync.postfix.main_cf.lookup import alias_forms, transport_forms
-from postfix_sync.postfix.master_cf import lmtp_service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
-from postfix_sync.probe.lmtp import REFUSED_FOR_GOOD, probe_all
+from postfix_sync.probe.lmtp import probe_all
 from postfix_sync.probe.targets import Target
 
 _PARAMETERS_OF_CLASSES = {
@@ -28,9 +27,6 @@ _PARAMETERS_OF_CLASSES = {
 """By address class, the parameter that lists recipients, and the default for their delivery
 (ADDRESS_CLASS_README)."""
 
-
-ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"})
-"""The values of lmtp_tls_security_level with which lmtp(8) sends no mail without TLS."""
 
 _TABLES = (
     "canonical_maps",
@@ -185,13 +181,11 @@ async def _responsible(view: View, found: Resolved | None) -> str:
 
 async def _look_up(view: View, hops: Iterable[Destination]) -> Mapping[str, Answer]:
     """Look up the names of next hops as lmtp(8) does; literals that it must not use have none."""
-    service = lmtp_service(view.services)
-    resolver = await lmtp_resolver.resolver(view.postfix, service)
     names = {hop.host for hop in hops if hop.is_name}
-    found = await lmtp_resolver.look_up_all(resolver, names)
+    found = await lmtp_resolver.look_up_all(view.postfix.lmtp.resolver, names)
     literals = {hop.host for hop in hops if not hop.is_name}
-    barred = await lmtp_resolver.barred(view.postfix, literals, {})
-    said = f"{lmtp_resolver.barred_families(view.postfix)}: inet_protocols excludes it"
+    barred = await lmtp_families.barred(view.postfix, literals, {})
+    said = f"{lmtp_families.barred_families(view.postfix)}: inet_protocols excludes it"
     return {**found, **{host: Answer(said=said) for host in barred}}
 
 
@@ -209,15 +203,6 @@ def _named(view: View, hop: Destination, lookups: Mapping[str, Answer]) -> list[
     return [Step("resolve", hop.host, answer.said, by, COMPUTED, ok=False, outcome=outcome)]
 
 
-async def _tls_level(view: View) -> str:
-    """Return lmtp(8)'s security level for TLS."""
-    name = "lmtp_tls_security_level"
-    service = lmtp_service(view.services)
-    if service and name in service.overrides:
-        return service.overrides[name]
-    return (await view.postfix.values(name))[name]
-
-
 async def _probed(view: View, recipient: str, hops: Sequence[Destination]) -> list[Step]:
     """Ask LMTP servers for their replies to RCPT; one that takes the mail is enough."""
     section = view.config.probe
@@ -228,24 +213,14 @@ async def _probed(view: View, recipient: str, hops: Sequence[Destination]) -> li
     except SyncError:
         hosts = {}
     address = recipient if recipient.isascii() else None
-    targets = [Target(hop, address, families=view.postfix.families) for hop in hops]
-    level = await _tls_level(view)
+    targets = [Target(hop, address) for hop in hops]
+    lmtp = replace(view.postfix.lmtp, known=hosts)
     steps = []
-    for result in await probe_all(targets, "rcpt", section.timeout, hosts):
+    for result in await probe_all(targets, "rcpt", section.timeout, lmtp):
         said = result.reply if result.up else f"{result.error} {result.reply}".strip()
-        if result.up and level in ENCRYPTED and "STARTTLS" not in result.offers:
-            problem = "the server does not offer STARTTLS"
-            by = f"lmtp_tls_security_level = {level}"
-            asked = f"LHLO at {result.destination.endpoint}"
-            bad = Step("lmtp", asked, problem, by, ok=False, outcome=Verdict.DEFERRED)
-            steps.append(bad)
-            continue
-        refused = result.barred or (
-            result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5")
-        )
         outcome = None
         if not result.up:
-            outcome = Verdict.REFUSED if refused else Verdict.DEFERRED
+            outcome = Verdict.REFUSED if result.returned else Verdict.DEFERRED
         asked = f"RCPT at {result.destination.endpoint}"
         steps.append(Step("lmtp", asked, said, ok=result.up, outcome=outcome))
     if any(step.ok for step in steps):

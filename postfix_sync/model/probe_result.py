@@ -26,6 +26,7 @@ class ProbeResult:
     offers: tuple[str, ...] = ()
     """The service extensions that the server offers in its reply to LHLO, in upper case, each with
     its parameters."""
-    barred: bool = False
-    """Whether all its addresses have an IP version that Postfix must not use, so that Postfix
-    returns its mail."""
+    returned: bool = False
+    """Whether Postfix returns mail for it to its sender, instead of trying again later."""
+    hint: str = ""
+    """What to do about it, if the phase does not say that."""

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postfix_sync.errors import ConfigError
-from postfix_sync.model.destination import BOTH_FAMILIES, Families
+from postfix_sync.model.destination import Families
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from postfix_sync.postfix.index_type import SUCCESSORS, IndexType
+from postfix_sync.postfix.lmtp_client import LmtpClient, lmtp_client
 from postfix_sync.postfix.mail_queue import MailQueue
-from postfix_sync.postfix.master_cf import LMTP, Service, lmtp_is_chrooted, service
+from postfix_sync.postfix.master_cf import Service, service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.postfix.postconf import instance_command, postconf, settings_of
 from postfix_sync.postfix.postmap import Postmap
 from postfix_sync.postfix.processes import Processes
 from postfix_sync.system.commands import find_command, run
 from postfix_sync.system.files import read_file, replace_file, unwritable
-from postfix_sync.system.interfaces import has_ipv6
 
 PARAMETERS = (
     "alias_database",
@@ -30,11 +30,18 @@ PARAMETERS = (
     "compatibility_level",
     "default_database_type",
     "default_transport",
+    "disable_dns_lookups",
     "inet_protocols",
     "lmtp_connect_timeout",
+    "lmtp_dns_resolver_options",
+    "lmtp_dns_support_level",
+    "lmtp_enforce_tls",
     "lmtp_host_lookup",
+    "lmtp_tls_policy_maps",
+    "lmtp_tls_security_level",
     "local_recipient_maps",
     "local_transport",
+    "mail_owner",
     "message_size_limit",
     "mydestination",
     "owner_request_special",
@@ -79,12 +86,11 @@ class Postfix:
     unexpanded: Mapping[str, str]
     """The values of PARAMETERS as they are written."""
     map_types: frozenset[str]
-    lmtp_chrooted: bool
+    lmtp: LmtpClient = field(default_factory=LmtpClient)
+    """What lmtp(8) may do: the service that all routes name."""
     master_cf: str = ""
     """The lines of master(5) as `postconf -M` prints them; empty if there is no such file."""
     version: str = ""
-    families: Families = BOTH_FAMILIES
-    """The versions of IP that lmtp(8) may use: inet_protocols of main.cf, or of master.cf."""
     habitual: frozenset[str] = frozenset()
     """The lines that postmap(1) prints for every query: warnings about main.cf, not about a map."""
     _index_types: dict[str, IndexType] = field(default_factory=dict, repr=False, compare=False)
@@ -109,6 +115,11 @@ class Postfix:
     def postmap(self) -> Postmap:
         """The postmap(1) of this instance."""
         return Postmap(self.config_directory, self.queue_directory, self.habitual)
+
+    @property
+    def families(self) -> Families:
+        """The versions of IP that lmtp(8) may use."""
+        return self.lmtp.families
 
     @property
     def several_next_hops(self) -> bool:
@@ -263,37 +274,11 @@ async def inspect(config_directory: Path) -> Postfix:
         parameters=parameters,
         unexpanded=unexpanded,
         map_types=frozenset(types.split()),
-        lmtp_chrooted=lmtp_is_chrooted(services, parameters["compatibility_level"]),
+        lmtp=await lmtp_client(config_directory, parameters, services),
         master_cf=services,
         version=version.strip(),
-        families=await _families(config_directory, parameters["inet_protocols"], services),
         habitual=frozenset(nothing.stderr.splitlines()),
     )
-
-
-async def families_of(config_directory: Path) -> Families:
-    """Return the versions of IP that lmtp(8) may use. Raises ConfigError if there is no Postfix."""
-    value = settings_of(await postconf(config_directory, "-x", "inet_protocols"))["inet_protocols"]
-    services = ""
-    if (config_directory / "master.cf").exists():
-        services = await postconf(config_directory, "-M", "/".join(LMTP))
-    return await _families(config_directory, value, services)
-
-
-async def _families(config_directory: Path, value: str, services: str) -> Families:
-    """Return the versions of IP that inet_protocols permits to lmtp(8).
-
-    `value` is that of main.cf, which the lmtp service of master.cf may override.
-    """
-    name = "inet_protocols"
-    if any(name in line and tuple(line.split()[:2]) == LMTP for line in services.splitlines()):
-        overrides = settings_of(await postconf(config_directory, "-P", "-x"))
-        value = overrides.get("/".join((*LMTP, name)), value)
-    named = set(items(value.lower()))
-    found = {version for version in (4, 6) if named & {"all", f"ipv{version}"}}
-    if 4 in found and not has_ipv6():
-        found.discard(6)
-    return frozenset(found)
 
 
 async def fold_of(config_directory: Path) -> Fold:

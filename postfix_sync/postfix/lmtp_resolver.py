@@ -8,20 +8,13 @@ result, so each lookup runs in a process with lmtp(8)'s user and root (name_look
 
 import asyncio
 import json
-import socket
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model.destination import BOTH_FAMILIES, Destination, family_of
-from postfix_sync.postfix.instance import Postfix
-from postfix_sync.postfix.main_cf.fixes import command, reloaded
-from postfix_sync.postfix.master_cf import LMTP, Service, lmtp_service
-from postfix_sync.postfix.match_list import items
 from postfix_sync.system.commands import run
-from postfix_sync.system.interfaces import has_ipv6
 
 DNS, NATIVE = "dns", "native"
 
@@ -30,20 +23,6 @@ TIMEOUT = 15.0
 
 AT_ONCE = 8
 """Lookups under way at the same time, each a process."""
-
-PARAMETERS = (
-    "disable_dns_lookups",
-    "lmtp_dns_resolver_options",
-    "lmtp_dns_support_level",
-    "lmtp_host_lookup",
-    "mail_owner",
-)
-
-_SEARCHES = frozenset({"res_defnames", "res_dnsrch"})
-"""The resolver options with which the DNS is queried for more than the name as written."""
-
-_FAMILY = {frozenset({4}): int(socket.AF_INET), frozenset({6}): int(socket.AF_INET6)}
-"""The address family, if lmtp(8) may use only one."""
 
 _PROGRAM = Path(__file__).with_name("name_lookup.py")
 
@@ -66,10 +45,10 @@ class Answer:
 class Resolver:
     """How lmtp(8) looks names up: its mechanisms, its user, and its root directory."""
 
-    mechanisms: tuple[str, ...]
+    mechanisms: tuple[str, ...] = (NATIVE,)
     """"dns" always comes before "native" (postconf(5), smtp_host_lookup)."""
-    user: str | None
-    root: Path | None
+    user: str | None = None
+    root: Path | None = None
     family: int = 0
     search: bool = False
 
@@ -104,78 +83,6 @@ class Resolver:
             return Answer(denied=done.complaint.rpartition("; ")[2])
         found = json.loads(done.stdout)
         return Answer(**{**found, "addresses": tuple(found.get("addresses", ()))})
-
-
-def mechanisms(parameters: Mapping[str, str]) -> tuple[str, ...]:
-    """Return lmtp(8)'s mechanisms by main.cf: only getaddrinfo(3) if DNS lookups are disabled."""
-    level = parameters["lmtp_dns_support_level"]
-    if (level or parameters["disable_dns_lookups"]) in {"disabled", "yes"}:
-        return (NATIVE,)
-    named = items(parameters["lmtp_host_lookup"])
-    return tuple(mechanism for mechanism in (DNS, NATIVE) if mechanism in named)
-
-
-async def resolver(postfix: Postfix, service: Service | None) -> Resolver:
-    """Return the resolver of this instance's lmtp service, or of a default service if it has none.
-
-    Raises ConfigError.
-    """
-    parameters = await postfix.values(*PARAMETERS)
-    if service:
-        parameters |= service.overrides
-    unprivileged = service is None or service.unprivileged
-    return Resolver(
-        mechanisms=mechanisms(parameters),
-        user=parameters["mail_owner"] if unprivileged else None,
-        root=postfix.queue_directory if service and service.chrooted else None,
-        family=_FAMILY.get(postfix.families, 0),
-        search=not _SEARCHES.isdisjoint(items(parameters["lmtp_dns_resolver_options"].lower())),
-    )
-
-
-async def barred(
-    postfix: Postfix, hosts: Iterable[str], addresses: Mapping[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Return the hosts that resolve only to IP addresses that inet_protocols excludes, with these.
-
-    lmtp(8) would return mail for them to its sender. A host may be an IP address; `addresses` has
-    the address of some names, and the others are looked up. Raises ConfigError.
-    """
-    every = set(hosts)
-    named = {host for host in every if Destination(host, 0).is_name}
-    known = {host: addresses.get(host, "") if host in named else host for host in every}
-    found: dict[str, tuple[str, ...]] = {
-        host: (address,)
-        for host, address in known.items()
-        if address and family_of(address) not in postfix.families
-    }
-    unknown = {host for host, address in known.items() if not address}
-    if unknown:
-        service = lmtp_service(await postfix.services())
-        by = await resolver(postfix, service)
-        answers = await look_up_all(by, unknown)
-        nothing = Answer()
-        lacking = [name for name, answer in answers.items() if replace(answer, said="") == nothing]
-        others = await look_up_all(replace(by, family=0), lacking)
-        found |= {name: answer.addresses for name, answer in others.items() if answer.addresses}
-    return found
-
-
-def barred_families(postfix: Postfix) -> str:
-    """Return the versions of IP that lmtp(8) must not use, such as `IPv6`, for messages."""
-    return " and ".join(f"IPv{version}" for version in sorted(BOTH_FAMILIES - postfix.families))
-
-
-def permit_both_families(postfix: Postfix) -> str | None:
-    """Return the command that permits both families to lmtp(8) alone; None if the host has no IPv6.
-
-    A change of the parameter in main.cf would need a stop and a start of Postfix, and apply to
-    smtp(8) and smtpd(8), too.
-    """
-    if not has_ipv6():
-        return None
-    change = f"{'/'.join(LMTP)}/inet_protocols = all"
-    return reloaded(postfix, command(postfix, "postconf", "-P", change))
 
 
 async def look_up_all(by: Resolver, names: Iterable[str]) -> dict[str, Answer]:

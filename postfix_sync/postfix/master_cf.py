@@ -44,16 +44,6 @@ def lmtp_service(services: Iterable[Service]) -> Service | None:
     return next((one for one in services if (one.name, one.kind) == LMTP), None)
 
 
-def lmtp_is_chrooted(services: str, compatibility_level: str) -> bool:
-    """Return whether the lmtp service is chrooted.
-
-    `services` are the lines of `postconf -M`: name type private unprivileged chroot (master(5)).
-    """
-    chrooted = _chrooted(compatibility_level)
-    fields = (line.split() for line in services.splitlines())
-    return any(field[:2] == ["lmtp", "unix"] and field[4] in chrooted for field in fields)
-
-
 def _chrooted(compatibility_level: str) -> set[str]:
     """Return the values of master(5)'s chroot field that mean "chrooted".
 

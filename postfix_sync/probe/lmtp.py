@@ -10,14 +10,17 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import quote, why
-from postfix_sync.model.notice import Notice
+from postfix_sync.model.destination import Destination, family_of
 from postfix_sync.model.probe_result import PHASES, ProbeResult
+from postfix_sync.postfix.lmtp_client import LmtpClient
+from postfix_sync.probe.notice import EXCLUDED, NO_TLS, NOBODY
 from postfix_sync.probe.targets import Target
-from postfix_sync.system.tcp import dial, resolve
+from postfix_sync.system.tcp import dial, place
 
 if TYPE_CHECKING:
     from aiosmtplib import SMTP
@@ -34,13 +37,8 @@ AT_ONCE = 50
 SESSION_BYTES = 64 * 2**10
 """Bytes that a server may send in one session. Mailman sends less than 2 KiB."""
 
-_VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
-
 MAILMAN = "GNU Mailman"
 """The text in the greeting of every Mailman 3: `220 HOST GNU Mailman LMTP runner 2.0`."""
-
-NOBODY = "postfix-sync/no-such-list"
-"""A local part that no list has: Mailman permits no slash in a list's name (app/lifecycle.py)."""
 
 REFUSED_FOR_GOOD = ("lhlo", "mail", "rcpt")
 """Phases in which Postfix returns mail for a 5xx reply; it treats a 5xx greeting as a 4xx."""
@@ -50,7 +48,7 @@ async def probe_all(
     wanted: Iterable[Target],
     level: str,
     timeout: float,
-    hosts: Mapping[str, str],
+    lmtp: LmtpClient,
     *,
     within: float | None = None,
 ) -> list[ProbeResult]:
@@ -64,7 +62,7 @@ async def probe_all(
 
     async def in_turn(target: Target) -> ProbeResult:
         async with turn:
-            return await probe(target, level, timeout, hosts, deadline)
+            return await probe(target, level, timeout, lmtp, deadline)
 
     return list(await asyncio.gather(*map(in_turn, wanted)))
 
@@ -73,22 +71,21 @@ async def probe(
     target: Target,
     level: str,
     timeout: float,
-    hosts: Mapping[str, str],
+    lmtp: LmtpClient,
     deadline: float | None = None,
 ) -> ProbeResult:
     """Run an LMTP session up to `level`; never raise for what a server does.
 
     `timeout` is in seconds, for each phase; at `deadline`, a time of the event loop's clock, the
-    probe ends in whatever phase it is. `hosts` maps host names to known IP addresses: those names
-    are not looked up.
+    probe ends in whatever phase it is. What lmtp(8) may not use, the probe does not use.
     """
     from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
-    session = _Session(target, timeout)
-    error, barred = "", False
+    session = _Session(target, timeout, lmtp)
+    error, hint, returned = "", "", False
     try:
         async with asyncio.timeout_at(deadline) as whole:
-            await session.run(LEVELS[level], hosts)
+            await session.run(LEVELS[level])
     except TimeoutError:
         error = "no time left" if whole.expired() else f"no answer within {timeout:g} s"
     except SMTPServerDisconnected:
@@ -97,9 +94,11 @@ async def probe(
         error = _one_line(str(failure.args[-1] if failure.args else failure))
     except OSError as failure:
         error = str(failure.strerror) if isinstance(failure, socket.gaierror) else why(failure)
-    except (_UnexpectedReplyError, _BarredError) as failure:
+    except _UnexpectedReplyError as failure:
         error = str(failure)
-        barred = isinstance(failure, _BarredError)
+        returned = session.phase in REFUSED_FOR_GOOD and session.reply.startswith("5")
+    except _UnusableError as failure:
+        error, hint, returned = failure.problem, failure.hint, failure.returned
     finally:
         await session.close()
     return ProbeResult(
@@ -111,68 +110,31 @@ async def probe(
         error=error,
         warning="" if error else session.warning,
         offers=session.offers,
-        barred=barred,
+        returned=returned,
+        hint=hint,
     )
-
-
-_HINTS = {
-    "resolve": "see what the name resolves to: getent hosts {host}; or set sources.address",
-    "connect": "check that Mailman runs and listens on this address: ss -ltn; mailman status",
-    "greeting": "something other than Mailman may answer there, such as a container's proxy",
-    "lhlo": "compare {host} and its port with lmtp_host and lmtp_port in mailman.cfg",
-    "mail": "see Mailman's log: var/logs/lmtp.log and var/logs/mailman.log",
-    "rcpt": "check that its database is up, and that this Mailman has the list: mailman lists",
-}
-
-
-def describe(result: ProbeResult) -> Notice:
-    """Describe a result; the hint helps if the destination is down, or its replies are odd."""
-    endpoint = result.destination.endpoint
-    about = f"destination {endpoint}"
-    if result.up:
-        up = f"{about}: up ({result.phase}: {result.reply}), {result.seconds:g} s"
-        if not result.warning:
-            return Notice(up)
-        hint = _UPDATE if NOBODY in result.warning else _HINTS["greeting"]
-        return Notice(f"{up}; but {result.warning}", hint)
-    said = f" ({result.reply})" if result.reply else ""
-    return Notice(
-        f"{about}: down: {result.phase}: {result.error}{said}; {consequence(result)}",
-        _BARRED if result.barred else _HINTS[result.phase].format(host=result.destination.host),
-    )
-
-
-def consequence(result: ProbeResult) -> str:
-    """Describe what Postfix does with mail for a destination that is down for this reason."""
-    if result.barred:
-        return "Postfix returns mail for it to its sender"
-    if result.phase in REFUSED_FOR_GOOD and result.reply.startswith("5"):
-        whose = "this list" if result.phase == "rcpt" else "it"
-        return f"Postfix returns mail for {whose} to its sender"
-    return "mail for it is deferred"
-
-
-_BARRED = (
-    "doctor prints the command that permits lmtp(8) to use that family; or set the source's"
-    " address: or destination: to one that Postfix may use"
-)
-
-_UPDATE = "update Mailman: 3.3.6 and later refuse an address that no list has"
 
 
 class _UnexpectedReplyError(Exception):
     """A reply with another code than the phase needs."""
 
 
-class _BarredError(Exception):
-    """The destination resolves only to addresses of a family that Postfix must not use."""
+@dataclass(frozen=True)
+class _UnusableError(Exception):
+    """A destination that lmtp(8) does not use, for a reason other than a reply of the server."""
+
+    problem: str
+    hint: str
+    returned: bool
+    """Whether Postfix returns mail for it to its sender."""
 
 
 class _Session:
     """One LMTP session, and the last phase that it reached."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, timeout: float, lmtp: LmtpClient) -> None:
         self.target = target
+        self.lmtp = lmtp
         self.timeout = timeout
         self.phase = PHASES[0]
         self.reply = ""
@@ -183,15 +145,19 @@ class _Session:
         self._client: SMTP | None = None
         self._relay: asyncio.Task[bool] | None = None
 
-    async def run(self, last: str, hosts: Mapping[str, str]) -> None:
+    async def run(self, last: str) -> None:
         """Run the session up to the phase `last`, then RSET and QUIT. Raises as a client does."""
         from aiosmtplib import SMTPServerDisconnected  # noqa: PLC0415
 
-        connection = await self._connected(hosts)
+        connection = await self._connected()
         self._client = client = await self._greeted(connection)
         for phase, command, expected in _dialogue(last, self.target.recipient):
             self._enter(phase)
             self.reply = await self._send(client, command, expected)
+            if phase == "lhlo" and self.lmtp.requires_tls and "STARTTLS" not in self.offers:
+                level = f"lmtp_tls_security_level = {self.lmtp.tls_level}"
+                problem = f"it does not offer STARTTLS, and {level}"
+                raise _UnusableError(problem, NO_TLS, returned=False)
         if self.phase == "rcpt" and self.target.doubting and not self.warning:
             await self._doubt(client)
         if self.phase in {"mail", "rcpt"}:
@@ -229,23 +195,44 @@ class _Session:
         """Begin a phase, which has no reply yet."""
         self.phase, self.reply = phase, ""
 
-    async def _connected(self, hosts: Mapping[str, str]) -> socket.socket:
+    async def _connected(self) -> socket.socket:
         """Connect to the first address of the destination that accepts a connection.
 
-        Raises OSError, TimeoutError, or _BarredError if Postfix may use none of its addresses.
+        Raises OSError, TimeoutError, or _UnusableError if lmtp(8) finds no address to use.
         """
         host, port = self.target.destination.host, self.target.destination.port
         async with asyncio.timeout(self.timeout):
-            found = await resolve(hosts.get(host, host), port)
-        families = self.target.families
-        usable = [address for address in found if _VERSIONS.get(address[0]) in families]
-        if found and not usable:
-            addresses = ", ".join(str(address[4][0]) for address in found)
-            raise _BarredError(
-                f"it resolves only to {addresses}, which inet_protocols keeps Postfix from using"
+            found = await self._addresses(self.lmtp.known.get(host, host))
+        usable = [address for address in found if family_of(address) in self.lmtp.families]
+        if not usable:
+            raise _UnusableError(
+                f"it resolves only to {', '.join(found)}, which inet_protocols keeps Postfix from"
+                " using",
+                EXCLUDED,
+                returned=True,
             )
         self._enter("connect")
-        return await dial(usable, self.timeout)
+        return await dial([place(address, port) for address in usable], self.timeout)
+
+    async def _addresses(self, host: str) -> Sequence[str]:
+        """Look a host up as lmtp(8) does; who may not become its user looks it up as themselves.
+
+        Raises _UnusableError if lmtp(8) finds no address.
+        """
+        if not Destination(host, 0).is_name:
+            return [host]
+        resolver = self.lmtp.resolver
+        answer = await resolver.look_up(host)
+        if answer.denied:
+            answer = await replace(resolver, user=None, root=None).look_up(host)
+        if answer.addresses:
+            return answer.addresses
+        how = f"as lmtp(8) looks names up ({', '.join(resolver.mechanisms)})"
+        raise _UnusableError(
+            f"{answer.said or answer.denied}, {how}",
+            "",
+            returned=not (answer.unanswered or answer.denied),
+        )
 
     async def _greeted(self, connection: socket.socket) -> "SMTP":
         from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415

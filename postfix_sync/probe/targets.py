@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from postfix_sync.model.destination import BOTH_FAMILIES, Destination, Families
+from postfix_sync.model.destination import Destination
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import destinations_of, parse_next_hops
 
@@ -21,13 +21,9 @@ class Target:
     Before 3.3.6, Mailman accepted any address. The extra RCPT writes a line to Mailman's log, and
     its reply changes only with an update of Mailman, so that not every probe sends it.
     """
-    families: Families = BOTH_FAMILIES
-    """The versions of IP that Postfix may use for the destination, and so may the probe."""
 
 
-def targets(
-    routes: Table[str], replicas: Mapping[Destination, str], families: Families = BOTH_FAMILIES
-) -> list[Target]:
+def targets(routes: Table[str], replicas: Mapping[Destination, str]) -> list[Target]:
     """Return the destinations of installed routes and of `replicas`, each with one of its lists.
 
     That is the list with the most next hops, and of several the first by name: a list that
@@ -42,7 +38,6 @@ def targets(
         Target(
             destination,
             min(filter(str.isascii, lists), key=partial(_rank, routes), default=None),
-            families=families,
         )
         for destination, lists in sorted(found.items())
     ]

@@ -16,7 +16,7 @@ from postfix_sync.model.installed import Desired, Installed
 from postfix_sync.model.map_names import MAP_NAMES, ROUTES
 from postfix_sync.model.maps import Diff, Maps
 from postfix_sync.model.table import Table
-from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix import lmtp_families
 from postfix_sync.postfix.next_hop import host_names, parse_next_hops
 from postfix_sync.reconcile.changes import named
 from postfix_sync.reconcile.partial_maps import held_back
@@ -59,7 +59,7 @@ async def without_undeliverable(
     barred: Mapping[str, Sequence[str]] = {}
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(JUDGED_WITHIN):
-            barred = await lmtp_resolver.barred(postfix, hosts, goal.hosts)
+            barred = await lmtp_families.barred(postfix, hosts, goal.hosts)
     values = {value for value, hops in last.items() if any(hop.host in barred for hop in hops)}
     held = routes.with_values_in(values)
     if not held:
@@ -112,8 +112,8 @@ def _refusal(
         host if list(barred[host]) == [host] else f"{host} ({', '.join(barred[host])})"
         for host in hosts
     ]
-    family = lmtp_resolver.barred_families(postfix)
-    fix = lmtp_resolver.permit_both_families(postfix)
+    family = lmtp_families.barred_families(postfix)
+    fix = lmtp_families.permit_both_families(postfix)
     hint = "give the source an address: or a destination: that Postfix may use"
     return Refused(
         f"{source}: {' and '.join(places)} is {family}, which inet_protocols keeps Postfix from"

@@ -91,7 +91,7 @@ def installation(config: "Config", map_type: str, hosts_used: bool) -> Installat
 
 
 def _hosts_files(config: "Config", instance: Postfix) -> HostsFiles:
-    chrooted = config.hosts.chroot == "auto" and instance.lmtp_chrooted
+    chrooted = config.hosts.chroot == "auto" and instance.lmtp.is_chrooted
     return HostsFiles(
         config.hosts.file, instance.queue_directory / "etc/hosts" if chrooted else None
     )

@@ -6,12 +6,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from postfix_sync.errors import Exit, SyncError, worst
-from postfix_sync.model.destination import BOTH_FAMILIES, Destination, Families
+from postfix_sync.model.destination import Destination
 from postfix_sync.model.installed import Installed
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.notice import Notice
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.lmtp_client import LmtpClient
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.reload_spacing import RELOAD_AGE
 from postfix_sync.store.hold import Hold
@@ -78,8 +79,6 @@ class Report:
     """What is installed after the sync; None if that is unknown."""
     updated: Mapping[str, float] = field(default_factory=dict)
     """When each map was last published, in seconds since the epoch."""
-    known_hosts: Mapping[str, str] = field(default_factory=dict)
-    """Host names with the addresses that the hosts file gives them."""
     clusters: Mapping[str, Mapping[Destination, str]] = field(default_factory=dict)
     """The destinations of each cluster, each with a list that it must know."""
     entries: Mapping[str, int] = field(default_factory=dict)
@@ -97,8 +96,8 @@ class Report:
     held: Hold | None = None
     waiting: str = ""
     """What would change without the hold."""
-    families: Families = BOTH_FAMILIES
-    """The versions of IP that Postfix may use."""
+    lmtp: LmtpClient = field(default_factory=LmtpClient)
+    """What Postfix's lmtp(8) may do, and so the probes."""
 
     @property
     def errors(self) -> tuple[SyncError, ...]:

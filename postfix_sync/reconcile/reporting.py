@@ -1,5 +1,6 @@
 """Stage 8: the report, from what the sync did and what is on the disk after it."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import SyncError
@@ -76,7 +77,6 @@ def report(
         map_type=place.directory.map_type,
         installed=installed,
         updated=place.directory.updated(),
-        known_hosts=known_hosts,
         clusters={
             party.name: party.replicas for party in goal.decision.merged.parties if party.replicas
         },
@@ -87,7 +87,7 @@ def report(
         generation=place.generations.installed(place.directory.texts()),
         held=goal.hold,
         waiting=goal.waiting,
-        families=place.directory.postfix.families,
+        lmtp=replace(place.directory.postfix.lmtp, known=known_hosts),
     )
 
 

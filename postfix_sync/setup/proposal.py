@@ -127,11 +127,12 @@ async def _as_set_up(host: Host, settings: Iterable[Setting]) -> Host:
         parameters={**host.postfix.parameters, **expanded},
         unexpanded={**host.postfix.unexpanded, **wanted},
     )
-    resolver, answers = host.resolver, host.lookups
-    if resolver and (mechanisms := wanted.get("lmtp_host_lookup")):
-        resolver = replace(resolver, mechanisms=tuple(items(mechanisms)))
+    answers = host.lookups
+    if mechanisms := wanted.get("lmtp_host_lookup"):
+        resolver = replace(host.postfix.lmtp.resolver, mechanisms=tuple(items(mechanisms)))
+        changed = replace(changed, lmtp=replace(changed.lmtp, resolver=resolver))
         answers = await lmtp_resolver.look_up_all(resolver, host.host_names)
-    return replace(host, postfix=changed, resolver=resolver, lookups=answers)
+    return replace(host, postfix=changed, lookups=answers)
 
 
 async def _misrouted(host: Host) -> list[Finding]:

@@ -32,6 +32,12 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
     return await asyncio.wrap_future(found)
 
 
+def place(address: str, port: int) -> Address:
+    """Return where to connect to for an IP address in text form."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=flags)[0]
+
+
 async def dial(addresses: Iterable[Address], timeout: float) -> socket.socket:
     """Connect to the first address that accepts a connection.
 

@@ -1,5 +1,6 @@
 """Hosts with unusual or broken files: a sync does what it can, and damages nothing."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.model.table import Table
-from postfix_sync.postfix.master_cf import lmtp_is_chrooted
+from postfix_sync.postfix.lmtp_client import PARAMETERS, lmtp_client
 from postfix_sync.postfix.next_hop import next_hops_of
 from tests.parts.disk import mounted
 from tests.parts.mailman_files import nine
@@ -190,7 +191,10 @@ def test_odd_configurations_are_refused(make_site: MakeSite, text: str, problem:
 def test_lmtp_is_chrooted_as_master_cf_and_compatibility_level_say(
     service: str, level: str, chrooted: bool
 ) -> None:
-    assert lmtp_is_chrooted(f"pickup unix n - y 60 1 pickup\n{service}\n", level) is chrooted
+    values = {**dict.fromkeys(PARAMETERS, ""), "compatibility_level": level}
+    services = f"pickup unix n - y 60 1 pickup\n{service}\n"
+    found = asyncio.run(lmtp_client(Path("/nonexistent"), values, services))
+    assert found.is_chrooted is chrooted
 
 
 def test_next_hops_of_incomplete_lists_are_found() -> None:

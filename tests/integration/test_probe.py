@@ -15,14 +15,17 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.probe_result import PHASES, ProbeResult
+from postfix_sync.postfix.lmtp_client import LmtpClient
 from postfix_sync.postfix.map_text import render
-from postfix_sync.probe.lmtp import describe, probe, probe_all
+from postfix_sync.probe.lmtp import probe, probe_all
+from postfix_sync.probe.notice import describe
 from postfix_sync.probe.targets import Target
 from tests.conftest import need
 from tests.parts.common import PATIENCE, TRIES, free_port, run
@@ -56,7 +59,7 @@ def run_probe(
         async with rogue(behaviour, host) as (_, port):
             name = next(iter(hosts or {}), host)
             target = Target(Destination(name, port), recipient)
-            return await probe(target, level, timeout, hosts or {})
+            return await probe(target, level, timeout, LmtpClient(known=hosts or {}))
 
     return asyncio.run(session())
 
@@ -206,17 +209,21 @@ def test_result_has_no_reply_of_an_earlier_phase() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_refused_connection_is_down_in_connect(host: str) -> None:
     destination = Destination(host, free_port(host))
-    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, {}))
+    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, LmtpClient()))
     assert (result.up, result.phase, result.reply) == (False, "connect", "")
     assert result.error == "Connection refused"
 
 
 def test_unknown_name_is_down_in_resolve() -> None:
     destination = Destination("no-such-host.invalid", 8024)
-    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, {}))
+    result = asyncio.run(probe(Target(destination, ANTS), "rcpt", PATIENCE, LmtpClient()))
     assert (result.up, result.phase, result.reply) == (False, "resolve", "")
     assert "not known" in result.error or "name resolution" in result.error
-    assert "getent hosts no-such-host.invalid" in describe(result).hint
+    assert "as lmtp(8) looks names up (native)" in result.error
+    assert describe(result).hint == (
+        "doctor says why, and prints the command that helps; or set sources.address to the IP"
+        " address of no-such-host.invalid"
+    )
 
 
 def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None:
@@ -226,12 +233,13 @@ def test_name_server_that_does_not_answer_delays_nothing(tmp_path: Path) -> None
     address = "127.53.53.53"
     program = f"""if True:
         import asyncio
+        from postfix_sync.postfix.lmtp_client import LmtpClient
         from postfix_sync.probe.lmtp import probe_all
         from postfix_sync.probe.targets import Target
         from postfix_sync.model.destination import Destination
         async def main():
             names = [Target(Destination(f"mm{{i}}.example", 24)) for i in range(40)]
-            probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, {{}}))
+            probes = asyncio.create_task(probe_all(names, "rcpt", {TIMEOUT}, LmtpClient()))
             await asyncio.sleep(0)
             await asyncio.to_thread(print, "a sync")
             print({{(result.phase, result.error) for result in await probes}})
@@ -251,7 +259,7 @@ def test_all_probes_end_within_the_time_limit() -> None:
     async def mute() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (_, port):
             targets = [Target(Destination("127.0.0.1", port), ANTS)] * 2
-            return await probe_all(targets, "rcpt", PATIENCE, {}, within=TIMEOUT)
+            return await probe_all(targets, "rcpt", PATIENCE, LmtpClient(), within=TIMEOUT)
 
     assert {(result.up, result.phase, result.error) for result in asyncio.run(mute())} == {
         (False, "greeting", "no time left")
@@ -289,7 +297,7 @@ def test_host_that_drops_packets_is_down_after_the_timeout() -> None:
     async def session() -> ProbeResult:
         async with full_backlog() as port:
             target = Target(Destination("127.0.0.1", port), ANTS)
-            return await probe(target, "connect", TIMEOUT, {})
+            return await probe(target, "connect", TIMEOUT, LmtpClient())
 
     for _ in range(TRIES):
         result = asyncio.run(session())
@@ -305,7 +313,7 @@ def test_many_probes_take_as_long_as_the_slowest() -> None:
     async def session() -> list[ProbeResult]:
         async with rogue(ROGUES["silent"]) as (host, silent), rogue(answers()) as (_, honest):
             targets = [Target(Destination(host, port), ANTS) for port in [silent] * 5 + [honest]]
-            return await probe_all(targets, "rcpt", TIMEOUT, {})
+            return await probe_all(targets, "rcpt", TIMEOUT, LmtpClient())
 
     for _ in range(TRIES):
         began = time.monotonic()
@@ -448,6 +456,40 @@ def test_name_in_the_configured_hosts_file_is_used(site: Site) -> None:
     assert done.returncode == 0, done
 
 
+def test_name_is_looked_up_as_lmtp_does(site: Site) -> None:
+    """lmtp(8) queries only the DNS by default, so that it does not find a name of /etc/hosts."""
+    need(os.geteuid() == 0, "root")
+    main_cf = site.config_directory / "main.cf"
+    site.hosts.write_text("")  # what is there is not looked up
+    no_dns = ("unshare", "--net")
+    within = replace(site, command=(*no_dns, *site.command))
+    written = main_cf.read_text()
+    (site.config_directory / "master.cf").write_text("lmtp unix - - n - - lmtp\n")
+    phases = {}
+    for mechanism in ("native", "dns"):
+        main_cf.write_text(f"{written}\nlmtp_host_lookup = {mechanism}\n")
+        [found] = json.loads(within.run("probe", "localhost:9", "--json").stdout)
+        phases[mechanism] = (found["phase"], f"({mechanism})" in found["error"])
+    assert phases == {"native": ("connect", False), "dns": ("resolve", True)}
+
+
+@pytest.mark.parametrize(("level", "up"), [("encrypt", False), ("may", True)])
+def test_server_without_tls_is_down_if_lmtp_requires_tls(level: str, up: bool) -> None:
+    async def session() -> ProbeResult:
+        async with rogue(answers()) as (host, port):
+            target = Target(Destination(host, port), ANTS)
+            return await probe(target, "rcpt", PATIENCE, LmtpClient(tls_level=level))
+
+    result = asyncio.run(session())
+    assert result.up is up
+    if not up:
+        assert (result.phase, result.error) == (
+            "lhlo",
+            "it does not offer STARTTLS, and lmtp_tls_security_level = encrypt",
+        )
+        assert "mail for it is deferred" in describe(result).message
+
+
 # --- servers that are up with a warning
 
 
@@ -479,7 +521,7 @@ def doubt(behaviour: Behaviour, recipient: str | None = ANTS) -> ProbeResult:
     async def session() -> ProbeResult:
         async with rogue(behaviour) as (host, port):
             target = Target(Destination(host, port), recipient, doubting=True)
-            return await probe(target, "rcpt", PATIENCE, {})
+            return await probe(target, "rcpt", PATIENCE, LmtpClient())
 
     return asyncio.run(session())
 

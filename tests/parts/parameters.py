@@ -60,9 +60,7 @@ def postfix(
         "recipient_delimiter": "+",
         **parameters,
     }
-    return Running(
-        Path(directory), values, values, frozenset(types.split()), lmtp_chrooted=True, version="3.7"
-    )
+    return Running(Path(directory), values, values, frozenset(types.split()), version="3.7")
 
 
 def classes(

@@ -16,7 +16,7 @@ NSSWITCH, RESOLV = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
 async def copies(host: Host) -> AsyncIterator[Finding]:
     """Check that the files that lmtp(8) reads in its chroot equal those outside."""
-    root = host.resolver.root if host.resolver else None
+    root = host.postfix.lmtp.resolver.root
     if not root:
         yield ok("chroot", "lmtp(8) is not chrooted")
         return

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.explain.delivery import ENCRYPTED
 from postfix_sync.model.finding import Finding
+from postfix_sync.postfix.lmtp_client import ENCRYPTED
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.main_cf.requirements import cluster_notices
 from postfix_sync.postfix.match_list import items

@@ -10,7 +10,7 @@ from postfix_sync.model.finding import Finding
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.postfix.main_cf.fixes import command
 from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
-from postfix_sync.probe.lmtp import describe
+from postfix_sync.probe.notice import describe
 from postfix_sync.text import counted
 
 LATE = 3600.0

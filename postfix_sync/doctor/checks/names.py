@@ -18,13 +18,8 @@ from postfix_sync.errors import SyncError
 from postfix_sync.hosts_file.block import parse
 from postfix_sync.model.destination import family_of
 from postfix_sync.model.finding import Finding
-from postfix_sync.postfix.lmtp_resolver import (
-    DNS,
-    NATIVE,
-    Answer,
-    Resolver,
-    permit_both_families,
-)
+from postfix_sync.postfix.lmtp_families import permit_both_families
+from postfix_sync.postfix.lmtp_resolver import DNS, NATIVE, Answer
 from postfix_sync.system.files import read_file
 from postfix_sync.system.interfaces import is_own
 
@@ -38,7 +33,7 @@ class Cause(NamedTuple):
 
 async def host_lookup(host: Host) -> AsyncIterator[Finding]:
     """Check that lmtp(8) reads the hosts file if only that has the name of a destination."""
-    name, resolver, hosts = "lmtp_host_lookup", _resolver(host), host.config.hosts.file
+    name, resolver, hosts = "lmtp_host_lookup", host.postfix.lmtp.resolver, host.config.hosts.file
     mechanisms = ", ".join(resolver.mechanisms)
     needing = lost(host)
     if not resolver.mechanisms:
@@ -64,7 +59,7 @@ async def host_lookup(host: Host) -> AsyncIterator[Finding]:
 
 def lost(host: Host) -> list[str]:
     """Return the names that lmtp(8) does not resolve as the hosts file, which it never reads."""
-    if NATIVE in _resolver(host).mechanisms:
+    if NATIVE in host.postfix.lmtp.resolver.mechanisms:
         return []
     known = {**_in_hosts(host), **host.addresses}
     return sorted(
@@ -133,7 +128,7 @@ def _judged(name: str, answer: Answer) -> Finding:
 
 async def _why_unknown(host: Host, name: str, answer: Answer) -> AsyncGenerator[Cause, None]:
     """Yield the causes that explain why a name is not found, in the order in which to fix them."""
-    resolver, known = _resolver(host), _in_hosts(host)
+    resolver, known = host.postfix.lmtp.resolver, _in_hosts(host)
     path = host.config.hosts.file
     address = host.addresses.get(name)
     if address and family_of(address) not in host.postfix.families:
@@ -178,7 +173,7 @@ def _barred(host: Host, addresses: str) -> Cause:
 
 def _why_other(host: Host, name: str) -> Cause:
     """Find the cause of a name's wrong address."""
-    resolver, known = _resolver(host), _in_hosts(host)
+    resolver, known = host.postfix.lmtp.resolver, _in_hosts(host)
     path, wanted = host.config.hosts.file, host.addresses[name]
     if known.get(name) != wanted:
         there = f"says {known[name]}" if name in known else "does not have it"
@@ -194,10 +189,6 @@ def _why_other(host: Host, name: str) -> Cause:
             copying(path, resolver.root / "etc/hosts"),
         )
     return Cause(f"{path} is right; see what {NSSWITCH} says to ask before it.", None)
-
-
-def _resolver(host: Host) -> Resolver:
-    return host.resolver or Resolver((), None, None)
 
 
 def _listed(answer: Answer) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.model.finding import Finding
-from postfix_sync.postfix.lmtp_resolver import barred, barred_families, permit_both_families
+from postfix_sync.postfix.lmtp_families import barred, barred_families, permit_both_families
 
 
 async def families(host: Host) -> AsyncIterator[Finding]:

@@ -13,7 +13,9 @@ from postfix_sync.model.probe_result import ProbeResult
 UP = ProbeResult(Destination("mm1", 8024), True, "rcpt", "250 Ok", 0.01234)
 ODD = ProbeResult(Destination("::1", 8024), True, "rcpt", "250 Ok", 0.5, warning="it greets with |")
 DOWN = ProbeResult(Destination("mm2", 8024), False, "connect", "", 2.0, "Connection refused")
-REFUSES = ProbeResult(Destination("mm3", 8024), False, "rcpt", "550 no|pe", 1.0, "RCPT was 550")
+REFUSES = ProbeResult(
+    Destination("mm3", 8024), False, "rcpt", "550 no|pe", 1.0, "RCPT was 550", returned=True
+)
 
 FORM = re.compile(
     r"LMTP (OK|WARNING|CRITICAL) - [^|\n]+"
