@@ -5,6 +5,7 @@ other hosts gets to Mailman. A step is made only if the mail ends elsewhere than
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from postfix_sync.explain.delivery import Delivery, decisive, expected_route
 from postfix_sync.explain.steps import COMPUTED, REWRITING, Step, Verdict
@@ -22,8 +23,9 @@ def steps_of_entries(
     """Yield a step for each entry by which mail for an address ends elsewhere.
 
     Only for an address of a list does the step have an outcome: any other address may be rewritten.
+    Nor does it have one if the path is uncertain because several filters return mail.
     """
-    judges = view.list_entry(address) is not None
+    is_list = view.list_entry(address) is not None
     for entry in entries:
         way = entry.ways[address]
         if entry.path.leaves:
@@ -37,8 +39,9 @@ def steps_of_entries(
         end = failed or next((step for step in ends if step.outcome), None)
         if end and end.outcome is Verdict.UNKNOWN:
             continue  # trivial-rewrite(8) can't be asked; the steps of the public path say so
-        if end or not judges:
-            yield _step(entry, address, own, end or ends[-1], judges=judges)
+        if end or not is_list:
+            step = _step(entry, address, own, end or ends[-1])
+            yield step if is_list and entry.path.certain else _informing(entry, step)
 
 
 def _judged(
@@ -50,7 +53,12 @@ def _judged(
         yield from one.judged(expected_route(view, address, one))
 
 
-def _step(entry: Entry, address: str, own: Sequence[Step], end: Step, *, judges: bool) -> Step:
+def _informing(entry: Entry, step: Step) -> Step:
+    """Return a step that does not count for the verdict."""
+    return replace(step, ok=step.ok if entry.path.certain else None, outcome=None)
+
+
+def _step(entry: Entry, address: str, own: Sequence[Step], end: Step) -> Step:
     """Return the step that shows how mail ends, by the last rewriting that only this entry has."""
     cause = end if end in own or not own else own[-1]
     differing = "" if own else ", ".join(entry.differences)
@@ -61,7 +69,7 @@ def _step(entry: Entry, address: str, own: Sequence[Step], end: Step, *, judges:
         differing or cause.by,
         cause.how,
         ok=not end.outcome,
-        outcome=end.outcome if judges else None,
+        outcome=end.outcome,
         service=entry.name,
     )
 

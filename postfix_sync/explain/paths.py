@@ -6,7 +6,7 @@ re-injects the mail at another smtpd(8). pickup(8), which takes the mail of send
 of that, too. Sources: smtpd(8), pickup(8), cleanup(8), FILTER_README, SMTPD_PROXY_README.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,6 +42,10 @@ class Passage:
     service: str = ""
     """The service in master.cf that hands the message to cleanup(8)."""
 
+    def maps_like(self, other: "Passage") -> bool:
+        """Return whether another passage maps addresses in the same way."""
+        return (self.maps, self.overrides) == (other.maps, other.overrides)
+
 
 @dataclass(frozen=True)
 class Path:
@@ -52,6 +56,9 @@ class Path:
     """The parameter that sends the mail through a filter; empty without one."""
     leaves: bool = False
     """Whether mail from the filter comes back by no service that is known."""
+    certain: bool = True
+    """False if a filter may return mail at several services, which map addresses differently: the
+    first of them is followed."""
 
 
 def path_from(
@@ -96,9 +103,13 @@ def _path(
     first = [] if own["smtpd_proxy_filter"] else [_passage(name, own, services)]
     if not filters:
         return Path(tuple(first))
-    again = next(_back(services, parameters), None)
-    later = [_passage(*again, services)] if again else []
-    return Path(tuple(first + later), ", ".join(filters), leaves=again is None)
+    later = [_passage(*again, services) for again in _back(services, parameters)]
+    return Path(
+        tuple(first + later[:1]),
+        ", ".join(filters),
+        leaves=not later,
+        certain=all(one.maps_like(later[0]) for one in later),
+    )
 
 
 def effective(
@@ -113,19 +124,23 @@ def effective(
 
 def _back(
     services: Sequence[Service], parameters: Mapping[str, str]
-) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield services that take mail without sending it to a filter again, each with its parameters.
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Return the services at which a filter may return mail, each with its parameters.
 
-    Those for users come last: submission may be without a filter, too.
+    They take mail without sending it to a filter again. Those for users, such as submission, may do
+    that, too: they count only if there are no others.
     """
-    for service in sorted(services, key=lambda one: _is_of_users(one.name)):
+    found: list[tuple[str, Mapping[str, str]]] = []
+    for service in services:
         own = {**parameters, **service.overrides}
         takes = service.command == "smtpd" and service.kind == "inet"
         if takes and not (own["content_filter"] or own["smtpd_proxy_filter"]):
-            yield service.name, own
-    pickup = _named(services, "pickup", "pickup")
-    if pickup and pickup.overrides.get("content_filter") == "":
-        yield pickup.name, {**parameters, **pickup.overrides}
+            found.append((service.name, own))
+    if not found:
+        pickup = _named(services, "pickup", "pickup")
+        if pickup and pickup.overrides.get("content_filter") == "":
+            return [(pickup.name, {**parameters, **pickup.overrides})]
+    return [one for one in found if not _is_of_users(one[0])] or found
 
 
 def _is_of_users(name: str) -> bool:

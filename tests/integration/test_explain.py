@@ -1,6 +1,7 @@
 """explain: its verdict is what happens to a message that is really sent; asking harms nobody."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -281,7 +282,14 @@ def submission(host: Host, *overrides: str, **of_cleanup: str) -> int:
         f"127.0.0.1:{port} inet n - n - - smtpd {options}",
         _subcleanup(of_cleanup),
     )
+    wait_for(lambda: _listens(port), PATIENCE, f"a listener on port {port}")
     return port
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), PATIENCE):
+        return True
+    return False
 
 
 def local_cleanup(host: Host, **of_cleanup: str) -> None:
@@ -425,6 +433,29 @@ def test_listener_where_a_filter_returns_mail_is_not_another_way_to_a_list(host:
     submission(host, "content_filter=", "receive_override_options=no_address_mappings")
     found = explained(host, BEES)
     assert found.verdict == "delivered"
+
+
+def test_way_of_another_listener_does_not_count_if_filters_may_return_mail_elsewhere(
+    host: Host,
+) -> None:
+    """Mail signed for submission comes back where addresses are mapped, other mail elsewhere."""
+    host.postfix.postconf(
+        content_filter="smtp:[127.0.0.1]:1",
+        canonical_maps=f"inline:{{{BEES}={ANTS}}}",
+        transport_maps=f"inline:{{{BEES}=discard:}} {host.value('transport_maps')}",
+    )
+    unmapped = "-o receive_override_options=no_address_mappings"
+    scanned, signed = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    _add_services(
+        host,
+        f"{scanned} inet n - n - - smtpd -o content_filter= {unmapped}",
+        f"{signed} inet n - n - - smtpd -o content_filter=",
+    )
+    port = submission(host, "receive_override_options=no_address_mappings")
+    found = explained(host, BEES)
+    assert found.verdict == "delivered"
+    assert str(port) in found.step("transport")["asked"]
+    assert found.step("transport")["ok"] is None
 
 
 def test_server_that_does_not_answer_costs_one_timeout_for_all_of_its_tables(

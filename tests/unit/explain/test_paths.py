@@ -75,3 +75,15 @@ def test_proxy_filter_of_main_cf_does_not_concern_pickup() -> None:
     found = other_paths(listening(public, again), [public, again, CLEANUP, PICKUP], main_cf)
     assert [passage.service for passage in found["pickup"].passages] == ["pickup"]
     assert found["pickup"].filter == ""
+
+
+def test_path_is_uncertain_if_filters_return_mail_at_services_that_map_differently() -> None:
+    public, submission = (
+        inet("smtp", content_filter="scan:"),
+        inet("submission", content_filter="sign:"),
+    )
+    scanned, signed = inet("127.0.0.1:10025"), inet("127.0.0.1:10028", **UNMAPPED)
+    services = [public, submission, scanned, signed, CLEANUP]
+    assert not other_paths(listening(public, submission), services, MAIN_CF)["submission"].certain
+    services.remove(signed)
+    assert other_paths(listening(public, submission), services, MAIN_CF)["submission"].certain
