@@ -39,8 +39,9 @@ def steps_of_entries(
         end = failed or next((step for step in ends if step.outcome), None)
         if end and end.outcome is Verdict.UNKNOWN:
             continue  # trivial-rewrite(8) can't be asked; the steps of the public path say so
-        if end or not is_list:
-            step = _step(entry, address, own, end or ends[-1])
+        shown = end or next(reversed(ends), None)  # None if aliases lead in a circle
+        if shown and (end or not is_list):
+            step = _step(entry, address, own, shown)
             yield step if is_list and entry.path.certain else _informing(entry, step)
 
 

@@ -410,6 +410,12 @@ def test_address_that_is_not_a_lists_is_not_judged_at_another_listener(host: Hos
     assert str(port) in found.step("canonical")["asked"]
 
 
+def test_aliases_of_another_listener_that_lead_in_a_circle_are_no_error(host: Host) -> None:
+    first, second = "first@sender.example", "second@sender.example"
+    submission(host, virtual_alias_maps=f"inline:{{{first}={second},{second}={first}}}")
+    assert explained(host, first).verdict == "delivered"
+
+
 def test_list_that_only_pickup_diverts_is_diverted_there(host: Host) -> None:
     host.postfix.postconf(default_transport="discard:")
     local_cleanup(host, virtual_alias_maps=f"inline:{{{ANTS}={ELSEWHERE}}}")
