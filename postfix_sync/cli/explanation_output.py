@@ -26,6 +26,8 @@ def explanation(found: Explanation, to: Terminal) -> str:
     colour = _GOOD.get(found.verdict, Colour.BAD)
     verdict = Cell(f"{found.verdict.value:<{_WIDTH}}", colour)
     about = f"{found.address}: {_MEANINGS[found.verdict]}"
+    if found.decisive and found.decisive.service:
+        about += f" if it arrives at {found.decisive.service}"
     return "\n".join([*lines, *_known(found, to), *to.wrap(about, first=verdict, indent=_indent())])
 
 

@@ -92,11 +92,27 @@ def _outcome(found: Resolved, expected: str | None) -> Verdict | None:
     return None
 
 
+def decisive(view: View, address: str, found: Sequence[Delivery]) -> Sequence[Delivery]:
+    """Return the deliveries that decide about mail to an address, of those of its recipients.
+
+    Copies for others do not matter if the list's own Mailman gets the mail.
+    """
+    entry = view.list_entry(address)
+    return [one for one in found if entry and one.route == entry[1]] or found
+
+
+def expected_route(view: View, address: str, one: Delivery) -> str | None:
+    """Return the route that a recipient of mail to an address must have: a list's, or None."""
+    entry = view.list_entry(address) or view.list_entry(one.recipient)
+    return entry[1] if entry else None
+
+
 async def delivery_of(
     view: View, recipients: Iterable[str], *, probing: bool
 ) -> dict[str, Delivery]:
     """Find out where each recipient is delivered."""
     wanted = list(recipients)
+    await _query_transports(view, wanted)
     resolved: Mapping[str, Resolved] = {}
     problem = ""
     try:
@@ -141,6 +157,20 @@ async def query_at_once(view: View, addresses: Sequence[str]) -> None:
             await view.tables.query(table, forms)
 
 
+async def _query_transports(view: View, recipients: Sequence[str]) -> None:
+    """Query the tables of transport_maps once for all recipients."""
+    forms = {form for one in recipients for form in transport_forms(view.postfix, one)}
+    for table in items(_transport_maps(view)):
+        if ":" in table:
+            await view.tables.query(table, forms)
+
+
+def _transport_maps(view: View) -> str:
+    """Return the transport_maps of the trivial-rewrite(8) that qmgr(8) asks."""
+    default = view.postfix.parameters["transport_maps"]
+    return view.rewrite_overrides.get("transport_maps", default)
+
+
 async def recipient_step(view: View, address: str, address_class: str) -> list[Step]:
     """Return the step that says which table makes an address a valid recipient.
 
@@ -166,10 +196,8 @@ async def _responsible(view: View, found: Resolved | None) -> str:
     if not found or found.failed:
         return view.place("transport_maps") if found else ""
     postfix = view.postfix
-    overrides = view.rewrite_overrides
-    value = overrides.get("transport_maps", postfix.parameters["transport_maps"])
     forms = transport_forms(postfix, found.recipient)
-    entry = await view.tables.find(value, forms)
+    entry = await view.tables.find(_transport_maps(view), forms)
     if entry and entry.value.partition(":")[0] in {found.transport, ""}:
         return f"{view.place('transport_maps')}: {entry.table} has {entry.key} {entry.value}"
     parameter = _PARAMETERS_OF_CLASSES.get(found.address_class, ("", ""))[1]

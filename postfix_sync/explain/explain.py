@@ -1,9 +1,10 @@
 """Explain what this Postfix does with mail to some addresses, in Postfix's own order.
 
     listeners    each SMTP listener is asked for its reply to RCPT       sessions.py
-    path         the services that the message passes to the queue       paths.py
+    path         the services that the message passes to the queue       paths.py, ways.py
     rewriting    canonical mapping, masquerading, virtual aliases        rewriting.py
     delivery     trivial-rewrite(8), the name, the LMTP server           delivery.py
+    entries      mail that arrives elsewhere, such as at submission      entries.py
 
 Where Postfix can be asked, it is asked; each step says so. Asking sends no message, and plants no
 wrong answer: verify(8) remembers that an address does not exist, so it is never made to look for
@@ -17,10 +18,19 @@ from dataclasses import dataclass
 from postfix_sync.errors import OutOfReach, SyncError
 from postfix_sync.explain import paths
 from postfix_sync.explain.access_actions import action_steps
-from postfix_sync.explain.delivery import Delivery, delivery_of, query_at_once, recipient_step
+from postfix_sync.explain.delivery import (
+    Delivery,
+    decisive,
+    delivery_of,
+    expected_route,
+    query_at_once,
+    recipient_step,
+)
+from postfix_sync.explain.entries import steps_of_entries
 from postfix_sync.explain.sessions import Reply, Session, ask
 from postfix_sync.explain.steps import COMPUTED, Explanation, Step, Verdict, ordered
 from postfix_sync.explain.view import View
+from postfix_sync.explain.ways import Entry, Way, other_entries, public_ways
 from postfix_sync.postfix.queue import Queued, without_extensions
 from postfix_sync.postfix.smtp_listeners import Listener
 
@@ -34,13 +44,16 @@ async def explain(
     """
     asked = [view.postfix.fold(address) for address in addresses]
     await query_at_once(view, asked)
-    replies, ways = await asyncio.gather(ask_listeners(view, asked), _ways(view, asked))
-    finals = [final for way in ways.values() for final in way.finals]
+    replies, (ways, entries) = await asyncio.gather(
+        ask_listeners(view, asked), _followed(view, asked)
+    )
+    every = [*ways.values(), *(way for entry in entries for way in entry.ways.values())]
+    finals = [final for way in every for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     recipients = {address: await _recipient(view, address, delivered) for address in asked}
     actions = await action_steps(view, asked)
     queue = await _queued(view) if probing else ()
-    answers = _Answers(replies, delivered, queue, recipients, actions)
+    answers = _Answers(replies, delivered, queue, recipients, actions, entries)
     return [_explanation(view, address, ways[address], answers) for address in asked]
 
 
@@ -55,14 +68,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How an address is rewritten on its way to the queue."""
-
-    finals: Sequence[str]
-    steps: Sequence[Step]
-
-
-@dataclass(frozen=True)
 class _Answers:
     """What Postfix answered, for all addresses."""
 
@@ -74,6 +79,13 @@ class _Answers:
     """By address, the step that says which table has it as a recipient."""
     actions: Mapping[str, Sequence[Step]]
     """By address, the step of an access table's action on its mail."""
+    entries: Sequence[Entry] = ()
+    """The other services that take mail, as far as they rewrite addresses otherwise."""
+
+
+async def _followed(view: View, addresses: Sequence[str]) -> tuple[dict[str, Way], list[Entry]]:
+    """Follow addresses from all services, one after the other: they may query the same tables."""
+    return await public_ways(view, addresses), await other_entries(view, addresses)
 
 
 async def _recipient(view: View, address: str, delivered: Mapping[str, Delivery]) -> Sequence[Step]:
@@ -92,7 +104,7 @@ async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = Tru
     """
     folded = [view.postfix.fold(address) for address in addresses]
     await query_at_once(view, folded)
-    ways = await _ways(view, folded, aliased=aliased)
+    ways = await public_ways(view, folded, aliased=aliased)
     finals = [final for way in ways.values() for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
@@ -146,37 +158,6 @@ async def _places(view: View) -> list[list[tuple[Listener, str]]]:
     return groups
 
 
-async def _ways(view: View, addresses: Sequence[str], *, aliased: bool = True) -> dict[str, _Way]:
-    """Follow each address from the public listener to the queue."""
-    listener = paths.public(view.listeners)
-    if listener is None:
-        return {address: _Way([address], []) for address in addresses}
-    path = paths.path_from(listener, view.services, view.parameters)
-    return {address: await _way(view, address, path, aliased=aliased) for address in addresses}
-
-
-async def _way(view: View, address: str, path: paths.Path, *, aliased: bool) -> _Way:
-    finals = [address]
-    steps: list[Step] = []
-    if path.filter:
-        by = "main.cf or master.cf"
-        lost = Verdict.UNKNOWN if path.leaves else None
-        known = None if path.leaves else True
-        steps.append(Step("filter", address, path.filter, by, COMPUTED, known, lost))
-    for passage in path.passages:
-        if not passage.maps:
-            continue
-        cleanup = view.cleanup(passage)
-        results = []
-        for recipient in finals:
-            rewritten, made = await cleanup.rewritten(recipient)
-            expanded, more = await cleanup.aliased(rewritten) if aliased else ([rewritten], [])
-            steps += [*made, *more]
-            results += expanded
-        finals = list(dict.fromkeys(results))
-    return _Way(finals, steps)
-
-
 async def _queued(view: View) -> Sequence[Queued]:
     try:
         return await view.postfix.queue.messages()
@@ -184,21 +165,19 @@ async def _queued(view: View) -> Sequence[Queued]:
         return ()
 
 
-def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Explanation:
+def _explanation(view: View, address: str, way: Way, answers: _Answers) -> Explanation:
     asked = answers.asked
-    entry = view.list_entry(address)
     deliveries = [answers.delivered[final] for final in way.finals]
-    ends = [one for one in deliveries if entry and one.route == entry[1]]
-    # Copies for others are no matter if the list's own Mailman gets the mail.
-    decisive = ends or deliveries
-    rest = [one for one in deliveries if one not in decisive]
+    judged = decisive(view, address, deliveries)
+    rest = [one for one in deliveries if one not in judged]
     steps = [
         *_smtpd(view, address, asked, deliveries),
-        *(answers.actions[address] if entry else ()),
+        *(answers.actions[address] if view.list_entry(address) else ()),
         *way.steps,
         *answers.recipients[address],
-        *(step for one in decisive for step in one.judged(_expected(view, entry, one))),
+        *(step for one in judged for step in one.judged(expected_route(view, address, one))),
         *(step for one in rest for step in one.informing()),
+        *steps_of_entries(view, address, way, answers.entries, answers.delivered),
     ]
     public = _public_reply(view, address, asked)
     delimiters = view.postfix.parameters["recipient_delimiter"]
@@ -206,15 +185,9 @@ def _explanation(view: View, address: str, way: _Way, answers: _Answers) -> Expl
         address=address,
         steps=tuple(ordered(steps)),
         reply=str(public) if public else "",
-        destination=", ".join(dict.fromkeys(one.route for one in decisive if one.route)),
+        destination=", ".join(dict.fromkeys(one.route for one in judged if one.route)),
         queued=sum(_is_for(message, address, view, delimiters) for message in answers.queue),
     )
-
-
-def _expected(view: View, entry: tuple[str, str] | None, one: Delivery) -> str | None:
-    """Return the route that a final recipient must have: that of the list, or None."""
-    own = view.list_entry(one.recipient)
-    return entry[1] if entry else own[1] if own else None
 
 
 def _is_for(message: Queued, address: str, view: View, delimiters: str) -> bool:

@@ -1,12 +1,12 @@
-"""Find which services a message passes from an SMTP listener to the queue. Pure.
+"""Find which services a message passes from an SMTP listener, or pickup(8), to the queue. Pure.
 
 A listener's smtpd(8) may override parameters of main.cf (`-o` in master.cf), hand its mail to a
 cleanup(8) service of its own, switch mappings off, or send everything through a filter, which
-re-injects the mail at another smtpd(8). Sources: smtpd(8), cleanup(8), FILTER_README,
-SMTPD_PROXY_README.
+re-injects the mail at another smtpd(8). pickup(8), which takes the mail of sendmail(1), may do all
+of that, too. Sources: smtpd(8), pickup(8), cleanup(8), FILTER_README, SMTPD_PROXY_README.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,6 +25,11 @@ PARAMETERS = (
 )
 """The parameters of smtpd(8) that are used here, beside its restrictions."""
 
+OF_USERS = frozenset({"25", "smtp", "465", "smtps", "submissions", "587", "submission"})
+"""The ports to which users and other hosts send mail, in the words of master.cf (services(5)).
+
+A filter returns mail at another one."""
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -34,6 +39,12 @@ class Passage:
     maps: bool
     overrides: Mapping[str, str]
     """The parameters of main.cf that the cleanup service overrides."""
+    service: str = ""
+    """The service in master.cf that hands the message to cleanup(8)."""
+
+    def maps_like(self, other: "Passage") -> bool:
+        """Return whether another passage maps addresses in the same way."""
+        return (self.maps, self.overrides) == (other.maps, other.overrides)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class Path:
     """The parameter that sends the mail through a filter; empty without one."""
     leaves: bool = False
     """Whether mail from the filter comes back by no service that is known."""
+    certain: bool = True
+    """False if a filter may return mail at several services, which map addresses differently: the
+    first of them is followed."""
 
 
 def path_from(
@@ -52,15 +66,50 @@ def path_from(
 ) -> Path:
     """Return the path from a listener; `parameters` are those of main.cf."""
     own = effective(listener, services, parameters)
+    return _path(listener.service.name, own, services, parameters)
+
+
+def other_paths(
+    listeners: Sequence[Listener], services: Sequence[Service], parameters: Mapping[str, str]
+) -> dict[str, Path]:
+    """Return the path from each other service that takes mail than the public listener, by name.
+
+    Services at which a filter returns mail are left out: nobody else sends mail there, and what it
+    needs was done before the filter.
+    """
+    first = public(listeners)
+    if first is None:
+        return {}
+    others = {one.service.name: one for one in listeners if one.service != first.service}
+    found = {name: path_from(one, services, parameters) for name, one in others.items()}
+    if path_from(first, services, parameters).filter or any(one.filter for one in found.values()):
+        found = {name: one for name, one in found.items() if one.filter or _is_of_users(name)}
+    if pickup := _named(services, "pickup", "pickup"):
+        own = {**parameters, **pickup.overrides, "smtpd_proxy_filter": ""}
+        found[pickup.name] = _path(pickup.name, own, services, parameters)
+    return found
+
+
+def _path(
+    name: str,
+    own: Mapping[str, str],
+    services: Sequence[Service],
+    parameters: Mapping[str, str],
+) -> Path:
+    """Return the path from the service of this name; `own` are its parameters."""
     filters = [
-        f"{name} = {own[name]}" for name in ("smtpd_proxy_filter", "content_filter") if own[name]
+        f"{each} = {own[each]}" for each in ("smtpd_proxy_filter", "content_filter") if own[each]
     ]
-    first = [] if own["smtpd_proxy_filter"] else [_passage(own, services)]
+    first = [] if own["smtpd_proxy_filter"] else [_passage(name, own, services)]
     if not filters:
         return Path(tuple(first))
-    again = next(_back(services, parameters), None)
-    later = [_passage(again, services)] if again else []
-    return Path(tuple(first + later), ", ".join(filters), leaves=again is None)
+    later = [_passage(*again, services) for again in _back(services, parameters)]
+    return Path(
+        tuple(first + later[:1]),
+        ", ".join(filters),
+        leaves=not later,
+        certain=all(one.maps_like(later[0]) for one in later),
+    )
 
 
 def effective(
@@ -75,23 +124,35 @@ def effective(
 
 def _back(
     services: Sequence[Service], parameters: Mapping[str, str]
-) -> Iterator[Mapping[str, str]]:
-    """Yield the parameters of services that take mail without sending it to a filter again."""
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Return the services at which a filter may return mail, each with its parameters.
+
+    They take mail without sending it to a filter again. Those for users, such as submission, may do
+    that, too: they count only if there are no others.
+    """
+    found: list[tuple[str, Mapping[str, str]]] = []
     for service in services:
         own = {**parameters, **service.overrides}
         takes = service.command == "smtpd" and service.kind == "inet"
         if takes and not (own["content_filter"] or own["smtpd_proxy_filter"]):
-            yield own
-    pickup = _named(services, "pickup", "pickup")
-    if pickup and pickup.overrides.get("content_filter") == "":
-        yield {**parameters, **pickup.overrides}
+            found.append((service.name, own))
+    if not found:
+        pickup = _named(services, "pickup", "pickup")
+        if pickup and pickup.overrides.get("content_filter") == "":
+            return [(pickup.name, {**parameters, **pickup.overrides})]
+    return [one for one in found if not _is_of_users(one[0])] or found
 
 
-def _passage(own: Mapping[str, str], services: Sequence[Service]) -> Passage:
+def _is_of_users(name: str) -> bool:
+    """Return whether a service of master(5), [host:]port, is at a port that users send mail to."""
+    return name.rpartition(":")[2] in OF_USERS
+
+
+def _passage(service: str, own: Mapping[str, str], services: Sequence[Service]) -> Passage:
     name = own["cleanup_service_name"]
-    service = _named(services, name, "cleanup")
+    cleanup = _named(services, name, "cleanup")
     maps = "no_address_mappings" not in items(own["receive_override_options"])
-    return Passage(name, maps, service.overrides if service else {})
+    return Passage(name, maps, cleanup.overrides if cleanup else {}, service)
 
 
 def _named(services: Sequence[Service], name: str, command: str) -> Service | None:

@@ -5,7 +5,7 @@ Sources: canonical(5), virtual(5), ADDRESS_REWRITING_README; cleanup_addr.c, cle
 cleanup_map1n.c, cleanup_masquerade.c and mail_addr_find.c in Postfix's source.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from postfix_sync.errors import SyncError
@@ -30,6 +30,12 @@ PARAMETERS = (
 )
 """The parameters of cleanup(8) that are used here."""
 
+TABLES = ("recipient_canonical_maps", "canonical_maps", "virtual_alias_maps")
+"""Those of them that name tables, in the order in which cleanup(8) queries them."""
+
+LEVELS = 5
+"""How often the results of tables are queried together: each time is a process for each table."""
+
 MAPPINGS_AT_MOST = 10
 """How often canonical mapping is repeated (cleanup_map11.c)."""
 
@@ -48,6 +54,41 @@ class Cleanup:
     """Names a parameter with its line in main.cf."""
     local_domains: frozenset[str]
     """The domains, folded, in which a table is queried for a local part alone."""
+
+    async def query_at_once(self, addresses: Iterable[str]) -> None:
+        """Query each table once for all addresses, and again for what these lead to.
+
+        Each query is a process, so that the queries for single addresses would take long.
+        """
+        pending, seen = set(addresses), set[str]()
+        for _ in range(LEVELS):
+            if not pending:
+                return
+            await self._query_tables(pending)
+            seen |= pending
+            pending = {result for one in pending for result in await self._led_to(one)} - seen
+
+    async def _query_tables(self, addresses: Iterable[str]) -> None:
+        delimiters = self.parameters["recipient_delimiter"]
+        forms = {
+            form
+            for one in addresses
+            for form in alias_forms(one, delimiters, local=self._local(one))
+        }
+        for table in dict.fromkeys(
+            item for name in TABLES for item in items(self.parameters[name])
+        ):
+            if ":" in table:
+                await self.tables.query(table, forms)
+
+    async def _led_to(self, address: str) -> list[str]:
+        """Return the results that the tables have for an address, and its masqueraded form."""
+        results = [self._masqueraded(address)]
+        for name in TABLES:
+            if found := await self._find(self.parameters[name], address):
+                kind = "virtual" if name == "virtual_alias_maps" else "canonical"
+                results += self._results(address, found, kind)
+        return results
 
     async def rewritten(self, address: str) -> tuple[str, list[Step]]:
         """Apply canonical mapping and masquerading to an address."""
@@ -126,9 +167,12 @@ class Cleanup:
 
     async def _find(self, value: str, address: str) -> Found | None:
         """Find an address in tables: whole, without its extension, its local part, its domain."""
-        local = domain_of(address) in self.local_domains
-        forms = alias_forms(address, self.parameters["recipient_delimiter"], local=local)
+        delimiters = self.parameters["recipient_delimiter"]
+        forms = alias_forms(address, delimiters, local=self._local(address))
         return await self.tables.find(value, forms)
+
+    def _local(self, address: str) -> bool:
+        return domain_of(address) in self.local_domains
 
     def _results(self, address: str, found: Found, kind: str) -> Sequence[str]:
         """Return the addresses of an entry, completed as mail_addr_map.c does."""

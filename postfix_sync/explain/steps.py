@@ -54,6 +54,8 @@ class Step:
     """Whether mail goes on to the list's Mailman after it; None if that is unknown."""
     outcome: Verdict | None = None
     """What becomes of the mail if this step ends its way; UNKNOWN if that can't be determined."""
+    service: str = ""
+    """Where in master.cf the mail arrives; empty for the public listener, or all services."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,30 @@ class Explanation:
     @property
     def verdict(self) -> Verdict:
         """Return what happens to the mail: the first step that ends its way decides."""
-        return next((step.outcome for step in self.steps if step.outcome), Verdict.DELIVERED)
+        decisive = self.decisive
+        return decisive.outcome if decisive and decisive.outcome else Verdict.DELIVERED
+
+    @property
+    def decisive(self) -> Step | None:
+        """Return the first step that ends the way of the mail, if any does."""
+        return next(iter(self._ends), None)
 
     @property
     def obstacle(self) -> Step | None:
         """Return the first step that is known to keep the mail from where it should go."""
-        known = (step for step in self.steps if step.outcome is not Verdict.UNKNOWN)
-        return next((step for step in known if step.outcome), None)
+        return next((step for step in self._ends if step.outcome is not Verdict.UNKNOWN), None)
 
     @property
     def rewritten_by(self) -> Step | None:
-        """Return the last step that made another address of the recipient."""
-        return next((step for step in reversed(self.steps) if step.step in REWRITING), None)
+        """Return the last step that made another address of the public listener's recipient."""
+        made = (step for step in self.steps if step.step in REWRITING and not step.service)
+        return next(reversed([*made]), None)
+
+    @property
+    def _ends(self) -> list[Step]:
+        """Return the steps that end the way of the mail, those of the public listener first."""
+        found = (step for step in self.steps if step.outcome)
+        return sorted(found, key=lambda step: bool(step.service))
 
 
 def ordered(steps: Iterable[Step]) -> Sequence[Step]:

@@ -6,6 +6,10 @@ LOCAL_USERS = {"mydestination": "example.net"}
 BOB = ("bob@example.net", "unknown@example.net")
 RELAY_SMTP = "smtp:[127.0.0.1]:{relay}"
 
+SUBMISSION = "127.0.0.1:{extra} inet n - y - - smtpd -o cleanup_service_name=subcleanup"
+SUBCLEANUP = "subcleanup unix n - y - 0 cleanup -o header_checks= -o "
+BOTH = ("port", "extra")
+
 PUBLIC_RESTRICTIONS = "127.0.0.1:{port}/inet/smtpd_recipient_restrictions="
 
 SHAPES = (
@@ -33,6 +37,28 @@ SHAPES = (
             ),
         ),
         others=BOB,
+    ),
+    Shape(
+        "submission-cleanup-diverts",
+        "a second listener has a cleanup(8) of its own, which renames the list's domain",
+        LOCAL_USERS,
+        services=(
+            SUBMISSION,
+            SUBCLEANUP + "canonical_maps=inline:{@{domain}=bob@example.net}",
+        ),
+        others=BOB,
+        listeners=BOTH,
+    ),
+    Shape(
+        "submission-cleanup-harmless",
+        "a second listener has a cleanup(8) of its own, which renames one user",
+        LOCAL_USERS,
+        services=(
+            SUBMISSION,
+            SUBCLEANUP + "canonical_maps=inline:{b@example.net=bob@example.net}",
+        ),
+        others=BOB,
+        listeners=BOTH,
     ),
     Shape(
         "listener-override-reject",

@@ -1,12 +1,10 @@
 """explain: its verdict is what happens to a message that is really sent; asking harms nobody."""
 
 import asyncio
-import json
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,62 +13,35 @@ from hypothesis import strategies as st
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.main_cf import lookup
 from postfix_sync.postfix.main_cf.parameter import Installation
-from tests.parts.common import PATIENCE, free_port, wait_for
+from tests.parts.common import PATIENCE, free_port
 from tests.parts.doctor import examine
-from tests.parts.load import send
-from tests.parts.mail_host import Host, started_host
+from tests.parts.explaining import (
+    ANTS,
+    BEES,
+    ELSEWHERE,
+    explained,
+    explaining_host,
+    happens,
+    restored,
+)
+from tests.parts.mail_host import Host
 from tests.parts.mailman_files import nine
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
-
-ANTS, BEES = "ants@example.net", "bees@example.net"
-ELSEWHERE = "someone@elsewhere.example"
 
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Host]:
     """A host that is started once for all tests of this file."""
-    with started_host() as host:
-        host.site.configure(probe={"level": "rcpt", "timeout": "5s"})
-        host.begin(ANTS, BEES)
-        host.setup("--yes")
-        host.files = {path: path.read_text() for path in host.files}
+    with explaining_host() as host:
         yield host
 
 
 @pytest.fixture
 def host(started: Host) -> Iterator[Host]:
     """The host, set up, with two lists; a test's changes are reverted."""
-    started.sink.accept([*nine(ANTS), *nine(BEES)])
-    yield started
-    changed = {path: text for path, text in started.files.items() if path.read_text() != text}
-    for path, text in changed.items():
-        path.write_text(text)
-    if changed:
-        started.postfix.age()
-        started.postfix.reload()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What explain printed as JSON."""
-
-    document: dict[str, Any]
-
-    @property
-    def verdict(self) -> str:
-        """The verdict."""
-        return str(self.document["verdict"])
-
-    def step(self, name: str) -> dict[str, Any]:
-        """Return the last step of this name."""
-        return next(s for s in reversed(self.document["steps"]) if s["step"] == name)
-
-
-def explained(host: Host, address: str, *, expect: int = 0) -> Answer:
-    done = host.site.call("explain", address, "--json")
-    assert done.returncode == expect, done
-    return Answer(json.loads(done.stdout))
+    with restored(started):
+        yield started
 
 
 def test_mail_to_a_list_is_delivered(host: Host) -> None:
@@ -407,19 +378,6 @@ SETTINGS = st.builds(
         [ANTS, "ants-owner@example.net", "ants-confirm+0a1b@example.net", BEES]
     ),
 )
-
-
-def happens(host: Host, address: str) -> str:
-    """Send a message, and return what happens to it, as explain calls it."""
-    before = len(host.postfix.outcomes())
-    sent = send(host.postfix.port, address)
-    if not sent.accepted:
-        return "refused" if sent.last.code >= 500 else "deferred"
-    wait_for(lambda: host.postfix.outcomes()[before:], PATIENCE, f"an outcome of {address}")
-    outcomes = host.postfix.outcomes()[before:]
-    if any(one.daemon.endswith("lmtp") and one.status == "sent" for one in outcomes):
-        return "delivered"
-    return {"sent": "diverted", "bounced": "refused", "deferred": "deferred"}[outcomes[0].status]
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])

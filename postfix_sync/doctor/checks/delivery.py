@@ -13,6 +13,7 @@ from postfix_sync.explain import paths
 from postfix_sync.explain.explain import explain
 from postfix_sync.explain.steps import Explanation, Step, Verdict
 from postfix_sync.explain.view import View, samples_of, view_of
+from postfix_sync.explain.ways import tables_of_services
 from postfix_sync.model.finding import Finding
 from postfix_sync.model.list_addresses import addresses_of, domain_of, list_with
 from postfix_sync.model.map_names import ALIASES, RECIPIENTS
@@ -72,12 +73,13 @@ async def delivery(host: Host) -> AsyncIterator[Finding]:
 
 
 async def _exceptions(host: Host, view: View) -> list[str]:
-    """Return lists with an entry in a table of main.cf that may treat them unlike others.
+    """Return lists with an entry in a table of main.cf or master.cf that may treat them specially.
 
     One list for each entry's value; a table of patterns has the same value for many lists.
     """
     addresses = sample_addresses(host)
     value = " ".join(host.postfix.parameters[name] for name in _DIVERTING)
+    value = " ".join([value, *tables_of_services(view)])
     tables = [*items(value), *paths.access_tables(view.services, view.parameters)]
     found: dict[tuple[str, str], str] = {}
     for table in dict.fromkeys(table for table in tables if ":" in table):
@@ -104,14 +106,16 @@ def _problem(host: Host, called: str, found: Sequence[Explanation]) -> Finding |
     bad = [(one, step) for one in found if (step := one.obstacle)]
     if bad:
         first, step = bad[0]
-        cause = first.rewritten_by or step
+        cause = step if step.service else first.rewritten_by or step
+        subject = step.asked if step.service else first.address
+        where = f" if it arrives at {step.service}" if step.service else ""
         ends = "" if cause is step else f", so {step.step}: {step.found}"
         others = f", as of {len(bad)} of {len(found)} addresses of the list" if bad[1:] else ""
         meaning = _MEANINGS.get(step.outcome, "")
         return failure(
             called,
-            f"{first.address}: {cause.step}: {cause.found}{_by(cause)}{ends}",
-            f"{meaning}{others}; all steps: {host.command('explain', first.address)}",
+            f"{subject}: {cause.step}: {cause.found}{_by(cause)}{ends}",
+            f"{meaning}{where}{others}; all steps: {host.command('explain', first.address)}",
         )
     if unknown := next((one for one in found if one.verdict is Verdict.UNKNOWN), None):
         step = next(step for step in unknown.steps if step.outcome is Verdict.UNKNOWN)

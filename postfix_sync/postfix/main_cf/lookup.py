@@ -47,6 +47,8 @@ class Tables:
     """The tables, and the files with lists of domains, that cannot be read, each with the error."""
     _held: dict[str, dict[str, str]] = field(default_factory=dict)
     _queried: dict[str, set[str]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+    """What `name` has found: comparing paths takes longer than the rest of a lookup."""
 
     def read(self, path: str) -> str | None:
         """Read a file that a list in main.cf names; return None if it cannot be read."""
@@ -63,7 +65,9 @@ class Tables:
 
     def name(self, table: str) -> str:
         """Return the name of the map, ours or Mailman's file, that a table is; empty for others."""
-        return self.ours.named(table) or self.ours.of_mailman(table)
+        if table not in self._names:
+            self._names[table] = self.ours.named(table) or self.ours.of_mailman(table)
+        return self._names[table]
 
     async def query(self, table: str, keys: Iterable[str]) -> Mapping[str, str]:
         """Return entries of a table, at least those for `keys`; none if it cannot be queried."""
