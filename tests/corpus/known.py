@@ -7,11 +7,6 @@ are those of the findings of 2026-11-27; "new" is what the corpus has found.
 from collections.abc import Mapping
 
 REASONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "before": {
-        "new: doctor wants the maps, though a table that has the domain leads to Mailman": (
-            "domain-routed-to-mailman, new",
-        ),
-    },
     "after": {
         "no message is sent, so header checks that reject or redirect are not seen": (
             "header-checks, new",
