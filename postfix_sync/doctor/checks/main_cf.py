@@ -18,6 +18,7 @@ from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
 from postfix_sync.postfix.main_cf.requirements import settings
+from postfix_sync.postfix.main_cf.unknown_recipients import accepting_tables
 from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.system.files import read_file
@@ -52,7 +53,7 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
 
 async def parameters(host: Host) -> AsyncIterator[Finding]:
     """Check that each parameter has the value that the maps need, and no harmful value."""
-    found = _by_parameter(host)
+    found = _by_parameter(host, await accepting_tables(host.tables, host.classes))
     for parameter in [*REPORTED, *(parameter for parameter in found if parameter not in REPORTED)]:
         if host.classes.is_undecided(parameter):
             domain, error = min(host.classes.unknown.items(), key=lambda item: item[0])
@@ -118,9 +119,9 @@ def lacking(host: Host) -> list[Setting]:
     return settings(host.postfix, host.tables.ours, host.classes)
 
 
-def _by_parameter(host: Host) -> dict[str, Setting]:
+def _by_parameter(host: Host, accepting: Mapping[str, str] | None = None) -> dict[str, Setting]:
     recipients = host.tables.own[RECIPIENTS].keys()
-    advised = advice(host.postfix, host.tables.ours, host.classes, recipients)
+    advised = advice(host.postfix, host.tables.ours, host.classes, recipients, accepting)
     found = {setting.parameter: setting for setting in (*advised, *lacking(host))}
     found.pop("lmtp_host_lookup", None)  # `names.host_lookup` checks its effect
     return found
