@@ -7,6 +7,7 @@ finding, without a traceback. If there is no Postfix at all, that is the only fi
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from postfix_sync.containers.engine import copied_into_containers
@@ -37,6 +38,7 @@ from postfix_sync.doctor.checks import (
 from postfix_sync.doctor.findings import Check, failure
 from postfix_sync.doctor.host import Host, served
 from postfix_sync.errors import ConfigError, SyncError, why
+from postfix_sync.explain.list_mail import explain_lists
 from postfix_sync.hosts_file.files import HostsFiles
 from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.model.map_names import INDEX_SUFFIX
@@ -55,6 +57,7 @@ from postfix_sync.reconcile.report import Request
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status import transitions
 from postfix_sync.status.file import StatusFile
+from postfix_sync.system.tasks import shared
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -207,6 +210,7 @@ async def gather(config: "Config", found: Postfix, map_type: str = "") -> Host:
     hosts_used = any(source.address for source in config.sources) and not copied
     ours = installation(config, map_type, hosts_used)
     tables = Tables(found, ours, served(installed, answers))
+    classes = await classify(tables)
     host = Host(
         config=config,
         postfix=found,
@@ -214,8 +218,11 @@ async def gather(config: "Config", found: Postfix, map_type: str = "") -> Host:
         installed=installed,
         answers=answers,
         tables=tables,
-        classes=await classify(tables),
+        classes=classes,
         upcoming=upcoming,
+        list_mail=shared(
+            partial(explain_lists, config, tables, classes.domains | classes.mail_hosts)
+        ),
         by_name=routable_names(hosts),
         services=await found.services(),
         written=await found.written(),

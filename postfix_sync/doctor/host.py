@@ -1,13 +1,14 @@
 """The host as the checks of doctor see it, examined once."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postfix_sync.containers.relocate import by_address, host_address, relocated
+from postfix_sync.explain.list_mail import ListMail
 from postfix_sync.model.destination import Destination, Peer
 from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.model.maps import Maps, table_of
@@ -48,6 +49,8 @@ class Host:
     """The address classes of the list domains."""
     upcoming: Report
     """What a sync would find and change now."""
+    list_mail: Callable[[], Awaitable[ListMail]]
+    """Explain the mail of the lists; that is done once, when a check needs it. Raises SyncError."""
     by_name: Callable[[str], bool] = lambda _: True
     """Whether routes may lead to a host name; see routable_names.py."""
     probes: Sequence[ProbeResult] = ()

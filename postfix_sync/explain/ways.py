@@ -71,19 +71,6 @@ async def other_entries(view: View, addresses: Sequence[str]) -> list[Entry]:
     ]
 
 
-def tables_of_services(view: View) -> list[str]:
-    """Return the values of parameters by which any cleanup(8) rewrites addresses in its own way."""
-    found = paths.other_paths(view.listeners, view.services, view.parameters)
-    public = _public_path(view)
-    passages = [passage for path in (public, *found.values()) if path for passage in path.passages]
-    return [
-        passage.overrides[name]
-        for passage in passages
-        for name in rewriting.TABLES
-        if name in passage.overrides
-    ]
-
-
 def _public_path(view: View) -> paths.Path | None:
     listener = paths.public(view.listeners)
     if listener is None:

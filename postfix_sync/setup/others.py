@@ -19,6 +19,7 @@ from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.model.map_names import ALIASES, DOMAINS, INDEX_SUFFIX, RECIPIENTS
 from postfix_sync.postfix.main_cf.classes import CLASSES
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
+from postfix_sync.postfix.main_cf.unknown_recipients import NO_SUCH_USER
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.postfix.trivial_rewrite import Resolved, resolve
 
@@ -35,8 +36,6 @@ EACH = 2
 UNKNOWN_AT_MOST = 8
 """Unknown addresses: after ten errors in a session, smtpd(8) delays each reply by a second
 (smtpd_soft_error_limit)."""
-
-UNKNOWN = "postfix-sync-no-such-user"
 
 OUTSIDE = "someone@example.org"
 
@@ -73,7 +72,7 @@ async def sample(view: View, *, undoing: bool = False) -> list[str]:
         for item in items(values[parameter])
         if not {":", "/", "!"} & {*item}
     )
-    unknown = [f"{UNKNOWN}@{domain}" for domain in domains]
+    unknown = [f"{NO_SUCH_USER}@{domain}" for domain in domains]
     # verify(8) would remember for hours that these do not exist.
     harmless = not any(
         paths.verifies(paths.effective(listener, view.services, view.parameters))

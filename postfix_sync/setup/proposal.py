@@ -15,11 +15,13 @@ from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix import lmtp_resolver
 from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.main_cf.advice import unknown_accepted
 from postfix_sync.postfix.main_cf.fixes import Setting, command
 from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.main_cf.parameter import path_of, type_of
 from postfix_sync.postfix.main_cf.relay_recipients import left_open
 from postfix_sync.postfix.main_cf.requirements import cluster_settings
+from postfix_sync.postfix.main_cf.unknown_recipients import accepting_tables
 from postfix_sync.postfix.match_list import items, unproxied
 from postfix_sync.setup.main_cf_file import MainCf
 from postfix_sync.setup.steps import ACCEPTING, Change, Step, overwritten, undoing
@@ -113,9 +115,19 @@ async def propose(config: "Config") -> Proposal:
         text,
         changes,
         interrupted=interrupted_setup(steps),
-        notes=tuple(left_open(found, host.classes).values()),
+        notes=tuple(await _decisions(host)),
         blocked=tuple(blocked) if accepts else (),
     )
+
+
+async def _decisions(host: Host) -> list[str]:
+    """Return why Postfix will accept addresses of list domains that do not exist."""
+    accepting = await accepting_tables(host.tables, host.classes)
+    left = unknown_accepted(host.postfix, host.tables.ours, host.classes, accepting)
+    return [
+        *left_open(host.postfix, host.classes).values(),
+        *(setting.problem for setting in left),
+    ]
 
 
 async def _as_set_up(host: Host, settings: Iterable[Setting]) -> Host:

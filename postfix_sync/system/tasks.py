@@ -1,7 +1,7 @@
-"""Finish work that must not be cancelled halfway."""
+"""Finish work that must not be cancelled halfway, and share the result of work."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,3 +24,15 @@ def interrupted() -> bool:
     """Return whether this task was cancelled while it awaited work to its end."""
     task = asyncio.current_task()
     return bool(task and task.cancelling())
+
+
+def shared(work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Awaitable[T]]:
+    """Return a function that starts `work` at its first call; every call returns that result."""
+    started: list[asyncio.Task[T]] = []
+
+    def result() -> Awaitable[T]:
+        if not started:
+            started.append(asyncio.create_task(work()))
+        return started[0]
+
+    return result

@@ -162,6 +162,31 @@ def test_overridden_value_is_not_restored_if_that_would_reject_mail(
     assert bool(found[f"repeated:{parameter}"]["fix"]) == has_command
 
 
+@pytest.mark.parametrize(
+    ("parameter", "value", "others"),
+    [
+        ("smtpd_reject_unlisted_recipient", "no", ""),
+        ("relay_recipient_maps", "static:all", "example.org"),
+        ("relay_recipient_maps", "inline:{{@example.net=x}}", "example.org"),
+    ],
+)
+def test_plan_says_that_unknown_addresses_of_a_new_domain_will_be_accepted(
+    host: Host, parameter: str, value: str, others: str
+) -> None:
+    """Whether to refuse them is the operator's decision: doctor warns, and has no command."""
+    host.begin(ANTS, relay_domains=others, virtual_alias_domains="", **{parameter: value})
+    notes = [line for line in host.setup("--dry-run").stdout.splitlines() if "unchanged:" in line]
+    assert len(notes) == 1
+    assert f"unchanged: {parameter} " in notes[0]
+    assert "returned to" in notes[0]
+    assert "apparent sender" in notes[0]
+    host.setup("--yes")
+    host.expect({ANTS: 250, BOB: 250})
+    found = examine(host.site)
+    assert (found.status(parameter), found[parameter]["fix"]) == ("warning", None)
+    assert f"unchanged: {found[parameter]['why']}" in notes[0]
+
+
 def test_doctor_has_no_fix_for_smtpd_reject_unlisted_recipient(host: Host) -> None:
     host.begin(ANTS, relay_domains="example.net", smtpd_reject_unlisted_recipient="no")
     host.setup("--yes")

@@ -1,39 +1,17 @@
 """Check where mail for lists really goes, by asking Postfix (`postfix-sync explain`).
 
-For each list domain, one list is examined with all nine addresses, and with extensions, as Mailman
-uses them for bounces and confirmations. The other checks find the causes, and print the fixes.
+explain/list_mail.py chooses the lists. The other checks find the causes, and print the fixes.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
-from postfix_sync.doctor.checks.lookups import sample_addresses
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.explain import paths
-from postfix_sync.explain.explain import explain
+from postfix_sync.explain.list_mail import DOMAINS
 from postfix_sync.explain.steps import Explanation, Step, Verdict
-from postfix_sync.explain.view import View, samples_of, view_of
-from postfix_sync.explain.ways import tables_of_services
 from postfix_sync.model.finding import Finding
-from postfix_sync.model.list_addresses import addresses_of, domain_of, list_with
-from postfix_sync.model.map_names import ALIASES, RECIPIENTS
-from postfix_sync.postfix.match_list import items
+from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.text import counted
-
-EXCEPTIONS = 10
-"""Lists to examine at most because a table has an entry for them."""
-
-_DIVERTING = (
-    "canonical_maps",
-    "recipient_canonical_maps",
-    "relocated_maps",
-    "transport_maps",
-    "virtual_alias_maps",
-)
-"""The parameters whose tables may send mail for a list elsewhere."""
-
-DOMAINS = 50
-"""List domains to examine at most."""
 
 _MEANINGS: Mapping[Verdict | None, str] = {
     Verdict.REFUSED: "mail to it is refused, or returned to its sender",
@@ -44,61 +22,27 @@ _MEANINGS: Mapping[Verdict | None, str] = {
 
 async def delivery(host: Host) -> AsyncIterator[Finding]:
     """Check that mail for a list of each domain is accepted, and goes to its Mailman."""
-    samples = [*samples_of(host.table(RECIPIENTS)), *samples_of(host.table(ALIASES))]
-    if not samples or not host.postfix.processes.master:
+    mail = await host.list_mail()
+    if not mail.answers:
         return  # "running" reports that nothing is delivered
-    view = await view_of(host.config, host.postfix, host.tables.unreadable)
-    special = [name for name in await _exceptions(host, view) if name not in samples]
-    examined = [*samples[:DOMAINS], *special]
-    addresses = {name: [*addresses_of(name), *_extended(name)] for name in examined}
-    every = [address for several in addresses.values() for address in several]
-    found = {one.address: one for one in await explain(view, every, probing=False)}
     good = 0
-    for name, several in addresses.items():
-        called = f"delivery:{name}" if name in special else f"delivery:{domain_of(name)}"
-        answers = [found[host.postfix.fold(address)] for address in several]
+    for name, answers in mail.answers.items():
+        called = f"delivery:{name}" if name in mail.special else f"delivery:{domain_of(name)}"
         if problem := _problem(host, called, answers):
             yield problem
         else:
             good += 1
     if good:
-        lists = examined[0] if good == 1 else f"{good} lists, at least one in each domain,"
+        lists = (
+            next(iter(mail.answers)) if good == 1 else f"{good} lists, at least one in each domain,"
+        )
         yield ok("delivery", f"all addresses of {lists} lead to Mailman")
-    if len(samples) > DOMAINS:
+    if mail.domains > DOMAINS:
         yield warning(
             "delivery:others",
-            f"{counted(len(samples), 'list domain')}, {DOMAINS} examined",
+            f"{counted(mail.domains, 'list domain')}, {DOMAINS} examined",
             f"see each of the others with: {host.command('explain')} ADDRESS",
         )
-
-
-async def _exceptions(host: Host, view: View) -> list[str]:
-    """Return lists with an entry in a table of main.cf or master.cf that may treat them specially.
-
-    One list for each entry's value; a table of patterns has the same value for many lists.
-    """
-    addresses = sample_addresses(host)
-    value = " ".join(host.postfix.parameters[name] for name in _DIVERTING)
-    value = " ".join([value, *tables_of_services(view)])
-    tables = [*items(value), *paths.access_tables(view.services, view.parameters)]
-    found: dict[tuple[str, str], str] = {}
-    for table in dict.fromkeys(table for table in tables if ":" in table):
-        if host.tables.name(table):
-            continue
-        entries = await host.tables.query(table, addresses)
-        for address in addresses:
-            if address in entries:
-                name = list_with(address) or address
-                found.setdefault((table, entries[address]), name)
-    known = host.table(RECIPIENTS).names()
-    return [name for name in dict.fromkeys(found.values()) if name in known][:EXCEPTIONS]
-
-
-def _extended(name: str) -> Iterator[str]:
-    """Yield addresses with extensions, as Mailman makes them for VERP and for confirmations."""
-    local, _, domain = name.rpartition("@")
-    yield f"{local}-bounces+member=example.org@{domain}"
-    yield f"{local}-confirm+0a1b2c@{domain}"
 
 
 def _problem(host: Host, called: str, found: Sequence[Explanation]) -> Finding | None:

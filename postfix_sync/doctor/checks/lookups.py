@@ -16,6 +16,7 @@ from postfix_sync.doctor.checks.main_cf import lacking
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
 from postfix_sync.errors import SyncError
+from postfix_sync.explain.list_mail import MOST
 from postfix_sync.model.finding import Finding
 from postfix_sync.model.list_addresses import addresses_of, domain_of
 from postfix_sync.model.map_names import ALIASES, INDEX_SUFFIX, RECIPIENTS, ROUTES
@@ -29,9 +30,6 @@ from postfix_sync.postfix.match_list import PATTERN_TYPES, items
 from postfix_sync.postfix.queue import without_extension
 from postfix_sync.system.files import read_file
 from postfix_sync.text import counted
-
-MOST = 200
-"""Lists to look up at most, because a table may be in a database on another host."""
 
 LISTED = frozenset({*ROLES, *CLASSES})
 """The parameters on whose tables all mail depends."""

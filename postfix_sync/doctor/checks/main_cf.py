@@ -5,16 +5,21 @@ postfix/main_cf/requirements.py decides what main.cf must say; these checks repo
 
 import shlex
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from postfix_sync.doctor.findings import failure, ok, warning
 from postfix_sync.doctor.host import Host
-from postfix_sync.model.finding import Finding
-from postfix_sync.model.map_names import RECIPIENTS
+from postfix_sync.errors import SyncError
+from postfix_sync.explain.list_mail import ListMail
+from postfix_sync.model.finding import Finding, Verdict
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.postfix.main_cf import relay_recipients
 from postfix_sync.postfix.main_cf.advice import advice
 from postfix_sync.postfix.main_cf.classes import CLASSES, ROLES
 from postfix_sync.postfix.main_cf.fixes import Setting, only_built, remedy
 from postfix_sync.postfix.main_cf.requirements import settings
+from postfix_sync.postfix.main_cf.unknown_recipients import accepting_tables
+from postfix_sync.postfix.master_cf import Service
 from postfix_sync.postfix.match_list import items
 from postfix_sync.system.files import read_file
 
@@ -48,7 +53,7 @@ async def ends(host: Host) -> AsyncIterator[Finding]:
 
 async def parameters(host: Host) -> AsyncIterator[Finding]:
     """Check that each parameter has the value that the maps need, and no harmful value."""
-    found = _by_parameter(host)
+    found = _by_parameter(host, await accepting_tables(host.tables, host.classes))
     for parameter in [*REPORTED, *(parameter for parameter in found if parameter not in REPORTED)]:
         if host.classes.is_undecided(parameter):
             domain, error = min(host.classes.unknown.items(), key=lambda item: item[0])
@@ -59,10 +64,54 @@ async def parameters(host: Host) -> AsyncIterator[Finding]:
                 f" known: {error.message}",
             )
         elif setting := found.get(parameter):
-            seen = f"{parameter} = {setting.present}"
-            yield Finding(parameter, setting.verdict, seen, setting.problem, _remedy(host, setting))
+            yield await _judged(host, setting)
         else:
             yield ok(parameter, f"{parameter} = {host.postfix.unexpanded[parameter]}")
+
+
+async def _judged(host: Host, setting: Setting) -> Finding:
+    """Return the finding for a setting: a warning if mail for all lists is delivered without it."""
+    seen = f"{setting.parameter} = {setting.present}"
+    fix = _remedy(host, setting)
+    finding = Finding(setting.parameter, setting.verdict, seen, setting.problem, fix)
+    if setting.is_unused and (mail := await _delivered(host)):
+        return _lessened(finding, mail, setting.parameter)
+    return finding
+
+
+async def _delivered(host: Host) -> ListMail | None:
+    """Return the explained mail of lists if it is certain that all of it is delivered."""
+    try:
+        mail = await host.list_mail()
+    except (SyncError, OSError):
+        return None  # the check `delivery` reports the error
+    return mail if mail.all_delivered else None
+
+
+def _lessened(finding: Finding, mail: ListMail, parameter: str) -> Finding:
+    """Return a failure as a warning, which says what delivers the mail, and what is lost."""
+    step = mail.step(_DECIDING.get(parameter, "recipient")) or mail.step("transport")
+    by = (step.found if step.step == "recipient" else step.by) if step else ""
+    how = f" ({by})" if by else ""
+    why = f"{finding.why}. Mail for all lists is delivered to Mailman now nevertheless{how}; but"
+    lost = _LOST[ROLES[parameter]]
+    return replace(finding, verdict=Verdict.WARNING, why=f"{why} {lost} may be missed")
+
+
+_DECIDING = {
+    "relay_domains": "transport",
+    "transport_maps": "transport",
+    "virtual_alias_maps": "virtual_alias",
+}
+"""By parameter, the step of explain that shows what is used in place of the map."""
+
+_LOST = {
+    ALIASES: "an alias_domain that is set, changed or removed in Mailman",
+    DOMAINS: "a list domain that is added or removed in Mailman",
+    RECIPIENTS: "a list that is added or removed in Mailman",
+    ROUTES: "a list in a new domain, or one that moves to another Mailman,",
+}
+"""By map, the changes that Postfix may miss as long as it does not use the map."""
 
 
 def lacking(host: Host) -> list[Setting]:
@@ -70,9 +119,9 @@ def lacking(host: Host) -> list[Setting]:
     return settings(host.postfix, host.tables.ours, host.classes)
 
 
-def _by_parameter(host: Host) -> dict[str, Setting]:
+def _by_parameter(host: Host, accepting: Mapping[str, str] | None = None) -> dict[str, Setting]:
     recipients = host.tables.own[RECIPIENTS].keys()
-    advised = advice(host.postfix, host.tables.ours, host.classes, recipients)
+    advised = advice(host.postfix, host.tables.ours, host.classes, recipients, accepting)
     found = {setting.parameter: setting for setting in (*advised, *lacking(host))}
     found.pop("lmtp_host_lookup", None)  # `names.host_lookup` checks its effect
     return found
@@ -100,7 +149,9 @@ async def list_domains(host: Host) -> AsyncIterator[Finding]:
                 " is printed that depends on it",
             )
         elif not named:
-            yield _classless(host, domain, found.get("relay_domains"))
+            finding = _classless(host, domain, found.get("relay_domains"))
+            mail = await _delivered(host)
+            yield _lessened(finding, mail, "relay_domains") if mail else finding
         elif both := double(named):
             settings_of_domain = [
                 found[parameter] for parameter in both if domain in _excluded(found.get(parameter))
@@ -157,17 +208,22 @@ async def overridden(host: Host) -> AsyncIterator[Finding]:
 
     An empty override is right for a content filter, which accepts every recipient.
     """
-    for finding in _overridden(host, OVERRIDES):
-        yield finding
+    for service, parameter, finding in _overridden(host, OVERRIDES):
+        mail = await _delivered(host)
+        is_passed = mail and service.name in mail.services
+        yield _lessened(finding, mail, parameter) if mail and is_passed else finding
 
 
 async def rerouted(host: Host) -> AsyncIterator[Finding]:
     """Check as `overridden` does, but only transport_maps of trivial-rewrite(8)."""
-    for finding in _overridden(host, {"trivial-rewrite": ("transport_maps",)}):
+    for _, _, finding in _overridden(host, {"trivial-rewrite": ("transport_maps",)}):
         yield finding
 
 
-def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+def _overridden(
+    host: Host, overrides: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[Service, str, Finding]]:
+    """Yield each service that overrides a parameter without naming the map, and its failure."""
     lacks = {setting.parameter for setting in lacking(host)}
     for service in host.services:
         for parameter in overrides.get(service.command, ()):
@@ -183,12 +239,13 @@ def _overridden(host: Host, overrides: Mapping[str, Sequence[str]]) -> Iterator[
             place = f"{service.name}/{service.kind}/{parameter}"
             # postconf -P takes no white space in a value.
             wanted = ",".join([*items(present or ""), ours.reference(name)])
-            yield failure(
+            finding = failure(
                 f"override:{place}",
                 f"master.cf: {service.name} {service.kind} has -o {parameter}={present}",
                 f"for this {service.command}(8), the map in main.cf's {parameter} does not count",
                 host.edit(f"{place}={wanted}", "-P"),
             )
+            yield service, parameter, finding
 
 
 OVERRIDES = {

@@ -1,7 +1,7 @@
 """Find settings of main.cf, other than the maps, that hinder list mail. Pure."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
@@ -24,21 +24,45 @@ if TYPE_CHECKING:
 
 
 def advice(
-    postfix: "Postfix", ours: Installation, classes: Classes, recipients: AbstractSet[str]
+    postfix: "Postfix",
+    ours: Installation,
+    classes: Classes,
+    recipients: AbstractSet[str],
+    accepting: Mapping[str, str] | None = None,
 ) -> list[Setting]:
     """Return the settings that doctor reports in addition to `settings`, and setup does not change.
 
-    The maps work without them. `recipients` are the lists' addresses.
+    The maps work without them. `recipients` are the lists' addresses; `accepting` is as in
+    `unknown_accepted`.
     """
     found = [*_cut_off(postfix, ours, classes), *_reject_codes(postfix, classes)]
-    found += _open_beside_others(postfix, ours, classes)
-    found += _open_mailboxes(postfix, ours, classes)
+    found += unknown_accepted(postfix, ours, classes, accepting or {})
     found += _refused_extensions(postfix, recipients)
     parameters = postfix.parameters
     if parameters["soft_bounce"] == "yes":
         why = "mail to lists that don't exist is tried again for days, by others and from here"
         problem = f"soft_bounce = yes: {why}"
         found.append(Setting("soft_bounce", "yes", "no", problem, Verdict.WARNING))
+    return found
+
+
+def unknown_accepted(
+    postfix: "Postfix", ours: Installation, classes: Classes, accepting: Mapping[str, str]
+) -> Iterator[Setting]:
+    """Find settings by which Postfix accepts addresses of list domains that do not exist.
+
+    `accepting` are the domains in which a table of relay_recipient_maps has such addresses, each
+    with the table.
+    """
+    yield from _open_beside_others(postfix, ours, classes)
+    yield from _open_mailboxes(postfix, ours, classes)
+    yield from _open_tables(postfix, accepting)
+    yield from _unlisted(postfix)
+
+
+def _unlisted(postfix: "Postfix") -> Iterator[Setting]:
+    """Find that smtpd(8) accepts addresses that no table has."""
+    parameters = postfix.parameters
     restrictions = [
         restriction
         for name in ("smtpd_relay_restrictions", "smtpd_recipient_restrictions")
@@ -47,13 +71,12 @@ def advice(
     checked = {"reject_unlisted_recipient", "reject_unverified_recipient"} & {*restrictions}
     if parameters["smtpd_reject_unlisted_recipient"] == "no" and not checked:
         why = (
-            "mail to addresses that don't exist is accepted, and returned to its apparent sender,"
-            " unless a restriction has reject_unlisted_recipient"
+            "mail to addresses that don't exist, also in list domains, is accepted, and returned to"
+            " its apparent sender, unless a restriction has reject_unlisted_recipient"
         )
         name = "smtpd_reject_unlisted_recipient"
         problem = f"{name} = no: {why}. With yes, what no table lists is refused, in all domains"
-        found.append(Setting(name, "no", "yes", problem, Verdict.WARNING, is_decision=True))
-    return found
+        yield Setting(name, "no", "yes", problem, Verdict.WARNING, is_decision=True)
 
 
 def _cut_off(postfix: "Postfix", ours: Installation, classes: Classes) -> Iterator[Setting]:
@@ -110,6 +133,27 @@ def _open_mailboxes(postfix: "Postfix", ours: Installation, classes: Classes) ->
             ours.reference(RECIPIENTS),
             f"{name} is empty: {every_address(classes.mailbox)}. To refuse those, it must name"
             f" {ours.reference(RECIPIENTS)} and a table of all other addresses that exist",
+            Verdict.WARNING,
+            is_decision=True,
+        )
+
+
+def _open_tables(postfix: "Postfix", accepting: Mapping[str, str]) -> Iterator[Setting]:
+    """Find list domains in which another table of relay_recipient_maps has every address.
+
+    Only the operator knows which of its addresses exist in other domains.
+    """
+    name = "relay_recipient_maps"
+    if accepting:
+        present = postfix.unexpanded[name]
+        named = ", ".join(dict.fromkeys(accepting.values()))
+        yield Setting(
+            name,
+            present,
+            present,
+            f"{name} names {named}, which has addresses that don't exist:"
+            f" {every_address(accepting.keys())}. To refuse those, it must name a table of all"
+            " addresses that exist in other domains instead",
             Verdict.WARNING,
             is_decision=True,
         )

@@ -30,6 +30,9 @@ class Setting:
     is_decision: bool = False
     """Whether only the operator can decide on the change, because Postfix would then refuse
     addresses that it accepts now: no command is printed for it."""
+    is_unused: bool = False
+    """Whether the only failure is that Postfix does not use the map as it is built: mail for lists
+    is delivered nevertheless if other tables have what the map has."""
 
 
 def remedy(postfix: "Postfix", setting: Setting) -> str:

@@ -64,6 +64,8 @@ class Edit:
     parameter: str
     text: str = ""
     reasons: dict[str, Verdict] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+    """The reasons that Postfix does not use a map as it is built: other tables may replace it."""
 
     def __post_init__(self) -> None:
         self.text = written(self.postfix, self.parameter)
@@ -76,6 +78,11 @@ class Edit:
     def because(self, reason: str, verdict: Verdict = Verdict.FAILURE) -> None:
         """Record why the value has to change."""
         self.reasons[reason] = verdict
+
+    def because_unused(self, reason: str, verdict: Verdict = Verdict.FAILURE) -> None:
+        """Record that Postfix does not use the map as it is built."""
+        self.because(reason, verdict)
+        self.unused.add(reason)
 
     def append(self, item: str) -> None:
         """Add an item at the end."""
@@ -111,6 +118,12 @@ class Edit:
         """The worst of the reasons."""
         failures = Verdict.FAILURE in self.reasons.values()
         return Verdict.FAILURE if failures else Verdict.WARNING
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the only failures are that Postfix does not use the map as it is built."""
+        failures = {reason for reason, said in self.reasons.items() if said is Verdict.FAILURE}
+        return bool(failures) and failures <= self.unused
 
 
 _DEFAULT_OF_RELAY_DOMAINS = re.compile(

@@ -65,7 +65,14 @@ def settings(postfix: "Postfix", ours: Installation, classes: Classes) -> list[S
     _put_virtual(edits["virtual_alias_domains"], classes, accepts_hosts=relayed)
     _put_local(edits, classes)
     found = [
-        Setting(parameter, postfix.unexpanded[parameter], edit.text, edit.problem, edit.verdict)
+        Setting(
+            parameter,
+            postfix.unexpanded[parameter],
+            edit.text,
+            edit.problem,
+            edit.verdict,
+            is_unused=edit.is_unused,
+        )
         for parameter, edit in edits.items()
         if edit.problem and not classes.is_undecided(parameter)
     ]
@@ -118,17 +125,17 @@ def _put_map(edit: Edit, ours: Installation, classes: Classes, needed: Verdict |
             named |= called == name
             if not own:
                 edit.replace(item, ours.reference(called))
-                edit.because(_mailmans(item))
+                edit.because_unused(_mailmans(item))
             elif type_of(item) != ours.map_type:
                 edit.replace(item, ours.reference(called))
-                edit.because(f"names {item}, but the map is built as {ours.map_type}")
+                edit.because_unused(f"names {item}, but the map is built as {ours.map_type}")
         else:
             edit.replace(item, wanted if needed else "")
             edit.because(*_misplaced(edit.parameter, own, item))
             named |= bool(needed)
     if needed and not named:
         edit.append(wanted)
-        edit.because(f"does not name {wanted}{_so(edit, classes)}", needed)
+        edit.because_unused(f"does not name {wanted}{_so(edit, classes)}", needed)
 
 
 def _mailmans(item: str) -> str:
