@@ -1,28 +1,12 @@
 """doctor: a map that main.cf lacks is a warning while mail for all lists is delivered anyway."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.parts.doctor import Report, examine
-from tests.parts.explaining import ANTS, BEES, explaining_host, happens, restored
+from tests.parts.explaining import ANTS, BEES, happens
 from tests.parts.mail_host import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Host]:
-    """A host that is started once for all tests of this file."""
-    with explaining_host() as host:
-        yield host
-
-
-@pytest.fixture
-def host(started: Host) -> Iterator[Host]:
-    """The host, set up, with two lists; a test's changes are reverted."""
-    with restored(started):
-        yield started
 
 
 def without_map(host: Host, **parameters: str) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,27 +12,11 @@ from tests.parts.explaining import (
     BEES,
     ELSEWHERE,
     explained,
-    explaining_host,
     happens,
-    restored,
 )
 from tests.parts.mail_host import Host
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
-
-
-@pytest.fixture(scope="module")
-def started() -> Iterator[Host]:
-    """A host that is started once for all tests of this file."""
-    with explaining_host() as host:
-        yield host
-
-
-@pytest.fixture
-def host(started: Host) -> Iterator[Host]:
-    """The host, set up, with two lists; a test's changes are reverted."""
-    with restored(started):
-        yield started
 
 
 def submission(host: Host, *overrides: str, **of_cleanup: str) -> int:
