@@ -8,12 +8,14 @@ line.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 from postfix_sync.errors import Refused, quote
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
+from postfix_sync.model.list_block import alias_block, list_block
 from postfix_sync.model.source import SourceFile
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import Fold
 
 MAILMAN_ALIASES = (
@@ -28,6 +30,8 @@ REFUSED = "refused, Postfix keeps the last good maps"
 MAX_LINE = 2048
 """Bytes of a line at most: Postfix's line_length_limit. An address has 320 bytes at most."""
 
+T = TypeVar("T", bound=Table[str])
+
 MAX_LISTS = 150_000
 """Lists of one source at most: seven times as many as the largest known site has. It limits the
 entries of a file, each of which takes memory and time, to the addresses of so many lists."""
@@ -39,6 +43,8 @@ of eight lines, and one line for each domain and for each list, which has nine e
 # If an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
 _REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
 _BLANKS = re.compile(r"[ \t]+")
+_LIST = list_block(rb"[ \t]+", rb"[^\s\0]+", rb" *\n")
+_ALIAS = alias_block(rb"[ \t]+", rb" *\n")
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
 _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
@@ -76,6 +82,8 @@ class _Line(NamedTuple):
     key: str
     value: str
     regex: bool
+    is_list: bool = False
+    """Whether it stands for the nine lines of the list `key`, with the list's value."""
 
 
 def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
@@ -87,9 +95,12 @@ def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     )
 
 
-def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
+def _entries(
+    file: SourceFile, at_most: int, block: re.Pattern[bytes] | None = None
+) -> Iterator[_Line]:
     """Yield the entries of a file in order, each checked for text that Mailman never writes.
 
+    If `block` is given, nine lines that match it are one entry: those of a list (list_block.py).
     Its memory does not grow with the file. Raises `Refused`, also if there are more than `at_most`
     entries, or more comments and blank lines than MAX_OTHER_LINES permits.
     """
@@ -101,6 +112,14 @@ def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
     number = entries = start = 0
     while start < len(content):
         number += 1
+        if block and (found := _list_at(block, content, start)):
+            name, value, start = found
+            entries += ADDRESSES_PER_LIST
+            if entries > at_most:
+                raise refuse(file, number, f"the file has more than {at_most} entries")
+            yield _Line(number, name, value, regex=False, is_list=True)
+            number += ADDRESSES_PER_LIST - 1
+            continue
         end = content.index(b"\n", start)
         try:
             line = _decode(content, start, end)
@@ -118,6 +137,20 @@ def _entries(file: SourceFile, at_most: int) -> Iterator[_Line]:
         except ValueError as error:
             raise refuse(file, number, str(error)) from None
         start = end + 1
+
+
+def _list_at(block: re.Pattern[bytes], content: bytes, start: int) -> tuple[str, str, int] | None:
+    """Return name and value of the list whose nine lines begin there, and where they end.
+
+    None if other lines begin there, or such as need a closer look: not ASCII, long, or like a
+    regular expression.
+    """
+    found = block.match(content, start)
+    if not found or found.end() - start > MAX_LINE or not found[0].isascii():
+        return None
+    if content.startswith(b"/", start):
+        return None
+    return found["name"].decode(), found["value"].decode(), found.end()
 
 
 def _split(line: str) -> tuple[str, str, bool]:
@@ -167,9 +200,41 @@ def parse_entries(
     All keys must have the same format, plain or regular expressions. `read_value` gets the folded
     key and the value, and raises ValueError with the problem. Raises `Refused`.
     """
-    table: dict[str, str] = {}
+    return _parsed(file, _entries(file, at_most), fold, check_key, read_value)[1]
+
+
+def parse_lists(
+    kind: type[T],
+    file: SourceFile,
+    fold: Fold,
+    check_key: Callable[[str], str],
+    read_value: Callable[[str, str], str],
+) -> T:
+    """Return a file's table of addresses, read by list where Mailman wrote the nine of a list.
+
+    It is the table of what `parse_entries` returns. Raises `Refused`.
+    """
+    block = _ALIAS if issubclass(kind, Aliases) else _LIST
+    at_most = MAX_LISTS * ADDRESSES_PER_LIST
+    parsed = _parsed(file, _entries(file, at_most, block), fold, check_key, read_value)
+    table = kind.agreeing(*parsed)
+    if table is None:  # an address has two values: the line is found by address
+        table = kind.of(parse_entries(file, fold, check_key, read_value, at_most))
+    return table
+
+
+def _parsed(
+    file: SourceFile,
+    entries: Iterable[_Line],
+    fold: Fold,
+    check_key: Callable[[str], str],
+    read_value: Callable[[str, str], str],
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the values of lists, and those of single keys; see `parse_entries`."""
+    lists: dict[str, str] = {}
+    others: dict[str, str] = {}
     regex: bool | None = None
-    for line in _entries(file, at_most):
+    for line in entries:
         if regex is None:
             regex = line.regex
         try:
@@ -178,8 +243,8 @@ def parse_entries(
             key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
             value = read_value(key, line.value)
             # A key may occur twice: the lists ants and ants-owner share ants-owner@.
-            if table.setdefault(key, value) != value:
+            if (lists if line.is_list else others).setdefault(key, value) != value:
                 raise ValueError(f"duplicate key {quote(key)}, with another value")
         except ValueError as error:
             raise refuse(file, line.number, error) from None
-    return table
+    return lists, others

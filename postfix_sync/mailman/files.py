@@ -14,6 +14,7 @@ from postfix_sync.mailman.entries import (
     REFUSED,
     UnfitError,
     parse_entries,
+    parse_lists,
     refuse,
 )
 from postfix_sync.mailman.names import check_address, check_domain
@@ -32,7 +33,7 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
-        return Table.of(parse_entries(file, fold, check, lambda _key, _text: next_hop))
+        return parse_lists(Table, file, fold, check, lambda _key, _text: next_hop)
     read = parse_unjudged if policy.is_placed else parse_destination
     known: dict[str, str] = {}
 
@@ -44,7 +45,7 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
                 raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
         return known[text]
 
-    return Table.of(parse_entries(file, fold, check, read_next_hop))
+    return parse_lists(Table, file, fold, check, read_next_hop)
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str]:
@@ -96,7 +97,7 @@ def _ambiguous(domain: str, host: str, other: str = "") -> UnfitError:
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Aliases:
     """Parse postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
-    return Aliases.of(parse_entries(file, fold, check, lambda _key, text: fold(check(text))))
+    return parse_lists(Aliases, file, fold, check, lambda _key, text: fold(check(text)))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:

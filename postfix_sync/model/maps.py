@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from postfix_sync.model.list_addresses import addresses_of
-from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
 
@@ -67,14 +67,14 @@ class Maps:
         return MailmanTables(routes, dict(self[DOMAINS]), aliases.without(lost))
 
 
-def of_entries(entries: Mapping[str, Mapping[str, str]]) -> Maps:
-    """Return the maps with these entries by address or domain."""
-    return Maps({name: table_of(name, entries[name]) for name in MAP_NAMES})
-
-
 def table_of(name: str, entries: Mapping[str, str]) -> Table[str]:
     """Return the table of the map `name` with these entries."""
-    return (Aliases if name in (ALIASES, RECIPIENTS) else Table).of(entries)
+    return kind_of(name).of(entries)
+
+
+def kind_of(name: str) -> type[Table[str]]:
+    """Return the class of the table of the map `name`."""
+    return Aliases if name in (ALIASES, RECIPIENTS) else Table
 
 
 class Change(NamedTuple):

@@ -9,7 +9,7 @@ one entry if the table has all nine addresses with the values that follow from t
 lists that share an address agree on its value, and equal mappings are equal tables.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Self, TypeVar
@@ -74,10 +74,10 @@ class Table(Mapping[str, V]):
             if key == name or key not in lists
         }
         whole = {name: value for name, value in lists.items() if name not in broken}
-        return cls._joined(whole, {**others, **loose})
+        return cls.joined(whole, {**others, **loose})
 
     @classmethod
-    def _joined(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self:
+    def joined(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self:
         """Make a table of whole lists and of more entries, which may be parts of lists.
 
         The lists agree with each other and with the entries on the values of shared addresses.
@@ -91,6 +91,18 @@ class Table(Mapping[str, V]):
         joined = {**lists, **whole} if whole else lists
         # An address may also be one of a list that was whole before.
         return cls(joined, {key: v for key, v in entries.items() if not _is_in(joined, key)})
+
+    @classmethod
+    def agreeing(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self | None:
+        """Make a table of whole lists and of more entries; None if they disagree on a value."""
+        table = cls(lists, {})
+        shared = (name for name in lists if list_with(name) in lists)
+        known = (key for key in entries if key in table)
+        if any(cls._value_at(name, lists[list_with(name)]) != lists[name] for name in shared):
+            return None
+        if any(table[key] != entries[key] for key in known):
+            return None
+        return cls.joined(lists, entries) if lists else cls.of(entries)
 
     @staticmethod
     def _entries(name: str, value: V) -> Iterator[tuple[str, V]]:
@@ -127,6 +139,10 @@ class Table(Mapping[str, V]):
         )
         return chain(whole, self.others.items())
 
+    def items(self) -> ItemsView[str, V]:
+        """Return all entries."""
+        return _Items(self)
+
     def __len__(self) -> int:
         shared = sum(list_with(name) in self.lists for name in self.lists)
         return ADDRESSES_PER_LIST * len(self.lists) - shared + len(self.others)
@@ -153,7 +169,7 @@ class Table(Mapping[str, V]):
         broken = {
             name
             for name in self.overlapping(other)
-            if any(other.get(key, each) != each for key, each in self._entries_of(name))
+            if any(other.get(key, each) != each for key, each in self.entries_of(name))
         }
         lists = {
             **{name: value for name, value in self.lists.items() if name not in broken},
@@ -164,14 +180,15 @@ class Table(Mapping[str, V]):
             **{
                 key: value
                 for name in broken
-                for key, value in self._entries_of(name)
+                for key, value in self.entries_of(name)
                 if key not in other
             },
             **other.others,
         }
-        return self._joined(lists, loose)
+        return self.joined(lists, loose)
 
-    def _entries_of(self, name: str) -> Iterator[tuple[str, V]]:
+    def entries_of(self, name: str) -> Iterator[tuple[str, V]]:
+        """Yield the nine entries of a list that is one entry here."""
         return self._entries(name, self.lists[name])
 
     def overlapping(self, other: "Table[W]") -> AbstractSet[str]:
@@ -237,7 +254,7 @@ class Table(Mapping[str, V]):
                 loose.update((key, self[key]) for key in addresses_of(unit))
             else:
                 loose[unit] = self[unit]
-        return self._joined(whole, loose)
+        return self.joined(whole, loose)
 
     def without(self, addresses: Iterable[str]) -> Self:
         """Return the table without these addresses."""
@@ -253,11 +270,11 @@ class Table(Mapping[str, V]):
             **{
                 key: value
                 for name in broken
-                for key, value in self._entries_of(name)
+                for key, value in self.entries_of(name)
                 if key not in gone
             },
         }
-        return self._joined(lists, loose)
+        return self.joined(lists, loose)
 
     def beyond(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` does not have."""
@@ -268,27 +285,38 @@ class Table(Mapping[str, V]):
         lists = {name: value for name, value in self.lists.items() if name not in gone}
         loose = {key: value for key, value in self.others.items() if key not in other}
         for name in broken:
-            loose.update((key, value) for key, value in self._entries_of(name) if key not in other)
-        return self._joined(lists, loose)
+            loose.update((key, value) for key, value in self.entries_of(name) if key not in other)
+        return self.joined(lists, loose)
 
     def common(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` has, too."""
         lists = {name: value for name, value in self.lists.items() if name in other.lists}
         loose = {key: value for key, value in self.others.items() if key in other}
         for name in self.overlapping(other):
-            loose.update((key, value) for key, value in self._entries_of(name) if key in other)
-        return self._joined(lists, loose)
+            loose.update((key, value) for key, value in self.entries_of(name) if key in other)
+        return self.joined(lists, loose)
 
     def with_value(self, value: str) -> "Table[str]":
         """Return a table of the same addresses that all have one value."""
-        return Table._joined(dict.fromkeys(self.lists, value), dict.fromkeys(self.others, value))
+        return Table.joined(dict.fromkeys(self.lists, value), dict.fromkeys(self.others, value))
 
     def mapped(self, new: Callable[[V], V]) -> Self:
         """Return the table with new values, each made from a list's or a single entry's value."""
-        return self._joined(
+        return self.joined(
             {name: new(value) for name, value in self.lists.items()},
             {key: new(value) for key, value in self.others.items()},
         )
+
+
+class _Items(ItemsView[str, V]):
+    """The entries of a table, made of its lists without a look-up for each address."""
+
+    def __init__(self, table: Table[V]) -> None:
+        super().__init__(table)
+        self._all = table._all
+
+    def __iter__(self) -> Iterator[tuple[str, V]]:
+        return self._all()
 
 
 class Aliases(Table[str]):
@@ -308,11 +336,11 @@ class Aliases(Table[str]):
     def of_itself(cls, table: Table[V]) -> "Aliases":
         """Return the addresses of a table, each with itself as its value."""
         lists = {name: name for name in table.lists}
-        return cls._joined(lists, {address: address for address in table.others})
+        return cls.joined(lists, {address: address for address in table.others})
 
     def targets(self) -> "Aliases":
         """Return the addresses that aliases lead to, each with itself as its value."""
-        return self._joined(
+        return self.joined(
             {name: name for name in self.lists.values()},
             {address: address for address in self.others.values()},
         )

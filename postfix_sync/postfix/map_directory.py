@@ -12,8 +12,9 @@ from pathlib import Path
 
 from postfix_sync.errors import SyncError, TimedOut
 from postfix_sync.model.installed import Condition, Installed, InstalledMap
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
 from postfix_sync.model.map_names import MAP_NAMES, ROUTES
-from postfix_sync.model.maps import Maps, of_entries, table_of
+from postfix_sync.model.maps import Maps, kind_of, table_of
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.index_type import IndexType
@@ -103,12 +104,11 @@ class MapDirectory:
     def _table(self, name: str) -> Table[str] | None:
         text = self.path / name
         try:
-            entries = parse_installed(read_file(text))
+            return parse_installed(read_file(text), kind_of(name))
         except FileNotFoundError:
-            entries = None if self.index(name).exists() else {}
+            return None if self.index(name).exists() else table_of(name, {})
         except OSError as error:
             raise unwritable(text, error) from None
-        return None if entries is None else table_of(name, entries)
 
     def updated(self) -> dict[str, float]:
         """Return when each map was last published, in seconds since the epoch."""
@@ -146,7 +146,9 @@ class MapDirectory:
 
 def _sample(table: Table[str]) -> dict[str, str]:
     """Return about SAMPLE entries, spread over the table."""
-    return dict(islice(table.items(), 0, None, len(table) // SAMPLE + 1))
+    lists = islice(table.lists, 0, None, len(table.lists) * ADDRESSES_PER_LIST // SAMPLE + 1)
+    others = islice(table.others.items(), 0, None, len(table.others) // SAMPLE + 1)
+    return {**dict(entry for name in lists for entry in table.entries_of(name)), **dict(others)}
 
 
 def files_of_maps(path: Path) -> frozenset[str]:
@@ -159,18 +161,19 @@ def installed_maps(path: Path) -> Maps:
 
     Raises NotPermitted or ApplyError if a text cannot be read.
     """
-    return of_entries({name: _installed(path / name) for name in MAP_NAMES})
+    return Maps({name: _installed(path, name) for name in MAP_NAMES})
 
 
 def installed_routes(path: Path) -> Table[str]:
     """Read the installed routes; see `installed_maps`."""
-    return table_of(ROUTES, _installed(path / ROUTES))
+    return _installed(path, ROUTES)
 
 
-def _installed(text: Path) -> dict[str, str]:
+def _installed(path: Path, name: str) -> Table[str]:
+    text = path / name
     try:
-        return parse_installed(read_file(text)) or {}
+        return parse_installed(read_file(text), kind_of(name)) or table_of(name, {})
     except FileNotFoundError:
-        return {}
+        return table_of(name, {})
     except OSError as error:
         raise unwritable(text, error) from None

@@ -22,6 +22,7 @@ import pytest
 
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.probe_result import PHASES, ProbeResult
+from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.lmtp_client import LmtpClient
 from postfix_sync.postfix.map_text import render
 from postfix_sync.probe.lmtp import probe, probe_all
@@ -359,8 +360,8 @@ def install_routes(site: Site, *hops: str) -> None:
     site.maps.mkdir()
     lists = [(f"list{number}@lists.example.net", hop) for number, hop in enumerate(hops)]
     routes = {key: hop for name, hop in lists for key in nine(name)}
-    (site.maps / "postfix_lmtp").write_bytes(render(routes))
-    (site.maps / "postfix_recipients").write_bytes(render({key: key for key in routes}))
+    (site.maps / "postfix_lmtp").write_bytes(render(Table.of(routes)))
+    (site.maps / "postfix_recipients").write_bytes(render(Aliases.of({key: key for key in routes})))
 
 
 def test_probe_command_reports_up_and_exits_with_0(site: Site) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import yaml
 
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import kind_of
 from postfix_sync.postfix.map_text import parse_installed
 
 from .booted import SHARED, Booted
@@ -167,6 +168,6 @@ class Mx:
         directory = self.host.path(MAPS)
         known = {file for name in MAP_NAMES for file in (name, f"{name}.lmdb")}
         return {path.name for path in directory.iterdir()} == known and all(
-            parse_installed((directory / name).read_bytes()) == self.dumped(name)
+            parse_installed((directory / name).read_bytes(), kind_of(name)) == self.dumped(name)
             for name in MAP_NAMES
         )

@@ -1,12 +1,80 @@
-"""The text of an installed map: any bytes give a table or None."""
+"""The text of an installed map: any bytes give a table or None, and a table its own text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postfix_sync.postfix.map_text import parse_installed, render
+from postfix_sync.model.table import Aliases, Table
+from postfix_sync.postfix.map_text import HEADER, parse_installed, render
+from tests.parts.mailman_files import nine
+
+KINDS: tuple[type[Table[str]], ...] = (Table, Aliases)
+
+LISTS = ["ants@b.c", "ants-owner@b.c", "ants-x@b.c", "ants@d.e", "#@b.c", "gr\u00fcn@b.c"]
+KEYS = [*(key for name in LISTS for key in nine(name)), "b.c", "x"]
+VALUES = ["lmtp:[mm]:8024", "lmtp:[mm]:8024, [other]:24"]
+
+
+def by_line(text: bytes) -> dict[str, str]:
+    """Read the entries one by one."""
+    lines = text.decode().split("\n")[1:-1]
+    found = dict(line.split("\t") for line in lines)
+    assert len(found) == len(lines), "a key is there twice"
+    return found
 
 
 @given(st.binary())
 def test_installed_text_is_a_table_or_none(content: bytes) -> None:
-    table = parse_installed(content)
-    assert table is None or parse_installed(render(table)) in (table, None)
+    for kind in KINDS:
+        table = parse_installed(content, kind)
+        assert table is None or parse_installed(render(table), kind) in (table, None)
+
+
+@given(
+    st.dictionaries(st.sampled_from(LISTS), st.sampled_from(VALUES)),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)),
+)
+def test_text_of_routes_has_each_entry_once(lists: dict[str, str], keys: dict[str, str]) -> None:
+    entries = {key: hop for name, hop in lists.items() for key in nine(name)}
+    table = Table.of({**entries, **keys})
+    text = render(table)
+    assert by_line(text) == table
+    if not any(key.startswith("#") for key in table):
+        assert parse_installed(text, Table) == table
+
+
+@given(
+    st.dictionaries(st.sampled_from(LISTS[:4]), st.sampled_from(LISTS)),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(KEYS)),
+)
+def test_text_of_aliases_has_each_entry_once(lists: dict[str, str], keys: dict[str, str]) -> None:
+    entries = {
+        key: value
+        for name, target in lists.items()
+        for key, value in zip(nine(name), nine(target), strict=True)
+    }
+    table = Aliases.of({**entries, **keys})
+    text = render(table)
+    assert by_line(text) == table
+    if not any(key.startswith("#") for key in table):
+        assert parse_installed(text, Aliases) == table
+
+
+def test_lines_of_a_list_follow_each_other() -> None:
+    table = Table.of(dict.fromkeys([*nine("ants@b.c"), *nine("ants-x@b.c"), "b.c"], "lmtp:[m]:24"))
+    keys = list(by_line(render(table)))
+    assert keys == [*nine("ants-x@b.c"), *nine("ants@b.c"), "b.c"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_of_earlier_versions_is_read(kind: type[Table[str]]) -> None:
+    """They sorted all lines."""
+    lines = sorted(f"{key}\t{key}\n" for name in LISTS[:4] for key in {*nine(name)})
+    text = (HEADER + "".join(dict.fromkeys(lines))).encode()
+    assert parse_installed(text, kind) == by_line(text)
+
+
+def test_repeated_key_is_none() -> None:
+    text = render(Table.of(dict.fromkeys(nine("ants@b.c"), "lmtp:[m]:24")))
+    for line in (b"ants@b.c\tx\n", b"ants-owner@b.c\tlmtp:[m]:24\n"):
+        assert parse_installed(text + line, Table) is None
