@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError
 from postfix_sync.model.destination import Destination
-from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.instance import mail_queue_of
 from postfix_sync.postfix.map_directory import installed_routes
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.postfix.queue import DeferredMail, deferred_by_destination
@@ -24,11 +24,10 @@ async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
     Raises ConfigError if there is no Postfix, ApplyError if its queue can't be read within
     COUNTING seconds.
     """
-    instance = await inspect(config.postfix.config_directory)
-    delimiters = instance.parameters["recipient_delimiter"]
+    queue = await mail_queue_of(config.postfix.config_directory)
     try:
         async with asyncio.timeout(COUNTING):
-            messages = await instance.queue.messages()
+            messages = await queue.messages()
     except TimeoutError:
         raise ApplyError(
             f"postqueue -j: not done after {COUNTING:g} s; deferred mail is not counted",
@@ -38,6 +37,6 @@ async def count_deferred(config: "Config") -> dict[Destination, DeferredMail]:
     def count() -> dict[Destination, DeferredMail]:
         routes = installed_routes(config.postfix.map_directory)
         none = {hop: DeferredMail() for hop in next_hops_of(routes)}
-        return {**none, **deferred_by_destination(messages, routes, instance.fold, delimiters)}
+        return {**none, **deferred_by_destination(messages, routes, queue.fold, queue.delimiters)}
 
     return await run_in_daemon_thread(count)

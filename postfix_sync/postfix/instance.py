@@ -22,6 +22,7 @@ from postfix_sync.postfix.postmap import Postmap
 from postfix_sync.postfix.processes import Processes
 from postfix_sync.system.commands import find_command, run
 from postfix_sync.system.files import read_file, replace_file, unwritable
+from postfix_sync.system.tasks import together
 
 PARAMETERS = (
     "alias_database",
@@ -248,13 +249,14 @@ def list_file(path: str) -> str:
 async def inspect(config_directory: Path) -> Postfix:
     """Read an instance's configuration. Raises ConfigError if it has none, or no postmap(1)."""
     parameters = settings_of(await postconf(config_directory, "-x", *PARAMETERS))
-    unexpanded = settings_of(await postconf(config_directory, *PARAMETERS))
-    # The built-in value, because main.cf may set mail_version to anything.
-    version = await postconf(config_directory, "-d", "-h", "mail_version")
-    services = ""  # an instance that is not set up yet may have no master.cf
-    if (config_directory / "master.cf").exists():
-        services = await postconf(config_directory, "-M")
-    types = await postconf(config_directory, "-m")
+    written, version, services, types = await together(
+        postconf(config_directory, *PARAMETERS),
+        # The built-in value, because main.cf may set mail_version to anything.
+        postconf(config_directory, "-d", "-h", "mail_version"),
+        _services(config_directory),
+        postconf(config_directory, "-m"),
+    )
+    unexpanded = settings_of(written)
     nothing = await run(
         [find_command("postmap"), "-c", str(config_directory), "-q", "x", "static:x"]
     )
@@ -278,6 +280,25 @@ async def inspect(config_directory: Path) -> Postfix:
         master_cf=services,
         version=version.strip(),
         habitual=frozenset(nothing.stderr.splitlines()),
+    )
+
+
+async def _services(config_directory: Path) -> str:
+    """Read the lines of master.cf; none if an instance that is not set up yet has no such file."""
+    if not (config_directory / "master.cf").exists():
+        return ""
+    return await postconf(config_directory, "-M")
+
+
+async def mail_queue_of(config_directory: Path) -> MailQueue:
+    """Return the mail queue of an instance. Raises ConfigError if there is no Postfix."""
+    names = ("queue_directory", "recipient_delimiter", "smtputf8_enable")
+    parameters = settings_of(await postconf(config_directory, "-x", *names))
+    return MailQueue(
+        config_directory,
+        Path(parameters["queue_directory"]),
+        _fold(parameters),
+        parameters["recipient_delimiter"],
     )
 
 

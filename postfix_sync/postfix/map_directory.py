@@ -22,6 +22,7 @@ from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.postfix.reload_note import OwedReload, ReloadNote
 from postfix_sync.system.files import read_file, unwritable
+from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 
 STAGING = ".staging"
@@ -80,10 +81,13 @@ class MapDirectory:
         kept_locked = await asyncio.gather(
             *(is_kept_locked(self.index(name), self.kind.opened) for name in MAP_NAMES)
         )
-        maps = {
-            name: await self._read_map(name, kept_locked=locked)
-            for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
-        }
+        found = await together(
+            *(
+                self._read_map(name, kept_locked=locked)
+                for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
+            )
+        )
+        maps = dict(zip(MAP_NAMES, found, strict=True))
         owed = self.reload_note.due(self.postfix.processes)
         unseen, left = owed or OwedReload()
         return Installed(

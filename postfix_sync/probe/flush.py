@@ -26,7 +26,9 @@ from postfix_sync.log import LOG
 from postfix_sync.model.table import Table
 from postfix_sync.postfix import queue
 from postfix_sync.postfix.folding import Fold
-from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.instance import mail_queue_of
+from postfix_sync.postfix.mail_queue import MailQueue
+from postfix_sync.postfix.processes import Processes
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.status.schema import DestinationStatus, Status
 from postfix_sync.system.threads import run_in_daemon_thread
@@ -146,39 +148,38 @@ async def recover(
     `wanted.unseen` only those that had deferred mail. Raises SyncError if the queue or the
     configuration of Postfix cannot be read, or if postqueue(1) fails.
     """
-    instance = await inspect(config_directory)
-    if instance.processes.master is None:
+    mail = await mail_queue_of(config_directory)
+    if Processes(config_directory, mail.queue_directory).master is None:
         return set()
-    delimiters = instance.parameters["recipient_delimiter"]
     tried: set[str] = set()
     done = set(wanted.failed)
     alive_since = 0.0
     for _ in range(LISTINGS):
-        messages = await instance.queue.messages()
+        messages = await mail.messages()
         if tried:
             messages = [message for message in messages if message.arrival_time <= alive_since]
         found = await run_in_daemon_thread(
-            chosen, messages, routes, instance.fold, delimiters, wanted
+            chosen, messages, routes, mail.fold, mail.delimiters, wanted
         )
         done |= found.keys()
         alive_since = alive_since or time.time()
-        if not await _deliver_fresh(instance, found, tried, is_up):
+        if not await _deliver_fresh(mail, found, tried, is_up):
             break
     if done:
         await asyncio.sleep(LATE)
         late: set[str] = set()
         for _ in range(LISTINGS):
-            unreached = queue.not_reached(await instance.queue.messages(), 0.0)
+            unreached = queue.not_reached(await mail.messages(), 0.0)
             found = await run_in_daemon_thread(
-                chosen, unreached, routes, instance.fold, delimiters, Due(failed=done)
+                chosen, unreached, routes, mail.fold, mail.delimiters, Due(failed=done)
             )
-            if not await _deliver_fresh(instance, found, late, is_up):
+            if not await _deliver_fresh(mail, found, late, is_up):
                 break
     return done
 
 
 async def _deliver_fresh(
-    instance: Postfix,
+    mail: MailQueue,
     found: Mapping[str, Sequence[str]],
     tried: set[str],
     is_up: Callable[[str], bool],
@@ -187,14 +188,14 @@ async def _deliver_fresh(
     before = len(tried)
     for endpoint, ids in found.items():
         await _deliver(
-            instance, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
+            mail, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
         )
         tried.update(ids)
     return len(tried) > before
 
 
 async def _deliver(
-    instance: Postfix, endpoint: str, ids: list[str], is_up: Callable[[str], bool]
+    mail: MailQueue, endpoint: str, ids: list[str], is_up: Callable[[str], bool]
 ) -> None:
     if ids:
         LOG.info(
@@ -205,4 +206,4 @@ async def _deliver(
     for start in range(0, len(ids), BATCH):
         if not is_up(endpoint):
             break
-        await instance.queue.deliver_now(ids[start : start + BATCH])
+        await mail.deliver_now(ids[start : start + BATCH])

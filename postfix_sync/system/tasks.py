@@ -20,6 +20,15 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
         return task.result()
 
 
+async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """Await all work, done at the same time; raise the error of the first that has one."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
+
+
 def interrupted() -> bool:
     """Return whether this task was cancelled while it awaited work to its end."""
     task = asyncio.current_task()

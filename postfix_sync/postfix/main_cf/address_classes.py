@@ -23,8 +23,8 @@ from postfix_sync.postfix.match_list import (
 
 async def classify(tables: Tables) -> Classes:
     """Find the classes of the mail domains of all lists, and of the domains in postfix_vmap."""
-    domains = frozenset(map(domain_of, tables.own[RECIPIENTS]))
-    mail_hosts = frozenset(map(domain_of, tables.own[ALIASES]))
+    domains = frozenset(tables.own[RECIPIENTS].domains())
+    mail_hosts = frozenset(tables.own[ALIASES].domains())
     postfix = tables.postfix
     listed = {
         parameter: list(patterns(postfix.parameters[parameter], tables.read))
@@ -105,7 +105,8 @@ async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSe
     """
     maps = tables.postfix.parameters["virtual_alias_maps"]
     found = set()
-    samples = {domain_of(address): address for address in tables.own[RECIPIENTS]}
+    recipients = tables.own[RECIPIENTS]
+    samples = {domain_of(address): address for address in (*recipients.others, *recipients.lists)}
     for domain in domains & samples.keys():
         address = samples[domain]
         alias = await tables.find(maps, [address])

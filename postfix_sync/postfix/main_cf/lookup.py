@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError, TimedOut, why
 from postfix_sync.model.list_addresses import domain_of
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.parameter import Installation, type_of
 from postfix_sync.postfix.match_list import PATTERN_TYPES, below, items, keys, unproxied
@@ -39,7 +40,7 @@ class Tables:
 
     postfix: Postfix
     ours: Installation
-    own: Mapping[str, Mapping[str, str]]
+    own: Mapping[str, Table[str]]
     """The entries of the maps, by name."""
     queries_others: bool = True
     """Whether to query tables that are not ours: such a table may be on another host, and hang."""
