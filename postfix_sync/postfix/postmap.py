@@ -1,7 +1,7 @@
 """Build and query tables with the postmap(1) of one Postfix instance."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,37 @@ class Postmap:
         said = self._about(kind, text, done)
         if done.status or said:
             raise _failed(f"postmap {table}", done, said)
+
+    async def change(
+        self,
+        kind: IndexType,
+        text: Path,
+        new: Mapping[str, str],
+        removed: Iterable[str],
+        lock: int,
+    ) -> None:
+        """Change the index beside `text`: add or replace the entries `new`, then remove some keys.
+
+        postmap(1) inherits the file descriptor `lock`, and holds that lock as long as it runs.
+
+        Raises ApplyError as `build` does, and if a key to remove is not there.
+        """
+        table = f"{kind.name}:{text}"
+        entries = "".join(f"{key}\t{value}\n" for key, value in new.items())
+        gone = "".join(f"{key}\n" for key in removed)
+        # Without -r, -i keeps the value of a key that exists (postmap(1)).
+        for arguments, lines in ((["-i", "-r", table], entries), (["-d", "-", table], gone)):
+            if not lines:
+                continue
+            done = await run(
+                instance_command(self.config_directory, "postmap", *arguments),
+                stdin=lines.encode(),
+                keep_open=[lock],
+                timeout=_long_enough(len(lines)),
+            )
+            said = self._about(kind, text, done)
+            if done.status or said:
+                raise _failed(f"postmap {' '.join(arguments)}", done, said)
 
     async def query(self, kind: IndexType, text: Path, keys: Sequence[str]) -> dict[str, str]:
         """Query the index beside `text` for `keys`; return the entries that it has.

@@ -6,6 +6,10 @@ builds that map again.
 
 hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
 a link in .staging: in one transaction, of which readers see all or nothing (LMDB_README).
+
+If little changes, only those entries of an index are changed: of hash and btree in a copy beside,
+of lmdb in place. Then each key is a transaction, so a reader may see some of the change, as if each
+address were published alone; plan.py orders the maps so that each order of addresses is safe.
 """
 
 import asyncio
@@ -20,7 +24,9 @@ from pathlib import Path
 
 from postfix_sync.errors import ApplyError, NotPermitted
 from postfix_sync.model.installed import EVERY_DOMAIN
+from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.index_change import Publish, small_change
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.map_text import render
 from postfix_sync.system.files import (
@@ -75,35 +81,38 @@ def check_owner(path: Path) -> None:
         )
 
 
-async def publish(
-    directory: MapDirectory, name: str, table: Table[str], lock: int, *, fresh: bool
-) -> bool:
+async def publish(directory: MapDirectory, step: Publish, lock: int) -> bool:
     """Publish a map; return whether processes that have its index open see the change.
 
-    With `fresh`, its index becomes a new file, whatever the type. The running postmap(1) holds
+    If step.fresh, its index becomes a new file, whatever the type. The running postmap(1) holds
     `lock`, a file descriptor.
 
     In a container's layered file system, an index that came with the image becomes another file
     when it is first written to, and processes that have mapped it keep the first file. In that
     case, a reload is noted as due before the text is published.
 
-    Raises ApplyError or NotPermitted. The text is then unchanged; the index is unchanged, or holds
-    all of the new entries, and the next sync publishes the map again.
+    Raises ApplyError or NotPermitted. The text is then unchanged; the index is unchanged, holds
+    some of the change, or all of it, and the next sync publishes the map again.
     """
-    text, index, staged = directory.path / name, directory.index(name), directory.staging / name
+    text, index = directory.path / step.name, directory.index(step.name)
+    staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
-    content = await run_in_daemon_thread(render, table)
+    content = await run_in_daemon_thread(render, step.table)
+    change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
     try:
         staged_index.unlink(missing_ok=True)
         # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
         await asyncio.to_thread(write_file, staged, content, MAP_MODE)
         await asyncio.to_thread(_keep_time, staged, text)
-        in_place = directory.is_seen_at_once and not fresh
+        in_place = directory.is_seen_at_once and not step.fresh
         with _mapped(index if in_place else None) as before:
             if in_place:
                 staged_index.symlink_to(Path("..") / index.name)
-            await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
-            await _check(directory, staged, table, len(content))
+            if change:
+                await _change(directory, staged, change, lock)
+            else:
+                await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
+                await _check(directory, staged, step.table, len(content))
             seen = before is None or before[:] == _head(index)
         if not seen:
             noted = directory.reload_note.read()
@@ -119,8 +128,26 @@ async def publish(
     except ApplyError as error:
         hint = error.hint or space_hint(directory.path, error.message)
         discard(staged_index)
-        raise ApplyError(f"{error.message}; the map {text} is unchanged", hint) from None
+        state = "is in doubt, and the next sync builds it anew" if change else "is unchanged"
+        raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
     return seen
+
+
+async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int) -> None:
+    """Change the entries of an index: of lmdb in place, of other types in a copy beside.
+
+    Entries are added before others are removed, so that lists that swap an address keep it.
+    Raises ApplyError, also unless the index then holds the new entries, and no removed one.
+    """
+    postmap, kind = directory.postfix.postmap, directory.kind
+    if not kind.index(staged).is_symlink():
+        await asyncio.to_thread(shutil.copy, directory.index(staged.name), kind.index(staged))
+    new = {**change.added, **{key: one.new for key, one in change.changed.items()}}
+    await postmap.change(kind, staged, new, change.removed, lock)
+    held = await postmap.query(kind, staged, [*new, *change.removed])
+    if held != new:
+        wrong = next(key for key in (*new, *change.removed) if held.get(key) != new.get(key))
+        raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as changed")
 
 
 async def _check(directory: MapDirectory, staged: Path, table: Table[str], size: int) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.installed import Installed
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.publish import publish, staging_of
-from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, Step
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Step
 
 if TYPE_CHECKING:
     from postfix_sync.reconcile.locked import Locked
@@ -113,9 +114,9 @@ async def _take(
         case Owe(unseen, left):
             directory.reload_note.write(unseen, left)
             return _Taken(step)
-        case Publish(name, table, fresh):
+        case Publish():
             seen = _Visible()
-            if not await publish(directory, name, table, place.lock, fresh=fresh):
+            if not await publish(directory, step, place.lock):
                 again = MakeVisible(reload=plan.may_reload, remembered=True)
                 seen = await _make_visible(again, directory)
             error = _owe_from_now(directory, owed)

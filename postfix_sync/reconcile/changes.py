@@ -7,7 +7,8 @@ from postfix_sync.model.installed import Condition, Installed
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Change, Diff, Maps
 from postfix_sync.model.table import Table
-from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Plan, Publish
+from postfix_sync.postfix.index_change import Publish
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Plan
 from postfix_sync.text import counted
 
 NAMED_AT_MOST = 5

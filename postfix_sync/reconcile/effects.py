@@ -266,4 +266,5 @@ def reading_of(place: "Locked", request: "Request") -> Reading:
         default_refuses=instance.default_refuses,
         reload=place.config.postfix.reload,
         reload_now=instance.processes.reload_age >= request.reload_age,
+        rebuild=request.force,
     )

@@ -19,9 +19,9 @@ accepted in between. So a sync may be killed anywhere; and if Postfix was reload
 ends before the addresses that need another reload are accepted, which the next sync goes on with.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from postfix_sync.model.destination import Destination
@@ -29,6 +29,7 @@ from postfix_sync.model.installed import EVERY_DOMAIN, MOVED_LISTS, Condition, D
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Diff, Maps
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.reconcile.visibility import (
     REROUTING,
     RULES,
@@ -59,15 +60,6 @@ class Owe:
     unseen: frozenset[str]
     left: frozenset[Destination] = frozenset()
     """Where nothing may be delivered any more, though the name leads elsewhere now."""
-
-
-@dataclass(frozen=True)
-class Publish:
-    """Build, check and publish one map. `fresh`: no reader can have its index open."""
-
-    name: str
-    table: Table[str]
-    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     steps = (
         *([Owe(unseen, left)] if need else ()),
         *_entered(installed, desired),
-        *publishing,
+        *(publishing if reading.rebuild else _with_before(publishing, installed)),
     )
     changes = {
         name: diffs[name]
@@ -140,6 +132,19 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
         for name in MAP_NAMES
     }
     return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
+
+
+def _with_before(steps: Iterable[Step], installed: Installed) -> Iterator[Step]:
+    """Say in each step that publishes a map what its index holds before, if that is certain."""
+    held = {
+        name: one.table for name, one in installed.maps.items() if one.condition is Condition.SOUND
+    }
+    for step in steps:
+        if isinstance(step, Publish):
+            yield replace(step, before=held.get(step.name))
+            held[step.name] = step.table
+        else:
+            yield step
 
 
 def _with_followed(wanted: Maps, present: Table[str]) -> Maps:

@@ -15,6 +15,7 @@ from postfix_sync.model.installed import Condition, Installed
 from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.postfix.publish import publish, staging_of
@@ -106,7 +107,7 @@ async def _narrow_routes(place: Locked, present: Table[str], table: Table[str]) 
         return []
     generation = place.generations.installed(place.directory.texts())
     with staging_of(place.directory):
-        await publish(place.directory, ROUTES, table, place.lock, fresh=False)
+        await publish(place.directory, Publish(ROUTES, table, before=present), place.lock)
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")

@@ -156,6 +156,8 @@ class Reading:
     """The configuration's postfix.reload: auto, always or never."""
     reload_now: bool = True
     """Whether the last reload was long enough ago for another one."""
+    rebuild: bool = False
+    """Whether a map that changes is built anew, however little of it changes."""
 
     def need(self, kind: Kind) -> Need:
         """Look up what a kind of change needs here."""

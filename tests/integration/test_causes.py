@@ -13,6 +13,7 @@ import pytest
 from postfix_sync.errors import ApplyError, TimedOut
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.publish import publish, staging_of
@@ -48,7 +49,8 @@ async def _publish(directory: Path, config_directory: Path, map_type: str, lock:
     instance = await inspect(config_directory)
     maps = MapDirectory(directory, await instance.index_type(map_type), instance)
     with staging_of(maps):
-        await publish(maps, ROUTES, Table.of({ANTS: HOP, "#bees": HOP}), lock, fresh=True)
+        table = Table.of({ANTS: HOP, "#bees": HOP})
+        await publish(maps, Publish(ROUTES, table, fresh=True), lock)
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

@@ -211,10 +211,15 @@ def _copy(original: Place, directory: Path) -> Place:
 
 
 def _killed_before(
-    killer: Killer, place: Place, event: int, command: Sequence[str] = ("--once",)
+    killer: Killer,
+    place: Place,
+    event: int,
+    command: Sequence[str] = ("--once",),
+    *,
+    changing: bool = False,
 ) -> tuple[str, ...]:
     """Kill a sync before an event; return its events, or nothing if it completed before."""
-    done = killer.run(place.site, *command, event=event)
+    done = killer.run(place.site, *command, event=event, changing=changing)
     if done.returncode == 0:
         assert len(done.events) < event, done
         return ()
@@ -301,6 +306,8 @@ class Interruptions:
     judge: Callable[[Place, Path], None]
     command: Sequence[str] = ("--once",)
     events: Sequence[int] = range(1, MORE_THAN_ANY_SYNC)
+    changing: bool = False
+    """Whether the killed sync changes indexes where it can, and builds none anew."""
     seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
     killed: int = 0
     failures: list[str] = field(default_factory=list)
@@ -316,7 +323,7 @@ class Interruptions:
         """Kill one sync, and check its state if it is new; return whether it was killed."""
         directory = self.start.directory.with_name(f"{self.start.directory.name}-{number}")
         place = _copy(self.start, directory)
-        events = _killed_before(self.killer, place, number, self.command)
+        events = _killed_before(self.killer, place, number, self.command, changing=self.changing)
         found = place.on_disk()
         if events:
             self.killed += 1
@@ -330,9 +337,10 @@ class Interruptions:
         return bool(events)
 
 
+@pytest.mark.parametrize("changing", [False, True], ids=["built anew", "changed"])
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
 def test_sync_killed_during_a_change_loses_nothing_and_the_next_one_completes(
-    public: Path, root: None, killer: Killer, map_type: str
+    public: Path, root: None, killer: Killer, map_type: str, changing: bool
 ) -> None:
     start = _new(public / "start", map_type)
     BEFORE.write(start.site)
@@ -345,7 +353,7 @@ def test_sync_killed_during_a_change_loses_nothing_and_the_next_one_completes(
         assert_next_sync_ends_in(AFTER, interrupted, directory.with_name(f"{directory.name}-on"))
         assert_next_sync_ends_in(BEFORE, interrupted, directory.with_name(f"{directory.name}-back"))
 
-    interruptions = Interruptions(killer, start, judge)
+    interruptions = Interruptions(killer, start, judge, changing=changing)
     interruptions.make()
     # Hosts and chroot, five published maps, the lock, and status.json.
     assert interruptions.killed > 40

@@ -17,6 +17,7 @@ from typing import IO, NoReturn, Self
 
 from postfix_sync.cli import command_line, once, resume, rollback, setup
 from postfix_sync.config.schema import Config
+from postfix_sync.postfix import index_change
 from tests.parts.site import Site
 
 IMPORTED = (once, resume, rollback, setup, Config)
@@ -46,6 +47,8 @@ class _Order:
     """The directory whose changes are events."""
     event: int
     """The number of the event that does not happen; with 0, all happen."""
+    changing: bool = False
+    """Whether indexes are changed, not built anew, though the maps are small."""
 
 
 class Killer:
@@ -66,9 +69,9 @@ class Killer:
         """End it by closing its input."""
         self._process.communicate()
 
-    def run(self, site: Site, *arguments: str, event: int = 0) -> Ended:
-        """Run the command, killed before an event, or to its end if that is 0."""
-        order = _Order(("-c", str(site.config), *arguments), str(site.directory), event)
+    def run(self, site: Site, *arguments: str, event: int = 0, changing: bool = False) -> Ended:
+        """Run the command, killed before an event, or to its end if that is 0; see `_Order`."""
+        order = _Order(("-c", str(site.config), *arguments), str(site.directory), event, changing)
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{json.dumps(asdict(order))}\n")
@@ -103,6 +106,8 @@ def _obey(order: _Order, stdout: Path, stderr: Path, events: Path) -> NoReturn:
         os.environ.update(
             KILL_AT_ROOT=order.below, KILL_AT_EVENT=str(order.event), KILL_AT_LOG=str(events)
         )
+        if order.changing:
+            index_change.SMALL = dict.fromkeys(index_change.SMALL, 0)
         runpy.run_path(str(KILL_AT))
         status = command_line.main(order.arguments)
     except BaseException:  # noqa: BLE001 - the child must exit in any case

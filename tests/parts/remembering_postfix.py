@@ -9,8 +9,9 @@ from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Table
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.next_hop import next_hops_of, parse_next_hops
-from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Publish, Step
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Step
 
 NO_MAILMAN = MailmanTables.of({}, {}, {})
 
@@ -60,7 +61,7 @@ class Machine:
                 self.hosts = dict(names)
             case Owe(unseen, left):
                 self.owed, self.left = unseen, left
-            case Publish(name, table, _):
+            case Publish(name, table):
                 self.disk[name] = table
             case MakeVisible():
                 closed = {destination.host for destination in step.left}

@@ -19,8 +19,9 @@ from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
+from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.next_hop import next_hops_of
-from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Publish, plan
+from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, plan
 from postfix_sync.reconcile.visibility import RULES, Kind, Need, Reading
 from tests.parts.remembering_postfix import NO_MAILMAN, Machine
 

@@ -1,0 +1,127 @@
+"""An index that is changed, and not built anew, holds exactly the entries of its text."""
+
+import asyncio
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from postfix_sync.errors import ApplyError
+from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.table import Table
+from postfix_sync.postfix import index_change
+from postfix_sync.postfix.index_change import Publish, small_change
+from postfix_sync.postfix.instance import inspect
+from postfix_sync.postfix.map_directory import MapDirectory, installed_routes
+from postfix_sync.postfix.publish import publish, staging_of
+from tests.parts.common import public_directory
+from tests.parts.mailman_files import nine
+from tests.parts.postfix_instance import PostfixInstance
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
+
+HOP, OTHER = "lmtp:[127.0.0.1]:8024", "lmtp:[127.0.0.1]:8025, [127.0.0.2]:8024"
+LISTS = ["ants@b.c", "ants-owner@b.c", "bees@b.c", "gr\u00fcn@b.c", "an..ts+x=y@d.e"]
+TYPES = ["lmdb", "hash", "btree", "cdb"]
+
+TABLES = st.dictionaries(st.sampled_from(LISTS), st.sampled_from([HOP, OTHER])).map(
+    lambda lists: Table.of({key: hop for name, hop in lists.items() for key in nine(name)})
+)
+
+
+def dumped(directory: MapDirectory, keys: Sequence[str]) -> dict[str, str]:
+    """Return all entries of the index; of a cdb, which can't be dumped, those of `keys`."""
+    table = f"{directory.map_type}:{directory.path / ROUTES}"
+    option = ["-q", "-"] if directory.map_type == "cdb" else ["-s"]
+    done = subprocess.run(
+        ["postmap", "-c", str(directory.postfix.config_directory), *option, table],
+        input="".join(f"{key}\n" for key in keys),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stderr, done
+    pairs = (line.split("\t") for line in done.stdout.splitlines())
+    return {key: value for key, value in pairs if key != "YP_LAST_MODIFIED"}
+
+
+def maps_in(path: Path, postfix: PostfixInstance, map_type: str) -> MapDirectory:
+    """Return a map directory; nothing is there yet."""
+
+    async def found() -> MapDirectory:
+        instance = await inspect(postfix.config_directory)
+        return MapDirectory(path / "maps", await instance.index_type(map_type), instance)
+
+    return asyncio.run(found())
+
+
+def publish_one(directory: MapDirectory, step: Publish) -> None:
+    """Publish the routes."""
+
+    async def published(lock: int) -> None:
+        with staging_of(directory):
+            await publish(directory, step, lock)
+
+    with Path("/dev/null").open() as lock:
+        asyncio.run(published(lock.fileno()))
+
+
+@pytest.mark.parametrize("map_type", TYPES)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables=st.lists(TABLES, min_size=2, max_size=5))
+def test_index_holds_its_text_after_any_changes(
+    idle_postfix: PostfixInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    map_type: str,
+    tables: list[Table[str]],
+) -> None:
+    monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
+    every = sorted({key for table in tables for key in table})
+    before = None
+    with public_directory() as path:
+        directory = maps_in(path, idle_postfix, map_type)
+        for table in tables:
+            step = Publish(ROUTES, table, fresh=before is None, before=before)
+            publish_one(directory, step)
+            assert dumped(directory, every) == table
+            assert installed_routes(directory.path) == table
+            before = table
+
+
+def lists(*numbers: int) -> Table[str]:
+    """Return the routes of some lists."""
+    return Table.of({key: HOP for number in numbers for key in nine(f"list{number}@b.c")})
+
+
+@pytest.mark.parametrize(
+    ("opened", "count", "changed"),
+    [("lmdb", 1000, True), ("lmdb", 100, False), ("hash", 100, True), ("cdb", 1000, False)],
+)
+def test_index_is_changed_where_that_is_cheaper(opened: str, count: int, changed: bool) -> None:
+    before, after = lists(*range(count)), lists(*range(count + 1))
+    change = small_change(Publish(ROUTES, after, before=before), opened)
+    assert (change is not None) is changed
+    if change:
+        assert change.added == lists(count)
+        assert not change.removed
+        assert not change.changed
+    assert small_change(Publish(ROUTES, after), opened) is None
+    assert small_change(Publish(ROUTES, after, fresh=True, before=before), opened) is None
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_change_of_an_index_that_lacks_a_key_is_an_error(
+    idle_postfix: PostfixInstance, monkeypatch: pytest.MonkeyPatch, map_type: str
+) -> None:
+    """Somebody removed it meanwhile; the staged text is kept as the mark of a map in doubt."""
+    monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
+    with public_directory() as path:
+        directory = maps_in(path, idle_postfix, map_type)
+        publish_one(directory, Publish(ROUTES, lists(1), fresh=True))
+        step = Publish(ROUTES, lists(1), before=lists(1, 2))
+        with pytest.raises(ApplyError, match="the next sync builds it anew"):
+            publish_one(directory, step)
+        assert (directory.staging / ROUTES).exists()
