@@ -1,6 +1,7 @@
 """A number of lists and a map type: Mailman's files, a Postfix, and a postfix-sync between them."""
 
 import json
+import math
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -69,17 +70,21 @@ class Case:
 
     def prepare(self, change: Change) -> None:
         """Start Postfix again if a reload has been made so lately that the next one would wait."""
+        if self._since_reload < TURN or (change.always_reloads and self._reloaded):
+            self.postfix.stop()
+            self._start()
+
+    def wait_for_turn(self) -> None:
+        """Wait until the next reload need not wait for its turn."""
+        time.sleep(max(TURN - self._since_reload, 0))
+
+    @property
+    def _since_reload(self) -> float:
+        """Seconds since a reload was seen, infinite if none was since Postfix's start."""
         reloads = self.postfix.reloads
         if reloads != self._reloads:
             self._reloads, self._reloaded = reloads, time.monotonic()
-        lately = bool(self._reloaded) and time.monotonic() - self._reloaded < TURN
-        if lately or (change.always_reloads and self._reloaded):
-            self.restart()
-
-    def restart(self) -> None:
-        """Stop Postfix and start it: as far as postfix-sync can see, it was never reloaded."""
-        self.postfix.stop()
-        self._start()
+        return time.monotonic() - self._reloaded if self._reloaded else math.inf
 
     def _start(self) -> None:
         """Start Postfix, and have it look an address up, so that no process is missing."""

@@ -32,9 +32,7 @@ def domains_of(count: int) -> int:
 class ListFiles:
     """A Mailman's lists, and the files that it writes for Postfix."""
 
-    def __init__(
-        self, directory: Path, count: int, *, hop: str = HOP, regex: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, count: int, *, hop: str = HOP, regex: bool = False) -> None:
         """Write the files of `count` lists; with `regex`, as docker-mailman has them."""
         self.files = MailmanFiles(directory)
         self.count = count

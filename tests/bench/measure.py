@@ -113,14 +113,14 @@ class MeasuredDaemon:
         self.daemon = daemon
         self.meter = Meter(daemon.process.pid)
 
-    def wait_until_idle(self, timeout: float) -> None:
-        """Wait until it has made no sync and used no CPU for a while."""
+    def wait_until_idle(self, timeout: float, idle: float = IDLE) -> None:
+        """Wait until it has made no sync and used no CPU for `idle` seconds."""
         deadline = time.monotonic() + timeout
         seen, since = self._work(), time.monotonic()
-        while time.monotonic() - since < IDLE:
+        while time.monotonic() - since < idle:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the daemon is busy after {timeout:g} s:\n{self.daemon.log}")
-            time.sleep(IDLE / 10)
+            time.sleep(idle / 10)
             if (work := self._work()) != seen:
                 seen, since = work, time.monotonic()
 

@@ -52,9 +52,7 @@ class Samples:
             for (lists, map_type, what, change), costs in sorted(self.costs.items())
         ]
 
-    def _row(
-        self, lists: int, map_type: str, what: str, change: str, costs: Sequence[Cost]
-    ) -> Row:
+    def _row(self, lists: int, map_type: str, what: str, change: str, costs: Sequence[Cost]) -> Row:
         walls = [cost.wall for cost in costs if cost.wall != float("inf")]
         whole = median(cost.wall for cost in self.costs[lists, map_type, "postmap", ""])
         return {
@@ -114,9 +112,7 @@ def _round_of_daemons(cases: Sequence[Case], samples: Samples) -> None:
         seconds = case.start_daemon()
         assert case.daemon is not None
         meter = case.daemon.meter
-        samples.add(
-            case, "daemon", "start", Cost(seconds, meter.cpu, meter.peak, meter.memory)
-        )
+        samples.add(case, "daemon", "start", Cost(seconds, meter.cpu, meter.peak, meter.memory))
     for change in CHANGES:
         for case in cases:
             if change.rewrites and case.is_possible(change):
