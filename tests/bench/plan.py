@@ -22,6 +22,10 @@ class Plan:
     fetch_rounds: int
     losses_lists: int = 0
     losses_changes: int = 0
+    losses_watch: float = 12.0
+    """Seconds of mail to each list that is added: more than trivial-rewrite(8)'s ten."""
+    losses_cron: int = 10
+    """Seconds between two runs of the script that stands for cron."""
     throughput_lists: tuple[int, ...] = ()
     throughput_rounds: int = 0
     throughput_seconds: float = 0.0
@@ -42,6 +46,8 @@ QUICK = Plan(
     fetch_rounds=1,
     losses_lists=3,
     losses_changes=1,
+    losses_watch=1.5,
+    losses_cron=1,
     throughput_lists=(3,),
     throughput_rounds=1,
     throughput_seconds=0.2,

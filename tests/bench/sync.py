@@ -17,20 +17,9 @@ from tests.bench.cases import Case
 from tests.bench.changes import CHANGES
 from tests.bench.measure import Cost, Launcher, Row, Say
 from tests.bench.plan import Plan
+from tests.bench.script import write_script
 from tests.parts.common import public_directory
 from tests.parts.postfix_instance import PostfixInstance
-
-SCRIPT = """\
-#!/bin/sh
-# Of the form that docs/from-cron.md replaces.
-cd {data} || exit
-for map in postfix_lmtp postfix_domains postfix_vmap; do
-    [ -e $map ] || continue
-    cp $map {maps}/$map
-    /usr/sbin/postmap -c {etc} {map_type}:{maps}/$map || exit
-done
-exec /usr/sbin/postfix -c {etc} reload
-"""
 
 
 @dataclass
@@ -151,16 +140,8 @@ class Others:
     def script(self, case: Case) -> Cost:
         """Run the script."""
         maps = self._place("script", case)
-        script = maps / "script"
-        script.write_text(
-            SCRIPT.format(
-                data=case.files.files.directory,
-                maps=maps,
-                map_type=case.map_type,
-                etc=self._running.config_directory,
-            )
-        )
-        return self._launcher.run("/bin/sh", str(script))
+        data, etc = case.files.files.directory, self._running.config_directory
+        return self._launcher.run("/bin/sh", str(write_script(data, maps, case.map_type, etc)))
 
     def _place(self, what: str, case: Case) -> Path:
         place = self._directory / f"{what}-{case.lists}-{case.map_type}"
