@@ -91,7 +91,9 @@ def _flow(host: Host, way: Way, plan: Plan) -> Flow:
     host.sink.accept(lists)
     steady = Load(port, kept, per_second=PER_SECOND, seconds=seconds + PATIENCE)
     with steady:
-        wait_for_load(steady, time.time() + WARM)  # each process of Postfix has its tables open
+        wait_for_load(
+            steady, time.time() + min(WARM, plan.losses_watch)
+        )  # each process of Postfix has its tables open
         for number in range(plan.losses_changes):
             name = list_name(number * count // plan.losses_changes, count, "new")
             lists.append(name)

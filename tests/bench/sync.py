@@ -75,11 +75,20 @@ def measure(plan: Plan, base: Path, say: Say) -> list[Row]:
                 cases.append(stack.enter_context(case))
         for number in range(max(plan.sync_rounds.values())):
             current = [case for case in cases if number < plan.sync_rounds[case.lists]]
+            if number:
+                _retire(current)
             say(f"sync: round {number + 1}: {len(current)} cases")
             _round_of_once(current, samples, launcher, others)
+            _retire(current)
             say(f"sync: round {number + 1}: the daemons")
             _round_of_daemons(current, samples)
     return samples.rows()
+
+
+def _retire(cases: Sequence[Case]) -> None:
+    """Have the routes of removed lists removed before the next change is measured."""
+    for case in cases:
+        case.retire()
 
 
 def _round_of_once(
@@ -92,8 +101,6 @@ def _round_of_once(
         for case in cases:
             if case.is_possible(change):
                 samples.add(case, "--once", change.name, case.once(change, launcher))
-    for case in cases:
-        case.retire()
 
 
 def _round_of_daemons(cases: Sequence[Case], samples: Samples) -> None:
@@ -108,7 +115,6 @@ def _round_of_daemons(cases: Sequence[Case], samples: Samples) -> None:
                 samples.add(case, "daemon", change.name, case.in_daemon(change))
     for case in cases:
         case.stop_daemon()
-        case.retire()
 
 
 class Others:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, with Mailman's tables: only on a socket, as user postgres."""
+"""A PostgreSQL server of a test's own, with Mailman's tables; it listens on a socket only."""
 
 import os
 import shutil
@@ -39,6 +39,11 @@ def programs() -> Path | None:
     """Return the directory with the newest PostgreSQL's programs, if one is installed."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return max(found, key=lambda path: int(path.parent.name), default=None)
+
+
+def has_pgsql() -> bool:
+    """Whether Postfix has tables of type pgsql."""
+    return Path("/usr/lib/postfix/postfix-pgsql.so").exists()
 
 
 class Postgres:
