@@ -3,7 +3,7 @@
 # make matrix every change of a list's state under load, with kills, for all map types: 90 minutes
 # make corpus published main.cf files: doctor's verdicts and setup, compared with real mail: 10 minutes
 # make bench  how fast it is, beside what people use instead: under half an hour (docs/benchmarks.md)
-# make bench-full   the same with all map types and subjects: about three hours
+# make bench-full   the same with all map types and subjects: about two hours
 # make deb    the package for Debian 13, in dist
 # make dist   wheel and source archive, in dist/
 # make install, make uninstall   as root: into PREFIX, /opt/postfix-sync if not given, and DESTDIR

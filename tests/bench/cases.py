@@ -121,7 +121,6 @@ class Case:
         """Make a change, and return what it costs the daemon."""
         assert self.daemon is not None
         self.prepare(change)
-        self.daemon.wait_until_idle(LONGEST)
         expected = change.make(self.files)
         is_done = None if expected is None else lambda: expected.is_true(self.site)
         return self.daemon.cost_of(self.files.write, is_done, LONGEST)

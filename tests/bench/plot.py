@@ -15,18 +15,32 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 190, 40, 50
 LINE = 16
 """The height of a line of text."""
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8860b", "#a04f86", "#4a7fd0", "#808080", "#c04040")
+ON_LIGHT = ("#0072b2", "#c04f00", "#00805c", "#8a6500", "#a04f86", "#24292f")
+ON_DARK = ("#56b4e9", "#e69f4a", "#2fc79b", "#e0d04a", "#d98cc0", "#d0d7de")
 """Colours that people with defective colour vision can tell apart, on white and on black."""
 
-STYLE = """\
-text { font: 12px sans-serif; fill: #24292f; }
-.title { font-weight: bold; font-size: 14px; }
-.grid { stroke: #8c959f; stroke-opacity: 0.35; }
-.line { fill: none; stroke-width: 2; }
-@media (prefers-color-scheme: dark) { text { fill: #d0d7de; } }
-"""
-
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
+
+
+def _style() -> str:
+    """Return the style sheet, which follows the light or dark scheme of the reader."""
+    return (
+        "text { font: 12px sans-serif; fill: #24292f; }\n"
+        ".title { font-weight: bold; font-size: 14px; }\n"
+        ".grid { stroke: #8c959f; stroke-opacity: 0.35; }\n"
+        ".line { fill: none; stroke-width: 2; }\n"
+        f"{_colours(ON_LIGHT)}"
+        "@media (prefers-color-scheme: dark) {\ntext { fill: #d0d7de; }\n"
+        f"{_colours(ON_DARK)}}}\n"
+    )
+
+
+def _colours(colours: Sequence[str]) -> str:
+    return "".join(
+        f".line.c{number} {{ stroke: {colour}; }}\n"
+        f"text.c{number}, circle.c{number} {{ fill: {colour}; }}\n"
+        for number, colour in enumerate(colours)
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class Chart:
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
             f' width="{WIDTH}" height="{HEIGHT}" role="img">\n'
-            f"<title>{escape(self.title)}</title>\n<style>\n{STYLE}</style>\n"
+            f"<title>{escape(self.title)}</title>\n<style>\n{_style()}</style>\n"
             + "".join(f"{element}\n" for element in elements)
             + "</svg>\n"
         )
@@ -132,18 +146,14 @@ class Chart:
         ends = {name: self._down(points[-1][1]) for name, points in self.lines.items()}
         places = _apart(ends)
         for number, (name, points) in enumerate(self.lines.items()):
-            colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+            colour, dash = f"c{number % len(ON_LIGHT)}", DASHES[number % len(DASHES)]
             at = [(self._across(across), self._down(up)) for across, up in points]
             path = " ".join(f"{across:.1f},{down:.1f}" for across, down in at)
-            yield (
-                f'<polyline class="line" stroke="{colour}" stroke-dasharray="{dash}"'
-                f' points="{path}"/>'
-            )
+            yield (f'<polyline class="line {colour}" stroke-dasharray="{dash}" points="{path}"/>')
             if len(at) <= 20:
                 for across, down in at:
-                    yield f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{colour}"/>'
-            style = f' style="fill: {colour}"'
-            yield _text(WIDTH - RIGHT + 10, places[name] + 4, name, style)
+                    yield f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" class="{colour}"/>'
+            yield _text(WIDTH - RIGHT + 10, places[name] + 4, name, f' class="{colour}"')
 
 
 def _apart(places: Mapping[str, float]) -> dict[str, float]:

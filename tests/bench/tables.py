@@ -73,8 +73,9 @@ def mebibytes(value: float) -> str:
 
 
 def _with_ratio(row: Row) -> str:
-    ratio = number(row["ratio"])
-    return NONE if row["seconds"] is None else f"{number(row['seconds'])} ({ratio} x)"
+    seconds = number(row["seconds"])
+    is_alone = row["seconds"] is None or row["what"] == "postmap"
+    return seconds if is_alone else f"{seconds} ({number(row['ratio'])} x)"
 
 
 def _sync(rows: Sequence[Row]) -> _Parts:
@@ -117,7 +118,7 @@ def _pivot(
             map_type,
             f"{lists:,}",
             str(first["rounds"]),
-            *(NONE if row is None else cell(row).replace(" (1.00 x)", "") for row in cells),
+            *(NONE if row is None else cell(row) for row in cells),
         ]
 
     cases = dict.fromkeys((row["type"], row["lists"]) for row in rows)
