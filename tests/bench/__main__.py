@@ -1,6 +1,6 @@
 """Run the subjects, print their tables, and keep the figures as JSON.
 
-    python -m tests.bench [--full | --quick] [--only SUBJECT] [--results DIR] [--directory DIR]
+    python -m tests.bench [--full | --quick] [--only SUBJECT] [--most-lists N] [--results DIR]
 
 `make bench` and `make bench-full` run this as root. They write docs/benchmarks/bench.json or
 full.json, and docs/benchmarks.md with its plots from them.
@@ -56,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure."""
     options = _options(arguments)
     plan = QUICK if options.quick else FULL if options.full else BENCH
+    if options.most_lists:
+        plan = plan.limited(options.most_lists)
     subjects = {**SUBJECTS, **ONLY_FULL} if options.full or options.only else SUBJECTS
     if options.only:
         subjects = {name: subjects[name] for name in options.only}
     results: Path = options.results or (
-        ELSEWHERE if options.only or options.quick else document.RESULTS
+        ELSEWHERE if options.only or options.quick or options.most_lists else document.RESULTS
     )
     results.mkdir(parents=True, exist_ok=True)
     _run(plan, subjects, disk_directory(options.directory), results / f"{plan.name}.json")
@@ -83,7 +85,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--results",
         type=Path,
         help=f"directory for the JSON (default: {document.RESULTS.relative_to(CHECKOUT)};"
-        f" with --quick or --only {ELSEWHERE.relative_to(CHECKOUT)})",
+        f" with --quick, --only or --most-lists {ELSEWHERE.relative_to(CHECKOUT)})",
+    )
+    parser.add_argument(
+        "--most-lists", type=int, metavar="N", help="leave out the sizes with more lists"
     )
     parser.add_argument("--directory", type=Path, help="directory on a disk to measure in")
     return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """How much is measured: by `make bench`, by `make bench-full`, and by the test of the harness."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Plan:
     throughput_seconds: float = 0.0
     down: float = 0.0
     """Seconds for which Mailman is down in recovery.py; 0: not measured."""
+
+    def limited(self, most_lists: int) -> "Plan":
+        """Return the plan without the sizes that have more lists."""
+        return replace(
+            self,
+            sync_rounds={n: rounds for n, rounds in self.sync_rounds.items() if n <= most_lists},
+            acceptance_lists=tuple(n for n in self.acceptance_lists if n <= most_lists),
+            migration_lists=min(self.migration_lists, most_lists),
+            losses_lists=min(self.losses_lists, most_lists),
+            throughput_lists=tuple(n for n in self.throughput_lists if n <= most_lists),
+        )
 
 
 QUICK = Plan(
@@ -77,7 +88,7 @@ FULL = Plan(
     migration_types=("lmdb", "hash"),
     fetch_bytes=68_000_000,
     fetch_rounds=5,
-    losses_lists=1_000,
+    losses_lists=100,
     losses_changes=20,
     throughput_lists=(100, 1_000, 10_000),
     throughput_rounds=5,
