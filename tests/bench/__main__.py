@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0]
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--full", action="store_true", help="measure all subjects, with all sizes")
     size.add_argument("--quick", action="store_true", help="try the harness: tiny sizes, one round")
