@@ -2,7 +2,8 @@
 # make test   every check and every test; what fails is run once more by itself (tests/suite.py)
 # make matrix every change of a list's state under load, with kills, for all map types: 90 minutes
 # make corpus published main.cf files: doctor's verdicts and setup, compared with real mail: 10 minutes
-# make bench  how fast it is, beside what people use instead
+# make bench  how fast it is, beside what people use instead: under half an hour (docs/benchmarks.md)
+# make bench-full   the same with all map types and subjects: about two hours
 # make deb    the package for Debian 13, in dist
 # make dist   wheel and source archive, in dist/
 # make install, make uninstall   as root: into PREFIX, /opt/postfix-sync if not given, and DESTDIR
@@ -22,8 +23,10 @@ PACKAGES := postfix postfix-lmdb postfix-cdb python3 python3-venv iproute2 procp
 DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3 python3-hatchling
 # And what only the tests run: prometheus for its promtool, debootstrap and systemd-container for
 # hosts that boot, the rest for manual pages, completions and the Debian package.
-test bench: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
+test bench bench-full: PACKAGES += openssh-client openssh-server podman runc netavark aardvark-dns iptables \
 	postfix-pcre postfix-sqlite prometheus debootstrap systemd-container man-db groff-base mandoc zsh $(DEB_PACKAGES) lintian
+# What people use instead of postfix-sync.
+bench-full: PACKAGES += postgresql postfix-pgsql inotify-tools
 # What postfix-sync itself needs, to be installed or packed.
 install dist: PACKAGES := python3 python3-venv
 deb: PACKAGES := $(DEB_PACKAGES)
@@ -64,7 +67,8 @@ packages:
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
 			apt-get -q install -y --no-install-recommends $$missing; \
 		case "$$missing" in *openssh-server*) $(SUDO) update-rc.d ssh disable;; esac; \
-		case "$$missing" in *prometheus*) $(SUDO) update-rc.d prometheus disable;; esac; }
+		case "$$missing" in *prometheus*) $(SUDO) update-rc.d prometheus disable;; esac; \
+		case "$$missing" in *postgresql*) $(SUDO) update-rc.d postgresql disable;; esac; }
 
 $(VENV)/complete: pyproject.toml
 	$(MAKE) packages
@@ -113,9 +117,13 @@ build/venv/complete:
 	build/venv/bin/pip install --quiet --disable-pip-version-check build
 	touch $@
 
-.PHONY: bench
+# Nothing else should run on this machine meanwhile.
+.PHONY: bench bench-full
 bench: parts
 	$(SUDO) $(BIN)/python -m tests.bench
+
+bench-full: parts
+	$(SUDO) $(BIN)/python -m tests.bench --full
 
 # In a copy: debhelper leaves much behind. It has only what goes into the package, nothing of tests.
 # With Debian's own Python: another one that comes first in PATH lacks what it takes.

@@ -1,7 +1,7 @@
 """Mailman goes down under load and comes up again: all mail arrives without a manual flush.
 
 By default, Postfix retries deferred mail after five minutes; the test waits two at most. `make
-bench` compares the times with those of a Postfix without postfix-sync.
+bench-full` compares the times with those of a Postfix without postfix-sync.
 """
 
 import pytest
