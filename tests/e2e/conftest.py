@@ -22,18 +22,24 @@ def need_map_type(postfix: PostfixInstance, map_type: str) -> None:
 
 
 def check_change(
-    change: Change, map_type: str, means: Means, measured: Measured, **main_cf: str
+    change: Change,
+    map_type: str,
+    means: Means,
+    measured: Measured,
+    others: int = 0,
+    **main_cf: str,
 ) -> None:
     """Make the change under load; record its figures, and fail if there is a fault among them.
 
-    `main_cf` has additional parameters of main.cf.
+    `others` is the number of further lists; `main_cf` has additional parameters of main.cf.
     """
     need_real_parts()
     with public_directory() as directory:
-        stage = Stage(directory, map_type, change, main_cf)
+        stage = Stage(directory, map_type, change, main_cf, others)
         need_map_type(stage.postfix, map_type)
         figures = stage.perform(means).figures()
-        name = ", ".join([change.name, *map(" = ".join, main_cf.items())])
+        beside = [f"beside {others} lists"] if others else []
+        name = ", ".join([change.name, *beside, *map(" = ".join, main_cf.items())])
         row = f"{name:<50} {map_type:<5}  {figures}"
         measured(f"{name}, {map_type}", figures.as_dict(), row)
         assert figures.faults == {}, row

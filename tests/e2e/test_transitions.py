@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
+from postfix_sync.postfix.index_change import SMALL
 from tests.conftest import Measured
 from tests.e2e.conftest import check_change, need_map_type, need_real_parts
 from tests.parts.common import PATIENCE, public_directory, wait_for
@@ -55,6 +57,25 @@ def test_change_of_each_kind_loses_no_mail(
 ) -> None:
     daemon = map_type == "lmdb" and change.name in BY_DAEMON
     check_change(change, map_type, by_daemon if daemon else by_command, measured)
+
+
+MANY = 1200
+"""Lists beside which the index is changed, not built anew, for two lists that change."""
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+@pytest.mark.parametrize(
+    "change",
+    [Change(ABSENT, AT_A), Change(AT_A, ABSENT)],
+    ids=lambda change: change.id,
+)
+def test_change_of_some_entries_of_an_index_loses_no_mail(
+    change: Change, map_type: str, measured: Measured
+) -> None:
+    entries = ADDRESSES_PER_LIST * MANY
+    assert 2 * ADDRESSES_PER_LIST * SMALL[map_type] <= entries
+    daemon = change.name in BY_DAEMON
+    check_change(change, map_type, by_daemon if daemon else by_command, measured, MANY)
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

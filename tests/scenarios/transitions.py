@@ -189,14 +189,27 @@ class Run:
         ]
 
 
+OTHERS = "others.example.org"
+"""The mail domain of further lists."""
+
+
 class Stage:
     """A Postfix, a postfix-sync beside it, and the LMTP servers that a change needs."""
 
     def __init__(
-        self, directory: Path, map_type: str, change: Change, main_cf: Mapping[str, str] = {}
+        self,
+        directory: Path,
+        map_type: str,
+        change: Change,
+        main_cf: Mapping[str, str] = {},
+        others: int = 0,
     ) -> None:
-        """Write the configuration of Postfix, with additional parameters in main.cf."""
+        """Write the configuration of Postfix, with additional parameters in main.cf.
+
+        `others` is the number of further lists, which do not change.
+        """
         self.change = change
+        self.others = [f"other{number}@{OTHERS}" for number in range(others)]
         self.sinks = {
             name: LmtpSink(host=loopback_address(), port=PORT) for name in sorted(change.servers)
         }
@@ -232,7 +245,7 @@ class Stage:
         sources = []
         for number, mailman in enumerate(mailmans):
             files = MailmanFiles(self.site.directory / f"data{number}")
-            _write_lists(files, mailman, state)
+            _write_lists(files, mailman, state, self.others)
             sources.append(
                 {
                     "name": f"lists{number}",
@@ -314,8 +327,10 @@ class Stage:
         )
 
 
-def _write_lists(files: MailmanFiles, mailman: Mailman, state: State) -> None:
-    lists = [address for address in (state.address, DOGS) if address]
+def _write_lists(
+    files: MailmanFiles, mailman: Mailman, state: State, others: Sequence[str]
+) -> None:
+    lists = [address for address in (state.address, DOGS, *others) if address]
     hop = f"lmtp:[{mailman.host}]:{PORT}"
     if not state.alias_domain:
         files.write(*lists, hop=hop)
