@@ -22,6 +22,9 @@ _OUTCOMES: Mapping[str, Verdict] = {
 }
 """What becomes of a message by each action."""
 
+_PERMITTING = frozenset({"permit", "permit_auth_destination"})
+"""The restrictions that permit mail for a list's address from every client (postconf(5))."""
+
 
 async def action_steps(view: View, addresses: Sequence[str]) -> Mapping[str, list[Step]]:
     """Return by address the step of the first action on its mail at the public listener, if any.
@@ -43,29 +46,31 @@ async def _steps(
     view: View, own: Mapping[str, str], address: str, forms: Sequence[str]
 ) -> list[Step]:
     for parameter in LISTS:
-        if found := await _action(view, own, items(own[parameter]), forms):
+        found = await _deciding(view, own, items(own[parameter]), forms)
+        if found and (outcome := _OUTCOMES.get(_word(found.value))):
             entry = f"{found.key} {found.value}"
             by = f"{found.table} in {view.place(parameter)}"
-            outcome = _OUTCOMES[_word(found.value)]
             return [Step("smtpd", address, entry, by, COMPUTED, ok=False, outcome=outcome)]
     return []
 
 
-async def _action(
+async def _deciding(
     view: View, own: Mapping[str, str], restrictions: Sequence[str], forms: Sequence[str]
 ) -> Found | None:
-    """Return the entry with an action that some restrictions apply to an address, if any does."""
+    """Return the entry with the first action on mail for an address, or that permits it.
+
+    None if some restrictions have neither. Later restrictions do not count once one permits it.
+    """
     classes = items(own[CLASSES])
     for name, argument in pairwise([*restrictions, ""]):
+        if name in _PERMITTING:
+            return Found("", name, "OK")
         further = items(own[name]) if name in classes else []
         if name == "check_recipient_access" and (found := await view.tables.find(argument, forms)):
-            word = _word(found.value)
-            if word in _OUTCOMES:
+            if _word(found.value) in {*_OUTCOMES, "OK", "PERMIT"}:
                 return found
-            if word in {"OK", "PERMIT"}:
-                return None
             further = [each for each in items(found.value) if each in classes]
-        if further and (nested := await _action(view, own, further, forms)):
+        if further and (nested := await _deciding(view, own, further, forms)):
             return nested
     return None
 

@@ -142,11 +142,12 @@ def _entries(
 def _list_at(block: re.Pattern[bytes], content: bytes, start: int) -> tuple[str, str, int] | None:
     """Return name and value of the list whose nine lines begin there, and where they end.
 
-    None if other lines begin there, or such as need a closer look: not ASCII, long, or like a
-    regular expression.
+    None if other lines begin there, or if they have to be read one by one: because they are not
+    ASCII, are long, or begin like a regular expression.
     """
-    found = block.match(content, start)
-    if not found or found.end() - start > MAX_LINE or not found[0].isascii():
+    # The pattern holds the interpreter's lock, so it must not run through a line of any length.
+    found = block.match(content, start, start + MAX_LINE)
+    if not found or not found[0].isascii():
         return None
     if content.startswith(b"/", start):
         return None
@@ -212,7 +213,8 @@ def parse_lists(
 ) -> T:
     """Return a file's table of addresses, read by list where Mailman wrote the nine of a list.
 
-    It is the table of what `parse_entries` returns. Raises `Refused`.
+    It is the table of what `parse_entries` returns. Raises `Refused`; of several problems, it may
+    name another one than `parse_entries`.
     """
     block = _ALIAS if issubclass(kind, Aliases) else _LIST
     at_most = MAX_LISTS * ADDRESSES_PER_LIST

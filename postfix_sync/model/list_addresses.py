@@ -1,6 +1,7 @@
 """The nine addresses of a list. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 SUBADDRESSES = (
     "bounces",
@@ -32,6 +33,17 @@ def list_with(address: str) -> str:
     local, _, domain = address.rpartition("@")
     name, _, subaddress = local.rpartition("-")
     return f"{name}@{domain}" if name and subaddress in _SUFFIXES else ""
+
+
+def is_of_list(lists: Container[str], address: str) -> bool:
+    """Return whether an address is one of the nine of one of some lists."""
+    return address in lists or list_with(address) in lists
+
+
+def possible_lists(addresses: Iterable[str]) -> AbstractSet[str]:
+    """Return the names of the lists that may have some addresses; a domain is of no list."""
+    found = {address for address in addresses if address.find("@") > 0}
+    return found | ({list_with(address) for address in found} - {""})
 
 
 def domain_of(address: str) -> str:

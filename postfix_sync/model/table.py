@@ -14,7 +14,14 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Self, TypeVar
 
-from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of, domain_of, list_with
+from postfix_sync.model.list_addresses import (
+    ADDRESSES_PER_LIST,
+    addresses_of,
+    domain_of,
+    is_of_list,
+    list_with,
+    possible_lists,
+)
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -46,7 +53,7 @@ class Table(Mapping[str, V]):
         table = cls(lists, {})
         if len(table) == len(entries):
             return table
-        return cls(lists, {key: v for key, v in entries.items() if not _is_in(lists, key)})
+        return cls(lists, {key: v for key, v in entries.items() if not is_of_list(lists, key)})
 
     @classmethod
     def _has_list(cls, entries: Mapping[str, V], name: str) -> bool:
@@ -85,22 +92,21 @@ class Table(Mapping[str, V]):
         table = cls(lists, entries)
         whole = {
             name: table[name]
-            for name in _possible_lists(entries) - lists.keys()
+            for name in possible_lists(entries) - lists.keys()
             if cls._has_list(table, name)
         }
         joined = {**lists, **whole} if whole else lists
         # An address may also be one of a list that was whole before.
-        return cls(joined, {key: v for key, v in entries.items() if not _is_in(joined, key)})
+        return cls(joined, {key: v for key, v in entries.items() if not is_of_list(joined, key)})
 
     @classmethod
     def agreeing(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self | None:
         """Make a table of whole lists and of more entries; None if they disagree on a value."""
         table = cls(lists, {})
         shared = (name for name in lists if list_with(name) in lists)
-        known = (key for key in entries if key in table)
         if any(cls._value_at(name, lists[list_with(name)]) != lists[name] for name in shared):
             return None
-        if any(table[key] != entries[key] for key in known):
+        if any(key in table and table[key] != entries[key] for key in entries):
             return None
         return cls.joined(lists, entries) if lists else cls.of(entries)
 
@@ -124,7 +130,7 @@ class Table(Mapping[str, V]):
         raise KeyError(address)
 
     def __contains__(self, address: object) -> bool:
-        return address in self.others or _is_in(self.lists, str(address))
+        return address in self.others or is_of_list(self.lists, str(address))
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._all())
@@ -206,14 +212,14 @@ class Table(Mapping[str, V]):
         """Return the names of all lists, also of those whose addresses have different values."""
         return self.lists.keys() | {
             name
-            for name in _possible_lists(self.others)
+            for name in possible_lists(self.others)
             if all(address in self for address in addresses_of(name))
         }
 
     def parts(self) -> AbstractSet[str]:
         """Return the addresses that are not one of the nine of a list."""
         names = self.names() if self.others else frozenset[str]()
-        return {key for key in self.others if not _is_in(names, key)}
+        return {key for key in self.others if not is_of_list(names, key)}
 
     def units(self) -> AbstractSet[str]:
         """Return the names of all lists, and the addresses that are not part of one."""
@@ -311,12 +317,10 @@ class Table(Mapping[str, V]):
 class _Items(ItemsView[str, V]):
     """The entries of a table, made of its lists without a look-up for each address."""
 
-    def __init__(self, table: Table[V]) -> None:
-        super().__init__(table)
-        self._all = table._all
+    _mapping: Table[V]
 
     def __iter__(self) -> Iterator[tuple[str, V]]:
-        return self._all()
+        return self._mapping._all()
 
 
 class Aliases(Table[str]):
@@ -344,14 +348,3 @@ class Aliases(Table[str]):
             {name: name for name in self.lists.values()},
             {address: address for address in self.others.values()},
         )
-
-
-def _possible_lists(addresses: Iterable[str]) -> AbstractSet[str]:
-    """Return the names of the lists that may have some addresses; a domain is of no list."""
-    found = {address for address in addresses if address.find("@") > 0}
-    return found | ({list_with(address) for address in found} - {""})
-
-
-def _is_in(lists: Mapping[str, object] | AbstractSet[str], address: str) -> bool:
-    """Return whether an address is one of the nine of a list."""
-    return address in lists or list_with(address) in lists

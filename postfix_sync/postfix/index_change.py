@@ -1,4 +1,4 @@
-"""Decide whether an index is changed where the table changes, or built anew. Pure."""
+"""Decide whether some entries of an index are changed, or the index is rebuilt. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,10 @@ SMALL: Mapping[str, int] = {"lmdb": 500, "hash": 20, "btree": 20}
 """By type, how many times as many entries as changed keys a map must have for its index to be
 changed. Measured: on lmdb, each key is a transaction of about 1.2 ms, and a rebuild takes 3 us an
 entry; hash and btree are changed in a copy. postmap(1) can only rebuild a cdb."""
+
+TRANSACTIONS = 200
+"""Keys of an lmdb index to change at most: each is written to the disk before the next one, which
+takes 20 ms on a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,16 @@ class Publish:
 
 
 def small_change(step: Publish, opened: str) -> Diff | None:
-    """Return the entries to change in an index of the type `opened`; None to build it anew."""
+    """Return the entries to change in an index of the type `opened`; None to rebuild it.
+
+    postmap(1) folds the keys that it removes, so a key that is not folded, as after an edit of the
+    text by hand, may be the same entry as one that stays.
+    """
     if step.fresh or not step.before or opened not in SMALL:
         return None
     change = Diff.between(step.before, step.table)
+    if any(key != key.casefold() for key in change.removed):
+        return None
     keys = len(change.added) + len(change.removed) + len(change.changed)
-    return change if keys * SMALL[opened] <= len(step.table) else None
+    most = TRANSACTIONS if opened == "lmdb" else keys
+    return change if keys <= most and keys * SMALL[opened] <= len(step.table) else None

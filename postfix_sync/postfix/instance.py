@@ -13,7 +13,7 @@ from postfix_sync.errors import ConfigError
 from postfix_sync.model.destination import Families
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from postfix_sync.postfix.index_type import SUCCESSORS, IndexType
-from postfix_sync.postfix.lmtp_client import LmtpClient, lmtp_client
+from postfix_sync.postfix.lmtp_client import DEPRECATED, LmtpClient, lmtp_client
 from postfix_sync.postfix.mail_queue import MailQueue
 from postfix_sync.postfix.master_cf import Service, service
 from postfix_sync.postfix.match_list import items
@@ -266,7 +266,7 @@ async def inspect(config_directory: Path) -> Postfix:
             f" built: {nothing.complaint}",
             f"fix that; then this prints x: postmap -c {config_directory} -q x static:x",
         )
-    if missing := [name for name in PARAMETERS if name not in parameters]:
+    if missing := [name for name in PARAMETERS if name not in {*parameters, *DEPRECATED}]:
         raise ConfigError(
             f"{config_directory}: this Postfix does not know {', '.join(missing)}",
             "postfix-sync needs Postfix 3.0 or later",

@@ -30,6 +30,9 @@ PARAMETERS = (
 )
 """The parameters of main.cf that decide."""
 
+DEPRECATED = frozenset({"disable_dns_lookups", "lmtp_enforce_tls"})
+"""Those of them that a later Postfix may not know any more (DEPRECATION_README)."""
+
 ENCRYPTED = frozenset({"dane-only", "encrypt", "fingerprint", "secure", "verify"})
 """The values of lmtp_tls_security_level with which lmtp(8) sends no mail without TLS."""
 
@@ -51,6 +54,8 @@ class LmtpClient:
     """Host names with the IP addresses that the hosts file gives them: these are not looked up."""
     tls_level: str = ""
     """Its security level for TLS."""
+    tls_setting: str = ""
+    """The parameter that sets that, with its value, for messages."""
     tls_policies: str = ""
     """The tables with other levels for some servers."""
     is_chrooted: bool = False
@@ -81,10 +86,11 @@ async def lmtp_client(
     found = lmtp_service(
         service(line, overrides, level) for line in services.splitlines() if line.strip()
     )
-    own = {**parameters, **found.overrides} if found else parameters
+    own = {**dict.fromkeys(DEPRECATED, "no"), **parameters, **(found.overrides if found else {})}
     families = _families(own["inet_protocols"])
     is_chrooted = bool(found and found.chrooted)
-    enforced = "encrypt" if own["lmtp_enforce_tls"] == "yes" else ""
+    name = "lmtp_tls_security_level"
+    is_enforced = not own[name] and own["lmtp_enforce_tls"] == "yes"
     return LmtpClient(
         families=families,
         resolver=Resolver(
@@ -94,7 +100,8 @@ async def lmtp_client(
             family=_FAMILY.get(families, 0),
             search=not _SEARCHES.isdisjoint(items(own["lmtp_dns_resolver_options"].lower())),
         ),
-        tls_level=own["lmtp_tls_security_level"] or enforced,
+        tls_level="encrypt" if is_enforced else own[name],
+        tls_setting="lmtp_enforce_tls = yes" if is_enforced else f"{name} = {own[name]}",
         tls_policies=own["lmtp_tls_policy_maps"],
         is_chrooted=is_chrooted,
     )

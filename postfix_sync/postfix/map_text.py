@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeVar
 
-from postfix_sync.model.list_addresses import list_with
+from postfix_sync.model.list_addresses import is_of_list, list_with
 from postfix_sync.model.list_block import alias_block, list_block
 from postfix_sync.model.table import Aliases, Table
 
@@ -61,7 +61,7 @@ def parse_installed(text: bytes, kind: type[T]) -> T | None:
         return None
     if not text.startswith(b"#") or lines != len(lists) + len(others):
         return None
-    repeated = (key in lists or list_with(key) in lists for key in others)
+    repeated = (is_of_list(lists, key) for key in others)
     if any(repeated) or any(list_with(name) in lists for name in lists):
         return None
     return kind.joined(lists, others) if lists else kind.of(others)

@@ -15,6 +15,9 @@ SLOWEST = 100_000
 """Bytes a second that postmap(1) processes at least, on a slow disk and a busy host: measured, it
 takes 5 s for 68 MB on two idle cores."""
 
+SLOWEST_KEY = 0.5
+"""Seconds for which postmap(1) may change one key of an lmdb index, on a slow and busy disk."""
+
 
 @dataclass(frozen=True)
 class Postmap:
@@ -55,7 +58,7 @@ class Postmap:
 
         postmap(1) inherits the file descriptor `lock`, and holds that lock as long as it runs.
 
-        Raises ApplyError as `build` does, and if a key to remove is not there.
+        Raises ApplyError as `build` does, and if none of the keys to remove is there.
         """
         table = f"{kind.name}:{text}"
         entries = "".join(f"{key}\t{value}\n" for key, value in new.items())
@@ -68,7 +71,7 @@ class Postmap:
                 instance_command(self.config_directory, "postmap", *arguments),
                 stdin=lines.encode(),
                 keep_open=[lock],
-                timeout=_long_enough(len(lines)),
+                timeout=_long_enough(len(lines)) + SLOWEST_KEY * lines.count("\n"),
             )
             said = self._about(kind, text, done)
             if done.status or said:

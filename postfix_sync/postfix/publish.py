@@ -128,7 +128,9 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> bool:
     except ApplyError as error:
         hint = error.hint or space_hint(directory.path, error.message)
         discard(staged_index)
-        state = "is in doubt, and the next sync builds it anew" if change else "is unchanged"
+        state = "is unchanged"
+        if change and directory.is_seen_at_once:
+            state = "may hold a part of the change, and the next sync rebuilds it"
         raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
     return seen
 
@@ -142,7 +144,7 @@ async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int
     postmap, kind = directory.postfix.postmap, directory.kind
     if not kind.index(staged).is_symlink():
         await asyncio.to_thread(shutil.copy, directory.index(staged.name), kind.index(staged))
-    new = {**change.added, **{key: one.new for key, one in change.changed.items()}}
+    new = {**change.added, **{key: values.new for key, values in change.changed.items()}}
     await postmap.change(kind, staged, new, change.removed, lock)
     held = await postmap.query(kind, staged, [*new, *change.removed])
     if held != new:

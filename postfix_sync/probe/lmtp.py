@@ -77,7 +77,8 @@ async def probe(
     """Run an LMTP session up to `level`; never raise for what a server does.
 
     `timeout` is in seconds, for each phase; at `deadline`, a time of the event loop's clock, the
-    probe ends in whatever phase it is. What lmtp(8) may not use, the probe does not use.
+    probe ends in whatever phase it is. Names are looked up, and addresses and TLS used, as lmtp(8)
+    may do it; only the names of lmtp.known have the addresses there.
     """
     from aiosmtplib import SMTPException, SMTPServerDisconnected  # noqa: PLC0415 - only for probes
 
@@ -155,8 +156,7 @@ class _Session:
             self._enter(phase)
             self.reply = await self._send(client, command, expected)
             if phase == "lhlo" and self.lmtp.requires_tls and "STARTTLS" not in self.offers:
-                level = f"lmtp_tls_security_level = {self.lmtp.tls_level}"
-                problem = f"it does not offer STARTTLS, and {level}"
+                problem = f"it does not offer STARTTLS, and {self.lmtp.tls_setting}"
                 raise _UnusableError(problem, NO_TLS, returned=False)
         if self.phase == "rcpt" and self.target.doubting and not self.warning:
             await self._doubt(client)
@@ -215,24 +215,26 @@ class _Session:
         return await dial([place(address, port) for address in usable], self.timeout)
 
     async def _addresses(self, host: str) -> Sequence[str]:
-        """Look a host up as lmtp(8) does; who may not become its user looks it up as themselves.
+        """Look a host up as lmtp(8) does, or, if that is not permitted, as this process can.
 
-        Raises _UnusableError if lmtp(8) finds no address.
+        Not permitted is to take on its user and its chroot, for example in a service with few
+        capabilities. Raises _UnusableError if no address is found.
         """
         if not Destination(host, 0).is_name:
             return [host]
         resolver = self.lmtp.resolver
-        answer = await resolver.look_up(host)
-        if answer.denied:
+        first = answer = await resolver.look_up(host)
+        if first.denied and resolver.mechanisms:
             answer = await replace(resolver, user=None, root=None).look_up(host)
         if answer.addresses:
             return answer.addresses
-        how = f"as lmtp(8) looks names up ({', '.join(resolver.mechanisms)})"
-        raise _UnusableError(
-            f"{answer.said or answer.denied}, {how}",
-            "",
-            returned=not (answer.unanswered or answer.denied),
-        )
+        problem = answer.said or answer.denied
+        if first.denied:
+            problem += "; lmtp(8) may find it, as it has another user and root directory"
+        else:
+            problem += f", as lmtp(8) looks names up ({', '.join(resolver.mechanisms)})"
+        certain = not (first.denied or answer.unanswered)
+        raise _UnusableError(problem, "", returned=certain)
 
     async def _greeted(self, connection: socket.socket) -> "SMTP":
         from aiosmtplib import SMTP, SMTPConnectError, SMTPConnectResponseError  # noqa: PLC0415

@@ -24,6 +24,7 @@ from postfix_sync.model.destination import Destination
 from postfix_sync.model.probe_result import PHASES, ProbeResult
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.lmtp_client import LmtpClient
+from postfix_sync.postfix.lmtp_resolver import Resolver
 from postfix_sync.postfix.map_text import render
 from postfix_sync.probe.lmtp import probe, probe_all
 from postfix_sync.probe.notice import describe
@@ -479,7 +480,8 @@ def test_server_without_tls_is_down_if_lmtp_requires_tls(level: str, up: bool) -
     async def session() -> ProbeResult:
         async with rogue(answers()) as (host, port):
             target = Target(Destination(host, port), ANTS)
-            return await probe(target, "rcpt", PATIENCE, LmtpClient(tls_level=level))
+            lmtp = LmtpClient(tls_level=level, tls_setting=f"lmtp_tls_security_level = {level}")
+            return await probe(target, "rcpt", PATIENCE, lmtp)
 
     result = asyncio.run(session())
     assert result.up is up
@@ -489,6 +491,17 @@ def test_server_without_tls_is_down_if_lmtp_requires_tls(level: str, up: bool) -
             "it does not offer STARTTLS, and lmtp_tls_security_level = encrypt",
         )
         assert "mail for it is deferred" in describe(result).message
+
+
+def test_name_that_lmtp_may_find_is_not_called_unknown() -> None:
+    """Not everybody may become lmtp(8)'s user: the consequence for mail is then not certain."""
+    lmtp = LmtpClient(resolver=Resolver(user="no-such-user"))
+    target = Target(Destination("no-such-host.invalid", 24))
+    result = asyncio.run(probe(target, "rcpt", PATIENCE, lmtp))
+    assert (result.phase, result.returned) == ("resolve", False)
+    assert "lmtp(8) may find it" in result.error
+    certain = asyncio.run(probe(target, "rcpt", PATIENCE, LmtpClient()))
+    assert "lmtp(8) may find it" not in certain.error
 
 
 # --- servers that are up with a warning

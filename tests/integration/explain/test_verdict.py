@@ -29,7 +29,8 @@ class Setting:
         """Return main.cf's parameters."""
         route, alias = (f"lmdb:{host.site.maps}/postfix_{name}" for name in ("lmtp", "vmap"))
         return {
-            "smtpd_restriction_classes": "redirecting",
+            "smtpd_restriction_classes": "redirecting, allowing",
+            "allowing": f"check_recipient_access inline:{{{ANTS}=OK}}",
             "redirecting": f"check_recipient_access inline:{{{{{ANTS}=REDIRECT {ELSEWHERE}}}}}",
             "smtpd_recipient_restrictions": self.access,
             "transport_maps": f"{self.transport} {route}".strip(),
@@ -50,6 +51,9 @@ SETTINGS = st.builds(
             "",
             REDIRECTED,
             "redirecting",
+            f"permit_auth_destination, {REDIRECTED}",
+            f"permit, {REDIRECTED}",
+            f"allowing, {REDIRECTED}",
             f"check_recipient_access inline:{{{ANTS}=redirecting}}",
             f"check_recipient_access inline:{{{ANTS}=OK}}, {REDIRECTED}",
             f"check_recipient_access inline:{{example.net=DUNNO}}, {REDIRECTED}",

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.mailman.entries import MAX_LINE, MAX_LISTS, MAX_OTHER_LINES
+from postfix_sync.mailman.entries import MAX_LINE, MAX_LISTS, MAX_OTHER_LINES, _list_at
 from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
     parse_aliases,
@@ -416,3 +417,17 @@ def test_reading_by_list_is_reading_by_line(
     else:
         assert found == wanted
         assert (found.lists, found.others) == (wanted.lists, wanted.others)
+
+
+def test_pattern_of_a_list_is_tried_on_a_bounded_part_of_a_line() -> None:
+    """It would hold the interpreter's lock for ten seconds on a line of 512 MiB."""
+
+    class Recorder:
+        read = 0
+
+        def match(self, content: bytes, start: int, end: int) -> None:
+            self.read = min(end, len(content)) - start
+
+    pattern = Recorder()
+    assert _list_at(cast("re.Pattern[bytes]", pattern), b"b" * (2 * MAX_LINE), 1) is None
+    assert pattern.read == MAX_LINE
