@@ -51,7 +51,7 @@ async def explain(
     finals = [final for way in every for final in way.finals]
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=probing)
     recipients = {address: await _recipient(view, address, delivered) for address in asked}
-    actions = await action_steps(view, asked)
+    actions = await action_steps(view, [each for each in asked if view.list_entry(each)])
     queue = await _queued(view) if probing else ()
     answers = _Answers(replies, delivered, queue, recipients, actions, entries)
     return [_explanation(view, address, ways[address], answers) for address in asked]
@@ -78,7 +78,7 @@ class _Answers:
     recipients: Mapping[str, Sequence[Step]]
     """By address, the step that says which table has it as a recipient."""
     actions: Mapping[str, Sequence[Step]]
-    """By address, the step of an access table's action on its mail."""
+    """By address of a list, the step of an access table's action on its mail."""
     entries: Sequence[Entry] = ()
     """The other services that take mail, as far as they rewrite addresses otherwise."""
 
@@ -109,8 +109,7 @@ async def misrouted(view: View, addresses: Sequence[str], *, aliased: bool = Tru
     delivered = await delivery_of(view, dict.fromkeys(finals), probing=False)
     if problem := next((one.problem for one in delivered.values() if one.problem), ""):
         raise OutOfReach(problem)
-    none: Mapping[str, Sequence[Step]] = dict.fromkeys(folded, ())
-    answers = _Answers((), delivered, (), recipients=none, actions=none)
+    answers = _Answers((), delivered, (), recipients=dict.fromkeys(folded, ()), actions={})
     left_out = {
         one.recipient
         for one in delivered.values()
@@ -172,7 +171,7 @@ def _explanation(view: View, address: str, way: Way, answers: _Answers) -> Expla
     rest = [one for one in deliveries if one not in judged]
     steps = [
         *_smtpd(view, address, asked, deliveries),
-        *(answers.actions[address] if view.list_entry(address) else ()),
+        *answers.actions.get(address, ()),
         *way.steps,
         *answers.recipients[address],
         *(step for one in judged for step in one.judged(expected_route(view, address, one))),

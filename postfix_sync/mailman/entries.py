@@ -147,9 +147,7 @@ def _list_at(block: re.Pattern[bytes], content: bytes, start: int) -> tuple[str,
     """
     # The pattern holds the interpreter's lock, so it must not run through a line of any length.
     found = block.match(content, start, start + MAX_LINE)
-    if not found or not found[0].isascii():
-        return None
-    if content.startswith(b"/", start):
+    if not found or not found[0].isascii() or content.startswith(b"/", start):
         return None
     return found["name"].decode(), found["value"].decode(), found.end()
 

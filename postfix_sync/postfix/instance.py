@@ -14,6 +14,7 @@ from postfix_sync.model.destination import Families
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from postfix_sync.postfix.index_type import SUCCESSORS, IndexType
 from postfix_sync.postfix.lmtp_client import DEPRECATED, LmtpClient, lmtp_client
+from postfix_sync.postfix.lmtp_client import PARAMETERS as OF_LMTP
 from postfix_sync.postfix.mail_queue import MailQueue
 from postfix_sync.postfix.master_cf import Service, service
 from postfix_sync.postfix.match_list import items
@@ -25,30 +26,20 @@ from postfix_sync.system.files import read_file, replace_file, unwritable
 from postfix_sync.system.tasks import together
 
 PARAMETERS = (
+    *OF_LMTP,
     "alias_database",
     "alias_maps",
     "canonical_maps",
-    "compatibility_level",
     "default_database_type",
     "default_transport",
-    "disable_dns_lookups",
-    "inet_protocols",
     "lmtp_connect_timeout",
-    "lmtp_dns_resolver_options",
-    "lmtp_dns_support_level",
-    "lmtp_enforce_tls",
-    "lmtp_host_lookup",
-    "lmtp_tls_policy_maps",
-    "lmtp_tls_security_level",
     "local_recipient_maps",
     "local_transport",
-    "mail_owner",
     "message_size_limit",
     "mydestination",
     "owner_request_special",
     "parent_domain_matches_subdomains",
     "propagate_unmatched_extensions",
-    "queue_directory",
     "queue_minfree",
     "recipient_canonical_maps",
     "recipient_delimiter",

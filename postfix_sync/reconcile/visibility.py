@@ -157,7 +157,7 @@ class Reading:
     reload_now: bool = True
     """Whether the last reload was long enough ago for another one."""
     rebuild: bool = False
-    """Whether a map that changes is built anew, however little of it changes."""
+    """Whether the index of a map that changes is rebuilt, however little of it changes."""
 
     def need(self, kind: Kind) -> Need:
         """Look up what a kind of change needs here."""

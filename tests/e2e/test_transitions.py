@@ -60,7 +60,7 @@ def test_change_of_each_kind_loses_no_mail(
 
 
 MANY = 1200
-"""Lists beside which the index is changed, not built anew, for two lists that change."""
+"""Lists beside which the index is changed, not rebuilt, for two lists that change."""
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])

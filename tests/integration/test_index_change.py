@@ -1,4 +1,4 @@
-"""An index that is changed, and not built anew, holds exactly the entries of its text."""
+"""An index that is changed, and not rebuilt, holds exactly the entries of its text."""
 
 import asyncio
 import subprocess
@@ -117,7 +117,7 @@ def test_index_is_changed_where_that_is_cheaper(opened: str, count: int, changed
 def test_change_of_an_index_that_lacks_a_list_is_an_error(
     idle_postfix: PostfixInstance, monkeypatch: pytest.MonkeyPatch, map_type: str
 ) -> None:
-    """Somebody removed it meanwhile; the staged text is kept as the mark of a map in doubt."""
+    """Another process removed it meanwhile; the staged text stays, and marks a map in doubt."""
     state = {"lmdb": "may hold a part of the change", "hash": "is unchanged"}[map_type]
     monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
     with public_directory() as path:

@@ -307,7 +307,7 @@ class Interruptions:
     command: Sequence[str] = ("--once",)
     events: Sequence[int] = range(1, MORE_THAN_ANY_SYNC)
     changing: bool = False
-    """Whether the killed sync changes indexes where it can, and builds none anew."""
+    """Whether the killed sync changes indexes where it can, and rebuilds none."""
     seen: list[dict[str, tuple[object, ...]]] = field(default_factory=list)
     killed: int = 0
     failures: list[str] = field(default_factory=list)
@@ -337,7 +337,7 @@ class Interruptions:
         return bool(events)
 
 
-@pytest.mark.parametrize("changing", [False, True], ids=["built anew", "changed"])
+@pytest.mark.parametrize("changing", [False, True], ids=["rebuilt", "changed"])
 @pytest.mark.parametrize("map_type", ["hash", "lmdb"])
 def test_sync_killed_during_a_change_loses_nothing_and_the_next_one_completes(
     public: Path, root: None, killer: Killer, map_type: str, changing: bool

@@ -48,7 +48,7 @@ class _Order:
     event: int
     """The number of the event that does not happen; with 0, all happen."""
     changing: bool = False
-    """Whether indexes are changed, not built anew, though the maps are small."""
+    """Whether indexes are changed, not rebuilt, though the maps are small."""
 
 
 class Killer:
