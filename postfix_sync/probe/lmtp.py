@@ -120,7 +120,7 @@ class _UnexpectedReplyError(Exception):
     """A reply with another code than the phase needs."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _UnusableError(Exception):
     """A destination that lmtp(8) does not use, for a reason other than a reply of the server."""
 

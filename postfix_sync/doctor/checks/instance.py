@@ -119,9 +119,7 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
     """Check that lmtp(8) does not require TLS, a login, or a flush of deferred transports."""
     level, maps = "lmtp_tls_security_level", "lmtp_tls_policy_maps"
     login, passwords = "lmtp_sasl_auth_enable", "lmtp_sasl_password_maps"
-    values = await host.postfix.values(
-        level, maps, "lmtp_enforce_tls", login, passwords, "defer_transports"
-    )
+    values = await host.postfix.values(login, passwords, "defer_transports")
     held = items(values["defer_transports"])
     if "lmtp" in held:
         rest = " ".join(name for name in held if name != "lmtp")
@@ -140,20 +138,19 @@ async def lmtp_parameters(host: Host) -> AsyncIterator[Finding]:
             " that it should deliver waits",
             host.set_lmtp(login, "no"),
         )
-    present = values[level]
-    if present in ENCRYPTED or (not present and values["lmtp_enforce_tls"] == "yes"):
-        name, seen = (level, present) if present else ("lmtp_enforce_tls", "yes")
-        finding = warning if values[maps] else failure
-        unless = f" unless {maps} says otherwise for it" if values[maps] else ""
+    lmtp = host.postfix.lmtp
+    if lmtp.tls_level in ENCRYPTED:
+        finding = failure if lmtp.requires_tls else warning
+        unless = "" if lmtp.requires_tls else f" unless {maps} says otherwise for it"
         yield finding(
-            name,
-            f"{name} = {seen}",
+            lmtp.tls_setting.partition(" = ")[0],
+            lmtp.tls_setting,
             "Mailman's LMTP server has no STARTTLS: its mail waits until it is returned"
             f' ("TLS is required, but was not offered"){unless}; "may" encrypts where it can',
             host.set_lmtp(level, "may"),
         )
     else:
-        yield ok(level, f"{level} = {present or 'none'}")
+        yield ok(level, f"{level} = {lmtp.tls_level or 'none'}")
     if any(source.cluster for source in host.config.sources):
         for notice in cluster_notices(host.postfix):
             yield warning("lmtp_connect_timeout", notice.message, "", notice.hint)
