@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.map_names import MAP_NAMES
@@ -20,12 +21,31 @@ class Condition(Enum):
     """Postfix can't read the index: the sync makes a new file, which needs a reload."""
 
 
+class TextVersion(NamedTuple):
+    """What tells the text of a map from other versions; root writes them all, so a sum will do."""
+
+    size: int
+    """In bytes."""
+    checksum: int
+    """Its CRC-32."""
+
+
+@dataclass(frozen=True)
+class KnownText:
+    """The text of a map, with its entries."""
+
+    version: TextVersion
+    table: Table[str]
+
+
 @dataclass(frozen=True)
 class InstalledMap:
     """One map in map_directory; `table` is None if its text can't be read."""
 
     table: Table[str] | None
     condition: Condition
+    version: TextVersion | None = None
+    """The version of its text; None if it has none."""
 
 
 EVERY_DOMAIN = "*"
@@ -65,12 +85,31 @@ class Installed:
             return None
         return Maps({name: self.table(name) for name in MAP_NAMES})
 
+    @property
+    def texts(self) -> dict[str, KnownText]:
+        """Return the texts whose entries are known."""
+        return {
+            name: KnownText(one.version, one.table)
+            for name, one in self.maps.items()
+            if one.version and one.table is not None
+        }
+
+    def after(self, published: Mapping[str, KnownText]) -> "Installed":
+        """Return the installed state after some texts have been published."""
+        new = {
+            name: replace(self.maps[name], table=text.table, version=text.version)
+            for name, text in published.items()
+        }
+        return replace(self, maps={**self.maps, **new})
+
     def without(self, entries: Maps) -> "Installed":
         """Return the installed state without the keys of `entries`."""
         return replace(
             self,
             maps={
-                name: replace(old, table=old.table.without(entries[name])) if old.table else old
+                name: InstalledMap(old.table.without(entries[name]), old.condition)
+                if old.table
+                else old
                 for name, old in self.maps.items()
             },
         )

@@ -1,6 +1,6 @@
 """The nine addresses of a list. Pure."""
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 SUBADDRESSES = (
@@ -33,6 +33,15 @@ def list_with(address: str) -> str:
     local, _, domain = address.rpartition("@")
     name, _, subaddress = local.rpartition("-")
     return f"{name}@{domain}" if name and subaddress in _SUFFIXES else ""
+
+
+def shared_names(lists: Collection[str]) -> AbstractSet[str]:
+    """Return the names of lists that are an address of another one, too: ants-owner, of ants."""
+    # Few sites have such a list, and one search through all names is fast.
+    text = "\n".join(lists)
+    if not any(f"-{subaddress}@" in text for subaddress in SUBADDRESSES):
+        return frozenset()
+    return {name for name in lists if list_with(name) in lists}
 
 
 def is_of_list(lists: Container[str], address: str) -> bool:

@@ -21,7 +21,9 @@ from postfix_sync.model.list_addresses import (
     is_of_list,
     list_with,
     possible_lists,
+    shared_names,
 )
+from postfix_sync.model.selection import of_names, without
 
 V = TypeVar("V")
 W = TypeVar("W")
@@ -33,7 +35,7 @@ class Table(Mapping[str, V]):
     All nine addresses of a list have the list's value.
     """
 
-    __slots__ = ("lists", "others")
+    __slots__ = ("_shared", "lists", "others")
 
     def __init__(self, lists: Mapping[str, V], others: Mapping[str, V]) -> None:
         """Hold `lists` by name, and `others` by address, of which no list has one.
@@ -42,6 +44,14 @@ class Table(Mapping[str, V]):
         """
         self.lists = lists
         self.others = others
+        self._shared: AbstractSet[str] | None = None
+
+    @property
+    def shared(self) -> AbstractSet[str]:
+        """The names of whole lists that are an address of another whole list, too."""
+        if self._shared is None:
+            self._shared = shared_names(self.lists)
+        return self._shared
 
     @classmethod
     def of(cls, entries: Mapping[str, V]) -> Self:
@@ -69,11 +79,10 @@ class Table(Mapping[str, V]):
 
         An address that two lists share has the value of the list that has it as its name.
         """
-        broken = {
-            other
-            for name, value in lists.items()
-            if (other := list_with(name)) in lists and lists[other] != value
-        }
+        shared = {name: list_with(name) for name in shared_names(lists)}
+        broken = {other for name, other in shared.items() if lists[other] != lists[name]}
+        if not broken:
+            return cls.joined(lists, others)
         loose = {
             key: value
             for name in broken
@@ -103,8 +112,7 @@ class Table(Mapping[str, V]):
     def agreeing(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self | None:
         """Make a table of whole lists and of more entries; None if they disagree on a value."""
         table = cls(lists, {})
-        shared = (name for name in lists if list_with(name) in lists)
-        if any(cls._value_at(name, lists[list_with(name)]) != lists[name] for name in shared):
+        if any(cls._value_at(name, lists[list_with(name)]) != lists[name] for name in table.shared):
             return None
         if any(key in table and table[key] != entries[key] for key in entries):
             return None
@@ -141,7 +149,7 @@ class Table(Mapping[str, V]):
             entry
             for name, value in self.lists.items()
             for entry in self._entries(name, value)
-            if entry[0] == name or entry[0] not in self.lists
+            if not self.shared or entry[0] == name or entry[0] not in self.lists
         )
         return chain(whole, self.others.items())
 
@@ -150,15 +158,15 @@ class Table(Mapping[str, V]):
         return _Items(self)
 
     def __len__(self) -> int:
-        shared = sum(list_with(name) in self.lists for name in self.lists)
-        return ADDRESSES_PER_LIST * len(self.lists) - shared + len(self.others)
+        return ADDRESSES_PER_LIST * len(self.lists) - len(self.shared) + len(self.others)
 
     def __bool__(self) -> bool:
         return bool(self.lists or self.others)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Table):
-            return bool(self.lists == other.lists and self.others == other.others)
+            lists = self.lists is other.lists or self.lists == other.lists
+            return bool(lists and self.others == other.others)
         if isinstance(other, Mapping):
             return len(self) == len(other) and all(other.get(key) == v for key, v in self._all())
         return NotImplemented
@@ -177,10 +185,7 @@ class Table(Mapping[str, V]):
             for name in self.overlapping(other)
             if any(other.get(key, each) != each for key, each in self.entries_of(name))
         }
-        lists = {
-            **{name: value for name, value in self.lists.items() if name not in broken},
-            **other.lists,
-        }
+        lists = {**without(self.lists, broken), **other.lists}
         loose = {
             **{key: value for key, value in self.others.items() if key not in other},
             **{
@@ -202,7 +207,10 @@ class Table(Mapping[str, V]):
 
         Their names are sought in the table that makes less work.
         """
-        alone = self.lists.keys() - other.lists.keys()
+        return self._overlapping(other, self.lists.keys() - other.lists.keys())
+
+    def _overlapping(self, other: "Table[W]", alone: AbstractSet[str]) -> AbstractSet[str]:
+        """Return the lists of `alone` of which `other` has a part; see `overlapping`."""
         if len(alone) < len(other.lists) + len(other.others):
             return {name for name in alone if any(key in other for key in addresses_of(name))}
         addresses = chain(other.others, *map(addresses_of, other.lists))
@@ -210,6 +218,8 @@ class Table(Mapping[str, V]):
 
     def names(self) -> AbstractSet[str]:
         """Return the names of all lists, also of those whose addresses have different values."""
+        if not self.others:
+            return self.lists.keys()
         return self.lists.keys() | {
             name
             for name in possible_lists(self.others)
@@ -231,7 +241,7 @@ class Table(Mapping[str, V]):
 
     def domains(self) -> AbstractSet[str]:
         """Return the domains of all addresses."""
-        return {domain_of(key) for key in chain(self.lists, self.others)}
+        return {key.rpartition("@")[2] for key in chain(self.lists, self.others)}
 
     def within(self, is_wanted: Callable[[str], bool]) -> Self:
         """Return the entries in the domains for which `is_wanted` is true."""
@@ -270,7 +280,7 @@ class Table(Mapping[str, V]):
         broken = {
             name for address in gone for name in (address, list_with(address)) if name in self.lists
         }
-        lists = {name: value for name, value in self.lists.items() if name not in broken}
+        lists = without(self.lists, broken)
         loose = {
             **{key: value for key, value in self.others.items() if key not in gone},
             **{
@@ -286,9 +296,9 @@ class Table(Mapping[str, V]):
         """Return the entries whose addresses `other` does not have."""
         if not (self and other):
             return self
-        broken = self.overlapping(other)
-        gone = broken | other.lists.keys()
-        lists = {name: value for name, value in self.lists.items() if name not in gone}
+        alone = self.lists.keys() - other.lists.keys()
+        broken = self._overlapping(other, alone)
+        lists = of_names(self.lists, alone - broken)
         loose = {key: value for key, value in self.others.items() if key not in other}
         for name in broken:
             loose.update((key, value) for key, value in self.entries_of(name) if key not in other)
@@ -296,9 +306,12 @@ class Table(Mapping[str, V]):
 
     def common(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` has, too."""
-        lists = {name: value for name, value in self.lists.items() if name in other.lists}
+        if self is other:
+            return self
+        alone = self.lists.keys() - other.lists.keys()
+        lists = of_names(self.lists, self.lists.keys() - alone) if alone else self.lists
         loose = {key: value for key, value in self.others.items() if key in other}
-        for name in self.overlapping(other):
+        for name in self._overlapping(other, alone):
             loose.update((key, value) for key, value in self.entries_of(name) if key in other)
         return self.joined(lists, loose)
 

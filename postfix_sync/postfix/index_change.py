@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
@@ -24,7 +25,12 @@ class Publish:
     table: Table[str]
     fresh: bool = False
     before: Table[str] | None = None
-    """What its index holds before the step; None if that is not certain."""
+    """What its text and its index hold before the step; None if that is not certain."""
+
+    @cached_property
+    def change(self) -> Diff | None:
+        """Return what the step changes; None if that is not certain, or all of it is new."""
+        return Diff.between(self.before, self.table) if self.before else None
 
 
 def small_change(step: Publish, opened: str) -> Diff | None:
@@ -33,9 +39,9 @@ def small_change(step: Publish, opened: str) -> Diff | None:
     postmap(1) folds the keys that it removes, so a key that is not folded, as after an edit of the
     text by hand, may be the same entry as one that stays.
     """
-    if step.fresh or not step.before or opened not in SMALL:
+    change = step.change
+    if step.fresh or not change or opened not in SMALL:
         return None
-    change = Diff.between(step.before, step.table)
     if any(key != key.casefold() for key in change.removed):
         return None
     keys = len(change.added) + len(change.removed) + len(change.changed)

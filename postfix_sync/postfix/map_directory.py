@@ -6,22 +6,31 @@ marks a map in doubt (publish.py); .reload notes that a reload of Postfix is due
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from postfix_sync.errors import SyncError, TimedOut
-from postfix_sync.model.installed import Condition, Installed, InstalledMap
+from postfix_sync.model.installed import (
+    Condition,
+    Installed,
+    InstalledMap,
+    KnownText,
+    TextVersion,
+)
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
 from postfix_sync.model.map_names import MAP_NAMES, ROUTES
 from postfix_sync.model.maps import Maps, kind_of, table_of
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_lock import is_kept_locked
 from postfix_sync.postfix.index_type import IndexType
+from postfix_sync.postfix.installed_text import installed_version, pieces
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.postfix.reload_note import OwedReload, ReloadNote
-from postfix_sync.system.files import read_file, unwritable
+from postfix_sync.system.files import unwritable
 from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -73,8 +82,10 @@ class MapDirectory:
         """Whether each map has its index, so that main.cf may name it."""
         return all(self.index(name).is_file() for name in MAP_NAMES)
 
-    async def read(self) -> Installed:
+    async def read(self, known: Mapping[str, KnownText] | None = None) -> Installed:
         """Read what is installed from the disk; change nothing.
+
+        `known` are texts by map whose entries are known, and need not be parsed again.
 
         Raises NotPermitted or ApplyError if a text cannot be read, and TimedOut if a query hangs.
         """
@@ -83,7 +94,7 @@ class MapDirectory:
         )
         found = await together(
             *(
-                self._read_map(name, kept_locked=locked)
+                self._read_map(name, (known or {}).get(name), kept_locked=locked)
                 for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
             )
         )
@@ -103,14 +114,18 @@ class MapDirectory:
 
         Raises NotPermitted or ApplyError if a text cannot be read.
         """
-        return {name: self._table(name) for name in MAP_NAMES}
+        return {name: self._text(name, None).table for name in MAP_NAMES}
 
-    def _table(self, name: str) -> Table[str] | None:
+    def _text(self, name: str, known: KnownText | None) -> "_Text":
+        """Read a text; its table is None if its entries cannot be known."""
         text = self.path / name
         try:
-            return parse_installed(read_file(text), kind_of(name))
+            version = installed_version(text)
+            if known and version == known.version:
+                return _Text(version, known.table)
+            return _Text(version, parse_installed(pieces(text), kind_of(name)))
         except FileNotFoundError:
-            return None if self.index(name).exists() else table_of(name, {})
+            return _Text(None, None if self.index(name).exists() else table_of(name, {}))
         except OSError as error:
             raise unwritable(text, error) from None
 
@@ -128,12 +143,14 @@ class MapDirectory:
                 found[name] = (text.st_mtime_ns, text.st_size)
         return found
 
-    async def _read_map(self, name: str, *, kept_locked: bool) -> InstalledMap:
+    async def _read_map(
+        self, name: str, known: KnownText | None, *, kept_locked: bool
+    ) -> InstalledMap:
         text, index = self.path / name, self.index(name)
-        table = await run_in_daemon_thread(self._table, name)
+        version, table = await run_in_daemon_thread(self._text, name, known)
         # postmap(1) takes a second to report a missing index, and blocks on a FIFO or a lock.
         if not index.is_file() or kept_locked:
-            return InstalledMap(table, Condition.BROKEN)
+            return InstalledMap(table, Condition.BROKEN, version)
         sample = _sample(table) if table else {}
         keys = list(sample) or [NO_KEY]  # postmap(1) opens the index only if it gets a key
         try:
@@ -141,11 +158,18 @@ class MapDirectory:
         except TimedOut:
             raise  # a timeout does not mean that the index is broken
         except SyncError:
-            return InstalledMap(table, Condition.BROKEN)
+            return InstalledMap(table, Condition.BROKEN, version)
         in_doubt = table is None or held != sample or (self.staging / name).exists()
         if in_doubt or index.stat().st_mtime_ns < text.stat().st_mtime_ns:
-            return InstalledMap(table, Condition.STALE)
-        return InstalledMap(table, Condition.SOUND)
+            return InstalledMap(table, Condition.STALE, version)
+        return InstalledMap(table, Condition.SOUND, version)
+
+
+class _Text(NamedTuple):
+    """What is known of a text on the disk."""
+
+    version: TextVersion | None
+    table: Table[str] | None
 
 
 def _sample(table: Table[str]) -> dict[str, str]:
@@ -176,7 +200,7 @@ def installed_routes(path: Path) -> Table[str]:
 def _installed(path: Path, name: str) -> Table[str]:
     text = path / name
     try:
-        return parse_installed(read_file(text), kind_of(name)) or table_of(name, {})
+        return parse_installed(pieces(text), kind_of(name)) or table_of(name, {})
     except FileNotFoundError:
         return table_of(name, {})
     except OSError as error:

@@ -20,23 +20,26 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from postfix_sync.errors import ApplyError, NotPermitted
-from postfix_sync.model.installed import EVERY_DOMAIN
+from postfix_sync.model.installed import EVERY_DOMAIN, TextVersion
 from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish, small_change
+from postfix_sync.postfix.installed_text import version_of
 from postfix_sync.postfix.map_directory import MapDirectory
-from postfix_sync.postfix.map_text import render
+from postfix_sync.postfix.map_text import Parts, render, spliced
 from postfix_sync.system.files import (
     discard,
     free_bytes,
     publish_file,
+    read_file,
     room_hint,
     space_hint,
     unwritable,
-    write_file,
+    write_parts,
 )
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -81,8 +84,18 @@ def check_owner(path: Path) -> None:
         )
 
 
-async def publish(directory: MapDirectory, step: Publish, lock: int) -> bool:
-    """Publish a map; return whether processes that have its index open see the change.
+@dataclass(frozen=True)
+class Published:
+    """A map that was published."""
+
+    version: TextVersion
+    """The version of its text."""
+    is_seen: bool
+    """Whether processes that have its index open see the change."""
+
+
+async def publish(directory: MapDirectory, step: Publish, lock: int) -> Published:
+    """Publish a map.
 
     If step.fresh, its index becomes a new file, whatever the type. The running postmap(1) holds
     `lock`, a file descriptor.
@@ -97,22 +110,22 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> bool:
     text, index = directory.path / step.name, directory.index(step.name)
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
-    content = await run_in_daemon_thread(render, step.table)
-    change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
     try:
+        made = await run_in_daemon_thread(_made, directory, step)
         staged_index.unlink(missing_ok=True)
         # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
-        await asyncio.to_thread(write_file, staged, content, MAP_MODE)
+        await asyncio.to_thread(write_parts, staged, made.text, MAP_MODE)
         await asyncio.to_thread(_keep_time, staged, text)
         in_place = directory.is_seen_at_once and not step.fresh
         with _mapped(index if in_place else None) as before:
             if in_place:
                 staged_index.symlink_to(Path("..") / index.name)
-            if change:
-                await _change(directory, staged, change, lock)
+            if made.change:
+                await _change(directory, staged, made.change, lock)
             else:
-                await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
-                await _check(directory, staged, step.table, len(content))
+                size = made.version.size
+                await directory.postfix.postmap.build(directory.kind, staged, size, lock)
+                await _check(directory, staged, step.table, size)
             seen = before is None or before[:] == _head(index)
         if not seen:
             noted = directory.reload_note.read()
@@ -129,10 +142,29 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> bool:
         hint = error.hint or space_hint(directory.path, error.message)
         discard(staged_index)
         state = "is unchanged"
-        if change and directory.is_seen_at_once:
+        if made.change and directory.is_seen_at_once:
             state = "may hold a part of the change, and the next sync rebuilds it"
         raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
-    return seen
+    return Published(made.version, seen)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The text to publish, and the entries to change in the index; None if it is rebuilt."""
+
+    text: Parts
+    version: TextVersion
+    change: Diff | None
+
+
+def _made(directory: MapDirectory, step: Publish) -> _Made:
+    """Make the text of a map, of the installed text if little of it changes. Raises OSError."""
+    parts: Parts | None = None
+    if step.before and step.change:
+        text = read_file(directory.path / step.name)
+        parts = spliced(text, step.before, step.table, step.change)
+    parts = parts or [render(step.table)]
+    return _Made(parts, version_of(parts), small_change(step, directory.kind.opened))
 
 
 async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model.destination import Destination
-from postfix_sync.model.installed import Installed
+from postfix_sync.model.installed import Installed, KnownText
 from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
@@ -37,6 +37,8 @@ CONNECTION_POLL = 0.1
 class Outcome:
     """What became of a plan."""
 
+    texts: Mapping[str, KnownText] = field(default_factory=dict)
+    """The texts that were published, by map."""
     published: frozenset[str] = frozenset()
     """The maps that hold what they were to hold after it."""
     reloads: int = 0
@@ -64,9 +66,10 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
                     raise taken[-1].error
     except SyncError as failure:
         error = failure
-    published = {one.published.name: one.published.table for one in taken if one.published}
+    texts = {name: text for one in taken for name, text in one.published.items()}
     return Outcome(
-        frozenset(name for name, table in published.items() if table == plan.result[name]),
+        texts,
+        frozenset(name for name, text in texts.items() if text.table == plan.result[name]),
         sum(one.seen.reloads for one in taken),
         tuple(line for one in taken for line in (one.line, one.seen.line) if line),
         error or next((one.seen.error for one in taken if one.seen.error), None),
@@ -88,7 +91,8 @@ class _Taken(NamedTuple):
 
     owed: Owe | None
     """The note of an owed reload, if one is on the disk now."""
-    published: Publish | None = None
+    published: Mapping[str, KnownText] = {}
+    """The text that was published, by map."""
     seen: _Visible = _Visible()
     line: str = ""
     """For the log."""
@@ -116,11 +120,13 @@ async def _take(
             return _Taken(step)
         case Publish():
             seen = _Visible()
-            if not await publish(directory, step, place.lock):
+            made = await publish(directory, step, place.lock)
+            if not made.is_seen:
                 again = MakeVisible(reload=plan.may_reload, remembered=True)
                 seen = await _make_visible(again, directory)
             error = _owe_from_now(directory, owed)
-            return _Taken(owed, published=step, seen=seen, error=error)
+            text = KnownText(made.version, step.table)
+            return _Taken(owed, published={step.name: text}, seen=seen, error=error)
         case MakeVisible():
             return _Taken(None, seen=await _make_visible(step, directory))
 

@@ -1,5 +1,6 @@
 """Stage 7: bring the plan about. What is known is on the disk before the maps change."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -51,6 +52,8 @@ class Effects:
 
     found: Installed
     """What was installed before."""
+    installed: Installed
+    """What is installed after it."""
     failed: tuple[SyncError, ...] = ()
     notices: tuple[Notice, ...] = ()
     lines: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ def previewed(place: "Locked", planned: Planned) -> Effects:
     lines = log_lines(steps, installed, set(MAP_NAMES), planned.whose)
     return Effects(
         found=installed,
+        installed=installed,
         notices=planned.target.notices,
         preview=tuple(preview(steps, installed, place.hosts.path)),
         pending=tuple(line for party, line in lines if party),
@@ -107,7 +111,8 @@ async def bring_about(
             done = await _carry_out(place, inputs, planned)
         except SyncError as error:
             failed += (error,)
-            return Effects(target.installed, failed, notices, stamps=recorded.stamps)
+            found = target.installed
+            return Effects(found, found, failed, notices, stamps=recorded.stamps)
     failed += done.failed
     if steps.changes[RECIPIENTS].removed or steps.changes[ALIASES].removed:
         # A session that began during the sync may still accept what was removed.
@@ -125,7 +130,11 @@ async def bring_about(
     if done.waits:
         age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
-    made = Effects(target.installed, failed, notices, stamps=recorded.stamps, waits=waits)
+    installed = target.installed.after(done.outcome.texts)
+    await asyncio.to_thread(place.known_texts.update, inputs.known, installed.texts)
+    made = Effects(
+        target.installed, installed, failed, notices, stamps=recorded.stamps, waits=waits
+    )
     return _described(made, done, planned)
 
 

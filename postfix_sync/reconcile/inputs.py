@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import NotPermitted, SyncError
 from postfix_sync.model.destination import Families, Peer
-from postfix_sync.model.installed import Installed
+from postfix_sync.model.installed import Installed, KnownText
 from postfix_sync.model.notice import Notice
 from postfix_sync.model.source import Record
 from postfix_sync.reconcile.fetch import Fetched, usable
 from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
 from postfix_sync.store.records import Records, Stamp
+from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import SourceSection
@@ -33,6 +34,8 @@ class Inputs:
     rankings: Mapping[str, "Ranking"]
     """By cluster, in which order its members are tried."""
     installed: Installed
+    known: Mapping[str, KnownText]
+    """The installed texts whose entries are kept in the state directory."""
     sources: tuple[SourceInput, ...]
     """In the order of the configuration."""
     answers: Mapping[str, Fetched]
@@ -61,7 +64,8 @@ async def gather(
 
     Raises SyncError if that is not possible.
     """
-    installed = await place.directory.read()
+    known = await run_in_daemon_thread(place.known_texts.read)
+    installed = await place.directory.read(known)
     families = place.directory.postfix.families
     answers = usable(answers, families)
     damage = place.generations.damage()
@@ -88,6 +92,7 @@ async def gather(
         request=request,
         rankings=rankings,
         installed=installed,
+        known=known,
         sources=tuple(sources),
         answers={name: one for name, one in answers.items() if name not in outdated},
         outdated=frozenset(outdated),

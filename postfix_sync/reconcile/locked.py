@@ -12,12 +12,14 @@ from postfix_sync.postfix.main_cf.parameter import Installation
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.store.generations import Generations
 from postfix_sync.store.hold import HoldFile
+from postfix_sync.store.known_texts import KnownTexts
 from postfix_sync.store.records import Records
 from postfix_sync.store.retirement_record import RetirementRecord
 from postfix_sync.store.state_directory import (
     LOCK_NAME,
     generations_of,
     hold_file_of,
+    known_texts_of,
     records_of,
     retirement_record_of,
 )
@@ -51,6 +53,11 @@ class Locked:
     def hold_file(self) -> HoldFile:
         """The file of the hold."""
         return hold_file_of(self.config)
+
+    @property
+    def known_texts(self) -> KnownTexts:
+        """The entries of the installed texts."""
+        return known_texts_of(self.config)
 
     @property
     def retirement(self) -> RetirementRecord:

@@ -1,5 +1,6 @@
 """Stage 8: the report, from what the sync did and what is on the disk after it."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,20 +52,12 @@ def report(
     wiring: tuple[Notice, ...],
 ) -> Report:
     """Describe the sync and what is installed after it; `wiring` are the notices of main.cf."""
-    failed = (*goal.failed, *effects.failed)
-    tables: dict[str, Table[str] | None] = {}
     known_hosts: dict[str, str] = {}
-    try:
-        tables = place.directory.tables()
+    with suppress(SyncError):  # reported before, and no error if no hosts entry is desired
         known_hosts = place.hosts.read().lookup()
-    except SyncError as error:
-        # Damaged markers are reported above, and are no error if no hosts entry is desired.
-        if not tables:
-            failed += (error,)
-    readable = {name: table for name, table in tables.items() if table is not None}
-    installed = Maps(readable) if tables and len(readable) == len(tables) else None
+    installed = effects.installed.readable
     return Report(
-        failed=failed,
+        failed=(*goal.failed, *effects.failed),
         sources={
             section.name: _source_report(section, inputs, goal, effects, installed)
             for section in place.config.sources

@@ -4,6 +4,7 @@ This is not part of a sync: it lists Postfix's queue, which takes seconds if muc
 and no new list waits for that. The lock is held only while something is removed.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.errors import ApplyError, why
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.model.installed import Condition, Installed
+from postfix_sync.model.installed import Condition, Installed, KnownText
 from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
@@ -49,10 +50,14 @@ async def retire(config: "Config") -> list[str]:
     due = {name: retiring.routes[name] for name in routes}
     try:
         async with locked(config) as place:
-            installed = await place.directory.read()
+            known = await run_in_daemon_thread(place.known_texts.read)
+            installed = await place.directory.read(known)
             if not _is_settled(installed):
                 return []  # a sync is not complete, and another one follows
-            lines = await _take_out(place, installed, due, instance.queue.recipients_of(queue))
+            queued = instance.queue.recipients_of(queue)
+            lines, texts = await _take_out(place, installed, due, queued)
+            new = installed.after(texts).texts
+            await asyncio.to_thread(place.known_texts.update, known, new)
     except OSError as error:
         # What no step foresaw, such as a file that another process removes while it is read.
         raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None
@@ -70,25 +75,25 @@ async def _take_out(
     installed: Installed,
     due: Mapping[str, float],
     queued: AbstractSet[str],
-) -> list[str]:
+) -> tuple[list[str], Mapping[str, KnownText]]:
     """Remove the routes that are due and that no queued mail needs, and names that are due.
 
     `due` has the lists with the time that was noted; a list that was added and removed again
-    meanwhile has another.
+    meanwhile has another. Returns the lines to log, and the texts that were published.
     """
     maps = installed.readable
     if maps is None:
-        return []
+        return [], {}
     now = time.time()
     retiring = place.retirement.read()
     routes = {name for name, at in due.items() if retiring.routes.get(name) == at}
     names = retiring.due_names(now)
     table = await run_in_daemon_thread(narrowed, maps, routes, queued)
-    lines = await _narrow_routes(place, maps[ROUTES], table)
+    lines, texts = await _narrow_routes(place, maps[ROUTES], table)
     lines += _narrow_hosts(place.hosts, names - host_names(table))
     left = {name for name in routes if any(key in table for key in addresses_of(name))}
     place.retirement.write(retiring.without(routes - left, names, now))
-    return lines
+    return lines, texts
 
 
 async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring) -> list[str]:
@@ -101,17 +106,21 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
     return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
 
 
-async def _narrow_routes(place: Locked, present: Table[str], table: Table[str]) -> list[str]:
+async def _narrow_routes(
+    place: Locked, present: Table[str], table: Table[str]
+) -> tuple[list[str], Mapping[str, KnownText]]:
     """Publish the routes without those that are due."""
     if table == present:
-        return []
+        return [], {}
     generation = place.generations.installed(place.directory.texts())
     with staging_of(place.directory):
-        await publish(place.directory, Publish(ROUTES, table, before=present), place.lock)
+        step = Publish(ROUTES, table, before=present)
+        made = await publish(place.directory, step, place.lock)
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")
-    return [f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"]
+    line = f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"
+    return [line], {ROUTES: KnownText(made.version, table)}
 
 
 def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:

@@ -108,7 +108,7 @@ async def _effects(place: Locked, inputs: Inputs, goal: DesiredState) -> Effects
     """Plan, and carry the plan out or preview it. The work is not cancelled halfway."""
     found = inputs.installed
     if not goal.desired:
-        return Effects(found)
+        return Effects(found, found)
     try:
         target = with_hosts_entries(place, goal.desired, found)
         found = target.installed
@@ -119,7 +119,7 @@ async def _effects(place: Locked, inputs: Inputs, goal: DesiredState) -> Effects
             return previewed(place, planned)
         return await to_its_end(bring_about(place, inputs, goal, planned))
     except SyncError as error:
-        return Effects(found, failed=(error,))
+        return Effects(found, found, failed=(error,))
 
 
 def _owner(inputs: Inputs, decision: Decision) -> "Whose":

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from postfix_sync.store.generations import Generations
 from postfix_sync.store.hold import HoldFile
+from postfix_sync.store.known_texts import KnownTexts
 from postfix_sync.store.records import Records
 from postfix_sync.store.retirement_record import RetirementRecord
 
@@ -17,6 +18,8 @@ ONCE_LOCK_NAME = "once.lock"
 
 RECORDS_NAME = "sources"
 
+KNOWN_TEXTS_NAME = "texts.json"
+
 RETIREMENT_NAME = "retiring.json"
 
 
@@ -28,6 +31,11 @@ def generations_of(config: "Config") -> Generations:
 def hold_file_of(config: "Config") -> HoldFile:
     """Return the file of the hold in the configured state directory."""
     return HoldFile(config.state_directory)
+
+
+def known_texts_of(config: "Config") -> KnownTexts:
+    """Return the file of the installed texts' entries in the configured state directory."""
+    return KnownTexts(config.state_directory / KNOWN_TEXTS_NAME)
 
 
 def retirement_record_of(config: "Config") -> RetirementRecord:

@@ -33,15 +33,16 @@ class _ByAddress(TypedDict):
 def as_json(tables: MailmanTables) -> TablesJson:
     """Return tables as JSON; equal tables give equal documents."""
     return {
-        "lists": _by_value(tables.routes.lists),
-        "addresses": _by_value(tables.routes.others),
+        "lists": by_value(tables.routes.lists),
+        "addresses": by_value(tables.routes.others),
         "domains": dict(tables.domains),
         "aliases": dict(tables.aliases.lists),
         "address_aliases": dict(tables.aliases.others),
     }
 
 
-def _by_value(entries: Mapping[str, str]) -> dict[str, list[str]]:
+def by_value(entries: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the sorted keys of each value."""
     found: dict[str, list[str]] = {}
     for key in sorted(entries):
         found.setdefault(entries[key], []).append(key)
@@ -62,7 +63,7 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
         found = shaped(document, TablesJson)
         next_hops = found["lists"].keys() | found["addresses"].keys()
         tables = MailmanTables(
-            Table.of_lists(_by_name(found["lists"]), _by_name(found["addresses"])),
+            Table.of_lists(by_name(found["lists"]), by_name(found["addresses"])),
             found["domains"],
             Aliases.of_lists(found["aliases"], found["address_aliases"]),
         )
@@ -77,8 +78,12 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
     return tables
 
 
-def _by_name(names: Mapping[str, list[str]]) -> dict[str, str]:
-    return {name: value for value, several in names.items() for name in several}
+def by_name(names: Mapping[str, list[str]]) -> dict[str, str]:
+    """Return the value of each key; the inverse of `by_value`."""
+    found: dict[str, str] = {}
+    for value, several in names.items():
+        found.update(dict.fromkeys(several, value))
+    return found
 
 
 def _by_address(found: _ByAddress) -> MailmanTables:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,12 +83,19 @@ def write_file(path: Path, content: bytes, mode: int, *, new: bool = False) -> N
 
     If `new` is set, the file must not exist.
     """
+    write_parts(path, [content], mode, new=new)
+
+
+def write_parts(
+    path: Path, parts: Iterable[bytes | memoryview], mode: int, *, new: bool = False
+) -> None:
+    """Write a file as `write_file` does; `parts` are its content."""
     # Another user who may write to the directory must not make root write through a link.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags | (os.O_EXCL if new else 0), mode)
     with open(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(descriptor)
 

@@ -31,6 +31,7 @@ from postfix_sync.model.map_names import (
     ROUTES,
 )
 from postfix_sync.model.maps import Maps, kind_of
+from postfix_sync.postfix.installed_text import pieces
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.store.generations import Generations
 from tests.parts.common import is_stopped, wait_for
@@ -265,7 +266,7 @@ def assert_is(place: Place, desired: Desired, *, held: bool = False) -> None:
     """Check that the disk has exactly the desired state, and no files of killed syncs."""
     site = place.site
     for name in MAP_NAMES:
-        text = parse_installed((site.maps / name).read_bytes(), kind_of(name))
+        text = parse_installed(pieces(site.maps / name), kind_of(name))
         assert text == desired.tables[name], name
         assert site.lookup(name, EVERY_KEY[name]) == desired.tables[name], f"index of {name}"
     assert site.stray() == set()

@@ -17,6 +17,7 @@ import yaml
 
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import kind_of
+from postfix_sync.postfix.installed_text import pieces
 from postfix_sync.postfix.map_text import parse_installed
 
 from .booted import SHARED, Booted
@@ -168,6 +169,6 @@ class Mx:
         directory = self.host.path(MAPS)
         known = {file for name in MAP_NAMES for file in (name, f"{name}.lmdb")}
         return {path.name for path in directory.iterdir()} == known and all(
-            parse_installed((directory / name).read_bytes(), kind_of(name)) == self.dumped(name)
+            parse_installed(pieces(directory / name), kind_of(name)) == self.dumped(name)
             for name in MAP_NAMES
         )

@@ -23,6 +23,7 @@ from postfix_sync.cli import command_line
 from postfix_sync.log import LOG
 from postfix_sync.model.map_names import MAP_NAMES
 from postfix_sync.model.maps import kind_of
+from postfix_sync.postfix.installed_text import pieces
 from postfix_sync.postfix.map_text import parse_installed
 from postfix_sync.system.commands import find_command
 from tests.parts.mailman_files import MailmanFiles
@@ -192,7 +193,7 @@ class Site:
 
     def installed(self, name: str) -> dict[str, str]:
         """Return a map's entries, which must be the same in text and index."""
-        table = parse_installed((self.maps / name).read_bytes(), kind_of(name))
+        table = parse_installed(pieces(self.maps / name), kind_of(name))
         assert table is not None
         assert self.lookup(name, list(table)) == table
         return dict(table)

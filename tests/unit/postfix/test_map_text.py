@@ -26,8 +26,8 @@ def by_line(text: bytes) -> dict[str, str]:
 @given(st.binary())
 def test_installed_text_is_a_table_or_none(content: bytes) -> None:
     for kind in KINDS:
-        table = parse_installed(content, kind)
-        assert table is None or parse_installed(render(table), kind) in (table, None)
+        table = parse_installed([content], kind)
+        assert table is None or parse_installed([render(table)], kind) in (table, None)
 
 
 @given(
@@ -40,7 +40,7 @@ def test_text_of_routes_has_each_entry_once(lists: dict[str, str], keys: dict[st
     text = render(table)
     assert by_line(text) == table
     if not any(key.startswith("#") for key in table):
-        assert parse_installed(text, Table) == table
+        assert parse_installed([text], Table) == table
 
 
 @given(
@@ -57,7 +57,7 @@ def test_text_of_aliases_has_each_entry_once(lists: dict[str, str], keys: dict[s
     text = render(table)
     assert by_line(text) == table
     if not any(key.startswith("#") for key in table):
-        assert parse_installed(text, Aliases) == table
+        assert parse_installed([text], Aliases) == table
 
 
 def test_lines_of_a_list_follow_each_other() -> None:
@@ -70,11 +70,11 @@ def test_lines_of_a_list_follow_each_other() -> None:
 def test_text_of_earlier_versions_is_read(kind: type[Table[str]]) -> None:
     """They sorted all lines."""
     lines = sorted(f"{key}\t{key}\n" for name in LISTS[:4] for key in {*nine(name)})
-    text = (HEADER + "".join(dict.fromkeys(lines))).encode()
-    assert parse_installed(text, kind) == by_line(text)
+    text = HEADER + "".join(dict.fromkeys(lines)).encode()
+    assert parse_installed([text], kind) == by_line(text)
 
 
 def test_repeated_key_is_none() -> None:
     text = render(Table.of(dict.fromkeys(nine("ants@b.c"), "lmtp:[m]:24")))
     for line in (b"ants@b.c\tx\n", b"ants-owner@b.c\tlmtp:[m]:24\n"):
-        assert parse_installed(text + line, Table) is None
+        assert parse_installed([text + line], Table) is None

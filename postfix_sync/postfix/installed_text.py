@@ -1,0 +1,34 @@
+"""Read the text of an installed map in pieces, and recognise one whose entries are known."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from postfix_sync.model.installed import TextVersion
+from postfix_sync.system.files import open_file
+
+PIECE = 2**20
+"""Bytes of a text in memory at a time. 100,000 lists have 52 MB; reading and summing that takes
+0.04 s, parsing it 0.25 s."""
+
+
+def version_of(parts: Iterable[bytes | memoryview]) -> TextVersion:
+    """Return the version of a text from its parts."""
+    size = checksum = 0
+    for part in parts:
+        size += len(part)
+        checksum = zlib.crc32(part, checksum)
+    return TextVersion(size, checksum)
+
+
+def installed_version(path: Path) -> TextVersion:
+    """Return the version of a text on the disk. Raises OSError as `open_file` does."""
+    with open_file(path) as file:
+        return version_of(iter(lambda: file.read(PIECE), b""))
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """Yield a text on the disk in pieces, divided between lines. Raises OSError."""
+    with open_file(path) as file:
+        while piece := file.read(PIECE):
+            yield piece + file.readline()
