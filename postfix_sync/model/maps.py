@@ -100,17 +100,22 @@ class Diff:
         """Return the entries to add, remove and change to turn `old` into `new`."""
         if old == new:  # the most frequent case, and a fast comparison
             return cls(Table({}, {}), Table({}, {}), Table({}, {}))
-        return cls(new.beyond(old), old.beyond(new), _changed(old, new))
+        added, parts_of_new = new.divided(old)
+        removed, parts_of_old = old.divided(new)
+        return cls(added, removed, _changed(old, new, parts_of_new | parts_of_old))
 
 
-def _changed(old: Table[str], new: Table[str]) -> Table[Change]:
-    """Return the entries whose values differ."""
+def _changed(old: Table[str], new: Table[str], parts: AbstractSet[str]) -> Table[Change]:
+    """Return the entries whose values differ; `parts` are lists of one that the other has in part.
+
+    Most tables have one next hop, so that no value can differ.
+    """
+    several = len({*old.lists.values(), *new.lists.values()}) > 1
     lists = {
         name: Change(old.lists[name], value)
-        for name, value in new.lists.items()
+        for name, value in (new.lists.items() if several else ())
         if old.lists.get(name, value) != value
     }
-    parts = old.overlapping(new) | new.overlapping(old)
     if isinstance(new, Aliases):  # each address of a list leads to another one
         parts, lists = parts | lists.keys(), {}
     loose = {*old.others, *new.others, *(key for name in parts for key in addresses_of(name))}

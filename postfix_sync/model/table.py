@@ -294,20 +294,26 @@ class Table(Mapping[str, V]):
 
     def beyond(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` does not have."""
+        return self.divided(other)[0]
+
+    def divided(self, other: "Table[W]") -> tuple[Self, AbstractSet[str]]:
+        """Return the entries beyond `other`, and the lists of which it has a part; see above."""
         if not (self and other):
-            return self
+            return self, frozenset()
         alone = self.lists.keys() - other.lists.keys()
         broken = self._overlapping(other, alone)
         lists = of_names(self.lists, alone - broken)
         loose = {key: value for key, value in self.others.items() if key not in other}
         for name in broken:
             loose.update((key, value) for key, value in self.entries_of(name) if key not in other)
-        return self.joined(lists, loose)
+        return self.joined(lists, loose), broken
 
     def common(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` has, too."""
-        if self is other:
+        if self is other or not self:
             return self
+        if not other:
+            return type(self)({}, {})
         alone = self.lists.keys() - other.lists.keys()
         lists = of_names(self.lists, self.lists.keys() - alone) if alone else self.lists
         loose = {key: value for key, value in self.others.items() if key in other}

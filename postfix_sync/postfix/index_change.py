@@ -1,8 +1,7 @@
 """Decide whether some entries of an index are changed, or the index is rebuilt. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
@@ -26,11 +25,12 @@ class Publish:
     fresh: bool = False
     before: Table[str] | None = None
     """What its text and its index hold before the step; None if that is not certain."""
+    change: Diff | None = None
+    """What the step changes of that."""
 
-    @cached_property
-    def change(self) -> Diff | None:
-        """Return what the step changes; None if that is not certain, or all of it is new."""
-        return Diff.between(self.before, self.table) if self.before else None
+    def over(self, before: Table[str], change: Diff | None = None) -> "Publish":
+        """Return the step with what its text and index hold before it, and the change, if known."""
+        return replace(self, before=before, change=change or Diff.between(before, self.table))
 
 
 def small_change(step: Publish, opened: str) -> Diff | None:
@@ -40,7 +40,7 @@ def small_change(step: Publish, opened: str) -> Diff | None:
     text by hand, may be the same entry as one that stays.
     """
     change = step.change
-    if step.fresh or not change or opened not in SMALL:
+    if step.fresh or not (step.before and change) or opened not in SMALL:
         return None
     if any(key != key.casefold() for key in change.removed):
         return None

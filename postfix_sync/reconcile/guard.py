@@ -16,6 +16,8 @@ def reached(old: MailmanTables, new: MailmanTables) -> AbstractSet[str]:
     A list whose domain gets an alias_domain, or loses it, keeps one of its names.
     """
     lists = new.routes.names()
+    if not (old.aliases or new.aliases):
+        return lists
     names = lists | new.aliases.names()
     return (
         lists

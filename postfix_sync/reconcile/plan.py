@@ -19,9 +19,9 @@ accepted in between. So a sync may be killed anywhere; and if Postfix was reload
 ends before the addresses that need another reload are accepted, which the next sync goes on with.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from postfix_sync.model.destination import Destination
@@ -104,18 +104,24 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     if not REROUTING.isdisjoint(kinds):
         unseen |= {MOVED_LISTS}
     waits = bool(need or owed) and not visible
-    result = _result(installed, wanted, unseen if waits else frozenset())
+    result = _result(installed, wanted, diffs, unseen if waits else frozenset())
+    changes = {
+        name: diffs[name]
+        if result[name] is wanted[name]
+        else Diff.between(installed.table(name), result[name])
+        for name in MAP_NAMES
+    }
     publishing = [
         *_repaired(installed),
-        *_routed(installed, result),
+        *_routed(installed, result, changes),
         *([visible] if visible else ()),
     ]
     if any(_is_lost(installed, name) for name in ACCEPTING):
         # A process that is started without a map answers for it with an error as long as it runs.
         again = MakeVisible(reload=reading.reload != "never", remembered=True)
-        publishing += [Owe(frozenset()), *_accepting(installed, result), again]
+        publishing += [Owe(frozenset()), *_accepting(installed, result, changes), again]
     else:
-        publishing += _accepting(installed, result)
+        publishing += _accepting(installed, result, changes)
     if publishing and not (need or visible) and reading.reload == "always":
         need = Need.BEFORE_DONE
         waits = not reading.reload_now
@@ -123,25 +129,24 @@ def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     steps = (
         *([Owe(unseen, left)] if need else ()),
         *_entered(installed, desired),
-        *(publishing if reading.rebuild else _with_before(publishing, installed)),
+        *(publishing if reading.rebuild else _with_before(publishing, installed, changes)),
     )
-    changes = {
-        name: diffs[name]
-        if result[name] is wanted[name]
-        else Diff.between(installed.table(name), result[name])
-        for name in MAP_NAMES
-    }
     return Plan(steps, kinds, changes, result, reading.reload != "never", waits)
 
 
-def _with_before(steps: Iterable[Step], installed: Installed) -> Iterator[Step]:
-    """Say in each step that publishes a map what its index holds before, if that is certain."""
+def _with_before(
+    steps: Sequence[Step], installed: Installed, changes: Mapping[str, Diff]
+) -> Iterator[Step]:
+    """Say in each step that publishes a map what it changes, if that is certain."""
     held = {
         name: one.table for name, one in installed.maps.items() if one.condition is Condition.SOUND
     }
+    names = [step.name for step in steps if isinstance(step, Publish)]
     for step in steps:
         if isinstance(step, Publish):
-            yield replace(step, before=held.get(step.name))
+            before = held.get(step.name)
+            whole = changes[step.name] if names.count(step.name) == 1 else None
+            yield step if before is None else step.over(before, whole)
             held[step.name] = step.table
         else:
             yield step
@@ -203,18 +208,22 @@ def _repaired(installed: Installed) -> Iterator[Publish]:
             yield Publish(name, one.table, fresh=True)
 
 
-def _routed(installed: Installed, result: Maps) -> Iterator[Publish]:
+def _routed(installed: Installed, result: Maps, changes: Mapping[str, Diff]) -> Iterator[Publish]:
     for name in (ROUTES, DOMAINS):
-        if result[name] != installed.table(name) or _is_in_doubt(installed, name):
+        if changes[name] or _is_in_doubt(installed, name):
             yield Publish(name, result[name], fresh=_is_lost(installed, name))
 
 
-def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
+def _result(
+    installed: Installed, wanted: Maps, diffs: Mapping[str, Diff], held: AbstractSet[str]
+) -> Maps:
     """What the maps hold in the end; new addresses in domains of `held`, and those, come later.
 
     An address that goes from one map to the other stays in the one until it is in the other.
     """
-    routes = installed.table(ROUTES) | wanted[ROUTES]
+    routes = wanted[ROUTES]
+    if diffs[ROUTES].removed:
+        routes = installed.table(ROUTES) | routes
     if not held:
         return Maps({**wanted.tables, ROUTES: routes})
 
@@ -234,25 +243,25 @@ def _result(installed: Installed, wanted: Maps, held: AbstractSet[str]) -> Maps:
     return Maps({**tables, ROUTES: routes})
 
 
-def _accepting(installed: Installed, result: Maps) -> Iterator[Publish]:
+def _accepting(
+    installed: Installed, result: Maps, changes: Mapping[str, Diff]
+) -> Iterator[Publish]:
     """Widen acceptance in both maps, then narrow it in both.
 
     A map is published twice only if an address leaves it that the other map is to accept.
     """
     narrowed = []
     for name in ACCEPTING:
-        present, table = installed.table(name), result[name]
-        if table == present and not _is_in_doubt(installed, name):
+        table, change = result[name], changes[name]
+        if not change and not _is_in_doubt(installed, name):
             continue
         lost = _is_lost(installed, name)
-        leaving = present.beyond(table)
-        widened = present | table
-        if widened == present and not lost:
+        if not (change.added or change.changed or lost):
             narrowed.append(Publish(name, table))
-        elif not any(leaving.common(result[other]) for other in ACCEPTING):
+        elif not any(change.removed.common(result[other]) for other in ACCEPTING):
             yield Publish(name, table, fresh=lost)
         else:
-            yield Publish(name, widened, fresh=lost)
+            yield Publish(name, installed.table(name) | table, fresh=lost)
             narrowed.append(Publish(name, table))
     yield from narrowed
 

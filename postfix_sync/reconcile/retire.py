@@ -114,7 +114,7 @@ async def _narrow_routes(
         return [], {}
     generation = place.generations.installed(place.directory.texts())
     with staging_of(place.directory):
-        step = Publish(ROUTES, table, before=present)
+        step = Publish(ROUTES, table).over(present)
         made = await publish(place.directory, step, place.lock)
     if generation is not None:
         place.generations.note(generation, place.directory.texts())

@@ -125,11 +125,15 @@ def _is_object(kind: type[object]) -> _Fits:
 
 
 def _is_dict(_: Any, kind: Any) -> _Fits:
+    if kind is str:
+        return lambda value: type(value) is dict and {*map(type, value.values())} <= {str}
     each = _test(kind)
     return lambda value: type(value) is dict and all(map(each, value.values()))
 
 
 def _is_list(kind: Any) -> _Fits:
+    if kind is str:
+        return lambda value: type(value) is list and {*map(type, value)} <= {str}
     each = _test(kind)
     return lambda value: type(value) is list and all(map(each, value))
 

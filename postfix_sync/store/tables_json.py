@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
-from postfix_sync.mailman.names import check_entries
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.store.json_reader import Damaged, shaped
@@ -43,6 +42,9 @@ def as_json(tables: MailmanTables) -> TablesJson:
 
 def by_value(entries: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the sorted keys of each value."""
+    values = set(entries.values())
+    if len(values) == 1:
+        return {values.pop(): sorted(entries)}
     found: dict[str, list[str]] = {}
     for key in sorted(entries):
         found.setdefault(entries[key], []).append(key)
@@ -72,10 +74,19 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
     if tables.aliases.targets().beyond(tables.routes):
         raise Damaged("an alias has no route")
     for table in (tables.routes, tables.aliases):
-        check_entries(table.lists)
-        check_entries(table.others)
-    check_entries(tables.domains)
+        _check_lines(table.lists)
+        _check_lines(table.others)
+    _check_lines(tables.domains)
     return tables
+
+
+def _check_lines(entries: Mapping[str, str]) -> None:
+    """Check that each entry can be a line of a map. Raises Damaged."""
+    keys, values = "\n".join(entries), "\n".join(entries.values())
+    if not f"{keys}{values}".replace("\n", "").isprintable() or " " in keys:
+        raise Damaged("an entry has a blank or a control character")
+    if "" in entries or "" in entries.values() or "\n#" in f"\n{keys}":
+        raise Damaged("an entry can't be a line of a map")
 
 
 def by_name(names: Mapping[str, list[str]]) -> dict[str, str]:

@@ -84,7 +84,8 @@ def test_index_holds_its_text_after_any_changes(
     with public_directory() as path:
         directory = maps_in(path, idle_postfix, map_type)
         for table in tables:
-            step = Publish(ROUTES, table, fresh=before is None, before=before)
+            step = Publish(ROUTES, table, fresh=before is None)
+            step = step if before is None else step.over(before)
             publish_one(directory, step)
             assert dumped(directory, every) == table
             assert installed_routes(directory.path) == table
@@ -102,15 +103,15 @@ def lists(*numbers: int) -> Table[str]:
 )
 def test_index_is_changed_where_that_is_cheaper(opened: str, count: int, changed: bool) -> None:
     before, after = lists(*range(count)), lists(*range(count + 1))
-    change = small_change(Publish(ROUTES, after, before=before), opened)
+    change = small_change(Publish(ROUTES, after).over(before), opened)
     assert (change is not None) is changed
     if change:
         assert change.added == lists(count)
         assert not change.removed
         assert not change.changed
     assert small_change(Publish(ROUTES, after), opened) is None
-    assert small_change(Publish(ROUTES, lists(), before=before), opened) is None
-    assert small_change(Publish(ROUTES, after, fresh=True, before=before), opened) is None
+    assert small_change(Publish(ROUTES, lists()).over(before), opened) is None
+    assert small_change(Publish(ROUTES, after, fresh=True).over(before), opened) is None
 
 
 @pytest.mark.parametrize("map_type", ["lmdb", "hash"])
@@ -123,7 +124,7 @@ def test_change_of_an_index_that_lacks_a_list_is_an_error(
     with public_directory() as path:
         directory = maps_in(path, idle_postfix, map_type)
         publish_one(directory, Publish(ROUTES, lists(1), fresh=True))
-        step = Publish(ROUTES, lists(1), before=lists(1, 2))
+        step = Publish(ROUTES, lists(1)).over(lists(1, 2))
         with pytest.raises(ApplyError, match=state):
             publish_one(directory, step)
         assert (directory.staging / ROUTES).exists()
@@ -133,13 +134,13 @@ def test_index_is_rebuilt_if_a_removed_key_may_be_another_ones_by_case() -> None
     """postmap -d folds: removing Ants@b.c would remove ants@b.c (seen with an edited text)."""
     entries = dict(lists(*range(1000)))
     edited = Table.of({**entries, "Ants@b.c": HOP})
-    step = Publish(ROUTES, Table.of({**entries, "ants@b.c": HOP}), before=edited)
+    step = Publish(ROUTES, Table.of({**entries, "ants@b.c": HOP})).over(edited)
     assert small_change(step, "lmdb") is None
-    assert small_change(Publish(ROUTES, Table.of(entries), before=edited), "hash") is None
+    assert small_change(Publish(ROUTES, Table.of(entries)).over(edited), "hash") is None
 
 
 def test_few_keys_of_lmdb_are_changed_as_each_is_written_to_the_disk() -> None:
     before, few, many = lists(*range(20_000)), lists(*range(20_020)), lists(*range(20_040))
-    assert small_change(Publish(ROUTES, few, before=before), "lmdb")
-    assert small_change(Publish(ROUTES, many, before=before), "lmdb") is None
-    assert small_change(Publish(ROUTES, many, before=before), "hash")
+    assert small_change(Publish(ROUTES, few).over(before), "lmdb")
+    assert small_change(Publish(ROUTES, many).over(before), "lmdb") is None
+    assert small_change(Publish(ROUTES, many).over(before), "hash")
