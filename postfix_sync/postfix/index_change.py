@@ -28,8 +28,10 @@ class Publish:
     change: Diff | None = None
     """What the step changes of that."""
 
-    def over(self, before: Table[str], change: Diff | None = None) -> "Publish":
+    def over(self, before: Table[str] | None, change: Diff | None = None) -> "Publish":
         """Return the step with what its text and index hold before it, and the change, if known."""
+        if before is None:
+            return self
         return replace(self, before=before, change=change or Diff.between(before, self.table))
 
 

@@ -2,8 +2,9 @@
 
 import re
 from bisect import bisect
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 from postfix_sync.model.list_addresses import SUBADDRESSES, is_of_list, shared_names
 from postfix_sync.model.list_block import alias_block, list_block
@@ -12,8 +13,8 @@ from postfix_sync.model.table import Aliases, Table
 
 HEADER = b"# Written by postfix-sync, which keeps it in step with Mailman. Edits will be lost.\n"
 
-SPLICED = 1000
-"""Lists of a text to change at most: if more have changed, the text is rendered."""
+EDITS = 1000
+"""Lists of a text to edit at most: if more have changed, the text is rendered."""
 
 _SUFFIXES = ("", *(f"-{subaddress}" for subaddress in SUBADDRESSES))
 _LIST_LINES = "".join(f"%s{suffix}%s" for suffix in _SUFFIXES)
@@ -23,9 +24,6 @@ _OTHER = rb"|([^\n]*\n)"
 _LISTS = re.compile(list_block(rb"\t", rb"[^\t\n]+", rb"\n").pattern + _OTHER)
 _ALIASES = re.compile(alias_block(rb"\t", rb"\n").pattern + _OTHER)
 _LINE = re.compile(r"#[^\n]*\n|(?P<key>[^\t\n]+)\t(?P<value>[^\t\n]+)\n")
-
-Parts: TypeAlias = Sequence[bytes | memoryview]
-"""The content of a file, in parts."""
 
 T = TypeVar("T", bound=Table[str])
 
@@ -61,31 +59,75 @@ def _lines_of(table: Table[str], name: str) -> str:
     return _LIST_LINES % ((local, f"@{domain}\t{value}\n") * len(_SUFFIXES))
 
 
-def spliced(text: bytes, before: Table[str], table: Table[str], change: Diff) -> Parts | None:
-    """Return the text of `table`, made from the text of `before` and the change between them.
+class UnfitError(Exception):
+    """A text that cannot be changed by list: its lists are not sorted, or a list is not whole."""
 
-    It is what `render` returns if `text` is in that order; in any case, it has the same entries.
-    None if the change is large, or cannot be made by list.
+
+class Edit(NamedTuple):
+    """A change of one list in a text."""
+
+    sought: bytes
+    """How the line begins at which it is made; empty: the end of the text."""
+    old: bytes
+    """The lines that are there, and that it replaces."""
+    new: bytes
+
+
+def edits_of(before: Table[str], table: Table[str], change: Diff | None) -> list[Edit]:
+    """Return the edits that make the text of `before` that of `table`, in the order of the text.
+
+    Raises UnfitError if the change is unknown or large, or cannot be made by list.
     """
+    if not change or before.shared or table.shared:
+        raise UnfitError
     kinds = change.added, change.removed, change.changed
     names = sorted({name for part in kinds for name in part.lists})
-    if len(names) > SPLICED or any(part.others for part in kinds) or before.shared or table.shared:
-        return None
+    if len(names) > EDITS or any(part.others for part in kinds):
+        raise UnfitError
     units = sorted([*before.lists, *before.others])
-    view = memoryview(text)
-    parts: list[bytes | memoryview] = []
-    end = 0
+    edits = []
     for name in names:
-        old = _lines_of(before, name).encode() if name in before.lists else b""
         following = units[(at := bisect(units, name)) : at + 1]
-        sought = old or b"".join(f"{unit}\t".encode() for unit in following)
-        start = text.find(b"\n" + sought, end - 1 if end else 0) + 1 if sought else len(text)
-        if not start:  # the lines of the text are in another order
-            return None
+        old = _lines_of(before, name).encode() if name in before.lists else b""
         new = _lines_of(table, name).encode() if name in table.lists else b""
-        parts += [view[end:start], new]
-        end = start + len(old)
-    return [*parts, view[end:]]
+        place = name if old else "".join(following)
+        edits.append(Edit(f"{place}\t".encode() if place else b"", old, new))
+    return edits
+
+
+def spliced(text: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes | memoryview]:
+    """Yield a text with some edits, in pieces; `text` has it in pieces, divided between lines.
+
+    It has the entries of the edited table, and is what `render` returns if the text is in that
+    order. Raises UnfitError if it is in another one.
+    """
+    pieces = iter(text)
+    waiting = deque(edits)
+    for piece in pieces:
+        content, end = piece, 0
+        while waiting and (start := _line_at(content, waiting[0].sought, end)) >= 0:
+            _, old, new = waiting.popleft()
+            while len(content) < start + len(old) and (more := next(pieces, b"")):
+                content += more  # the end of the list is in the next piece
+            if not content.startswith(old, start):
+                raise UnfitError
+            yield memoryview(content)[end:start]
+            yield new
+            end = start + len(old)
+        yield memoryview(content)[end:]
+    for sought, _, new in waiting:
+        if sought:
+            raise UnfitError
+        yield new
+
+
+def _line_at(content: bytes, sought: bytes, start: int) -> int:
+    """Return where a line begins with `sought`, from the line at `start` on; -1 if none does."""
+    if not sought:
+        return -1
+    if content.startswith(sought, start):
+        return start
+    return content.find(b"\n" + sought, start) + 1 or -1
 
 
 def parse_installed(pieces: Iterable[bytes], kind: type[T]) -> T | None:

@@ -1,15 +1,16 @@
 """Publish a map in the map directory. Crash safe.
 
 A map is built in the directory .staging, and checked there by reading every key back. Its text is
-published last, so a text in .staging marks a map in doubt: if a sync is interrupted, the next sync
-builds that map again.
+published last, so a text in .staging, which may be empty, marks a map in doubt: if a sync is
+interrupted, the next sync builds that map again.
 
 hash, btree and cdb are built beside and renamed, index before text. lmdb is built in place, through
 a link in .staging: in one transaction, of which readers see all or nothing (LMDB_README).
 
 If little changes, only those entries of an index are changed: of hash and btree in a copy beside,
 of lmdb in place. Then each key is a transaction, so a reader may see some of the change, as if each
-address were published alone; plan.py orders the maps so that each order of addresses is safe.
+address were published alone; plan.py orders the maps so that each order of addresses is safe. The
+texts are written when all indexes of a sync are changed.
 """
 
 import asyncio
@@ -19,28 +20,29 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.errors import ApplyError, NotPermitted
-from postfix_sync.model.installed import EVERY_DOMAIN, TextVersion
+from postfix_sync.errors import ApplyError, NotPermitted, why
+from postfix_sync.model.installed import EVERY_DOMAIN, KnownText
 from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish, small_change
-from postfix_sync.postfix.installed_text import version_of
+from postfix_sync.postfix.installed_text import installed_version, pieces, version_of
 from postfix_sync.postfix.map_directory import MapDirectory
-from postfix_sync.postfix.map_text import Parts, render, spliced
+from postfix_sync.postfix.map_text import UnfitError, edits_of, render, spliced
 from postfix_sync.system.files import (
     discard,
     free_bytes,
     publish_file,
-    read_file,
     room_hint,
     space_hint,
     unwritable,
+    write_file,
     write_parts,
 )
+from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 
 MAP_MODE = 0o644
@@ -86,16 +88,16 @@ def check_owner(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Published:
-    """A map that was published."""
+    """A map whose index was published."""
 
-    version: TextVersion
-    """The version of its text."""
     is_seen: bool
-    """Whether processes that have its index open see the change."""
+    """Whether processes that have the index open see the change."""
+    text: KnownText | None = None
+    """Its text; None if the text is left to `write_texts`."""
 
 
 async def publish(directory: MapDirectory, step: Publish, lock: int) -> Published:
-    """Publish a map.
+    """Publish a map; if only some entries of its index are changed, without its text.
 
     If step.fresh, its index becomes a new file, whatever the type. The running postmap(1) holds
     `lock`, a file descriptor.
@@ -110,22 +112,22 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     text, index = directory.path / step.name, directory.index(step.name)
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
+    change = small_change(step, directory.kind.opened)
+    content = b"" if change else await run_in_daemon_thread(render, step.table)
     try:
-        made = await run_in_daemon_thread(_made, directory, step)
         staged_index.unlink(missing_ok=True)
         # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
-        await asyncio.to_thread(write_parts, staged, made.text, MAP_MODE)
+        await asyncio.to_thread(write_file, staged, content, MAP_MODE)
         await asyncio.to_thread(_keep_time, staged, text)
         in_place = directory.is_seen_at_once and not step.fresh
         with _mapped(index if in_place else None) as before:
             if in_place:
                 staged_index.symlink_to(Path("..") / index.name)
-            if made.change:
-                await _change(directory, staged, made.change, lock)
+            if change:
+                await _change(directory, staged, change, lock)
             else:
-                size = made.version.size
-                await directory.postfix.postmap.build(directory.kind, staged, size, lock)
-                await _check(directory, staged, step.table, size)
+                await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
+                await _check(directory, staged, step.table, len(content))
             seen = before is None or before[:] == _head(index)
         if not seen:
             noted = directory.reload_note.read()
@@ -134,6 +136,8 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
             staged_index.unlink()
         else:
             await asyncio.to_thread(publish_file, staged_index, index)
+        if change:
+            return Published(seen)
         await asyncio.to_thread(publish_file, staged, text)
     except OSError as error:
         discard(staged_index)  # frees its space; the staged text is kept as the mark
@@ -142,29 +146,47 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
         hint = error.hint or space_hint(directory.path, error.message)
         discard(staged_index)
         state = "is unchanged"
-        if made.change and directory.is_seen_at_once:
+        if change and directory.is_seen_at_once:
             state = "may hold a part of the change, and the next sync rebuilds it"
         raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
-    return Published(made.version, seen)
+    return Published(seen, KnownText(version_of([content]), step.table))
 
 
-@dataclass(frozen=True)
-class _Made:
-    """The text to publish, and the entries to change in the index; None if it is rebuilt."""
+async def write_texts(directory: MapDirectory, steps: Iterable[Publish]) -> dict[str, KnownText]:
+    """Write the texts of maps whose indexes were changed, in the order of `steps`.
 
-    text: Parts
-    version: TextVersion
-    change: Diff | None
+    No list waits for it: Postfix reads the indexes only. Raises ApplyError or NotPermitted; the
+    next sync rebuilds the maps whose text was not written.
+    """
+    changed: dict[str, Publish] = {}
+    for step in steps:
+        first = changed.get(step.name, step).before
+        changed[step.name] = step if first is step.before else step.over(first)
+    texts = await together(
+        *(asyncio.to_thread(_write_text, directory, step) for step in changed.values())
+    )
+    return dict(zip(changed, texts, strict=True))
 
 
-def _made(directory: MapDirectory, step: Publish) -> _Made:
-    """Make the text of a map, of the installed text if little of it changes. Raises OSError."""
-    parts: Parts | None = None
-    if step.before and step.change:
-        text = read_file(directory.path / step.name)
-        parts = spliced(text, step.before, step.table, step.change)
-    parts = parts or [render(step.table)]
-    return _Made(parts, version_of(parts), small_change(step, directory.kind.opened))
+def _write_text(directory: MapDirectory, step: Publish) -> KnownText:
+    """Write the text of a map, by a change of the installed one if its lists are sorted."""
+    text, staged = directory.path / step.name, directory.staging / step.name
+    try:
+        try:
+            edits = edits_of(step.before or step.table, step.table, step.change)
+            write_parts(staged, spliced(pieces(text), edits), MAP_MODE)
+        except UnfitError:
+            write_file(staged, render(step.table), MAP_MODE)
+        # As old as its index: if it were newer, the index would be taken for a stale one.
+        changed = directory.index(step.name).stat().st_mtime_ns
+        os.utime(staged, ns=(changed, changed))
+        version = installed_version(staged)
+        publish_file(staged, text)
+    except OSError as error:
+        message = f"{text}: {why(error)}; its index is changed already"
+        kind = NotPermitted if isinstance(error, PermissionError) else ApplyError
+        raise kind(message, space_hint(text, message)) from None
+    return KnownText(version, step.table)
 
 
 async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int) -> None:

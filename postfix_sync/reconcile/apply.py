@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +13,7 @@ from postfix_sync.model.installed import Installed, KnownText
 from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.map_directory import MapDirectory
-from postfix_sync.postfix.publish import publish, staging_of
+from postfix_sync.postfix.publish import publish, staging_of, write_texts
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, Step
 
 if TYPE_CHECKING:
@@ -54,19 +54,19 @@ class Outcome:
 async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcome:
     """Make all steps in order, up to the first that fails."""
     owed = Owe(installed.unseen, installed.left) if installed.reload_owed else None
-    taken = [_Taken(owed)]
+    taken: list[_Taken] = []
+    texts: Mapping[str, KnownText] = {}
     error: SyncError | None = None
     try:
         with staging_of(place.directory):
-            for step in plan.steps:
-                taken.append(await _take(step, taken[-1].owed, plan, installed, place))
-                if taken[-1].without_hosts:
-                    return Outcome(without_hosts=taken[-1].without_hosts)
-                if taken[-1].error:
-                    raise taken[-1].error
+            taken, error = await _take_all(plan, _Taken(owed), installed, place)
+            if taken[-1].without_hosts:
+                return Outcome(without_hosts=taken[-1].without_hosts)
+            texts = await _written(taken, place.directory)
+            if error:
+                raise error
     except SyncError as failure:
-        error = failure
-    texts = {name: text for one in taken for name, text in one.published.items()}
+        error = error or failure
     return Outcome(
         texts,
         frozenset(name for name, text in texts.items() if text.table == plan.result[name]),
@@ -74,6 +74,35 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
         tuple(line for one in taken for line in (one.line, one.seen.line) if line),
         error or next((one.seen.error for one in taken if one.seen.error), None),
     )
+
+
+async def _take_all(
+    plan: Plan, first: "_Taken", installed: Installed, place: "Locked"
+) -> tuple[list["_Taken"], SyncError | None]:
+    """Make the steps after `first`; return what came of them, and what ended them early, if any."""
+    taken = [first]
+    for step in plan.steps:
+        try:
+            taken.append(await _take(step, taken[-1].owed, plan, installed, place))
+        except SyncError as error:
+            return taken, error
+        if taken[-1].error or taken[-1].without_hosts:
+            break
+    return taken, taken[-1].error
+
+
+async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mapping[str, KnownText]:
+    """Write the texts of the maps whose indexes were changed; return all new texts by map."""
+    texts: dict[str, KnownText] = {}
+    changed: dict[str, list[Publish]] = {}
+    for one in taken:
+        if one.published and one.text:
+            texts[one.published.name] = one.text
+            changed.pop(one.published.name, None)
+        elif one.published:
+            changed.setdefault(one.published.name, []).append(one.published)
+    steps = [step for several in changed.values() for step in several]
+    return {**texts, **await write_texts(directory, steps)}
 
 
 class _Visible(NamedTuple):
@@ -91,8 +120,9 @@ class _Taken(NamedTuple):
 
     owed: Owe | None
     """The note of an owed reload, if one is on the disk now."""
-    published: Mapping[str, KnownText] = {}
-    """The text that was published, by map."""
+    published: Publish | None = None
+    text: KnownText | None = None
+    """The text that was published; None if it is not written yet."""
     seen: _Visible = _Visible()
     line: str = ""
     """For the log."""
@@ -125,8 +155,7 @@ async def _take(
                 again = MakeVisible(reload=plan.may_reload, remembered=True)
                 seen = await _make_visible(again, directory)
             error = _owe_from_now(directory, owed)
-            text = KnownText(made.version, step.table)
-            return _Taken(owed, published={step.name: text}, seen=seen, error=error)
+            return _Taken(owed, published=step, text=made.text, seen=seen, error=error)
         case MakeVisible():
             return _Taken(None, seen=await _make_visible(step, directory))
 

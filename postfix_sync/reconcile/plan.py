@@ -144,9 +144,8 @@ def _with_before(
     names = [step.name for step in steps if isinstance(step, Publish)]
     for step in steps:
         if isinstance(step, Publish):
-            before = held.get(step.name)
             whole = changes[step.name] if names.count(step.name) == 1 else None
-            yield step if before is None else step.over(before, whole)
+            yield step.over(held.get(step.name), whole)
             held[step.name] = step.table
         else:
             yield step

@@ -19,7 +19,7 @@ from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.next_hop import host_names
-from postfix_sync.postfix.publish import publish, staging_of
+from postfix_sync.postfix.publish import publish, staging_of, write_texts
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.locked import Locked, locked
 from postfix_sync.reconcile.retirement import deferred_for, narrowed
@@ -116,11 +116,12 @@ async def _narrow_routes(
     with staging_of(place.directory):
         step = Publish(ROUTES, table).over(present)
         made = await publish(place.directory, step, place.lock)
+        texts = {ROUTES: made.text} if made.text else await write_texts(place.directory, [step])
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")
     line = f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"
-    return [line], {ROUTES: KnownText(made.version, table)}
+    return [line], texts
 
 
 def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:

@@ -76,6 +76,33 @@ def in_step(site: Site) -> bool:
 
 
 @pytest.mark.parametrize("odd", ODD_FILES)
+def test_damaged_copy_of_the_texts_is_written_again_in_silence(site: Site, odd: str) -> None:
+    path = site.state / "texts.json"
+    whole = path.read_bytes()
+    path.write_bytes(ODD_FILES[odd])
+    assert site.once() == ""
+    assert in_step(site)
+    assert path.read_bytes() == whole
+
+
+def test_copy_of_the_texts_that_differs_from_them_does_not_count(site: Site) -> None:
+    """It is read only if its checksum is right, and only for texts of the noted version."""
+    path = site.state / "texts.json"
+    header, tables = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(header + b"\n" + tables.replace(b"ants", b"wasp"))
+    assert site.once() == ""
+    assert in_step(site)
+    text = site.maps / RECIPIENTS
+    edited = text.read_bytes().replace(b"ants", b"wasp")
+    assert len(edited) == text.stat().st_size
+    kept = text.stat()
+    text.write_bytes(edited)
+    os.utime(text, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    site.once()
+    assert in_step(site)
+
+
+@pytest.mark.parametrize("odd", ODD_FILES)
 @pytest.mark.parametrize("name", ["installed.json", "status.json", "sources/lists.json"])
 def test_damaged_file_is_reported_once_and_written_again(site: Site, name: str, odd: str) -> None:
     path = site.state / name

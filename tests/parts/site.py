@@ -30,7 +30,15 @@ from tests.parts.mailman_files import MailmanFiles
 
 COMMAND = (sys.executable, "-m", "postfix_sync")
 
-STATE = ["generations", "installed.json", "lock", "once.lock", "sources", "status.json"]
+STATE = [
+    "generations",
+    "installed.json",
+    "lock",
+    "once.lock",
+    "sources",
+    "status.json",
+    "texts.json",
+]
 """The files in the state directory after a sync, if no generation is held."""
 
 

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Aliases, Table
-from postfix_sync.postfix.map_text import HEADER, parse_installed, render
+from postfix_sync.postfix.map_text import (
+    HEADER,
+    UnfitError,
+    edits_of,
+    parse_installed,
+    render,
+    spliced,
+)
 from tests.parts.mailman_files import nine
 
 KINDS: tuple[type[Table[str]], ...] = (Table, Aliases)
@@ -78,3 +86,63 @@ def test_repeated_key_is_none() -> None:
     text = render(Table.of(dict.fromkeys(nine("ants@b.c"), "lmtp:[m]:24")))
     for line in (b"ants@b.c\tx\n", b"ants-owner@b.c\tlmtp:[m]:24\n"):
         assert parse_installed([text + line], Table) is None
+
+
+def in_pieces(text: bytes, size: int) -> list[bytes]:
+    """Divide a text between lines, into pieces of `size` lines."""
+    lines = text.splitlines(keepends=True)
+    return [b"".join(lines[at : at + size]) for at in range(0, len(lines), size)]
+
+
+def changed(table: Table[str], new: Table[str], size: int) -> bytes | None:
+    """Change the text of `table` to that of `new`; None if that has to be rendered."""
+    try:
+        edits = edits_of(table, new, Diff.between(table, new))
+        return b"".join(spliced(in_pieces(render(table), size), edits))
+    except UnfitError:
+        return None
+
+
+NAMES = [f"{name}@{domain}" for name in ("a", "a-b", "a-c", "ab", "b") for domain in ("b.c", "d")]
+
+
+@given(
+    *[st.dictionaries(st.sampled_from(NAMES), st.sampled_from(VALUES))] * 2,
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_changed_text_is_the_text_of_the_new_table(
+    lists: dict[str, str], new: dict[str, str], aliases: bool, size: int
+) -> None:
+    kind = Aliases if aliases else Table
+    if aliases:
+        lists, new = ({name: f"{name}.e" for name in names} for names in (lists, new))
+    others = {"b.c": "x", "a-c@x": "x"}
+    table, other = kind.of_lists(lists, others), kind.of_lists(new, others)
+    text = changed(table, other, size)
+    assert text == (render(other) if table != other else None)
+
+
+@given(
+    st.dictionaries(st.sampled_from(LISTS), st.sampled_from(VALUES)),
+    st.dictionaries(st.sampled_from(LISTS), st.sampled_from(VALUES)),
+    st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)),
+    st.booleans(),
+)
+def test_text_is_never_changed_to_another_one(
+    lists: dict[str, str], new: dict[str, str], keys: dict[str, str], loose: bool
+) -> None:
+    """Lists that share an address, and parts of lists, are rendered."""
+    table = Table.of_lists(lists, {})
+    other = table | Table.of(keys) if loose else Table.of_lists(new, {})
+    text = changed(table, other, 7)
+    assert text is None or text == render(other)
+
+
+def test_text_in_another_order_is_not_changed() -> None:
+    table = Table.of_lists({"ants@b.c": VALUES[0], "bees@b.c": VALUES[0]}, {})
+    new = Table.of_lists({"ants@b.c": VALUES[1], "bees@b.c": VALUES[1]}, {})
+    lines = sorted(render(table).splitlines(keepends=True)[1:])
+    edits = edits_of(table, new, Diff.between(table, new))
+    with pytest.raises(UnfitError):
+        b"".join(spliced([HEADER, *lines], edits))
