@@ -29,6 +29,7 @@ from postfix_sync.monitoring import http_server
 from postfix_sync.monitoring import pages as pages_module
 from postfix_sync.monitoring.deferred import count_deferred
 from postfix_sync.monitoring.pages import cannot_listen
+from postfix_sync.postfix.inspection import Inspector
 from postfix_sync.postfix.map_directory import files_of_maps
 from postfix_sync.reconcile.reload_spacing import reload_age
 from postfix_sync.reconcile.report import Report, Request
@@ -73,6 +74,7 @@ class Daemon:
     def __init__(self, config_path: Path, first: "Config") -> None:
         self.config_path = config_path
         self.ledger = Ledger(first)
+        self.inspector = Inspector(first.postfix.config_directory)
         self.began = time.monotonic()
         self.news = asyncio.Event()
         self.followers: dict[str, Follower] = {}
@@ -162,8 +164,9 @@ class Daemon:
         Raises RuntimeError if one of the tasks ends.
         """
         records = records_of(self.config)
+        self.inspector = Inspector(self.config.postfix.config_directory)
         self.followers = {
-            source.name: Follower(source, self.config, records, self.news)
+            source.name: Follower(source, self.config, records, self.inspector, self.news)
             for source in self.config.sources
         }
         coroutines = [
@@ -216,7 +219,9 @@ class Daemon:
         self.destinations.rankings = rankings(status)
         request = Request(reload_age=reload_age(self.reloads, time.monotonic()))
         try:
-            report = await sync(self.config, answers, self.destinations.rankings, request)
+            report = await sync(
+                self.config, answers, self.destinations.rankings, request, self.inspector
+            )
         except Exception as bug:  # noqa: BLE001 - no error in a sync may end the daemon
             LOG.exception("internal error during a sync; please report this")
             report = Report(failed=(SyncError(f"internal error: {bug!r}"),))
@@ -254,7 +259,7 @@ class Daemon:
             self.rerouted.clear()
             errors = []
             try:
-                for line in await retire(self.config):
+                for line in await retire(self.config, self.inspector):
                     LOG.info("%s", line)
             except Busy:
                 pass  # a sync holds the lock; the next check retries

@@ -21,7 +21,7 @@ from postfix_sync.errors import Missing, Refused, SyncError, out_of_memory
 from postfix_sync.log import LOG, log_problem
 from postfix_sync.model.destination import Peer
 from postfix_sync.model.notice import Notice
-from postfix_sync.postfix.instance import fold_of
+from postfix_sync.postfix.inspection import Inspector
 from postfix_sync.reconcile.fetch import Fetched, fetch_once, open_source
 from postfix_sync.sources.container import Contained
 from postfix_sync.sources.local import Volume
@@ -48,11 +48,13 @@ class Follower:
         settings: "SourceSection",
         configuration: "Config",
         records: Records,
+        inspector: Inspector,
         news: asyncio.Event,
     ) -> None:
         self.settings = settings
         self.configuration = configuration
         self.records = records
+        self.inspector = inspector
         self.news = news
         self.poll_now = asyncio.Event()
         self.answer: Fetched | None = None
@@ -131,8 +133,8 @@ class Follower:
         name = self.settings.name
         policy = self.configuration.policy(self.settings)
         try:
-            fold = await fold_of(self.configuration.postfix.config_directory)
-            return await fetch_once(self.source, name, self.records, fold, policy)
+            postfix = await self.inspector.inspect()
+            return await fetch_once(self.source, name, self.records, postfix.fold, policy)
         except SyncError as error:
             failed = error
         except MemoryError:

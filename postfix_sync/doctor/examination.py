@@ -44,6 +44,7 @@ from postfix_sync.model.finding import Finding, Verdict
 from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.model.probe_result import ProbeResult
 from postfix_sync.postfix import lmtp_resolver
+from postfix_sync.postfix.inspection import Inspector
 from postfix_sync.postfix.instance import Postfix, inspect
 from postfix_sync.postfix.main_cf.address_classes import classify
 from postfix_sync.postfix.main_cf.lookup import Tables
@@ -202,7 +203,8 @@ async def gather(config: "Config", found: Postfix, map_type: str = "") -> Host:
     async with open_sources(config) as sources:
         answers = usable(await fetch_all(config, sources, found.fold), found.families)
     rankings = transitions.rankings(status) if status else {}
-    upcoming = await sync(config, answers, rankings, Request(dry_run=True), found)
+    inspector = Inspector(config.postfix.config_directory, found)
+    upcoming = await sync(config, answers, rankings, Request(dry_run=True), inspector)
     kind = await found.index_type(map_type)
     installed = MapDirectory(map_directory, kind, found).tables()
     hosts = HostsFiles(config.hosts.file, None)

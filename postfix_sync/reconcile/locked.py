@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postfix_sync.hosts_file.files import HostsFiles
-from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.inspection import Inspector
+from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.main_cf.map_type import choose_map_type
 from postfix_sync.postfix.main_cf.parameter import Installation
 from postfix_sync.postfix.map_directory import MapDirectory
@@ -71,12 +72,12 @@ class Locked:
 
 @contextlib.asynccontextmanager
 async def locked(
-    config: "Config", instance: Postfix | None = None, *, create: bool = True
+    config: "Config", inspector: Inspector | None = None, *, create: bool = True
 ) -> AsyncIterator[Locked]:
     """Hold the lock; `create` makes its file if there is none.
 
     Postfix is inspected under the lock, since the previous holder may have changed main.cf, and the
-    type of the maps with it; a caller that only reads may pass an `instance` instead.
+    type of the maps with it. `inspector` has inspected it before.
 
     Raises:
         ConfigError: no map can be built.
@@ -84,7 +85,7 @@ async def locked(
     """
     map_directory = config.postfix.map_directory
     async with lock(config.state_directory / LOCK_NAME, create=create) as held:
-        instance = instance or await inspect(config.postfix.config_directory)
+        instance = await (inspector or Inspector(config.postfix.config_directory)).inspect()
         map_type = choose_map_type(instance, map_directory, config.postfix.map_type)
         kind = await instance.index_type(map_type)
         directory = MapDirectory(map_directory, kind, instance)

@@ -17,7 +17,8 @@ from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish
-from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.inspection import Inspector
+from postfix_sync.postfix.instance import Postfix
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.postfix.publish import publish, staging_of, write_texts
 from postfix_sync.postfix.queue import Queued
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
 
 
-async def retire(config: "Config") -> list[str]:
+async def retire(config: "Config", inspector: Inspector | None = None) -> list[str]:
     """Remove what is due, and flush deferred mail for lists that moved; return the lines to log.
+
+    `inspector` has inspected Postfix before.
 
     Raises:
         SyncError: the queue can't be listed, a file can't be written, or a sync has the lock.
@@ -43,13 +46,14 @@ async def retire(config: "Config") -> list[str]:
     names = retiring.due_names(now)
     if not (retiring.due_routes(now, 0) or names or retiring.moved):
         return []
-    instance = await inspect(config.postfix.config_directory)
+    inspector = inspector or Inspector(config.postfix.config_directory)
+    instance = await inspector.inspect()
     oldest = NAME_KEPT if instance.processes.runs_elsewhere else instance.processes.oldest("smtpd")
     routes = retiring.due_routes(now, oldest)
     queue = await instance.queue.messages() if routes or retiring.moved else []
     due = {name: retiring.routes[name] for name in routes}
     try:
-        async with locked(config) as place:
+        async with locked(config, inspector) as place:
             known = await run_in_daemon_thread(place.known_texts.read)
             installed = await place.directory.read(known)
             if not _is_settled(installed):

@@ -37,7 +37,7 @@ from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
-    from postfix_sync.postfix.instance import Postfix
+    from postfix_sync.postfix.inspection import Inspector
     from postfix_sync.reconcile.effects import Whose
 
 
@@ -46,16 +46,15 @@ async def sync(
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
     request: Request = PLAIN,
-    instance: "Postfix | None" = None,
+    inspector: "Inspector | None" = None,
 ) -> Report:
     """Make one sync. What an operator can fix is in the report's errors, not raised.
 
     `answers` are the sources' by name; of a source without one, its last good lists count.
-    `rankings` are the clusters'. `instance` is the Postfix, if it was inspected a moment ago and
-    the sync is a dry run.
+    `rankings` are the clusters'. `inspector` has inspected Postfix before.
     """
     began = time.monotonic()
-    made = await _reported(config, answers, rankings, request, instance)
+    made = await _reported(config, answers, rankings, request, inspector)
     return replace(made, seconds=time.monotonic() - began)
 
 
@@ -64,11 +63,11 @@ async def _reported(
     answers: Mapping[str, Fetched],
     rankings: Mapping[str, Ranking],
     request: Request,
-    instance: "Postfix | None",
+    inspector: "Inspector | None",
 ) -> Report:
     """Make the sync under the lock; whatever stops it is the report's error."""
     try:
-        async with locked(config, instance, create=not request.dry_run) as place:
+        async with locked(config, inspector, create=not request.dry_run) as place:
             return await _stages(place, answers, rankings, request)
     except SyncError as error:
         return Report(failed=(error,))
