@@ -83,6 +83,7 @@ class Daemon:
         """Set when a sync has changed the destination of an installed list."""
         self.reloads: list[float] = []
         """The times of the last reloads for such changes (time.monotonic(), seconds)."""
+        self.has_synced = False
         self.held: Hold | None = None
         self.watchdog = systemd.Watchdog()
 
@@ -217,7 +218,10 @@ class Daemon:
         answers = answers_of(self.followers)
         status = StatusFile.of(self.config).read_or_new()
         self.destinations.rankings = rankings(status)
-        request = Request(reload_age=reload_age(self.reloads, time.monotonic()))
+        request = Request(
+            check_indexes=not self.has_synced,
+            reload_age=reload_age(self.reloads, time.monotonic()),
+        )
         try:
             report = await sync(
                 self.config, answers, self.destinations.rankings, request, self.inspector
@@ -225,6 +229,7 @@ class Daemon:
         except Exception as bug:  # noqa: BLE001 - no error in a sync may end the daemon
             LOG.exception("internal error during a sync; please report this")
             report = Report(failed=(SyncError(f"internal error: {bug!r}"),))
+        self.has_synced = True
         if report.rerouted:
             self.rerouted.set()
             self.reloads += [time.monotonic()] * bool(report.reloads)

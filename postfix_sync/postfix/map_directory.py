@@ -82,10 +82,13 @@ class MapDirectory:
         """Whether each map has its index, so that main.cf may name it."""
         return all(self.index(name).is_file() for name in MAP_NAMES)
 
-    async def read(self, known: Mapping[str, KnownText] | None = None) -> Installed:
+    async def read(
+        self, known: Mapping[str, KnownText] | None = None, *, whole: bool = False
+    ) -> Installed:
         """Read what is installed from the disk; change nothing.
 
-        `known` are texts by map whose entries are known, and need not be parsed again.
+        `known` are texts by map whose entries are known, and need not be parsed again. Of each
+        index, a sample is read back, or, if `whole` is set, every key.
 
         Raises NotPermitted or ApplyError if a text cannot be read, and TimedOut if a query hangs.
         """
@@ -94,7 +97,7 @@ class MapDirectory:
         )
         found = await together(
             *(
-                self._read_map(name, (known or {}).get(name), kept_locked=locked)
+                self._read_map(name, (known or {}).get(name), kept_locked=locked, whole=whole)
                 for name, locked in zip(MAP_NAMES, kept_locked, strict=True)
             )
         )
@@ -144,7 +147,7 @@ class MapDirectory:
         return found
 
     async def _read_map(
-        self, name: str, known: KnownText | None, *, kept_locked: bool
+        self, name: str, known: KnownText | None, *, kept_locked: bool, whole: bool
     ) -> InstalledMap:
         text, index = self.path / name, self.index(name)
         version, table = await run_in_daemon_thread(self._text, name, known)
@@ -154,12 +157,16 @@ class MapDirectory:
         sample = _sample(table) if table else {}
         keys = list(sample) or [NO_KEY]  # postmap(1) opens the index only if it gets a key
         try:
-            held = await self.postfix.postmap.query(self.kind, self.path / name, keys)
+            held = await self.postfix.postmap.query(self.kind, text, keys)
+            wrong = None
+            if whole and table and held == sample:
+                wrong = await self.postfix.postmap.differing(self.kind, text, text)
         except TimedOut:
             raise  # a timeout does not mean that the index is broken
         except SyncError:
             return InstalledMap(table, Condition.BROKEN, version)
-        in_doubt = table is None or held != sample or (self.staging / name).exists()
+        differs = held != sample or wrong is not None
+        in_doubt = table is None or differs or (self.staging / name).exists()
         if in_doubt or index.stat().st_mtime_ns < text.stat().st_mtime_ns:
             return InstalledMap(table, Condition.STALE, version)
         return InstalledMap(table, Condition.SOUND, version)

@@ -20,6 +20,7 @@ from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.reload_spacing import TURN_TAKES, no_turn
 from postfix_sync.reconcile.retirement import noted
 from postfix_sync.reconcile.visibility import REROUTING, Reading
+from postfix_sync.store.known_texts import Known
 from postfix_sync.store.records import Stamp
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -131,7 +132,8 @@ async def bring_about(
         age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
     installed = target.installed.after(done.outcome.texts)
-    await asyncio.to_thread(place.known_texts.update, inputs.known, installed.texts)
+    known = Known(installed.texts, inputs.checked_at)
+    await asyncio.to_thread(place.known_texts.update, inputs.known, known)
     made = Effects(
         target.installed, installed, failed, notices, stamps=recorded.stamps, waits=waits
     )

@@ -3,6 +3,7 @@
 That is what is installed, what each source said, and what was known of it before.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import NotPermitted, SyncError
 from postfix_sync.model.destination import Families, Peer
-from postfix_sync.model.installed import Installed, KnownText
+from postfix_sync.model.installed import Installed
 from postfix_sync.model.notice import Notice
 from postfix_sync.model.source import Record
 from postfix_sync.reconcile.fetch import Fetched, usable
 from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
+from postfix_sync.store.known_texts import Known
 from postfix_sync.store.records import Records, Stamp
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from postfix_sync.reconcile.clusters import Ranking
     from postfix_sync.reconcile.locked import Locked
     from postfix_sync.reconcile.report import Request
+
+CHECK_EVERY = 3600.0
+"""Seconds after which every key of the indexes is read back, as after any change from outside that
+the sample of each sync did not meet."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,10 @@ class Inputs:
     rankings: Mapping[str, "Ranking"]
     """By cluster, in which order its members are tried."""
     installed: Installed
-    known: Mapping[str, KnownText]
-    """The installed texts whose entries are kept in the state directory."""
+    known: Known
+    """What the state directory has of the installed maps."""
+    checked_at: float
+    """When each key of all indexes was read back last, in seconds since the epoch."""
     sources: tuple[SourceInput, ...]
     """In the order of the configuration."""
     answers: Mapping[str, Fetched]
@@ -65,7 +73,11 @@ async def gather(
     Raises SyncError if that is not possible.
     """
     known = await run_in_daemon_thread(place.known_texts.read)
-    installed = await place.directory.read(known)
+    now = time.time()
+    whole = not request.dry_run and (
+        request.check_indexes or not now - CHECK_EVERY < known.checked_at <= now
+    )
+    installed = await place.directory.read(known.texts, whole=whole)
     families = place.directory.postfix.families
     answers = usable(answers, families)
     damage = place.generations.damage()
@@ -93,6 +105,7 @@ async def gather(
         rankings=rankings,
         installed=installed,
         known=known,
+        checked_at=now if whole else known.checked_at,
         sources=tuple(sources),
         answers={name: one for name, one in answers.items() if name not in outdated},
         outdated=frozenset(outdated),

@@ -27,6 +27,8 @@ class Request:
     """Skip the guards."""
     dry_run: bool = False
     """Write nothing at all."""
+    check_indexes: bool = False
+    """Read every key of the indexes back, also if that was done a moment ago."""
     roll_back: int | None = None
     """Install this generation, and hold it."""
     resume: bool = False

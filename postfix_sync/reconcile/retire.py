@@ -24,6 +24,7 @@ from postfix_sync.postfix.publish import publish, staging_of, write_texts
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.locked import Locked, locked
 from postfix_sync.reconcile.retirement import deferred_for, narrowed
+from postfix_sync.store.known_texts import Known
 from postfix_sync.store.retirement_record import NAME_KEPT, Retiring
 from postfix_sync.store.state_directory import retirement_record_of
 from postfix_sync.system.threads import run_in_daemon_thread
@@ -55,12 +56,12 @@ async def retire(config: "Config", inspector: Inspector | None = None) -> list[s
     try:
         async with locked(config, inspector) as place:
             known = await run_in_daemon_thread(place.known_texts.read)
-            installed = await place.directory.read(known)
+            installed = await place.directory.read(known.texts)
             if not _is_settled(installed):
                 return []  # a sync is not complete, and another one follows
             queued = instance.queue.recipients_of(queue)
             lines, texts = await _take_out(place, installed, due, queued)
-            new = installed.after(texts).texts
+            new = Known(installed.after(texts).texts, known.checked_at)
             await asyncio.to_thread(place.known_texts.update, known, new)
     except OSError as error:
         # What no step foresaw, such as a file that another process removes while it is read.

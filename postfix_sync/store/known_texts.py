@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -26,9 +26,10 @@ def _is_pair(numbers: list[int]) -> bool:
 
 
 class _Header(TypedDict):
-    """The first line: the checksum of the second one, and the version of each text."""
+    """The first line: the checksum of the second one, and the rest of `Known`."""
 
     checksum: int
+    checked_at: float
     texts: dict[str, Annotated[list[int], _is_pair]]
 
 
@@ -47,37 +48,53 @@ class _Aliases(TypedDict):
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of the installed maps."""
+
+    texts: Mapping[str, KnownText] = field(default_factory=dict)
+    """By map, its text and entries."""
+    checked_at: float = 0.0
+    """When each key of all indexes was read back last, in seconds since the epoch."""
+
+    @property
+    def versions(self) -> dict[str, list[int]]:
+        """Return the version of each text."""
+        return {name: list(text.version) for name, text in self.texts.items()}
+
+
+@dataclass(frozen=True)
 class KnownTexts:
     """The file of the installed texts' entries."""
 
     path: Path
 
-    def read(self) -> dict[str, KnownText]:
-        """Return the texts by map; none if the file is missing or damaged."""
+    def read(self) -> Known:
+        """Read the file; nothing is known if it is missing or damaged."""
         with suppress(OSError, Damaged):
             first, _, second = read_file(self.path).partition(b"\n")
             header = parse(first, _Header)
             if zlib.crc32(second) == header["checksum"]:
-                return _texts(header["texts"], loads(second))
-        return {}
+                texts = _texts(header["texts"], loads(second))
+                return Known(texts, float(header["checked_at"]))
+        return Known()
 
-    def update(self, known: Mapping[str, KnownText], texts: Mapping[str, KnownText]) -> None:
-        """Replace the file, unless it has these texts: `known` is what it has.
+    def update(self, old: Known, new: Known) -> None:
+        """Replace the file, which has `old`, unless `new` is the same.
 
         If that fails, remove it; the next sync parses the texts.
         """
-        if _versions(known) == _versions(texts):
+        if old.versions == new.versions and old.checked_at == new.checked_at:
             return
-        tables = json.dumps(_as_json(texts), ensure_ascii=False).encode()
-        header = {"checksum": zlib.crc32(tables), "texts": _versions(texts)}
+        tables = json.dumps(_as_json(new.texts), ensure_ascii=False).encode()
+        header: _Header = {
+            "checksum": zlib.crc32(tables),
+            "checked_at": new.checked_at,
+            "texts": new.versions,
+        }
         try:
             replace_file(self.path, json.dumps(header).encode() + b"\n" + tables)
         except OSError:
             discard(self.path)
-
-
-def _versions(texts: Mapping[str, KnownText]) -> dict[str, list[int]]:
-    return {name: list(text.version) for name, text in texts.items()}
 
 
 def _as_json(texts: Mapping[str, KnownText]) -> dict[str, object]:
