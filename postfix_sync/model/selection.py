@@ -22,3 +22,14 @@ def of_names(entries: Mapping[str, V], names: AbstractSet[str]) -> Mapping[str, 
 def without(entries: Mapping[str, V], names: AbstractSet[str]) -> Mapping[str, V]:
     """Return the entries without those of `names`."""
     return of_names(entries, entries.keys() - names) if names else entries
+
+
+def keys_by_value(entries: Mapping[str, V]) -> dict[V, list[str]]:
+    """Return the sorted keys of each value."""
+    values = set(entries.values())
+    if len(values) == 1:
+        return {values.pop(): sorted(entries)}
+    found: dict[V, list[str]] = {}
+    for key in sorted(entries):
+        found.setdefault(entries[key], []).append(key)
+    return found

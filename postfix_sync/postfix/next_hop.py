@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from postfix_sync.errors import quote
 from postfix_sync.model.destination import Destination
+from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.table import Table
 
 # Postfix's valid_hostname() also accepts the underscore, which container names often have.
@@ -101,7 +102,16 @@ def host_names(routes: Table[str]) -> set[str]:
 def destinations_of(routes: Table[str]) -> dict[Destination, list[str]]:
     """Return the destinations of installed routes, each with its lists in alphabetical order."""
     found: dict[Destination, list[str]] = {}
-    for name in sorted(routes.names()):
-        for destination in parse_next_hops(routes[name]):
-            found.setdefault(destination, []).append(name)
-    return found
+    for value, names in lists_by_route(routes).items():
+        for destination in parse_next_hops(value):
+            found.setdefault(destination, []).extend(names)
+    return {destination: sorted(names) for destination, names in found.items()}
+
+
+def lists_by_route(routes: Table[str]) -> dict[str, list[str]]:
+    """Return the lists of each value of routes, in alphabetical order.
+
+    A list whose addresses have several values is with that of its name.
+    """
+    apart = {name: routes[name] for name in routes.names() - routes.lists.keys()}
+    return keys_by_value({**routes.lists, **apart} if apart else routes.lists)

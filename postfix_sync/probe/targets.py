@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.table import Table
-from postfix_sync.postfix.next_hop import destinations_of, parse_next_hops
+from postfix_sync.postfix.next_hop import lists_by_route, parse_next_hops
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,15 @@ def targets(routes: Table[str], replicas: Mapping[Destination, str]) -> list[Tar
     destinations share exists at every replica, whatever that replica's files say. `replicas` maps
     members of clusters to a list's address, for members that no installed route leads to.
     """
-    found = {
-        **{destination: [name] for destination, name in replicas.items()},
-        **destinations_of(routes),
-    }
+    known: dict[Destination, list[tuple[int, str]]] = {}
+    for value, names in lists_by_route(routes).items():
+        hops = parse_next_hops(value)
+        first = [(-len(hops), name) for name in islice(filter(str.isascii, names), 1)]
+        for hop in hops:
+            known.setdefault(hop, []).extend(first)
+    for hop, name in replicas.items():
+        known.setdefault(hop, [(0, name)] if name.isascii() else [])
     return [
-        Target(
-            destination,
-            min(filter(str.isascii, lists), key=partial(_rank, routes), default=None),
-        )
-        for destination, lists in sorted(found.items())
+        Target(destination, min(lists)[1] if lists else None)
+        for destination, lists in sorted(known.items())
     ]
-
-
-def _rank(routes: Table[str], name: str) -> tuple[int, str]:
-    return -len(parse_next_hops(routes.get(name, ""))), name

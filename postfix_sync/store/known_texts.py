@@ -15,9 +15,10 @@ from typing import Annotated, TypedDict
 from postfix_sync.model.installed import KnownText, TextVersion
 from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from postfix_sync.model.maps import kind_of
+from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
-from postfix_sync.store.tables_json import by_name, by_value
+from postfix_sync.store.tables_json import by_name
 from postfix_sync.system.files import discard, read_file, replace_file
 
 
@@ -110,7 +111,7 @@ def _as_json(texts: Mapping[str, KnownText]) -> dict[str, object]:
 def _table_as_json(table: Table[str]) -> _Table | _Aliases:
     if isinstance(table, Aliases):
         return {"lists": dict(table.lists), "others": dict(table.others)}
-    return {"lists": by_value(table.lists), "others": dict(table.others)}
+    return {"lists": keys_by_value(table.lists), "others": dict(table.others)}
 
 
 def _texts(versions: Mapping[str, list[int]], tables: object) -> dict[str, KnownText]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
+from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.store.json_reader import Damaged, shaped
@@ -32,23 +33,12 @@ class _ByAddress(TypedDict):
 def as_json(tables: MailmanTables) -> TablesJson:
     """Return tables as JSON; equal tables give equal documents."""
     return {
-        "lists": by_value(tables.routes.lists),
-        "addresses": by_value(tables.routes.others),
+        "lists": keys_by_value(tables.routes.lists),
+        "addresses": keys_by_value(tables.routes.others),
         "domains": dict(tables.domains),
         "aliases": dict(tables.aliases.lists),
         "address_aliases": dict(tables.aliases.others),
     }
-
-
-def by_value(entries: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the sorted keys of each value."""
-    values = set(entries.values())
-    if len(values) == 1:
-        return {values.pop(): sorted(entries)}
-    found: dict[str, list[str]] = {}
-    for key in sorted(entries):
-        found.setdefault(entries[key], []).append(key)
-    return found
 
 
 def from_json(document: object, check_next_hop: Callable[[str], object]) -> MailmanTables:
