@@ -10,20 +10,17 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from postfix_sync.config.schema import Config
+from postfix_sync.config import reading
+from postfix_sync.config.schema import DEFAULT_PATH, Config
 
 T = TypeVar("T")
 
 
-def load(options: argparse.Namespace) -> "Config":
+def load(options: argparse.Namespace) -> Config:
     """Load the configuration that the command line names. Raises ConfigError or NotPermitted."""
-    from postfix_sync.config.reading import load  # noqa: PLC0415 - pydantic is heavy
-    from postfix_sync.config.schema import DEFAULT_PATH  # noqa: PLC0415 - pydantic is heavy
-
-    return load(options.config or DEFAULT_PATH)
+    return reading.load(options.config or DEFAULT_PATH)
 
 
 def complete(work: Coroutine[Any, Any, T]) -> T:
