@@ -24,18 +24,29 @@ def load(options: argparse.Namespace) -> Config:
 
 
 def complete(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` and return its result; SIGTERM cancels it, as SIGINT does."""
+    """Run `work` and return its result; SIGTERM cancels it, as SIGINT does.
+
+    Raises KeyboardInterrupt if it was cancelled.
+    """
 
     async def cancelled_by_sigterm() -> T:
         task = asyncio.ensure_future(work)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await task
 
-    wait_without_threads()
-    return asyncio.run(cancelled_by_sigterm())
+    return run_loop(cancelled_by_sigterm())
 
 
-def wait_without_threads() -> None:
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` in an event loop. Raises KeyboardInterrupt if it was cancelled."""
+    _wait_without_threads()
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _wait_without_threads() -> None:
     """Have asyncio wait for commands with pidfd_open(2), which is its default since Python 3.12.
 
     Older versions start a thread for each command, and when memory is short, Thread.start() may
