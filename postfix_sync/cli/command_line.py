@@ -4,7 +4,6 @@ This module defines all options. Each command is in the module of its name in th
 """
 
 import argparse
-import asyncio
 import io
 import logging
 import os
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):  # the reader has ended, as `head` does
             log_problem(ApplyError(f"standard output: {why(error)}"))
         return int(Exit.APPLY_FAILED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         LOG.error("interrupted")
         return int(Exit.OUT_OF_REACH)
 

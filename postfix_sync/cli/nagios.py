@@ -6,7 +6,6 @@ line or configuration is UNKNOWN, as is a bug, because monitoring systems do not
 and do not show tracebacks.
 """
 
-import asyncio
 import contextlib
 import io
 from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ def plugin(command: Callable[[], int]) -> int:
         problem = (printed.getvalue().splitlines() or [str(end.code)])[-1]
     except SyncError as error:
         problem = "\n".join([error.message, *([f"hint: {error.hint}"] if error.hint else [])])
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         problem = "interrupted"
     except MemoryError:
         problem = out_of_memory("postfix-sync").message

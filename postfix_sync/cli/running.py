@@ -10,35 +10,43 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from postfix_sync.config.schema import Config
+from postfix_sync.config import reading
+from postfix_sync.config.schema import DEFAULT_PATH, Config
 
 T = TypeVar("T")
 
 
-def load(options: argparse.Namespace) -> "Config":
+def load(options: argparse.Namespace) -> Config:
     """Load the configuration that the command line names. Raises ConfigError or NotPermitted."""
-    from postfix_sync.config.reading import load  # noqa: PLC0415 - pydantic is heavy
-    from postfix_sync.config.schema import DEFAULT_PATH  # noqa: PLC0415 - pydantic is heavy
-
-    return load(options.config or DEFAULT_PATH)
+    return reading.load(options.config or DEFAULT_PATH)
 
 
 def complete(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` and return its result; SIGTERM cancels it, as SIGINT does."""
+    """Run `work` and return its result; SIGTERM cancels it, as SIGINT does.
+
+    Raises KeyboardInterrupt if it was cancelled.
+    """
 
     async def cancelled_by_sigterm() -> T:
         task = asyncio.ensure_future(work)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await task
 
-    wait_without_threads()
-    return asyncio.run(cancelled_by_sigterm())
+    return run_loop(cancelled_by_sigterm())
 
 
-def wait_without_threads() -> None:
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` in an event loop. Raises KeyboardInterrupt if it was cancelled."""
+    _wait_without_threads()
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _wait_without_threads() -> None:
     """Have asyncio wait for commands with pidfd_open(2), which is its default since Python 3.12.
 
     Older versions start a thread for each command, and when memory is short, Thread.start() may

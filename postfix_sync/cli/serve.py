@@ -1,10 +1,9 @@
 """postfix-sync without a command: run the daemon in the foreground."""
 
 import argparse
-import asyncio
 import faulthandler
 
-from postfix_sync.cli.running import load, wait_without_threads
+from postfix_sync.cli.running import load, run_loop
 from postfix_sync.config.schema import DEFAULT_PATH
 from postfix_sync.daemon.daemon import Daemon
 from postfix_sync.errors import Exit
@@ -18,6 +17,5 @@ def run(options: argparse.Namespace) -> Exit:
     async def serve() -> None:
         await Daemon(options.config or DEFAULT_PATH, configuration).run()
 
-    wait_without_threads()
-    asyncio.run(serve())
+    run_loop(serve())
     return Exit.OK

@@ -1,42 +1,19 @@
 """Read the configuration file strictly, and report every problem with its file and line."""
 
-import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from postfix_sync.config import strict_yaml
-from postfix_sync.config.schema import (
-    Config,
-    GuardSection,
-    HostsSection,
-    MetricsSection,
-    PostfixSection,
-    ProbeSection,
-    Section,
-    SourceSection,
-    SshSection,
-)
+from postfix_sync.config import sections, strict_yaml
+from postfix_sync.config.schema import Config, SourceSection
+from postfix_sync.config.sections import Invalid, Problem
 from postfix_sync.config.strict_yaml import At, Document, NotYaml, dotted
+from postfix_sync.config.values import NOT_TEXT
 from postfix_sync.errors import ConfigError, NotPermitted, why
 from postfix_sync.system.files import denied_hint, open_file
 
 SIZE_AT_MOST = 2**20
 """Bytes of a configuration file at most: 20,000 domains, which PyYAML reads in ten seconds."""
-
-
-_SECTIONS: dict[tuple[str, ...], type[Section]] = {
-    (): Config,
-    ("sources",): SourceSection,
-    ("sources", "ssh"): SshSection,
-    ("postfix",): PostfixSection,
-    ("hosts",): HostsSection,
-    ("guard",): GuardSection,
-    ("probe",): ProbeSection,
-    ("metrics",): MetricsSection,
-}
 
 
 def load(path: Path) -> Config:
@@ -53,50 +30,42 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}:{error.line}: not valid YAML: {error.problem}") from None
     problems = set(document.problems)
     try:
-        config = Config.model_validate({} if document.value is None else document.value)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        problems |= {_problem(e, document) for e in errors if not _is_reported(e, document)}
-    else:
-        problems |= {
-            (_line(at, document), f"{dotted(at)}: {text}") for at, text in _contradictions(config)
-        }
+        config = sections.read(Config, {} if document.value is None else document.value)
+        found = list(_contradictions(config))
+    except Invalid as error:
+        found = [problem for problem in error.problems if not _is_reported(problem, document)]
+    problems |= {_located(problem, document) for problem in found}
     if problems:
         raise ConfigError(
             "\n".join(f"{path}:{line}: {problem}" for line, problem in sorted(problems)),
             "every key with its default: man postfix-sync.yaml, or config.example.yaml",
         )
-    config._path = path
-    return config
+    return replace(config, path=path)
 
 
-def _contradictions(config: Config) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Yield the problems of keys that are valid alone, but not together: a key's path, and why."""
+def _contradictions(config: Config) -> Iterator[Problem]:
+    """Yield the problems of keys that are valid alone, but not together."""
     names: dict[str, int] = {}
     for number, source in enumerate(config.sources):
+        at = ("sources", number)
         first = names.setdefault(source.name, number)
         if first != number:
-            yield (
-                ("sources", number, "name"),
-                f"sources[{first}] is called {source.name}, too; give each a name of its own",
-            )
+            text = f"sources[{first}] is called {source.name}, too; give each a name of its own"
+            yield Problem((*at, "name"), text)
         if source.address == "ssh" and (source.ssh is None or source.ssh.jump):
             unseen = "a bastion is in between" if source.ssh else "there is no ssh section"
-            yield ("sources", number, "address"), f"expected an IP address, not ssh: {unseen}"
+            yield Problem((*at, "address"), f"expected an IP address, not ssh: {unseen}")
         if source.container:
-            yield from _contradictions_in_container(number, source)
+            yield from _contradictions_in_container(at, source)
 
 
-def _contradictions_in_container(
-    number: int, source: SourceSection
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _contradictions_in_container(at: At, source: SourceSection) -> Iterator[Problem]:
     if source.ssh:
         elsewhere = "the container would be on this host, and ssh: names another host"
-        text = f"expected an IP address or ssh: {elsewhere}"
-        yield ("sources", number, "address"), text
+        yield Problem((*at, "address"), f"expected an IP address or ssh: {elsewhere}")
     if source.destination and not source.destination.is_name:
         text = "expected a host name, because address: names a container"
-        yield ("sources", number, "destination"), text
+        yield Problem((*at, "destination"), text)
 
 
 def _read(path: Path) -> bytes:
@@ -116,27 +85,17 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _is_reported(found: Any, document: Document) -> bool:
-    """Return whether one of pydantic's findings is about a value whose problem is known already."""
-    at: At = found["loc"]
+def _is_reported(problem: Problem, document: Document) -> bool:
+    """Return whether a problem is about a value whose problem is known already."""
+    at = problem.at
     return any(at[:length] in document.refused for length in range(len(at) + 1))
 
 
-def _problem(found: Any, document: Document) -> tuple[int, str]:
-    """Return the line and the text of one of pydantic's findings (a dict)."""
-    at: At = found["loc"]
-    text = found["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    match found["type"]:
-        case "missing":
-            text = "missing; it is required"
-        case "extra_forbidden":
-            text = "unknown key" + _did_you_mean(at)
-        case "model_type":
-            text = "expected a mapping of keys"
-        case "too_short":
-            text = "expected one source"
+def _located(problem: Problem, document: Document) -> tuple[int, str]:
+    """Return the line and the text of a problem."""
+    at, text = problem
     note = document.notes.get(at)
-    if note and (found["type"] == "string_type" or not note.is_number):
+    if note and (text == NOT_TEXT or not note.is_number):
         text += f"; {note.text}"
     return _line(at, document), f"{dotted(at) or 'the file'}: {text}"
 
@@ -146,10 +105,3 @@ def _line(at: At, document: Document) -> int:
     while at not in document.lines:
         at = at[:-1]
     return document.lines[at]
-
-
-def _did_you_mean(at: At) -> str:
-    section = _SECTIONS.get(tuple(part for part in at[:-1] if isinstance(part, str)))
-    keys = list(section.model_fields) if section else []
-    close = difflib.get_close_matches(str(at[-1])[:80], keys, n=1)
-    return f'; did you mean "{close[0]}"?' if close else f"; known here: {', '.join(keys)}"

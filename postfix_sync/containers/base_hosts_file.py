@@ -6,7 +6,6 @@ file has for the name: to loopback, to its previous address, or to none at all. 
 file.
 """
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +34,8 @@ def _setting(text: str | None) -> str | None:
     """Read base_hosts_file from one file; None if it does not set it, "" if it can't be read."""
     if text is None:
         return ""
+    import tomllib  # noqa: PLC0415 - most hosts have no such file
+
     try:
         section = tomllib.loads(text).get("containers")
     except (ValueError, RecursionError):

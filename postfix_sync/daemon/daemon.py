@@ -43,7 +43,8 @@ from postfix_sync.system.tasks import interrupted
 from postfix_sync.text import counted
 
 if TYPE_CHECKING:
-    from postfix_sync.config.schema import Config, Listen
+    from postfix_sync.config.schema import Config
+    from postfix_sync.config.values import Listen
     from postfix_sync.store.hold import Hold
 
 FIRST_SYNC = 10.0

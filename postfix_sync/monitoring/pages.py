@@ -11,7 +11,8 @@ from postfix_sync.errors import OutOfReach, SyncError, why
 from postfix_sync.status.file import StatusFile
 
 if TYPE_CHECKING:
-    from postfix_sync.config.schema import Config, Listen
+    from postfix_sync.config.schema import Config
+    from postfix_sync.config.values import Listen
     from postfix_sync.monitoring.http_server import Pages
 
 

@@ -23,8 +23,6 @@ from postfix_sync.postfix.folding import Fold
 from postfix_sync.sources.container import Contained
 from postfix_sync.sources.local import Volume
 from postfix_sync.sources.mailman_files import SETTLE_AT_MOST
-from postfix_sync.sources.sftp import Ssh
-from postfix_sync.sources.ssh_login import Jump, Login
 from postfix_sync.store.records import Records, Stamp
 from postfix_sync.store.state_directory import records_of
 from postfix_sync.system.threads import run_in_daemon_thread
@@ -92,6 +90,9 @@ def open_source(settings: "SourceSection", max_size: int) -> Source:
         if found := settings.container:
             return Contained(volume, Engine(found.engine), found.name)
         return volume
+    from postfix_sync.sources.sftp import Ssh  # noqa: PLC0415 - most hosts have no source over SSH
+    from postfix_sync.sources.ssh_login import Jump, Login  # noqa: PLC0415 - as above
+
     jump = Jump(ssh.jump.host, ssh.jump.port, ssh.jump.user or ssh.user) if ssh.jump else None
     login = Login(
         host=ssh.host,

@@ -1,7 +1,6 @@
 """Find this host's own IP addresses, without sending a packet."""
 
 import contextlib
-import ctypes
 import fcntl
 import socket
 import struct
@@ -81,6 +80,8 @@ def _is_bridge(device: str) -> bool:
 
     /sys may show the devices of another network namespace; the ioctl is about our own.
     """
+    import ctypes  # noqa: PLC0415 - only if an address could be that of a container
+
     answer = bytearray(struct.pack("I", ETHTOOL_GDRVINFO).ljust(DRIVER_INFO_SIZE, b"\0"))
     pointer = ctypes.addressof(ctypes.c_char.from_buffer(answer))
     with _socket(is_ipv6=False) as probe, contextlib.suppress(OSError):

@@ -23,6 +23,7 @@ from postfix_sync.config.schema import (
     ProbeSection,
     SourceSection,
 )
+from postfix_sync.config.sections import keys
 from postfix_sync.system.files import denied_hint
 from tests.parts.daemon import install, obey_modes
 from tests.parts.mailman_files import nine
@@ -300,8 +301,8 @@ def test_quiet_does_not_suppress_the_status(site: Site) -> None:
 def test_example_configuration_loads_and_shows_the_defaults() -> None:
     """The example has every key, with its default value."""
     example = load(EXAMPLE)
-    bare = Config.model_validate({"sources": [{"path": str(example.sources[0].path)}]})
-    assert example.model_dump() == bare.model_dump()
+    bare = Config(sources=[SourceSection(path=example.sources[0].path)], path=EXAMPLE)
+    assert example == bare
     text = EXAMPLE.read_text()
     for section in (
         Config,
@@ -312,32 +313,68 @@ def test_example_configuration_loads_and_shows_the_defaults() -> None:
         ProbeSection,
         MetricsSection,
     ):
-        for key in section.model_fields:
+        for key in keys(section):
             assert f"{key}:" in text, f"{section.__name__}.{key} is not shown"
 
 
 LOADED = """\
 import sys
+before = set(sys.modules)
 from postfix_sync.cli.command_line import main
-status = main(sys.argv[1:])
-libraries = {"watchfiles", "aiosmtplib", "prometheus_client", "pydantic"}
-print(status, *sorted(libraries & sys.modules.keys()))
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code
+loaded = sys.modules.keys() - before
+libraries = {
+    name.partition(".")[0]
+    for name in loaded
+    if "site-packages" in (getattr(sys.modules[name], "__file__", None) or "")
+}
+print()
+print(status, *sorted(libraries | loaded & HEAVY))
 """
+"""A command, after which the last line of the output has its status and what it has imported."""
+
+HEAVY = {
+    "asyncio",
+    "ctypes",
+    "email",
+    "http",
+    "importlib.metadata",
+    "postfix_sync.daemon",
+    "postfix_sync.doctor",
+    "postfix_sync.sources.sftp",
+    "unittest",
+    "urllib.request",
+    "xml",
+}
+"""Modules that take milliseconds to import, and that a sync of a local volume does not need."""
 
 
-@pytest.mark.parametrize(
-    ("level", "loaded"), [("off", ["pydantic"]), ("rcpt", ["aiosmtplib", "pydantic"])]
-)
-def test_sync_imports_only_the_libraries_that_it_needs(
-    site: Site, level: str, loaded: list[str]
-) -> None:
-    site.configure(probe={"level": level})
+def loaded_by(site: Site, *arguments: str) -> list[str]:
+    """Return the exit status of a command, and the libraries and heavy modules that it imports."""
+    code = f"HEAVY = {HEAVY!r}\n{LOADED}"
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, "--once", "-c", str(site.config)],
+        [sys.executable, "-c", code, "-c", str(site.config), *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
-    status, *found = done.stdout.split()
-    assert found == loaded, done
-    assert status == ("0" if level == "off" else "69"), done
+    assert done.stdout, done
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [("off", ["0", "asyncio", "yaml"]), ("rcpt", ["69", "aiosmtplib", "asyncio", "email", "yaml"])],
+)
+def test_sync_imports_only_the_libraries_that_it_needs(
+    site: Site, level: str, expected: list[str]
+) -> None:
+    site.configure(probe={"level": level})
+    assert loaded_by(site, "--once") == expected
+
+
+def test_version_is_printed_without_asyncio_and_libraries(site: Site) -> None:
+    assert loaded_by(site, "--version") == ["0"]

@@ -46,7 +46,7 @@ _PACKAGES = {
     # The dependencies of the Debian package, which is installed without a network.
     TRIXIE: (
         *("postfix", "postfix-lmdb", "python3-aiosmtplib", "python3-asyncssh"),
-        *("python3-prometheus-client", "python3-pydantic", "python3-watchfiles", "python3-yaml"),
+        *("python3-prometheus-client", "python3-watchfiles", "python3-yaml"),
     ),
 }
 _PACKAGES[FORKY] = (*_PACKAGES[TRIXIE], "postfix-cdb")

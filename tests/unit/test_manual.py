@@ -1,19 +1,20 @@
 """The manual pages and the completions say what the program can do: all of it, and nothing else."""
 
 import argparse
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic.fields import FieldInfo
 
 from postfix_sync.cli import command_line
-from postfix_sync.config.reading import _SECTIONS, load
+from postfix_sync.config import sections, values
+from postfix_sync.config.reading import load
 from postfix_sync.config.schema import Config
 from postfix_sync.errors import Exit
 
@@ -33,13 +34,13 @@ COMMON = {text for action in command_line._common()._actions for text in action.
 OF_ONCE = {"--dry-run", "--force"}
 """What goes with --once; to argparse these are options beside it."""
 
-KINDS = {
-    "_duration": r"\fIDURATION\fR",
-    "_size": r"\fISIZE\fR",
-    "_percent": r"\fIPERCENT\fR",
-    "_absolute": r"\fIPATH\fR",
-    "_nameable": r"\fIPATH\fR",
-    "_name": r"\fINAME\fR",
+KINDS: dict[Any, str] = {
+    values._duration: r"\fIDURATION\fR",
+    values._size: r"\fISIZE\fR",
+    values._percent: r"\fIPERCENT\fR",
+    values._absolute: r"\fIPATH\fR",
+    values._nameable: r"\fIPATH\fR",
+    values._name: r"\fINAME\fR",
 }
 """How yaml(5) calls the kinds of values that the page defines, by the function that reads one."""
 
@@ -168,7 +169,24 @@ def test_the_examples_are_commands() -> None:
 
 # The configuration: its sections by their headings, each key with how it is written and explained.
 
-HEADINGS = {at[-1]: model for at, model in _SECTIONS.items() if at}
+
+def inner_types(kind: Any) -> Iterator[Any]:
+    """A type, and all that it is made of."""
+    yield kind
+    for inner in get_args(kind):
+        yield from inner_types(inner)
+
+
+def headings(model: Any) -> Iterator[tuple[str, Any]]:
+    """The keys below a section that have sections, with these."""
+    for key, field in sections.keys(model).items():
+        for inner in inner_types(field.type):
+            if getattr(inner, "__module__", "") == Config.__module__:
+                yield key, inner
+                yield from headings(inner)
+
+
+HEADINGS = dict(headings(Config))
 
 
 def keys() -> dict[tuple[str, str], tuple[str, str]]:
@@ -188,13 +206,13 @@ def keys() -> dict[tuple[str, str], tuple[str, str]]:
 
 
 KEYS = keys()
-FIELDS: dict[tuple[str, str], FieldInfo] = {
+FIELDS: dict[tuple[str, str], dataclasses.Field[Any]] = {
     (name, key): field
     for name, model in HEADINGS.items()
-    for key, field in model.model_fields.items()
+    for key, field in sections.keys(model).items()
 } | {
     ("", key): field
-    for key, field in Config.model_fields.items()
+    for key, field in sections.keys(Config).items()
     if key not in HEADINGS
 }  # fmt: skip
 
@@ -219,17 +237,17 @@ def configured(at: str, key: str, *given: Any, ssh: bool = False) -> Any:
     places = {**document, "": document, "sources": source, "ssh": source.get("ssh")}
     for value in given:
         places[at][key] = value
-    found = Config.model_validate(document)
+    found = sections.read(Config, document)
     first = found.sources[0]
-    return getattr({**dict(found), "": found, "sources": first, "ssh": first.ssh}[at], key)
+    return getattr({**vars(found), "": found, "sources": first, "ssh": first.ssh}[at], key)
 
 
 @pytest.mark.parametrize(("at", "key"), FIELDS)
 def test_the_default_of_a_key_is_that_of_the_program(at: str, key: str) -> None:
     text = KEYS[at, key][1]
     field = FIELDS[at, key]
-    assert ("\nRequired." in f"\n{text}") == field.is_required()
-    if field.is_required() or (at, key) == ("sources", "name"):
+    assert ("\nRequired." in f"\n{text}") == sections.is_required(field)
+    if sections.is_required(field) or (at, key) == ("sources", "name"):
         return
     if "Default: none" in text:
         assert configured(at, key) is None
@@ -248,37 +266,34 @@ def test_the_name_of_a_source_is_made_as_it_says() -> None:
     text = plain(" ".join(map(plain, KEYS["sources", "name"][1].splitlines())))
     assert "for /opt/mailman/var/data it is" in text
     assert r"\(lqmailman\(rq" in text
-    made = Config.model_validate({"sources": [{"path": "/opt/mailman/var/data"}]})
+    made = sections.read(Config, {"sources": [{"path": "/opt/mailman/var/data"}]})
     assert made.sources[0].name == "mailman"
 
 
 @pytest.mark.parametrize(("at", "key"), FIELDS)
 def test_the_kind_of_a_key_is_that_of_the_program(at: str, key: str) -> None:
-    field = FIELDS[at, key]
     kind = KEYS[at, key][0]
-    if get_origin(field.annotation) is Literal:
-        assert kind == " | ".join(get_args(field.annotation))
-    elif field.annotation is bool:
-        assert kind == "true | false"
-    elif field.annotation is int and not _reader(field):
-        assert kind == r"\fINUMBER\fR"
-        assert all(str(bound) in KEYS[at, key][1] for bound in _bounds(field))
-    elif (reader := _reader(field)) in KINDS:
-        assert kind == KINDS[reader]
+    match reader(FIELDS[at, key]):
+        case values.Choice(words):
+            assert kind == " | ".join(words)
+        case values._boolean:
+            assert kind == "true | false"
+        case values.WholeNumber(least, most):
+            assert kind == r"\fINUMBER\fR"
+            assert str(least) in KEYS[at, key][1]
+            assert str(most) in KEYS[at, key][1]
+        case values.Text(check) if check in KINDS:
+            assert kind == KINDS[check]
+        case other if other in KINDS:
+            assert kind == KINDS[other]
 
 
-def _reader(field: FieldInfo) -> str:
-    """The function that reads a value of this field, by its name."""
-    inner = [one for kind in get_args(field.annotation) for one in get_args(kind)[1:]]
+def reader(field: dataclasses.Field[Any]) -> Any:
+    """The function that reads a value of this field."""
     return next(
-        (one.func.__name__ for one in (*field.metadata, *inner) if hasattr(one, "func")), ""
+        (kind.__metadata__[0] for kind in inner_types(field.type) if hasattr(kind, "__metadata__")),
+        None,
     )
-
-
-def _bounds(field: FieldInfo) -> list[int]:
-    return [
-        getattr(one, name) for one in field.metadata for name in ("ge", "le") if hasattr(one, name)
-    ]
 
 
 def test_the_examples_are_configurations(tmp_path: Path) -> None:

@@ -25,12 +25,15 @@ from postfix_sync.config.schema import (
     SourceSection,
     SshSection,
 )
+from postfix_sync.config.sections import keys
 from postfix_sync.errors import ConfigError, NotPermitted
 from postfix_sync.model.destination import Destination
 
 ONE = "sources: [{path: /srv/mailman_var/data}]\n"
 
 IN_QUOTES = "write it in quotes if it is text"
+
+LEVELS = "'connect', 'lhlo', 'rcpt' or 'off'"
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in pairwise("abcdefghij")
@@ -114,7 +117,7 @@ def test_example_configuration_has_every_option() -> None:
         Config,
     )
     for section in sections:
-        for key in section.model_fields:
+        for key in keys(section):
             assert f" {key}:" in text or f"\n{key}:" in text
 
 
@@ -318,6 +321,32 @@ def test_sync_interval_is_the_shortest_of_the_sources(tmp_path: Path) -> None:
                 "3: sources[0].ssh.port: expected less than or equal to 65535",
                 '3: sources[0].ssh.user: expected a user name, not "a b"',
             ],
+        ),
+        (
+            "sources:\n- {pth: 1}\n- 3\n- path: n\n  ssh: {host: h, port: a}\n- path: m\nhosts: no",
+            [
+                "2: sources[0].path: missing; it is required",
+                '2: sources[0].pth: unknown key; did you mean "path"?',
+                "3: sources[1]: expected a mapping of keys",
+                '4: sources[2].path: expected an absolute path, not "n"',
+                "5: sources[2].ssh.port: expected a valid integer",
+                '6: sources[3].path: expected an absolute path, not "m"',
+                f"7: hosts: expected a mapping of keys; no is read as false; {IN_QUOTES}",
+            ],
+        ),
+        (
+            ONE + "generations: yes\nprobe: {level: on, flush: 1}\nhosts: {chroot: off}\n",
+            [
+                f"2: generations: expected a valid integer; yes is read as true; {IN_QUOTES}",
+                "3: probe.flush: expected a valid boolean",
+                f"3: probe.level: expected {LEVELS}; on is read as true; {IN_QUOTES}",
+                f"4: hosts.chroot: expected 'auto' or 'never'; off is read as false; {IN_QUOTES}",
+            ],
+        ),
+        (ONE + "generations: 0\n", ["2: generations: expected greater than or equal to 1"]),
+        (
+            "sources: []\nhots: 1\n",
+            ["1: sources: expected one source", '2: hots: unknown key; did you mean "hosts"?'],
         ),
         (
             f"sources: [{{path: /m, name: {'x' * 101}}}]",
@@ -582,9 +611,9 @@ _values: Any = st.recursive(
     ),
     max_leaves=8,
 )
-_documents = st.lists(
-    st.tuples(st.sampled_from([*Config.model_fields, "a"]), _values), max_size=4
-).map(lambda lines: "".join(f"{key}: {value}\n" for key, value in lines))
+_documents = st.lists(st.tuples(st.sampled_from([*keys(Config), "a"]), _values), max_size=4).map(
+    lambda lines: "".join(f"{key}: {value}\n" for key, value in lines)
+)
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,8 +1,12 @@
 """How each event changes the status: probes, clusters, syncs and counts of deferred mail."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from postfix_sync.config.schema import Config, Listen, MetricsSection
+from postfix_sync.config.schema import Config, MetricsSection, SourceSection
+from postfix_sync.config.values import Listen
 from postfix_sync.errors import ApplyError, Refused
 from postfix_sync.model.destination import Destination
 from postfix_sync.postfix.queue import DeferredMail
@@ -129,7 +133,7 @@ def test_queue_has_zeros_if_counted_and_is_none_if_not() -> None:
     assert after_count(found, {}, NOW)["queue"] == {}
 
 
-CONFIG = Config.model_validate({"sources": [{"name": "lists", "path": "/data"}]})
+CONFIG = Config(sources=[SourceSection(name="lists", path=Path("/data"))])
 DISK = ApplyError("a disk: full", "rm")
 WENT_WRONG = Report(failed=(DISK,), seconds=2.0)
 WENT_WELL = Report(
@@ -169,8 +173,6 @@ def test_counters_add_up_and_failures_keep_their_start() -> None:
 
 
 def test_queue_is_none_once_it_is_no_longer_counted() -> None:
-    counting = CONFIG.model_copy(
-        update={"metrics": MetricsSection(listen=Listen("127.0.0.1", 9825))}
-    )
+    counting = replace(CONFIG, metrics=MetricsSection(listen=Listen("127.0.0.1", 9825)))
     assert after_sync(status(), counting, WENT_WELL, NOW)["queue"] == status()["queue"]
     assert after_sync(status(), CONFIG, WENT_WELL, NOW)["queue"] is None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.config import sections
 from postfix_sync.config.schema import SourceSection
 from postfix_sync.doctor.checks.sources import without_events
 from postfix_sync.model.finding import Verdict
@@ -25,7 +26,8 @@ def test_only_long_intervals_need_events(
     kind: str, interval: str, verdict: Verdict, seen: str
 ) -> None:
     """Problem 45; a disk of this host has events."""
-    source = SourceSection.model_validate({"name": "lists", "path": "/data", "interval": interval})
+    document = {"name": "lists", "path": "/data", "interval": interval}
+    source = sections.read(SourceSection, document)
     found = without_events(source, Mount(Path("/data"), kind))
     assert (found.verdict, found.seen, found.fix) == (verdict, seen, None)
 
