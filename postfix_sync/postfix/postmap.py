@@ -1,15 +1,20 @@
 """Build and query tables with the postmap(1) of one Postfix instance."""
 
+import io
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix.index_type import TEXT, IndexType
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.system.commands import Completed, run
+from postfix_sync.system.threads import run_in_daemon_thread
 
 SLOWEST = 100_000
 """Bytes a second that postmap(1) processes at least, on a slow disk and a busy host: measured, it
@@ -17,6 +22,11 @@ takes 5 s for 68 MB on two idle cores."""
 
 SLOWEST_KEY = 0.5
 """Seconds for which postmap(1) may change one key of an lmdb index, on a slow and busy disk."""
+
+CHUNK = 2**20
+"""Bytes of a text, about 19,000 lines, that are compared with the answers of one postmap(1)."""
+
+_VALUES = re.compile(rb"\t.*")
 
 
 @dataclass(frozen=True)
@@ -82,21 +92,36 @@ class Postmap:
 
         Raises ApplyError if postmap(1) fails, or prints anything else about the map.
         """
-        table = f"{kind.name}:{text}"
-        done = await self._query(table, keys, timeout=_long_enough(sum(map(len, keys))))
-        said = self._about(kind, text, done)
-        # An index that is older than its text can still be queried.
-        older = f"is older than source file {text}"
-        if any(not line.endswith(older) for line in said):
-            raise _failed(f"postmap -q - {table}", done, said)
-        return _pairs(done)
+        return _pairs(await self._query_index(kind, text, _lines(keys)))
+
+    async def differing(self, kind: IndexType, index_text: Path, text: Path | bytes) -> str | None:
+        """Return the first key of `text` for which the index beside `index_text` has not its value.
+
+        Return None if there is none. `text` is a text as this program installs it: one comment,
+        then lines of KEY, tab, VALUE. postmap(1) prints such lines for the keys that it finds, in
+        the order of the query, so its output is compared with the text, CHUNK by CHUNK. A line of
+        any other form differs, and a key with capital letters too, since the index has it folded.
+
+        A key that only the index has is not found: of a cdb, postmap(1) can't list the keys.
+
+        Raises ApplyError as `query` does, OSError if the text can't be read.
+        """
+        with io.BytesIO(text) if isinstance(text, bytes) else text.open("rb") as lines:
+            if not lines.readline().startswith(b"#"):
+                lines.seek(0)
+            while chunk := await run_in_daemon_thread(_chunk, lines):
+                keys = _VALUES.sub(b"", chunk)
+                done = await self._query_index(kind, index_text, keys)
+                if done.output != chunk or keys.lower() != keys:
+                    return _first_wrong(chunk, done.output)
+        return None
 
     async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> dict[str, str]:
         """Query any table that main.cf may name for `keys`; return the entries that it has.
 
         Raises ApplyError if the table cannot be queried, or not within `timeout` seconds.
         """
-        done = await self._query(table, keys, timeout=timeout)
+        done = await self._query(table, _lines(keys), timeout=timeout)
         said = self._complaints(done)
         if any(": fatal: " in line or ": error: " in line for line in said):
             raise _failed(f"postmap -q - {table}", done, said)
@@ -135,12 +160,22 @@ class Postmap:
         standing = frozenset(line.replace(str(text), TEXT) for line in lines)
         return IndexType(name, opened[0], standing)
 
-    async def _query(self, table: str, keys: Iterable[str], *, timeout: float) -> Completed:
-        lines = "".join(f"{key}\n" for key in keys).encode()
+    async def _query_index(self, kind: IndexType, text: Path, keys: bytes) -> Completed:
+        """Query the index beside `text` for lines of keys. Raises ApplyError as `query` does."""
+        table = f"{kind.name}:{text}"
+        done = await self._query(table, keys, timeout=_long_enough(len(keys)))
+        said = self._about(kind, text, done)
+        # An index that is older than its text can still be queried.
+        older = f"is older than source file {text}"
+        if any(not line.endswith(older) for line in said):
+            raise _failed(f"postmap -q - {table}", done, said)
+        return done
+
+    async def _query(self, table: str, keys: bytes, *, timeout: float) -> Completed:
         # Postfix's daemons run in the queue directory, so the path of a socket may be relative.
         done = await run(
             instance_command(self.config_directory, "postmap", "-q", "-", table),
-            stdin=lines,
+            stdin=keys,
             timeout=timeout,
             directory=self.queue_directory if self.queue_directory.is_dir() else None,
         )
@@ -171,3 +206,22 @@ def _pairs(done: Completed) -> dict[str, str]:
     """Parse what `postmap -q -` prints."""
     pairs = (line.partition("\t") for line in done.stdout.split("\n") if line)
     return {key: value for key, _, value in pairs}
+
+
+def _lines(keys: Iterable[str]) -> bytes:
+    return "".join(f"{key}\n" for key in keys).encode()
+
+
+def _chunk(lines: BinaryIO) -> bytes:
+    """Read about CHUNK bytes, up to the end of a line; none at the end of the file."""
+    return lines.read(CHUNK) + lines.readline()
+
+
+def _first_wrong(lines: bytes, answers: bytes) -> str:
+    """Return the key of the first line that is not its answer, or that is not folded."""
+    key = b""
+    for line, answer in zip_longest(io.BytesIO(lines), io.BytesIO(answers)):
+        key = _VALUES.sub(b"", line.rstrip(b"\n"))
+        if line != answer or key.lower() != key:
+            break
+    return key.decode("utf-8", "backslashreplace")

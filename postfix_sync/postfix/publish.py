@@ -27,7 +27,6 @@ from pathlib import Path
 from postfix_sync.errors import ApplyError, NotPermitted, why
 from postfix_sync.model.installed import EVERY_DOMAIN, KnownText
 from postfix_sync.model.maps import Diff
-from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish, small_change
 from postfix_sync.postfix.installed_text import installed_version, pieces, version_of
 from postfix_sync.postfix.map_directory import MapDirectory
@@ -127,7 +126,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
                 await _change(directory, staged, change, lock)
             else:
                 await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
-                await _check(directory, staged, step.table, len(content))
+                await _check(directory, staged, len(content))
             seen = before is None or before[:] == _head(index)
         if not seen:
             noted = directory.reload_note.read()
@@ -206,15 +205,16 @@ async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int
         raise ApplyError(f"{staged}: read back, the index does not hold {wrong} as changed")
 
 
-async def _check(directory: MapDirectory, staged: Path, table: Table[str], size: int) -> None:
-    """Raise ApplyError unless the index holds exactly the entries that it was built from.
+async def _check(directory: MapDirectory, staged: Path, size: int) -> None:
+    """Raise ApplyError unless the index holds each entry of the text that it was built from.
+
+    postmap(1) builds it from nothing, so it holds no other entries.
 
     `size` is that of the text, in bytes: if less than that is free, the disk counts as full.
     """
-    held = await directory.postfix.postmap.query(directory.kind, staged, list(table))
-    if table == held:
+    wrong = await directory.postfix.postmap.differing(directory.kind, staged, staged)
+    if wrong is None:
         return
-    wrong = next(key for key, value in table.items() if held.get(key) != value)
     problem = f"{staged}: read back, the index does not hold {wrong} as written"
     # postmap(1) may print nothing if the disk is full.
     if free_bytes(staged) < size:

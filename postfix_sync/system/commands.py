@@ -46,8 +46,14 @@ class Completed:
 
     command: str
     status: int
-    stdout: str
+    output: bytes
+    """Its standard output."""
     stderr: str
+
+    @functools.cached_property
+    def stdout(self) -> str:
+        """Its standard output as text."""
+        return _text(self.output)
 
     @property
     def complaint(self) -> str:
@@ -102,7 +108,7 @@ async def run(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        return Completed(command, status, _text(printed), _text(complained))
+        return Completed(command, status, _content(printed), _text(_content(complained)))
 
 
 async def _start(argv: Sequence[str], **how: Any) -> asyncio.subprocess.Process:
@@ -144,7 +150,7 @@ class Running:
                 status = await self.process.wait()
         except TimeoutError:
             return False
-        ended = Completed(self.command, status, "", _text(self.complained))
+        ended = Completed(self.command, status, b"", _text(_content(self.complained)))
         raise OutOfReach(f"{self.command}: has ended: {ended.complaint}")
 
 
@@ -186,10 +192,14 @@ def _memory_file(content: bytes = b"") -> Iterator[int]:
         os.close(descriptor)
 
 
-def _text(descriptor: int) -> str:
+def _content(descriptor: int) -> bytes:
     size = os.fstat(descriptor).st_size
     parts, offset = [], 0
     while offset < size and (part := os.pread(descriptor, size - offset, offset)):
         parts.append(part)
         offset += len(part)
-    return b"".join(parts).decode("utf-8", "backslashreplace")
+    return b"".join(parts)
+
+
+def _text(printed: bytes) -> str:
+    return printed.decode("utf-8", "backslashreplace")
