@@ -61,11 +61,11 @@ def by_sftp(login: Login, files: MailmanFiles) -> float:
 def by_postfix_sync(login: Login, files: MailmanFiles, plan: Plan) -> float:
     """Return the seconds that the SSH source takes, without its wait for files to settle."""
 
-    async def fetch() -> None:
+    async def session() -> None:
         source = Ssh(login, PurePosixPath(files.directory), 2 * plan.fetch_bytes)
-        assert await source.fetch()
+        assert await fetch(source)
         await source.close()
 
     began = time.monotonic()
-    asyncio.run(fetch())
+    asyncio.run(session())
     return time.monotonic() - began - QUIET

@@ -21,11 +21,11 @@ from typing import Any, Self
 import pytest
 
 from postfix_sync.errors import OutOfReach
-from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.local import RECHECK, REREAD_FOR, Volume
 from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from tests.parts.common import PATIENCE, TRIES, run, wait_for
 from tests.parts.mailman_files import HEADER, MailmanFiles, lmtp_text
+from tests.parts.source_content import Contents, fetch
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +48,11 @@ def volume(files: MailmanFiles) -> Volume:
     return Volume(files.directory, max_size=2**30)
 
 
-def timed_fetch(files: MailmanFiles) -> tuple[Snapshot, float]:
+def timed_fetch(files: MailmanFiles) -> tuple[Contents, float]:
     """Return a snapshot, and the seconds that it took."""
     began = time.monotonic()
-    snapshot = asyncio.run(volume(files).fetch())
+    snapshot = asyncio.run(fetch(volume(files)))
+    assert snapshot
     return snapshot, time.monotonic() - began
 
 
@@ -217,12 +218,14 @@ def test_files_that_always_change_are_read_consistently_or_not_at_all(files: Mai
     assert SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + REREAD_FOR + 0.5
 
 
-async def _fetched(source: Volume) -> Snapshot | OutOfReach:
+async def _fetched(source: Volume) -> Contents | OutOfReach:
     try:
         async with asyncio.timeout(PATIENCE):
-            return await source.fetch()
+            found = await fetch(source)
     except OutOfReach as error:
         return error
+    assert found
+    return found
 
 
 def test_files_that_often_change_are_read_after_two_seconds(files: MailmanFiles) -> None:
@@ -233,7 +236,7 @@ def test_files_that_often_change_are_read_after_two_seconds(files: MailmanFiles)
             found = asyncio.run(_fetched(volume(files)))
             were_quiet, seconds = changes.were_quiet, time.monotonic() - began
         assert seconds > SETTLE_AT_MOST or were_quiet
-        taken = isinstance(found, Snapshot) and found.vmap is not None
+        taken = isinstance(found, Contents) and found.vmap is not None
         if taken and SETTLE_AT_MOST < seconds < SETTLE_AT_MOST + 1:
             break
     assert taken
