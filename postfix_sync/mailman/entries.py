@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 from postfix_sync.errors import Refused, quote
 from postfix_sync.mailman.tiles import (
+    ANY_EXTENSION,
     BEFORE_REGEX,
+    BY_LINE,
     LINE,
-    LINES,
     MAX_LINE,
     NAME,
     VALUE,
+    Formats,
     LongLineError,
-    Patterns,
     Tile,
     ends_with_newline,
     lines_before,
@@ -118,7 +119,7 @@ def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     )
 
 
-def pieces(file: SourceFile, patterns: Patterns) -> Iterator[list[Tile]]:
+def pieces(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
     """Yield the tiles of a file, piece by piece, in memory that does not grow with the file.
 
     Raises `Refused` if the last line has no end, or for a line that is longer than a piece.
@@ -127,7 +128,7 @@ def pieces(file: SourceFile, patterns: Patterns) -> Iterator[list[Tile]]:
         number = lines_before(file, file.size) + 1
         raise refuse(file, number, "the last line has no newline; the file is truncated")
     try:
-        yield from tiles(file, patterns)
+        yield from tiles(file, formats)
     except LongLineError as error:
         raise refuse(file, error.number, _too_long(error.length)) from None
 
@@ -204,9 +205,10 @@ def _line_of(tile: Tile) -> Line | None:
 
 
 def name_of(text: bytes, *, regex: bool) -> str:
-    """Return the name of a list from its tile; also of several, one a line."""
+    """Return the address of a tile; also those of several, one a line."""
     if regex:
-        text = text.replace(BEFORE_REGEX, b"").replace(b"\\.", b".")
+        for part, plain in (BEFORE_REGEX, b""), (ANY_EXTENSION, b""), (b"\\.", b"."):
+            text = text.replace(part, plain)
     return text.decode()
 
 
@@ -261,7 +263,7 @@ def parse_entries(file: SourceFile, checks: Checks, at_most: int) -> dict[str, s
     """
     reading = Reading(file, checks, at_most)
     table: dict[str, str] = {}
-    for piece in pieces(file, LINES):
+    for piece in pieces(file, BY_LINE):
         for entry in reading.in_order(piece):
             reading.enter(entry, table)
     return table

@@ -1,12 +1,12 @@
 """Cut one of Mailman's files into lists and lines, piece by piece. Pure.
 
 One regular expression tiles a piece: the nine lines of a list, as Mailman's mta/aliases.py has
-them, are one tile, and any other line is one. A list is read that way only if its text is the text
-that Postfix looks up: names in lower-case ASCII, with characters that names.py permits, and one
-value for all lines. So lists that Mailman wrote cost no step of Python each, and all else is read
-line by line.
+them, are one tile, and any other line is one. A list is read that way only if its names are in
+ASCII, with characters that names.py permits, and if all lines have one value. So lists that Mailman
+wrote cost no step of Python each, and all else is read line by line.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
@@ -25,7 +25,10 @@ NAME, DOMAIN, VALUE, TARGET_DOMAIN, LINE = 0, 2, 3, 5, -1
 """The places in a tile; only one of postfix_vmap has the domain that its value is in."""
 
 BEFORE_REGEX = b"/^"
-"""What a list's name begins with in a file whose keys are regular expressions."""
+"""What a name begins with in a file whose keys are regular expressions."""
+
+ANY_EXTENSION = rb"(\+.*)?"
+"""What follows the local parts of -bounces and -confirm in a regular expression."""
 
 
 class LongLineError(Exception):
@@ -50,72 +53,91 @@ class _Format(NamedTuple):
 
 _PLAIN = _Format(
     before="",
-    local=r"[a-z0-9!$%&'*+\-.=?^_`{|}~][a-z0-9!#$%&'*+\-./=?^_`{|}~]*+",
-    domain=r"[a-z0-9_.\-]++",
+    local=r"[A-Za-z0-9!$%&'*+\-.=?^_`{|}~][A-Za-z0-9!#$%&'*+\-./=?^_`{|}~]*+",
+    domain=r"[A-Za-z0-9_.\-]++",
     extension="",
     after=r"[ \t]++",
 )
 _REGEX = _Format(
     before=r"/\^",
-    local=r"(?!#)(?:[a-z0-9!#$%&'*+\-=?^_`{|}~]++|\\\.)++",
-    domain=r"(?:[a-z0-9_\-]++|\\\.)++",
-    extension=r"\(\\\+\.\*\)\?",
+    local=r"(?!#)(?:[A-Za-z0-9!#$%&'*+\-=?^_`{|}~]++|\\\.)++",
+    domain=r"(?:[A-Za-z0-9_\-]++|\\\.)++",
+    extension=re.escape(ANY_EXTENSION.decode()),
     # If an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
     after=r"\$/[ \t]*+",
 )
 
 
 class Patterns(NamedTuple):
-    """The patterns of a file's tiles, if its keys are plain, and if they are regular expressions.
+    """The patterns of a file's tiles, and of those lines among them that need no check.
 
     Their quantifiers are possessive: they never try a shorter match, so no line takes a time that
     grows with the square of its length.
     """
 
-    plain: re.Pattern[bytes]
-    regex: re.Pattern[bytes]
+    tiles: re.Pattern[bytes]
+    lines: re.Pattern[bytes]
+    """Its tiles have the form of a list's, but are the single lines of addresses."""
 
 
-def _tiles_of(form: _Format, value: str, others: str) -> re.Pattern[bytes]:
-    """Return the pattern of the tiles of a file.
+class Formats(NamedTuple):
+    """The patterns of a file, if its keys are plain, and if they are regular expressions."""
+
+    plain: Patterns
+    regex: Patterns
+
+
+def _patterns(form: _Format, value: str, others: str) -> Patterns:
+    """Return the patterns of a file.
 
     `value` is the pattern of a list's value, and `others` that of its other lines' values, in which
     %s stands for the subaddress.
     """
-    key = f"(?P<name>{form.before}(?P<local>{form.local})@(?P<domain>{form.domain}))"
-    lines = [f"{key}{form.after}(?P<value>{value}) *+\\n"]
+    local = f"(?P<local>{form.local})"
+    rest = f"@(?P<domain>{form.domain})){form.after}(?P<value>{value}) *+\\n"
+    others = f"@(?P=domain){form.after}{others} *+\\n"
+    lines = [f"(?P<name>{form.before}{local}{rest}"]
     for subaddress in SUBADDRESSES:
         extension = form.extension if subaddress in {"bounces", "confirm"} else ""
-        key = f"(?P=local)-{subaddress}{extension}@(?P=domain)"
         other = others.replace("%s", subaddress)
-        lines.append(f"{form.before}{key}{form.after}{other} *+\\n")
-    return re.compile(rf"{''.join(lines)}|([^\n]*+)\n".encode())
+        lines.append(f"{form.before}(?P=local)-{subaddress}{extension}{other}")
+    extension = f"(?:(?<=-bounces|-confirm){form.extension})?+" if form.extension else ""
+    line = f"(?P<name>{form.before}{local}{extension}{rest}"
+    return Patterns(*(re.compile(rf"{one}|([^\n]*+)\n".encode()) for one in ("".join(lines), line)))
 
 
-_ROUTE = (r"[!-~]++", "(?P=value)")
-ROUTES = Patterns(_tiles_of(_PLAIN, *_ROUTE), _tiles_of(_REGEX, *_ROUTE))
-"""Of postfix_lmtp, whose lists have one value each."""
+@functools.cache
+def of_routes() -> Formats:
+    """Return the patterns of postfix_lmtp, whose lists have one value each."""
+    value = (r"[!-~]++", "(?P=value)")
+    return Formats(_patterns(_PLAIN, *value), _patterns(_REGEX, *value))
 
-_ALIAS = (rf"(?P<to>{_PLAIN.local})@(?P<at>{_PLAIN.domain})", "(?P=to)-%s@(?P=at)")
-ALIASES = Patterns(_tiles_of(_PLAIN, *_ALIAS), _tiles_of(_REGEX, *_ALIAS))
-"""Of postfix_vmap, where each address of a list leads to the same address of another list, and the
-values are plain addresses in both formats."""
+
+@functools.cache
+def of_aliases() -> Formats:
+    """Return the patterns of postfix_vmap.
+
+    Each address of a list leads to the same address of another list, and is plain in both formats.
+    """
+    value = (rf"(?P<to>{_PLAIN.local})@(?P<at>{_PLAIN.domain})", "(?P=to)-%s@(?P=at)")
+    return Formats(_patterns(_PLAIN, *value), _patterns(_REGEX, *value))
+
 
 _LINE = re.compile(rb"()([^\n]*+)\n")
-LINES = Patterns(_LINE, _LINE)
-"""Of a file without lists."""
+BY_LINE = Formats(Patterns(_LINE, _LINE), Patterns(_LINE, _LINE))
+"""The patterns of a file without lists."""
 
 _FIRST_ENTRY = re.compile(rb"^[^# \n].?", re.MULTILINE)
 
 
-def tiles(file: SourceFile, patterns: Patterns) -> Iterator[list[Tile]]:
+def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
     """Yield the tiles of a file in order, those of a piece at a time.
 
     They are the tiles of the file as a whole, wherever a piece ends. The file ends with a newline.
     Raises LongLineError for a line without an end within its piece.
     """
     read, rest = 0, b""
-    pattern = None
+    patterns = None
     while chunk := _read(file, read, file.piece):
         read += len(chunk)
         text = rest + chunk
@@ -124,9 +146,10 @@ def tiles(file: SourceFile, patterns: Patterns) -> Iterator[list[Tile]]:
         if b"\n" not in chunk and not is_long:
             rest = text
             continue
-        if pattern is None and (first := _FIRST_ENTRY.search(text, 0, end)):
-            pattern = patterns.regex if first[0] == BEFORE_REGEX else patterns.plain
-        found: list[Tile] = (pattern or patterns.plain).findall(text, 0, end)
+        if patterns is None and (first := _FIRST_ENTRY.search(text, 0, end)):
+            patterns = formats.regex if first[0] == BEFORE_REGEX else formats.plain
+        pattern = _LINE if _has_long_line(text[:end]) else (patterns or formats.plain).tiles
+        found: list[Tile] = pattern.findall(text, 0, end)
         # The last lines of a piece may be the first ones of a list.
         carried = 0 if is_long or read == file.size else _trailing_lines(found)
         if carried:
@@ -150,6 +173,19 @@ def _read(file: SourceFile, start: int, size: int) -> bytes:
     except OSError as error:
         error.filename = file.place
         raise
+
+
+def _has_long_line(text: bytes) -> bool:
+    """Return whether a line has more bytes than MAX_LINE.
+
+    Such a line fills one of the parts of half that length.
+    """
+    part = MAX_LINE // 2
+    if all(
+        text.find(b"\n", start, start + part) >= 0 for start in range(0, len(text) - part, part)
+    ):
+        return False
+    return max(map(len, text.split(b"\n"))) > MAX_LINE
 
 
 def _trailing_lines(found: list[Tile]) -> int:

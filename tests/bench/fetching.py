@@ -13,6 +13,7 @@ from postfix_sync.sources.ssh_login import Login
 from tests.bench.measure import Row, Say
 from tests.bench.plan import Plan
 from tests.parts.mailman_files import MailmanFiles
+from tests.parts.source_content import fetch
 from tests.parts.sshd import Sshd, make_key, rooted_directory
 
 
