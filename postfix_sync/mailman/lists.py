@@ -160,7 +160,8 @@ class _Lists(Reading):
 
         Raises ValueError if one is wrong, or an address has two values.
         """
-        table, count = {}, 0
+        table: dict[str, str] = {}
+        count = 0
         if lines and self.regex is not None:
             patterns = self._formats.regex if self.regex else self._formats.plain
             columns = tuple(zip(*patterns.lines.findall(b"\n".join([*lines, b""])), strict=True))
@@ -190,7 +191,9 @@ def _step(line: bytes) -> int:
 
 def _agree(known: Mapping[str, str], new: Mapping[str, str]) -> bool:
     """Return whether two tables have the same values for the keys that are in both."""
-    return all(known[key] == new[key] for key in known.keys() & new.keys())
+    return known.keys().isdisjoint(new) or all(
+        known[key] == new[key] for key in known.keys() & new.keys()
+    )
 
 
 def _disputed(kind: type[T], lists: Mapping[str, str], others: Mapping[str, str]) -> set[str]:

@@ -176,16 +176,14 @@ def _read(file: SourceFile, start: int, size: int) -> bytes:
 
 
 def _has_long_line(text: bytes) -> bool:
-    """Return whether a line has more bytes than MAX_LINE.
-
-    Such a line fills one of the parts of half that length.
-    """
-    part = MAX_LINE // 2
-    if all(
-        text.find(b"\n", start, start + part) >= 0 for start in range(0, len(text) - part, part)
-    ):
-        return False
-    return max(map(len, text.split(b"\n"))) > MAX_LINE
+    """Return whether a line has more bytes than MAX_LINE, without a step for each line."""
+    start = 0
+    while len(text) - start > MAX_LINE:
+        end = text.rfind(b"\n", start, start + MAX_LINE + 1)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
 
 
 def _trailing_lines(found: list[Tile]) -> int:

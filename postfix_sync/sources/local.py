@@ -40,6 +40,13 @@ T = TypeVar("T")
 _State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 """Each file's inode, time of change (ns) and size, which differ between versions."""
 
+STEP = 0.02
+"""Seconds after an event in which another one delays the report of both. While nothing happens,
+watchfiles wakes up as often, which takes 2 ms of processor time a second."""
+
+BURST = 0.1
+"""Seconds after which events are reported although more of them arrive."""
+
 LOOK = QUIET / 20
 """Seconds between checks of files that have changed a moment ago."""
 
@@ -170,7 +177,9 @@ class Volume:
         return OutOfReach(message, "is the volume mounted, and is it the source's path?")
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yield when a file in the directory changed and the directory is quiet; never end.
+        """Yield when a file in the directory changed; never end.
+
+        Each change is reported, also one that follows at once: `read` waits for quiet if it must.
 
         A watch reports nothing more once its directory has been removed or replaced. Either counts
         as a change, and a new watch is started. A watch does not see changes from before its start,
@@ -191,8 +200,8 @@ class Volume:
                 async for changed in awatch(
                     self.directory,
                     watch_filter=_is_a_table,
-                    step=round(QUIET * 1000),
-                    debounce=round(SETTLE_AT_MOST * 1000),
+                    step=round(STEP * 1000),
+                    debounce=round(BURST * 1000),
                     rust_timeout=round(RECHECK * 1000),
                     yield_on_timeout=True,
                     recursive=False,
