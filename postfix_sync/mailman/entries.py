@@ -9,13 +9,26 @@ line.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from postfix_sync.errors import Refused, quote
+from postfix_sync.mailman.tiles import (
+    ANY_EXTENSION,
+    BEFORE_REGEX,
+    BY_LINE,
+    LINE,
+    MAX_LINE,
+    NAME,
+    VALUE,
+    Formats,
+    LongLineError,
+    Tile,
+    ends_with_newline,
+    lines_before,
+    tiles,
+)
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
-from postfix_sync.model.list_block import alias_block, list_block
 from postfix_sync.model.source import SourceFile
-from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import Fold
 
 MAILMAN_ALIASES = (
@@ -26,11 +39,6 @@ MAILMAN_ALIASES = (
 
 REFUSED = "refused, Postfix keeps the last good maps"
 """The consequence of invalid content, for messages."""
-
-MAX_LINE = 2048
-"""Bytes of a line at most: Postfix's line_length_limit. An address has 320 bytes at most."""
-
-T = TypeVar("T", bound=Table[str])
 
 MAX_LISTS = 150_000
 """Lists of one source at most: seven times as many as the largest known site has. It limits the
@@ -43,14 +51,12 @@ of eight lines, and one line for each domain and for each list, which has nine e
 # If an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
 _REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
 _BLANKS = re.compile(r"[ \t]+")
-_LIST = list_block(rb"[ \t]+", rb"[^\s\0]+", rb" *\n")
-_ALIAS = alias_block(rb"[ \t]+", rb" *\n")
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
 _ANY_EXTENSION = r"(\+.*)?@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
 
 
-def _plain_key(text: str) -> str:
+def plain_key(text: str) -> str:
     """Return the address or domain that one of Mailman's regular expressions matches.
 
     Raises ValueError if Mailman writes no such expression.
@@ -75,15 +81,33 @@ class UnfitError(ValueError):
         self.hint = hint
 
 
-class _Line(NamedTuple):
-    """One entry of a file: a key, not yet folded, and the rest of the line."""
+class Line(NamedTuple):
+    """An entry as it is in the file: a key, not yet folded, and the rest of the line."""
 
-    number: int
     key: str
     value: str
     regex: bool
     is_list: bool = False
     """Whether it stands for the nine lines of the list `key`, with the list's value."""
+
+
+class Entry(NamedTuple):
+    """An entry that was checked, and the number of its line; see `Line`."""
+
+    number: int
+    key: str
+    value: str
+    is_list: bool
+
+
+class Checks(NamedTuple):
+    """How the entries of a file are read; each function raises ValueError with the problem."""
+
+    fold: Fold
+    check_key: Callable[[str], str]
+    """Returns the key."""
+    read_value: Callable[[str, str], str]
+    """Returns the value of a folded key, given its text."""
 
 
 def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
@@ -95,68 +119,110 @@ def refuse(file: SourceFile, number: int, problem: ValueError | str) -> Refused:
     )
 
 
-def _entries(
-    file: SourceFile, at_most: int, block: re.Pattern[bytes] | None = None
-) -> Iterator[_Line]:
-    """Yield the entries of a file in order, each checked for text that Mailman never writes.
+def pieces(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
+    """Yield the tiles of a file, piece by piece, in memory that does not grow with the file.
 
-    If `block` is given, nine lines that match it are one entry: those of a list (list_block.py).
-    Its memory does not grow with the file. Raises `Refused`, also if there are more than `at_most`
-    entries, or more comments and blank lines than MAX_OTHER_LINES permits.
+    Raises `Refused` if the last line has no end, or for a line that is longer than a piece.
     """
-    content = file.content
-    if content and not content.endswith(b"\n"):
-        raise refuse(
-            file, content.count(b"\n") + 1, "the last line has no newline; the file is truncated"
-        )
-    number = entries = start = 0
-    while start < len(content):
-        number += 1
-        if block and (found := _list_at(block, content, start)):
-            name, value, start = found
-            entries += ADDRESSES_PER_LIST
-            if entries > at_most:
-                raise refuse(file, number, f"the file has more than {at_most} entries")
-            yield _Line(number, name, value, regex=False, is_list=True)
-            number += ADDRESSES_PER_LIST - 1
-            continue
-        end = content.index(b"\n", start)
-        try:
-            line = _decode(content, start, end)
-            if not line.strip(" ") or line.startswith("#"):
-                if number - entries > MAX_OTHER_LINES + entries:
+    if not ends_with_newline(file):
+        number = lines_before(file, file.size) + 1
+        raise refuse(file, number, "the last line has no newline; the file is truncated")
+    try:
+        yield from tiles(file, formats)
+    except LongLineError as error:
+        raise refuse(file, error.number, _too_long(error.length)) from None
+
+
+class Reading:
+    """The part of a file that has been read: its lines, and those of them that are entries."""
+
+    def __init__(self, file: SourceFile, checks: Checks, at_most: int) -> None:
+        """Begin to read a file that may have `at_most` entries."""
+        self.file = file
+        self.checks = checks
+        self.at_most = at_most
+        self.lines = 0
+        self.entries = 0
+        self.regex: bool | None = None
+
+    def in_order(self, piece: Iterable[Tile]) -> Iterator[Entry]:
+        """Yield the entries of the next piece, checked one after the other.
+
+        Raises `Refused`, also if the file has too many entries, or more comments and blank lines
+        than MAX_OTHER_LINES permits.
+        """
+        for tile in piece:
+            self.lines += 1
+            try:
+                line = _line_of(tile)
+                if line:
+                    entry = self._checked(line)
+                elif self.lines - self.entries > MAX_OTHER_LINES + self.entries:
                     raise ValueError(
-                        f"too many comments and blank lines: {number - entries} up to here, at most"
-                        f" {entries + MAX_OTHER_LINES} are allowed beside {entries} entries"
+                        f"too many comments and blank lines: {self.lines - self.entries} up to"
+                        f" here, at most {self.entries + MAX_OTHER_LINES} are allowed beside"
+                        f" {self.entries} entries"
                     )
-            else:
-                entries += 1
-                if entries > at_most:
-                    raise ValueError(f"the file has more than {at_most} entries")
-                yield _Line(number, *_split(line))
-        except ValueError as error:
-            raise refuse(file, number, str(error)) from None
-        start = end + 1
+            except ValueError as error:
+                raise refuse(self.file, self.lines, error) from None
+            if line:
+                yield entry
+                self.lines += ADDRESSES_PER_LIST - 1 if line.is_list else 0
+
+    def _checked(self, line: Line) -> Entry:
+        """Return the next entry. Raises ValueError with the problem."""
+        self.entries += ADDRESSES_PER_LIST if line.is_list else 1
+        if self.entries > self.at_most:
+            raise ValueError(f"the file has more than {self.at_most} entries")
+        return Entry(self.lines, *self.read_line(line), line.is_list)
+
+    def read_line(self, line: Line) -> tuple[str, str]:
+        """Return folded key and value of an entry. Raises ValueError with the problem."""
+        if self.regex is None:
+            self.regex = line.regex
+        if line.regex != self.regex:
+            raise ValueError("plain keys and regular expressions in one file")
+        text = plain_key(line.key) if line.regex and not line.is_list else line.key
+        key = self.checks.fold(self.checks.check_key(text))
+        return key, self.checks.read_value(key, line.value)
+
+    def enter(self, entry: Entry, table: dict[str, str]) -> None:
+        """Add an entry to a table. Raises `Refused` if its key has another value there.
+
+        A key may occur twice: the lists ants and ants-owner share ants-owner@.
+        """
+        if table.setdefault(entry.key, entry.value) != entry.value:
+            problem = f"duplicate key {quote(entry.key)}, with another value"
+            raise refuse(self.file, entry.number, problem)
 
 
-def _list_at(block: re.Pattern[bytes], content: bytes, start: int) -> tuple[str, str, int] | None:
-    """Return name and value of the list whose nine lines begin there, and where they end.
-
-    None if other lines begin there, or if they have to be read one by one: because they are not
-    ASCII, are long, or begin like a regular expression.
-    """
-    # The pattern holds the interpreter's lock, so it must not run through a line of any length.
-    found = block.match(content, start, start + MAX_LINE)
-    if not found or not found[0].isascii() or content.startswith(b"/", start):
-        return None
-    return found["name"].decode(), found["value"].decode(), found.end()
+def _line_of(tile: Tile) -> Line | None:
+    """Return the entry of a tile; None if it has none. Raises ValueError with the problem."""
+    if not tile[NAME]:
+        return line_of(tile[LINE])
+    regex = tile[NAME].startswith(BEFORE_REGEX)
+    return Line(name_of(tile[NAME], regex=regex), tile[VALUE].decode(), regex, is_list=True)
 
 
-def _split(line: str) -> tuple[str, str, bool]:
-    """Return the key and the value of an entry, and whether the key is a regular expression.
+def name_of(text: bytes, *, regex: bool) -> str:
+    """Return the address of a tile; also those of several, one a line."""
+    if regex:
+        for part, plain in (BEFORE_REGEX, b""), (ANY_EXTENSION, b""), (b"\\.", b"."):
+            text = text.replace(part, plain)
+    return text.decode()
+
+
+def line_of(raw: bytes) -> Line | None:
+    """Return the entry of one line; None if it is blank or a comment.
 
     Raises ValueError with the problem.
     """
+    line = _decode(raw)
+    return None if not line.strip(" ") or line.startswith("#") else _split(line)
+
+
+def _split(line: str) -> Line:
+    """Return the entry of a line that has one. Raises ValueError with the problem."""
     if line[0] in " \t":
         raise ValueError("begins with a blank, so it would continue the line before it")
     if line.startswith("/^") and (found := _REGEX_ENTRY.fullmatch(line.rstrip(" "))):
@@ -167,14 +233,17 @@ def _split(line: str) -> tuple[str, str, bool]:
         value = rest[0] if rest else ""
     if not value:
         raise ValueError(f"{quote(line)} is not a key, blanks and a value")
-    return key, value, found is not None
+    return Line(key, value, found is not None)
 
 
-def _decode(content: bytes, start: int, end: int) -> str:
+def _too_long(length: int) -> str:
+    return f"the line has {length} bytes, {MAX_LINE} at most are allowed"
+
+
+def _decode(raw: bytes) -> str:
     """Return one line as text. Raises ValueError for bytes that Mailman never writes."""
-    if end - start > MAX_LINE:
-        raise ValueError(f"the line has {end - start} bytes, {MAX_LINE} at most are allowed")
-    raw = content[start:end]
+    if len(raw) > MAX_LINE:
+        raise ValueError(_too_long(len(raw)))
     if b"\r" in raw:
         raise ValueError("has a carriage return (CRLF line ends?)")
     if b"\0" in raw:
@@ -187,64 +256,14 @@ def _decode(content: bytes, start: int, end: int) -> str:
         raise ValueError(f"byte {error.start + 1} is not valid UTF-8") from None
 
 
-def parse_entries(
-    file: SourceFile,
-    fold: Fold,
-    check_key: Callable[[str], str],
-    read_value: Callable[[str, str], str],
-    at_most: int = MAX_LISTS * ADDRESSES_PER_LIST,
-) -> dict[str, str]:
-    """Return a file's table, with keys checked and folded, and values read.
+def parse_entries(file: SourceFile, checks: Checks, at_most: int) -> dict[str, str]:
+    """Return a file's table, read line by line.
 
-    All keys must have the same format, plain or regular expressions. `read_value` gets the folded
-    key and the value, and raises ValueError with the problem. Raises `Refused`.
+    All keys must have the same format, plain or regular expressions. Raises `Refused`.
     """
-    return _parsed(file, _entries(file, at_most), fold, check_key, read_value)[1]
-
-
-def parse_lists(
-    kind: type[T],
-    file: SourceFile,
-    fold: Fold,
-    check_key: Callable[[str], str],
-    read_value: Callable[[str, str], str],
-) -> T:
-    """Return a file's table of addresses, read by list where Mailman wrote the nine of a list.
-
-    It is the table of what `parse_entries` returns. Raises `Refused`; of several problems, it may
-    name another one than `parse_entries`.
-    """
-    block = _ALIAS if issubclass(kind, Aliases) else _LIST
-    at_most = MAX_LISTS * ADDRESSES_PER_LIST
-    parsed = _parsed(file, _entries(file, at_most, block), fold, check_key, read_value)
-    table = kind.agreeing(*parsed)
-    if table is None:  # an address has two values: the line is found by address
-        table = kind.of(parse_entries(file, fold, check_key, read_value, at_most))
+    reading = Reading(file, checks, at_most)
+    table: dict[str, str] = {}
+    for piece in pieces(file, BY_LINE):
+        for entry in reading.in_order(piece):
+            reading.enter(entry, table)
     return table
-
-
-def _parsed(
-    file: SourceFile,
-    entries: Iterable[_Line],
-    fold: Fold,
-    check_key: Callable[[str], str],
-    read_value: Callable[[str, str], str],
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the values of lists, and those of single keys; see `parse_entries`."""
-    lists: dict[str, str] = {}
-    others: dict[str, str] = {}
-    regex: bool | None = None
-    for line in entries:
-        if regex is None:
-            regex = line.regex
-        try:
-            if line.regex != regex:
-                raise ValueError("plain keys and regular expressions in one file")
-            key = fold(check_key(_plain_key(line.key) if line.regex else line.key))
-            value = read_value(key, line.value)
-            # A key may occur twice: the lists ants and ants-owner share ants-owner@.
-            if (lists if line.is_list else others).setdefault(key, value) != value:
-                raise ValueError(f"duplicate key {quote(key)}, with another value")
-        except ValueError as error:
-            raise refuse(file, line.number, error) from None
-    return lists, others

@@ -6,17 +6,21 @@ bytes, each parser returns a table or raises `Refused`; entries.py reads the lin
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from itertools import chain, repeat
+from operator import itemgetter
 
 from postfix_sync.errors import HalfWritten, Refused, quote
 from postfix_sync.mailman.entries import (
     MAILMAN_ALIASES,
     MAX_LISTS,
     REFUSED,
+    Checks,
     UnfitError,
     parse_entries,
-    parse_lists,
     refuse,
 )
+from postfix_sync.mailman.lists import parse_lists
 from postfix_sync.mailman.names import check_address, check_domain
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, domain_of
 from postfix_sync.model.source import MailmanTables, Policy, Snapshot, SourceFile
@@ -33,19 +37,20 @@ def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:
     check = _confined(check_address, fold, policy)
     if policy.destination:
         next_hop = policy.destination.next_hop
-        return parse_lists(Table, file, fold, check, lambda _key, _text: next_hop)
+        return parse_lists(Table, file, Checks(fold, check, lambda _key, _text: next_hop))
     read = parse_unjudged if policy.is_placed else parse_destination
     known: dict[str, str] = {}
 
     def read_next_hop(_key: str, text: str) -> str:
         if text not in known:
-            known[text] = read(text).next_hop
-            if len(known) > MAX_DESTINATIONS:
+            next_hop = read(text).next_hop
+            if len(known) == MAX_DESTINATIONS:
                 # Each destination is probed, so a source may have a limited number of them.
                 raise ValueError(f"the file has more than {MAX_DESTINATIONS} different next hops")
+            known[text] = next_hop
         return known[text]
 
-    return parse_lists(Table, file, fold, check, read_next_hop)
+    return parse_lists(Table, file, Checks(fold, check, read_next_hop))
 
 
 def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str]:
@@ -65,7 +70,7 @@ def parse_domains(file: SourceFile, fold: Fold, policy: Policy) -> dict[str, str
             raise _ambiguous(domain, *sorted({hosts[domain], host} - {domain}))
         return host
 
-    return parse_entries(file, fold, check_domain, read_host, MAX_LISTS)
+    return parse_entries(file, Checks(fold, check_domain, read_host), MAX_LISTS)
 
 
 def _ambiguous(domain: str, host: str, other: str = "") -> UnfitError:
@@ -97,7 +102,7 @@ def _ambiguous(domain: str, host: str, other: str = "") -> UnfitError:
 def parse_aliases(file: SourceFile, fold: Fold, policy: Policy) -> Aliases:
     """Parse postfix_vmap: address in a list's domain -> in its alias_domain. Raises `Refused`."""
     check = _confined(check_address, fold, policy)
-    return parse_lists(Aliases, file, fold, check, lambda _key, text: fold(check(text)))
+    return parse_lists(Aliases, file, Checks(fold, check, lambda _key, text: fold(check(text))))
 
 
 def _confined(check: Callable[[str], str], fold: Fold, policy: Policy) -> Callable[[str], str]:
@@ -151,7 +156,7 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
     aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else Aliases.of({})
     _check_whole(snapshot.lmtp, routes)
     if snapshot.vmap:
-        if not snapshot.vmap.content:
+        if not snapshot.vmap.size:
             # Mailman removes a postfix_vmap without entries, so an empty file lost its content in a
             # crash. It must not remove every alias; the guards protect lists, but not aliases.
             raise refuse(snapshot.vmap, 1, "the file is empty, without even Mailman's header")
@@ -163,11 +168,17 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
 
 def _check_domains(snapshot: Snapshot, routes: Table[str], domains: Mapping[str, str]) -> None:
     """Check that postfix_domains has exactly the domains of the lists. Raises `HalfWritten`."""
-    for domain in sorted(routes.domains() ^ domains.keys()):
+    for domain in sorted(_domains_of(routes) ^ domains.keys()):
         has, lacks = snapshot.lmtp, snapshot.domains
         if domain in domains:
             has, lacks = lacks, has
         raise _half_written(f"{has.place} has the domain {quote(domain)}, {lacks.place} has not")
+
+
+def _domains_of(table: Table[str]) -> AbstractSet[str]:
+    """Return the domains of all addresses, without a step for each list."""
+    parts = map(str.rpartition, chain(table.lists, table.others), repeat("@"))
+    return set(map(itemgetter(2), parts))
 
 
 def _check_aliases(

@@ -1,18 +1,29 @@
 """What a source says: its files, its lists, the last good ones, and what it is permitted. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import BinaryIO
 
 from postfix_sync.model.destination import Destination, Peer
 from postfix_sync.model.table import Aliases, Table
 
+PIECE = 2**18
+"""Bytes of a file that are read at once. As so many blank lines, each of which is a tile
+(mailman/tiles.py), they take 50 MB; any piece holds the interpreter's lock for less than 0.1 s."""
+
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source: its place, for messages, and its bytes."""
+    """One open file of a source: its place, for messages, and its bytes, which are not in memory.
+
+    It has `size` bytes. Whoever opened it closes it, and checks that it did not change meanwhile.
+    """
 
     place: str
-    content: bytes = field(repr=False)  # megabytes, and asyncio.run() calls repr()
+    stream: BinaryIO
+    size: int
+    piece: int = PIECE
+    """Bytes that are read at once."""
 
 
 @dataclass(frozen=True)

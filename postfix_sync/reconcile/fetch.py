@@ -1,4 +1,4 @@
-"""Poll one source: fetch its files and read them, again for a while if they contradict each other.
+"""Poll one source: read its files, again for a while if they contradict each other.
 
 The result is an answer or an error, never an exception: one source's failure does not affect the
 others.
@@ -9,10 +9,10 @@ import contextlib
 import gc
 import time
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError, is_out_of_memory, out_of_memory
@@ -20,19 +20,21 @@ from postfix_sync.mailman.files import read_tables
 from postfix_sync.model.destination import Families, Peer
 from postfix_sync.model.source import MailmanTables, Policy, Snapshot
 from postfix_sync.postfix.folding import Fold
+from postfix_sync.reconcile.additions import only_adds
 from postfix_sync.sources.container import Contained
 from postfix_sync.sources.local import Volume
 from postfix_sync.sources.mailman_files import SETTLE_AT_MOST
 from postfix_sync.store.records import Records, Stamp
 from postfix_sync.store.state_directory import records_of
-from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config, SourceSection
 
 
+T = TypeVar("T")
+
 HALF_WRITTEN_POLL = 0.2
-"""Seconds between two fetches of files that contradict each other."""
+"""Seconds between two reads of files that contradict each other."""
 
 
 class Source(Protocol):
@@ -46,14 +48,19 @@ class Source(Protocol):
     def misplaced(self) -> SyncError | None:
         """Why its address could not be discovered, though its files may be readable."""
 
-    async def fetch(self) -> Snapshot | None:
-        """Return the files, whole; None if none of them changed since they were last returned.
+    async def read(
+        self, parse: Callable[[Snapshot], T], is_safe: Callable[[T], Awaitable[bool]]
+    ) -> T | None:
+        """Return what `parse` makes of the files; None if none of them changed since the last time.
 
-        Raises SyncError if they can't be read.
+        `parse` is called in a thread, with open files, possibly several times: its outcome counts
+        only if no file was replaced meanwhile, and the files have not changed for a while. A source
+        may return a result that `is_safe` without that wait. Raises SyncError if the files can't be
+        read, and what `parse` raises.
         """
 
     def forget(self) -> None:
-        """Make the next fetch return the files in any case."""
+        """Make the next read parse the files in any case."""
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -119,22 +126,27 @@ async def fetch_once(
     """Poll a source once; `fold` and `policy` say how, and within which limits, files are read."""
     seen = records.stamp(name)
     give_up = None
+
+    def parse(snapshot: Snapshot) -> MailmanTables:
+        return read_tables(snapshot, fold, policy)
+
+    async def is_safe(tables: MailmanTables) -> bool:
+        """Return whether nothing is lost if the files are about to change again."""
+        record = await records.read(name)
+        return record is not None and only_adds(record.tables, tables)
+
     while True:
         at = time.time()
         try:
-            snapshot = await source.fetch()
-            if snapshot is None:
-                return Fetched(seen, at, None, source.peer, source.misplaced)
-            tables = await run_in_daemon_thread(read_tables, snapshot, fold, policy)
+            tables = await source.read(parse, is_safe)
             return Fetched(seen, at, tables, source.peer, source.misplaced)
         except (SyncError, MemoryError, RuntimeError) as raised:
             if not isinstance(raised, SyncError) and not is_out_of_memory(raised):
                 raise
             error = raised if isinstance(raised, SyncError) else out_of_memory(name)
             if error is not raised:
-                snapshot = None
                 _release(raised)
-            source.forget()  # so that the next fetch returns it again
+            source.forget()  # so that the next read parses the files again
             give_up = give_up or time.monotonic() + SETTLE_AT_MOST
             if not isinstance(error, HalfWritten) or time.monotonic() > give_up:
                 return Fetched(seen, at, None, source.peer, source.misplaced, error)

@@ -6,14 +6,17 @@ inspection. If the container can't be inspected, the files are read all the same
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import SyncError
 from postfix_sync.model.destination import Peer
 from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.local import Volume
+
+T = TypeVar("T")
 
 BURST = 0.1
 """Seconds in which events count as one: an engine reports several events for each start."""
@@ -34,19 +37,21 @@ class Contained:
     misplaced: SyncError | None = field(default=None)
     """Why the last inspection found no address; None if it found one."""
 
-    async def fetch(self) -> Snapshot:
-        """Read the files, and set `peer` or `misplaced`. Raises the errors of `Volume.fetch`."""
+    async def read(
+        self, parse: Callable[[Snapshot], T], is_safe: Callable[[T], Awaitable[bool]]
+    ) -> T:
+        """Parse the files as `Volume.read` does, and set `peer` or `misplaced`."""
         try:
             self.peer, self.misplaced = await self.engine.place(self.container), None
         except SyncError as error:
             self.misplaced = error
-        return await self.volume.fetch()
+        return await self.volume.read(parse, is_safe)
 
     def forget(self) -> None:
-        """Do nothing: each fetch reads the files."""
+        """Do nothing: the files are read each time."""
 
     async def close(self) -> None:
-        """Do nothing: a fetch leaves nothing open."""
+        """Do nothing: no file stays open."""
 
     def changes(self) -> AsyncIterator[None]:
         """Yield when the files may have changed; see `Volume.changes`."""

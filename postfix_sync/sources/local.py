@@ -1,21 +1,23 @@
 """A source on this host: Mailman's data directory, as a volume or a plain directory.
 
 `Volume` opens the files without following links and without blocking (a FIFO would block a sync for
-ever), and accepts only regular files of a bounded size. It returns them only if none of them
-changed while they were read, because Mailman renames three files, one after the other.
+ever), and accepts only regular files of a bounded size. What was read counts only if none of them
+changed meanwhile, because Mailman renames three files, one after the other.
 """
 
 import asyncio
 import contextlib
 import errno
+import io
 import os
 import pwd
 import shlex
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from postfix_sync.errors import NotPermitted, OutOfReach, SyncError, why
 from postfix_sync.model.map_names import ALIASES, DOMAINS, ROUTES
@@ -33,6 +35,21 @@ from postfix_sync.sources.mailman_files import (
 from postfix_sync.system.files import WITHOUT_WAITING, denied_hint, kind
 from postfix_sync.system.threads import run_in_daemon_thread
 
+T = TypeVar("T")
+
+_State: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+"""Each file's inode, time of change (ns) and size, which differ between versions."""
+
+STEP = 0.02
+"""Seconds after an event in which another one delays the report of both. While nothing happens,
+watchfiles wakes up as often, which takes 2 ms of processor time a second."""
+
+BURST = 0.1
+"""Seconds after which events are reported although more of them arrive."""
+
+LOOK = QUIET / 20
+"""Seconds between checks of files that have changed a moment ago."""
+
 REREAD_FOR = 0.5
 """Seconds after SETTLE_AT_MOST in which files that were replaced during a read are read again."""
 
@@ -40,8 +57,8 @@ RECHECK = 1.0
 """Seconds between checks of whether the watched directory has been replaced."""
 
 
-class _ResizedError(Exception):
-    """A change of a file's size while it was read."""
+class _ReplacedError(Exception):
+    """A change of a file while it was read."""
 
 
 @dataclass(frozen=True)
@@ -60,34 +77,44 @@ class Volume:
         """Return None: the address is not looked up, so no lookup can fail."""
 
     def forget(self) -> None:
-        """Do nothing: each fetch reads the files."""
+        """Do nothing: the files are read each time."""
 
     async def close(self) -> None:
-        """Do nothing: a fetch leaves nothing open."""
+        """Do nothing: no file stays open."""
 
-    async def fetch(self) -> Snapshot:
-        """Read all files, once they have not changed for QUIET or SETTLE_AT_MOST is over.
+    async def read(
+        self, parse: Callable[[Snapshot], T], is_safe: Callable[[T], Awaitable[bool]]
+    ) -> T:
+        """Parse all files, once they have not changed for QUIET or SETTLE_AT_MOST is over.
 
-        Raises:
+        If `is_safe` returns true for a result, it counts at once.
+
+        Raises what `parse` raises, and:
             OutOfReach: the directory or a file does not exist, or the files change too fast.
             NotPermitted: this process is not permitted to read them.
             Refused: a file is not a regular file, or is too large.
         """
         settled = time.monotonic() + SETTLE_AT_MOST
         give_up = settled + REREAD_FOR
+        unsafe: _State | None = None
         while True:
             before = await run_in_daemon_thread(self._state)  # a dead mount may hang
             overdue = time.monotonic() > settled
             if overdue or _is_quiet(before):
-                with contextlib.suppress(_ResizedError):
-                    snapshot = await run_in_daemon_thread(self._read)
-                    if await run_in_daemon_thread(self._state) == before:
-                        return snapshot
+                with contextlib.suppress(_ReplacedError):
+                    return await run_in_daemon_thread(self._parsed, parse, before)
                 if time.monotonic() > give_up:
                     raise restless(str(self.directory), self.directory / ROUTES)
-            await asyncio.sleep(QUIET / 20 if overdue else QUIET / 2)
+            elif before != unsafe:
+                # An error does not count, either: files that contradict each other are normal now.
+                with contextlib.suppress(_ReplacedError, SyncError):
+                    result = await run_in_daemon_thread(self._parsed, parse, before)
+                    if await is_safe(result):
+                        return result
+                unsafe = before
+            await asyncio.sleep(LOOK)
 
-    def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _state(self) -> _State:
         """Return each file's inode, time of change (ns) and size, which differ between versions."""
         return tuple(self._stat(name) for name in NAMES)
 
@@ -98,32 +125,34 @@ class Volume:
             return None  # _file() reports why
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _read(self) -> Snapshot:
-        return Snapshot(
-            lmtp=self._file(ROUTES),
-            domains=self._file(DOMAINS),
-            vmap=self._file(ALIASES) if self._stat(ALIASES) else None,
-        )
+    def _parsed(self, parse: Callable[[Snapshot], T], before: _State) -> T:
+        """Return or raise the outcome of `parse`. Raises _ReplacedError if a file has changed."""
+        with contextlib.ExitStack() as files:
+            snapshot = Snapshot(
+                lmtp=self._open(ROUTES, files),
+                domains=self._open(DOMAINS, files),
+                vmap=self._open(ALIASES, files) if self._stat(ALIASES) else None,
+            )
+            try:
+                return parse(snapshot)
+            except OSError as error:
+                raise self._unreadable(Path(error.filename), error) from None
+            finally:
+                opened = filter(None, (snapshot.lmtp, snapshot.domains, snapshot.vmap))
+                if self._state() != before or not all(map(_has_its_size, opened)):
+                    raise _ReplacedError
 
-    def _file(self, name: str) -> SourceFile:
+    def _open(self, name: str, files: contextlib.ExitStack) -> SourceFile:
+        """Open a file, which `files` closes."""
         path = self.directory / name
         try:
             descriptor = os.open(path, WITHOUT_WAITING | os.O_NOFOLLOW)
         except OSError as error:
             raise self._unreadable(path, error) from None
-        try:
-            found = os.fstat(descriptor)
-            self._check(path, found)
-            with open(descriptor, "rb", closefd=False) as file:
-                # read() allocates as many bytes as its argument, however few the file holds.
-                content = file.read(found.st_size + 1)
-        except OSError as error:
-            raise self._unreadable(path, error) from None
-        finally:
-            os.close(descriptor)
-        if len(content) != found.st_size:
-            raise _ResizedError
-        return SourceFile(str(path), content)
+        files.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        self._check(path, found)
+        return SourceFile(str(path), io.FileIO(descriptor, closefd=False), found.st_size)
 
     def _check(self, path: Path, found: os.stat_result) -> None:
         """Check type, mode and size of an open file. Raises Refused or NotPermitted."""
@@ -148,7 +177,9 @@ class Volume:
         return OutOfReach(message, "is the volume mounted, and is it the source's path?")
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yield when a file in the directory changed and the directory is quiet; never end.
+        """Yield when a file in the directory changed; never end.
+
+        Each change is reported, also one that follows at once: `read` waits for quiet if it must.
 
         A watch reports nothing more once its directory has been removed or replaced. Either counts
         as a change, and a new watch is started. A watch does not see changes from before its start,
@@ -169,8 +200,8 @@ class Volume:
                 async for changed in awatch(
                     self.directory,
                     watch_filter=_is_a_table,
-                    step=round(QUIET * 1000),
-                    debounce=round(SETTLE_AT_MOST * 1000),
+                    step=round(STEP * 1000),
+                    debounce=round(BURST * 1000),
                     rust_timeout=round(RECHECK * 1000),
                     yield_on_timeout=True,
                     recursive=False,
@@ -200,7 +231,19 @@ def _identity(directory: Path) -> tuple[int, int] | None:
     return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
-def _is_quiet(state: tuple[tuple[int, int, int] | None, ...]) -> bool:
+def _has_its_size(file: SourceFile) -> bool:
+    """Return whether an open file has the size of when it was opened, also if stat(2) lies.
+
+    The files of proc(5) have content, and the size 0.
+    """
+    try:
+        last = os.pread(file.stream.fileno(), 2, max(file.size - 1, 0))
+    except OSError:
+        return True  # parse() had the same error, and reports it
+    return len(last) == min(file.size, 1)
+
+
+def _is_quiet(state: _State) -> bool:
     newest = max((found[1] for found in state if found), default=0)
     return time.time_ns() - newest > QUIET * 1e9
 

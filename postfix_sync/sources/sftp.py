@@ -1,6 +1,6 @@
 """A source on another host: Mailman's data directory, read by SFTP over a kept SSH connection.
 
-The connection is kept open, so that a fetch of unchanged files is three requests and three replies.
+The connection is kept open, so that a poll of unchanged files is three requests and three replies.
 ssh_login.py logs in and ssh_session.py sends the requests; this module decides when a set of files
 is complete, and whether it has changed.
 """
@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import stat
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import PurePosixPath
+from typing import NamedTuple, TypeVar
 
 from postfix_sync.errors import Missing, OutOfReach, Refused
 from postfix_sync.model.destination import Peer
@@ -26,9 +28,11 @@ from postfix_sync.sources.mailman_files import (
     too_large,
 )
 from postfix_sync.sources.ssh_login import Login, connect
-from postfix_sync.sources.ssh_session import Session, State
+from postfix_sync.sources.ssh_session import Session, State, no_copy
 from postfix_sync.system.files import kind
 from postfix_sync.system.threads import run_in_daemon_thread
+
+T = TypeVar("T")
 
 READS_AT_LEAST = 3
 """The number of reads before files that change during each read are an error."""
@@ -37,6 +41,15 @@ COARSE = 2.0
 """Seconds: SFTP reports times of change in whole seconds, so a file that is written twice within
 one second, with the same size, has the same state. What was read is certain only if its state was
 first seen this long before: by then that second is over, on any clock."""
+
+
+class _Copy(NamedTuple):
+    """Copies of the files, and the state that the files have had since before they were copied."""
+
+    snapshot: Snapshot
+    state: State
+    certain: bool
+    """Whether another version of a file would have another state."""
 
 
 class Ssh:
@@ -67,19 +80,33 @@ class Ssh:
         self._taken = None
         self._digest = b""
 
-    async def fetch(self) -> Snapshot | None:
-        """Read all files, once they are quiet; return None if they equal those returned last.
+    async def read(
+        self, parse: Callable[[Snapshot], T], _is_safe: Callable[[T], Awaitable[bool]]
+    ) -> T | None:
+        """Parse all files, once they are quiet; return None if they equal those parsed last.
 
-        Raises:
+        Raises what `parse` raises, and:
             OutOfReach: the host is unreachable, or the files change too fast.
             Missing: a file does not exist.
             NotPermitted: a key or the login is not accepted, or the user is not permitted to read
                 the files.
             Refused: a file is not a regular file, or is too large.
         """
+        with contextlib.ExitStack() as opened:
+            copy = await self._copied(opened)
+            if copy is None:
+                return None
+            files = opened.pop_all()  # the thread closes them, so not before it has read them
+        known = self._digest
+        digest, result = await run_in_daemon_thread(_parsed, parse, copy.snapshot, files, known)
+        self._taken, self._certain, self._digest = copy.state, copy.certain, digest
+        return result
+
+    async def _copied(self, files: contextlib.ExitStack) -> "_Copy | None":
+        """Copy the files to temporary files, which `files` closes; None if none has changed."""
         try:
             session, state = await self._connected()
-            return await self._settled(session, state)
+            return await self._settled(session, state, files)
         except (Missing, Refused):
             raise
         except BaseException:
@@ -111,8 +138,10 @@ class Ssh:
             self._seen = (state, _now())
         return state
 
-    async def _settled(self, session: "Session", state: State) -> Snapshot | None:
-        """Read the files once two states agree, and again if they were replaced during the read."""
+    async def _settled(
+        self, session: "Session", state: State, files: contextlib.ExitStack
+    ) -> "_Copy | None":
+        """Copy the files once two states agree, and again if one was replaced meanwhile."""
         settled = _now() + SETTLE_AT_MOST
         quiet = state == self._taken
         if quiet and self._certain:
@@ -126,20 +155,15 @@ class Ssh:
                 state, quiet = again, again == state
                 continue
             certain = _now() - self._seen[1] >= COARSE
-            snapshot = await self._read(session, state)
+            files.close()
+            snapshot = await self._read(session, state, files)
             reads += 1
             again = await self._check_state(session)
             if snapshot and again == state:
-                return await self._take(state, snapshot, certain=certain)
+                return _Copy(snapshot, state, certain)
             if reads >= READS_AT_LEAST and _now() > settled:
                 raise restless(self._place(), self._directory / ROUTES)
             state, quiet = again, False
-
-    async def _take(self, state: State, snapshot: Snapshot, *, certain: bool) -> Snapshot | None:
-        digest = await run_in_daemon_thread(_digest, snapshot)
-        changed = digest != self._digest
-        self._taken, self._certain, self._digest = state, certain, digest
-        return snapshot if changed else None
 
     async def _check(self, session: "Session", state: State) -> None:
         """Check that the files exist, and their type, mode and size.
@@ -163,12 +187,14 @@ class Ssh:
             if found.size > self._max_size:
                 raise too_large(self._place(name), found.size, self._max_size)
 
-    async def _read(self, session: "Session", state: State) -> Snapshot | None:
-        """Read the files' content; return None if one of them differs from `state`."""
-        contents = await session.read(state)
+    async def _read(
+        self, session: "Session", state: State, files: contextlib.ExitStack
+    ) -> Snapshot | None:
+        """Copy the files; return None if one of them differs from `state`."""
+        copies = await session.read(state, files)
         lmtp, domains, vmap = (
-            None if content is None else SourceFile(self._place(name), content)
-            for name, content in zip(NAMES, contents, strict=True)
+            SourceFile(self._place(name), copy, found.size) if copy and found else None
+            for name, copy, found in zip(NAMES, copies, state, strict=True)
         )
         if lmtp is None or domains is None or (vmap is None and state[-1] is not None):
             return None
@@ -190,10 +216,23 @@ def _now() -> float:
     return time.monotonic()
 
 
+def _parsed(
+    parse: Callable[[Snapshot], T], snapshot: Snapshot, files: contextlib.ExitStack, known: bytes
+) -> tuple[bytes, T | None]:
+    """Return the digest of the files, and what `parse` returns; None if the digest is `known`."""
+    with files:
+        try:
+            digest = _digest(snapshot)
+            return digest, None if digest == known else parse(snapshot)
+        except OSError as error:
+            raise no_copy(error) from None
+
+
 def _digest(snapshot: Snapshot) -> bytes:
     """Return a digest of the files' content."""
     found = hashlib.sha256()
     for file in (snapshot.lmtp, snapshot.domains, snapshot.vmap):
-        found.update(b"-" if file is None else b"%d:" % len(file.content))
-        found.update(file.content if file else b"")
+        found.update(b"-" if file is None else b"%d:" % file.size)
+        while file and (piece := file.stream.read(file.piece)):
+            found.update(piece)
     return found.digest()

@@ -6,17 +6,19 @@ memory, with a reply or a SyncError.
 
 import asyncio
 import contextlib
-import io
+import os
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
-from postfix_sync.errors import OutOfReach, SyncError, quote
+from postfix_sync.errors import OutOfReach, SyncError, quote, why
 from postfix_sync.sources import ssh_errors
-from postfix_sync.sources.mailman_files import NAMES
+from postfix_sync.sources.mailman_files import KEPT, NAMES
 from postfix_sync.sources.ssh_host import CLOSE_TIMEOUT, SLACK, Hop, abort
+from postfix_sync.system.files import space_hint
 
 if TYPE_CHECKING:
     import asyncssh
@@ -34,6 +36,11 @@ BLOCK = 255 * 1024
 
 BLOCK_AT_LEAST = 32 * 1024
 """Bytes of one read request that every server must support, whatever limit it announces."""
+
+
+COPIES = Path("/var/tmp")  # noqa: S108 - the files there have no name
+"""The directory of temporary files: /var/tmp is on a disk, /tmp may be in memory, and the state
+directory need not exist before the first sync, nor be writable for a dry run."""
 
 
 class Stat(NamedTuple):
@@ -95,15 +102,16 @@ class Session:
             except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied):
                 return False
 
-    async def read(self, state: State) -> list[bytes | None]:
-        """Return the files' content, None for a file that does not exist or differs from `state`.
+    async def read(self, state: State, files: contextlib.ExitStack) -> list[BinaryIO | None]:
+        """Copy the files to temporary files, which `files` closes.
 
-        Raises OutOfReach or NotPermitted.
+        Returns None for a file that does not exist or differs from `state`. Raises OutOfReach or
+        NotPermitted.
         """
         async with self._request() as limit:
             return await _together(
                 *(
-                    self._content(name, found, limit)
+                    self._copy(name, found, limit, files)
                     for name, found in zip(NAMES, state, strict=True)
                 )
             )
@@ -171,7 +179,9 @@ class Session:
         owner = f"{above} has {entered.owner}"
         return ssh_errors.denied(place, self.server, above, owner, entered.readers)
 
-    async def _content(self, name: str, found: Stat | None, limit: asyncio.Timeout) -> bytes | None:
+    async def _copy(
+        self, name: str, found: Stat | None, limit: asyncio.Timeout, files: contextlib.ExitStack
+    ) -> BinaryIO | None:
         import asyncssh  # noqa: PLC0415 - see above
 
         if found is None:
@@ -185,15 +195,15 @@ class Session:
             raise await self._denied(path, found) from None
         # The open file may be another one than the file whose state is `found`.
         same = _stat_of(await file.stat()) == found
-        content = await self._blocks(file, found.size, limit) if same else None
+        copy = files.enter_context(_temporary_file())
+        whole = same and await self._blocks(file, found.size, limit, copy)
         await file.close()
-        return content
+        return copy if whole else None
 
     async def _blocks(
-        self, file: "asyncssh.SFTPClientFile", size: int, limit: asyncio.Timeout
-    ) -> bytes | None:
-        """Read a file with concurrent requests; return None unless it has exactly `size` bytes."""
-        content = io.BytesIO()
+        self, file: "asyncssh.SFTPClientFile", size: int, limit: asyncio.Timeout, copy: BinaryIO
+    ) -> bool:
+        """Copy a file with concurrent requests; return whether it has exactly `size` bytes."""
         block = max(BLOCK_AT_LEAST, min(BLOCK, self._sftp.limits.max_read_len))
         received = 0
         starts = iter(range(0, size + 1, block))  # to its end, and one byte beyond
@@ -210,18 +220,38 @@ class Session:
                         return
                     if len(data) > end - at:
                         raise ssh_errors.unreachable(self.server, "sends more than was requested")
-                    content.seek(at)
-                    content.write(data)
+                    _write(copy, data, at)
                     received += len(data)
                     at += len(data)
                 limit.reschedule(asyncio.get_running_loop().time() + READ_TIMEOUT)
 
         await _together(*(work() for _ in range(min(IN_FLIGHT, size // block + 1))))
-        whole = content.getvalue()
-        return whole if received == len(whole) == size else None
+        return received == size == os.fstat(copy.fileno()).st_size
 
     def _place(self, path: PurePosixPath) -> str:
         return f"{self.server.host}:{path}"
+
+
+def _temporary_file() -> BinaryIO:
+    """Open a temporary file that has no name. Raises OutOfReach."""
+    try:
+        return tempfile.TemporaryFile(dir=COPIES, buffering=0)
+    except OSError as error:
+        raise no_copy(error) from None
+
+
+def _write(copy: BinaryIO, data: bytes, at: int) -> None:
+    """Write to the page cache, which does not keep the event loop. Raises OutOfReach."""
+    try:
+        os.pwrite(copy.fileno(), data, at)
+    except OSError as error:
+        raise no_copy(error) from None
+
+
+def no_copy(error: OSError) -> OutOfReach:
+    """Return the error for a temporary file that can't be made, written or read."""
+    message = f"{COPIES}: can't copy the source's files there: {why(error)}; {KEPT}"
+    return OutOfReach(message, space_hint(COPIES, message))
 
 
 def _stat_of(found: "asyncssh.SFTPAttrs") -> Stat:

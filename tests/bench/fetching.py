@@ -13,6 +13,7 @@ from postfix_sync.sources.ssh_login import Login
 from tests.bench.measure import Row, Say
 from tests.bench.plan import Plan
 from tests.parts.mailman_files import MailmanFiles
+from tests.parts.source_content import fetch
 from tests.parts.sshd import Sshd, make_key, rooted_directory
 
 
@@ -61,11 +62,11 @@ def by_sftp(login: Login, files: MailmanFiles) -> float:
 def by_postfix_sync(login: Login, files: MailmanFiles, plan: Plan) -> float:
     """Return the seconds that the SSH source takes, without its wait for files to settle."""
 
-    async def fetch() -> None:
+    async def session() -> None:
         source = Ssh(login, PurePosixPath(files.directory), 2 * plan.fetch_bytes)
-        assert await source.fetch()
+        assert await fetch(source)
         await source.close()
 
     began = time.monotonic()
-    asyncio.run(fetch())
+    asyncio.run(session())
     return time.monotonic() - began - QUIET

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import pytest
 
 from postfix_sync.errors import SyncError
-from postfix_sync.model.source import Snapshot
 from postfix_sync.sources.sftp import Ssh
 from postfix_sync.sources.ssh_login import Login
 
 from .mailman_files import MailmanFiles
+from .source_content import Contents, fetch
 from .sshd import Sshd, make_key
 
 T = TypeVar("T")
@@ -105,12 +105,12 @@ async def closing(source: Ssh) -> AsyncIterator[Ssh]:
         assert time.monotonic() - began < 5
 
 
-def fetched(source: Ssh) -> Snapshot | None:
+def fetched(source: Ssh) -> Contents | None:
     """Fetch once and close the source; return the snapshot."""
 
-    async def session() -> Snapshot | None:
+    async def session() -> Contents | None:
         async with closing(source):
-            return await source.fetch()
+            return await fetch(source)
 
     return run(session())
 
@@ -137,7 +137,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
 async def refusal(source: Ssh) -> SyncError:
     """Fetch within a session; return the error."""
     try:
-        found = await source.fetch()
+        found = await fetch(source)
     except SyncError as error:
         return error
     raise AssertionError(f"fetched {found}")

@@ -10,6 +10,7 @@ import pytest
 from postfix_sync.errors import NotPermitted, OutOfReach
 from postfix_sync.sources.sftp import Ssh
 from postfix_sync.sources.ssh_login import Jump
+from tests.parts.source_content import fetch
 from tests.parts.ssh_source import BIG, STAY, Far, by_hand, closing, failed, fetched, refusal, run
 from tests.parts.sshd import Sshd
 
@@ -45,13 +46,13 @@ def test_fetch_through_a_bastion_reconnects_after_its_end(way: Way) -> None:
 
     async def session() -> None:
         async with closing(way.source()) as source:
-            snapshot = await source.fetch()
+            snapshot = await fetch(source)
             assert snapshot
             assert len(snapshot.lmtp.content) == BIG
             assert source.peer is None
             way.bastion.kill_sessions()
             source.forget()
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
     assert way.bastion.log_text().count("Accepted publickey") == 2
@@ -136,14 +137,14 @@ def test_bastion_that_is_down_is_named(way: Way) -> None:
 def test_frozen_bastion_times_out_and_is_reconnected(way: Way, impatient: None) -> None:
     async def session() -> None:
         async with closing(way.source(connect_timeout=0.5)) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             way.bastion.freeze()
             error = await refusal(source)
             assert error.message.startswith("bastion ")
             assert "no answer before its greeting" in error.message
             way.bastion.thaw()
             source.forget()
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
 

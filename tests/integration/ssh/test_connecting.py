@@ -12,6 +12,7 @@ from postfix_sync.errors import OutOfReach
 from postfix_sync.model.destination import Peer
 from postfix_sync.sources.sftp import Ssh
 from tests.parts.common import free_port
+from tests.parts.source_content import fetch
 from tests.parts.ssh_source import STAY, Far, by_hand, closing, failed, rewrite_names, run
 
 pytestmark = pytest.mark.slow
@@ -74,7 +75,7 @@ def test_one_reachable_address_of_the_host_is_enough(
 ) -> None:
     async def session() -> Peer | None:
         async with closing(several(first, "accepts", connect_timeout=3.0)) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             return source.peer
 
     assert run(session()) == Peer(("127.0.0.1",))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import Exit, NotPermitted, SyncError
+from tests.parts.source_content import fetch
 from tests.parts.ssh_source import (
     STAY,
     Far,
@@ -105,7 +106,7 @@ def test_changed_host_key_is_refused_with_both_fingerprints(far: Far) -> None:
 
     async def session() -> SyncError:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.stop()
             far.sshd.replace_host_key()
             far.sshd.start()

@@ -9,8 +9,8 @@ import asyncssh
 import pytest
 
 from postfix_sync.errors import NotPermitted, OutOfReach, Refused, SyncError
-from postfix_sync.model.source import Snapshot
 from tests.parts.lmtp_rogues import rogue
+from tests.parts.source_content import Contents, fetch
 from tests.parts.ssh_rogues import (
     BANNERS,
     Generous,
@@ -106,11 +106,11 @@ def lying(far: Far, server: type[asyncssh.SFTPServer], **changed: Any) -> SyncEr
 
 @pytest.mark.attack
 def test_honest_rogue_server_is_fetched_without_an_error(far: Far) -> None:
-    async def session() -> Snapshot | None:
+    async def session() -> Contents | None:
         async with sftp_rogue(Honest, far.files.directory, far.sshd.host_key()) as port:
             rewrite_names(far, f"[127.0.0.1]:{port}")
             async with closing(far.source(port=port, path=Path("/"))) as source:
-                return await source.fetch()
+                return await fetch(source)
 
     assert run(session())
 

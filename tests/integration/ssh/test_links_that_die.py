@@ -9,6 +9,7 @@ from postfix_sync.errors import OutOfReach
 from postfix_sync.model.destination import Peer
 from postfix_sync.sources import ssh_session
 from tests.parts.slow_link import Link
+from tests.parts.source_content import fetch
 from tests.parts.ssh_source import BEES, BIG, Far, closing, refusal, run, until
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ def test_server_frozen_between_two_fetches_times_out_and_is_reconnected(
 
     async def session() -> None:
         async with closing(far.source(connect_timeout=0.5)) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.freeze()
             began = time.monotonic()
             error = await refusal(source)
@@ -29,7 +30,7 @@ def test_server_frozen_between_two_fetches_times_out_and_is_reconnected(
             assert time.monotonic() - began < 2
             far.sshd.thaw()
             source.forget()
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
 
@@ -39,7 +40,7 @@ def test_server_frozen_during_a_transfer_times_out(counted: Far, impatient: None
 
     async def session() -> None:
         async with closing(counted.source()) as source:
-            fetching = asyncio.create_task(source.fetch())
+            fetching = asyncio.create_task(fetch(source))
             await until(lambda: counted.sshd.requests("read") > 4, "reading")
             counted.sshd.freeze()
             began = time.monotonic()
@@ -47,7 +48,7 @@ def test_server_frozen_during_a_transfer_times_out(counted: Far, impatient: None
                 await fetching
             assert time.monotonic() - began < 5
             counted.sshd.thaw()
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
 
@@ -57,12 +58,12 @@ def test_server_killed_during_a_transfer_is_a_lost_connection(counted: Far) -> N
 
     async def session() -> None:
         async with closing(counted.source()) as source:
-            fetching = asyncio.create_task(source.fetch())
+            fetching = asyncio.create_task(fetch(source))
             await until(lambda: counted.sshd.requests("read") > 4, "reading")
             counted.sshd.kill_sessions()
             with pytest.raises(OutOfReach, match="connection lost"):
                 await fetching
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
 
@@ -70,12 +71,12 @@ def test_server_killed_during_a_transfer_is_a_lost_connection(counted: Far) -> N
 def test_restarted_server_is_reconnected_at_once(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.restart()
             far.files.write(BEES)
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.kill_sessions()
-            assert await source.fetch() is None
+            assert await fetch(source) is None
 
     run(session())
 
@@ -85,9 +86,9 @@ def test_connection_that_breaks_at_the_request_is_replaced(far: Far) -> None:
 
     async def session() -> None:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.kill_sessions()
-            assert await source.fetch() is None  # without running the event loop in between
+            assert await fetch(source) is None  # without running the event loop in between
             # The calling task is not left in a cancelled state.
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
@@ -99,13 +100,13 @@ def test_connection_that_breaks_at_the_request_is_replaced(far: Far) -> None:
 def test_server_that_is_down_is_refused_until_it_returns(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.stop()
             for _ in range(2):
                 error = await refusal(source)
                 assert "Connection refused" in error.message
             far.sshd.start()
-            assert await source.fetch() is None
+            assert await fetch(source) is None
 
     run(session())
 
@@ -115,7 +116,7 @@ def test_fetches_share_one_connection(far: Far) -> None:
         async with closing(far.source()) as source:
             assert source.peer is None
             for _ in range(4):
-                await source.fetch()
+                await fetch(source)
                 source.forget()
             assert source.peer == Peer(("127.0.0.1",))
             assert far.sshd.log_text().count("Connection from") == 1
@@ -132,7 +133,7 @@ def test_cancelled_fetch_leaves_no_task_and_no_connection(far: Far, delay: float
 
     async def session() -> None:
         async with closing(far.source()) as source:
-            fetching = asyncio.create_task(source.fetch())
+            fetching = asyncio.create_task(fetch(source))
             await asyncio.sleep(delay)
             fetching.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -145,7 +146,7 @@ def test_cancelled_fetch_leaves_no_task_and_no_connection(far: Far, delay: float
 def test_closing_does_not_wait_for_a_frozen_server(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.sshd.freeze()
 
     run(session())
@@ -159,7 +160,7 @@ def test_link_that_drops_packets_times_out(
 
     async def session() -> None:
         async with closing(far.source(port=slow_link.port, connect_timeout=3.0)) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             slow_link.drop = True
             began = time.monotonic()
             error = await refusal(source)
@@ -168,6 +169,6 @@ def test_link_that_drops_packets_times_out(
             assert time.monotonic() - began < 7
             slow_link.drop = False
             source.forget()
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())

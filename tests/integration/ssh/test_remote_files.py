@@ -9,6 +9,7 @@ import pytest
 
 from postfix_sync.errors import Exit, Missing, NotPermitted, OutOfReach, Refused
 from tests.parts.mailman_files import MailmanFiles
+from tests.parts.source_content import fetch
 from tests.parts.ssh_source import ANTS, STAY, Far, closing, failed, fetched, refusal, run, until
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def test_directory_that_is_created_later_is_fetched_over_the_same_connection(far
             assert "mailman aliases" in error.hint
             assert error.status == Exit.OUT_OF_REACH
             far.files.write(ANTS)
-            assert await source.fetch()
+            assert await fetch(source)
             assert len(far.sshd.sessions()) <= 3, "only one connection"
 
     run(session())
@@ -139,7 +140,7 @@ def test_fetch_after_a_denial_logs_in_again(jailed: Far) -> None:
             assert isinstance(await refusal(source), NotPermitted)
             await until(lambda: not jailed.sshd.sessions(), "the end of the session")
             path.chmod(0o664)
-            assert await source.fetch()
+            assert await fetch(source)
 
     run(session())
 

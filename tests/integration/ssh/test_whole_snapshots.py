@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from postfix_sync.errors import OutOfReach, Refused, SyncError
-from postfix_sync.model.source import Snapshot
 from postfix_sync.sources import sftp
 from postfix_sync.sources.mailman_files import QUIET, SETTLE_AT_MOST
 from postfix_sync.sources.sftp import Ssh
 from postfix_sync.sources.ssh_session import BLOCK, Session
 from tests.parts.mailman_files import lmtp_text
+from tests.parts.source_content import Contents, fetch
 from tests.parts.ssh_source import ANTS, BEES, BIG, Far, closing, failed, fetched, run, until
 
 pytestmark = pytest.mark.slow
@@ -59,20 +59,20 @@ def test_unchanged_files_are_not_read_again(counted: Far) -> None:
 
     async def session() -> None:
         async with closing(counted.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             await asyncio.sleep(sftp.COARSE)  # until the file is old enough
-            assert await source.fetch() is None
+            assert await fetch(source) is None
             opened = counted.sshd.requests("open")
             assert opened == 4
             looked = counted.sshd.requests("lstat")
             for _ in range(3):
-                assert await source.fetch() is None
+                assert await fetch(source) is None
             assert counted.sshd.requests("open") == opened
             await until(
                 lambda: counted.sshd.requests("lstat") == looked + 9, "three looks at three files"
             )
             source.forget()
-            assert await source.fetch()
+            assert await fetch(source)
             assert counted.sshd.requests("open") == opened + 2
 
     run(session())
@@ -81,13 +81,13 @@ def test_unchanged_files_are_not_read_again(counted: Far) -> None:
 def test_changed_files_are_fetched_again(far: Far) -> None:
     async def session() -> None:
         async with closing(far.source()) as source:
-            assert await source.fetch()
+            assert await fetch(source)
             far.files.write(ANTS, BEES)
-            again = await source.fetch()
+            again = await fetch(source)
             assert again
             assert BEES.encode() in again.lmtp.content
             far.files.write(ANTS, BEES, aliases={"ants@alias.example.net": ANTS})
-            again = await source.fetch()
+            again = await fetch(source)
             assert again
             assert again.vmap
 
@@ -104,10 +104,10 @@ def test_rewrite_within_the_same_second_is_fetched(far: Far) -> None:
             far.files.put(name, "a.example a.example\n")
             whole = int(time.time())
             os.utime(path, (whole, whole))
-            assert await source.fetch()
+            assert await fetch(source)
             far.files.put(name, "b.example b.example\n")
             os.utime(path, (whole, whole))
-            again = await source.fetch()
+            again = await fetch(source)
             assert again
             assert again.domains.content.startswith(b"b.")
 
@@ -118,17 +118,17 @@ def test_fetch_waits_until_files_just_written_are_complete(far: Far) -> None:
     far.files.put("postfix_lmtp", lmtp_text([ANTS, "cats@other.example"], HOP))
     far.files.put("postfix_domains", "early")
 
-    async def session() -> Snapshot | None:
+    async def session() -> Contents | None:
         async with closing(far.source()) as source:
             assert await refusal_or(source)  # so that the login is not part of the measured time
             far.files.put("postfix_lmtp", "changed")
-            fetching = asyncio.create_task(source.fetch())
+            fetching = asyncio.create_task(fetch(source))
             await asyncio.sleep(QUIET * 0.7)
             far.files.put("postfix_domains", "late")
             return await fetching
 
     async def refusal_or(source: Ssh) -> bool:
-        return await source.fetch() is not None
+        return await fetch(source) is not None
 
     snapshot = run(session())
     assert snapshot
@@ -152,9 +152,9 @@ def test_file_replaced_during_the_read_is_read_again(counted: Far) -> None:
         for name in names:
             (counted.files.directory / f"{name}.new").rename(counted.files.directory / name)
 
-    async def session() -> Snapshot | None:
+    async def session() -> Contents | None:
         async with closing(counted.source()) as source:
-            fetching = asyncio.create_task(source.fetch())
+            fetching = asyncio.create_task(fetch(source))
             await until(lambda: counted.sshd.requests("read") > 4, "reading")
             assert not fetching.done()
             publish()
@@ -185,10 +185,10 @@ def test_files_that_change_constantly_are_refused_or_fetched_whole(far: Far) -> 
     thread = threading.Thread(target=rewrite)
     thread.start()
 
-    async def session() -> Snapshot | SyncError | None:
+    async def session() -> Contents | SyncError | None:
         async with closing(far.source()) as source:
             try:
-                return await source.fetch()
+                return await fetch(source)
             except OutOfReach as error:
                 return error
 
@@ -215,10 +215,10 @@ def test_files_that_change_during_each_read_are_read_three_times(
     real = Session.read
     reads = 0
 
-    async def read(self: Any, state: Any) -> Any:
+    async def read(self: Any, state: Any, files: Any) -> Any:
         nonlocal reads
         reads += 1
-        found = await real(self, state)
+        found = await real(self, state, files)
         counted.files.put("postfix_lmtp", "x" * reads)
         return found
 

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.mailman.entries import MAX_LINE, MAX_LISTS, MAX_OTHER_LINES, _list_at
+from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES, Checks, parse_entries
 from postfix_sync.mailman.files import (
     MAX_DESTINATIONS,
     parse_aliases,
@@ -17,9 +16,11 @@ from postfix_sync.mailman.files import (
     parse_routes,
     read_tables,
 )
+from postfix_sync.mailman.lists import T
 from postfix_sync.mailman.names import check_address
+from postfix_sync.mailman.tiles import MAX_LINE
 from postfix_sync.model.destination import Destination
-from postfix_sync.model.list_addresses import addresses_of
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of
 from postfix_sync.model.source import Policy, Snapshot, SourceFile
 from postfix_sync.model.table import Aliases, Table
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
@@ -31,6 +32,7 @@ from tests.parts.mailman_files import (
     lists_of,
     lmtp_text,
     nine,
+    source_file,
     vmap_text,
 )
 
@@ -39,7 +41,7 @@ ANY = Policy()
 
 
 def file(content: str | bytes) -> SourceFile:
-    return SourceFile("/m/postfix_lmtp", content.encode() if isinstance(content, str) else content)
+    return source_file("/m/postfix_lmtp", content)
 
 
 def routes(content: str | bytes, policy: Policy = ANY) -> dict[str, str]:
@@ -48,9 +50,9 @@ def routes(content: str | bytes, policy: Policy = ANY) -> dict[str, str]:
 
 def snapshot(lmtp: str, domains: str, vmap: str | None = None) -> Snapshot:
     return Snapshot(
-        SourceFile("/m/postfix_lmtp", lmtp.encode()),
-        SourceFile("/m/postfix_domains", domains.encode()),
-        SourceFile("/m/postfix_vmap", vmap.encode()) if vmap is not None else None,
+        source_file("/m/postfix_lmtp", lmtp),
+        source_file("/m/postfix_domains", domains),
+        source_file("/m/postfix_vmap", vmap) if vmap is not None else None,
     )
 
 
@@ -344,7 +346,7 @@ line_parts = st.sampled_from(
 
 @given(st.lists(line_parts).map(b"".join))
 def test_any_mixture_of_what_the_files_are_made_of(content: bytes) -> None:
-    files = [SourceFile(name, content) for name in ("lmtp", "domains", "vmap")]
+    files = [source_file(name, content) for name in ("lmtp", "domains", "vmap")]
     try:
         found = read_tables(Snapshot(*files), fold_unicode, ANY)
     except Refused:
@@ -355,11 +357,16 @@ def test_any_mixture_of_what_the_files_are_made_of(content: bytes) -> None:
     }
 
 
+def lists_by_line(kind: type[T], file: SourceFile, checks: Checks) -> T:
+    """Do what parse_lists does, but line by line."""
+    return kind.of(parse_entries(file, checks, MAX_LISTS * ADDRESSES_PER_LIST))
+
+
 def by_line(content: bytes, policy: Policy, kind: type[Table[str]]) -> Table[str] | Refused:
     """Read a file as the parsers do, but line by line."""
     parse = parse_aliases if kind is Aliases else parse_routes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("postfix_sync.mailman.entries._list_at", lambda *_: None)
+        patch.setattr("postfix_sync.mailman.files.parse_lists", lists_by_line)
         return outcome(parse, content, policy)
 
 
@@ -417,17 +424,3 @@ def test_reading_by_list_is_reading_by_line(
     else:
         assert found == wanted
         assert (found.lists, found.others) == (wanted.lists, wanted.others)
-
-
-def test_pattern_of_a_list_is_tried_on_a_bounded_part_of_a_line() -> None:
-    """It would hold the interpreter's lock for ten seconds on a line of 512 MiB."""
-
-    class Recorder:
-        read = 0
-
-        def match(self, content: bytes, start: int, end: int) -> None:
-            self.read = min(end, len(content)) - start
-
-    pattern = Recorder()
-    assert _list_at(cast("re.Pattern[bytes]", pattern), b"b" * (2 * MAX_LINE), 1) is None
-    assert pattern.read == MAX_LINE
