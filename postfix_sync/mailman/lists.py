@@ -27,6 +27,7 @@ from postfix_sync.mailman.tiles import (
     BEFORE_REGEX,
     DOMAIN,
     LINE,
+    MAX_LINE,
     NAME,
     TARGET_DOMAIN,
     VALUE,
@@ -162,6 +163,8 @@ class _Lists(Reading):
         """
         table: dict[str, str] = {}
         count = 0
+        if max(map(len, lines), default=0) > MAX_LINE:
+            raise ValueError("a line is too long")
         if lines and self.regex is not None:
             patterns = self._formats.regex if self.regex else self._formats.plain
             columns = tuple(zip(*patterns.lines.findall(b"\n".join([*lines, b""])), strict=True))

@@ -145,12 +145,13 @@ def test_tiles_are_the_same_wherever_a_piece_ends() -> None:
 @pytest.mark.parametrize("piece", [1, 50, PIECE])
 @pytest.mark.parametrize("length", [MAX_LINE, MAX_LINE + 1, 3 * MAX_LINE])
 def test_long_line_is_refused_with_its_number_and_length(piece: int, length: int) -> None:
-    line = f"# {'a' * (length - 2)}\n"
-    file = source_file(PLACE, f"ants@b.c {HOP}\n\n{line}bees@b.c {HOP}\n", piece)
+    line = f"bees@b.c {HOP:>{length - len('bees@b.c ')}}\n"
+    before = "".join(f"ants{number}@b.c {HOP}\n" for number in range(ADDRESSES_PER_LIST))
+    file = source_file(PLACE, f"{before}{line}cees@b.c {HOP}\n", piece)
     if length == MAX_LINE:
-        assert len(parse_routes(file, fold_unicode, Policy())) == 2
+        assert len(parse_routes(file, fold_unicode, Policy())) == ADDRESSES_PER_LIST + 2
         return
-    with pytest.raises(Refused, match=rf"^{PLACE}:3: the line has {length} bytes, {MAX_LINE} at"):
+    with pytest.raises(Refused, match=rf"^{PLACE}:10: the line has {length} bytes, {MAX_LINE} at"):
         parse_routes(file, fold_unicode, Policy())
 
 
