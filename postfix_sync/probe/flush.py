@@ -46,8 +46,8 @@ BATCH = 500
 """Messages to retry before recovery checks again whether the destination is still up."""
 
 IN_PROGRESS = 5000
-"""Messages of the backlog of a destination that qmgr(8) has at the same time, about: a quarter of
-what it can have (qmgr_message_active_limit), so that other mail does not wait for this one."""
+"""Messages that are retried at the same time, about: a quarter of those that qmgr(8) can have
+(qmgr_message_active_limit), so that other mail does not wait for these."""
 
 ROOM_POLL = 0.5
 """Seconds between checks whether qmgr(8) has fewer than IN_PROGRESS."""
@@ -158,8 +158,7 @@ async def recover(
 
     Return the destinations that were recovered, as HOST:PORT: none if Postfix is stopped, and of
     `wanted.unseen` only those that had deferred mail. Raises SyncError if the queue or the
-    configuration of Postfix cannot be read, or if flush(8)
-    cannot be asked.
+    configuration of Postfix cannot be read, or if flush(8) cannot be asked.
     """
     mail = await mail_queue_of(config_directory)
     if Processes(config_directory, mail.queue_directory).master is None:
@@ -200,16 +199,16 @@ async def _deliver_fresh(
     """Retry the messages in `found` that are not in `tried`, and add them; return whether any."""
     before = len(tried)
     for endpoint, ids in found.items():
-        await _deliver(
-            mail, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
-        )
+        fresh = [queue_id for queue_id in ids if queue_id not in tried]
+        await _deliver(mail, endpoint, fresh, tried, is_up)
         tried.update(ids)
     return len(tried) > before
 
 
 async def _deliver(
-    mail: MailQueue, endpoint: str, ids: list[str], is_up: Callable[[str], bool]
+    mail: MailQueue, endpoint: str, ids: list[str], tried: set[str], is_up: Callable[[str], bool]
 ) -> None:
+    """Retry messages of one destination while it is up, and add them to `tried`."""
     if ids:
         LOG.info(
             "destination %s: up again; retrying %s",
@@ -217,19 +216,21 @@ async def _deliver(
             counted(len(ids), "deferred message"),
         )
     for start in range(0, len(ids), BATCH):
-        if start >= IN_PROGRESS:
-            await _wait_for_room(mail, endpoint, frozenset(ids[:start]), is_up)
+        if len(tried) >= IN_PROGRESS:
+            await _wait_for_room(mail, endpoint, frozenset(tried), is_up)
         if not is_up(endpoint):
             break
-        await mail.deliver_now(ids[start : start + BATCH])
+        batch = ids[start : start + BATCH]
+        await mail.deliver_now(batch)
+        tried.update(batch)
 
 
 async def _wait_for_room(
-    mail: MailQueue, endpoint: str, retried: frozenset[str], is_up: Callable[[str], bool]
+    mail: MailQueue, endpoint: str, tried: frozenset[str], is_up: Callable[[str], bool]
 ) -> None:
     """Wait until qmgr(8) has fewer than IN_PROGRESS of the messages, or the destination is down."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ROOM_WAIT):
             # No event says that a message has left the queue.
-            while is_up(endpoint) and await mail.in_progress(retried) >= IN_PROGRESS:  # noqa: ASYNC110
+            while is_up(endpoint) and await mail.in_progress(tried) >= IN_PROGRESS:  # noqa: ASYNC110
                 await asyncio.sleep(ROOM_POLL)
