@@ -2,17 +2,24 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postfix_sync.errors import ApplyError
+from postfix_sync.errors import ApplyError, OutOfReach, TimedOut
+from postfix_sync.log import LOG
+from postfix_sync.postfix.flush_client import retry_now
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.postfix.queue import Queued, unquoted, without_extensions
-from postfix_sync.system.commands import run
+from postfix_sync.system.commands import COMMAND_TIMEOUT, run, running
 from postfix_sync.system.threads import run_in_daemon_thread
+
+FLUSH_SERVICE = "public/flush"
+"""The socket of flush(8) below the queue directory (master.cf)."""
 
 AT_ONCE = 4
 """Processes of postqueue(1) at the same time: more of them are not faster."""
@@ -29,25 +36,44 @@ class MailQueue:
     """The value of recipient_delimiter."""
 
     async def messages(self) -> list[Queued]:
-        """List the messages in the queue. Raises ApplyError if postqueue(1) fails."""
+        """List the messages in the queue. Raises ApplyError if postqueue(1) fails.
+
+        The list is parsed while postqueue(1) prints it, because the text is larger than the result.
+        """
         if not (self.queue_directory / "active").is_dir():
             return []  # this Postfix was never started
-        done = await run(instance_command(self.config_directory, "postqueue", "-j"))
-        if done.status:
-            raise ApplyError(f"postqueue -j: {done.complaint}")
+        command = instance_command(self.config_directory, "postqueue", "-j")
+        found: list[Queued] = []
         try:
-            return await run_in_daemon_thread(_messages, done.stdout)
+            async with asyncio.timeout(COMMAND_TIMEOUT), running(command) as listing:
+                async for lines in listing.blocks():
+                    # Addresses may hold U+2028 and its like, at which splitlines() would split.
+                    found += map(_queued, map(json.loads, filter(None, lines.split(b"\n"))))
+        except TimeoutError:
+            raise TimedOut(f"postqueue -j: not done after {COMMAND_TIMEOUT:g} s; killed") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ApplyError(f"postqueue -j: its output cannot be parsed: {error}") from None
+        except ApplyError as error:
+            raise ApplyError(f"postqueue -j: {error.message}") from None
+        return found
 
     async def deliver_now(self, queue_ids: Sequence[str]) -> None:
         """Have Postfix retry deferred messages now; those on hold, or already removed, are skipped.
 
-        postqueue(1) takes only one queue id, so each message needs a process. With the first of
-        them, qmgr(8) also forgets which destinations are dead, so that it tries new mail for them.
+        With the first of them, qmgr(8) also forgets which destinations are dead, so that it tries
+        new mail for them. If flush(8) can't be asked, postqueue(1) asks it, a process per message:
+        it takes only one queue id.
 
         Raises ApplyError if postqueue(1) fails.
         """
+        try:
+            await run_in_daemon_thread(retry_now, self.queue_directory / FLUSH_SERVICE, queue_ids)
+        except OutOfReach as error:
+            LOG.debug("%s; running postqueue -i", error.message)
+            await self._run_postqueue(queue_ids)
+
+    async def _run_postqueue(self, queue_ids: Sequence[str]) -> None:
+        """Run `postqueue -i` for each message. Raises ApplyError if it fails."""
         for start in range(0, len(queue_ids), AT_ONCE):
             done = await asyncio.gather(
                 *(
@@ -58,6 +84,16 @@ class MailQueue:
             for completed in done:
                 if completed.status:
                     raise ApplyError(f"postqueue -i: {completed.complaint}")
+
+    async def in_progress(self, queue_ids: frozenset[str]) -> int:
+        """Count the messages among these that qmgr(8) has not yet delivered, or deferred again."""
+
+        def count() -> int:
+            paths = (self.queue_directory / name for name in ("incoming", "active"))
+            names = (names for path in paths for _, _, names in os.walk(path))
+            return sum(map(len, map(queue_ids.intersection, names)))
+
+        return await run_in_daemon_thread(count)
 
     async def recipients(self, before: float) -> frozenset[str]:
         """Return the folded recipients of queued mail, each with its extensions and without them.
@@ -79,19 +115,15 @@ class MailQueue:
         )
 
 
-def _messages(printed: str) -> list[Queued]:
-    # Addresses may hold U+2028 and its like, at which splitlines() would split.
-    return [_queued(json.loads(line)) for line in printed.split("\n") if line]
-
-
 def _queued(found: dict[str, Any]) -> Queued:
     """Parse a line of `postqueue -j` (Postfix 3.1 and later)."""
     return Queued(
         queue_id=found["queue_id"],
-        queue_name=found["queue_name"],
+        queue_name=sys.intern(found["queue_name"]),
         arrival_time=float(found["arrival_time"]),
         recipients=tuple(
-            (unquoted(recipient["address"]), recipient.get("delay_reason", ""))
+            # Thousands of recipients have the same reason: they share its text.
+            (unquoted(recipient["address"]), sys.intern(recipient.get("delay_reason", "")))
             for recipient in found["recipients"]
         ),
     )

@@ -2,10 +2,10 @@
 
 Postfix retries a deferred message after minutes at first, and after more than an hour later on; as
 long as it takes the destination for dead, it defers new mail as well. So, once a destination is up
-again, recovery finds its deferred messages in the queue, and has postqueue(1) retry only those now.
+again, recovery finds its deferred messages in the queue, and has flush(8) retry only those now.
 
 Recovery reads from status.json and from the queue whether it is due, and does not rely on events:
-after a restart, a failure of postqueue, or an interrupted recovery, it is still due. There are two
+after a restart, a failure of flush(8), or an interrupted recovery, it is still due. There are two
 causes:
 
 - A probe failed since the last recovery: all deferred mail of the destination is retried.
@@ -16,6 +16,7 @@ Mail that is deferred for another reason is left to Postfix.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -41,8 +42,19 @@ UNSEEN_AGAIN = 300.0
 """Minimum seconds between two recoveries if no probe failed: perhaps only Postfix cannot reach the
 destination."""
 
-BATCH = 100
+BATCH = 500
 """Messages to retry before recovery checks again whether the destination is still up."""
+
+IN_PROGRESS = 5000
+"""Messages that are retried at the same time, about: a quarter of those that qmgr(8) can have
+(qmgr_message_active_limit), so that other mail does not wait for these."""
+
+ROOM_POLL = 0.5
+"""Seconds between checks whether qmgr(8) has fewer than IN_PROGRESS."""
+
+ROOM_WAIT = 60.0
+"""Seconds until the next messages are retried in any case: if Postfix was stopped meanwhile, that
+fails, and is reported."""
 
 LISTINGS = 3
 """How often the queue is listed, at most: mail that arrived before Postfix took the destination for
@@ -146,7 +158,7 @@ async def recover(
 
     Return the destinations that were recovered, as HOST:PORT: none if Postfix is stopped, and of
     `wanted.unseen` only those that had deferred mail. Raises SyncError if the queue or the
-    configuration of Postfix cannot be read, or if postqueue(1) fails.
+    configuration of Postfix cannot be read, or if flush(8) cannot be asked.
     """
     mail = await mail_queue_of(config_directory)
     if Processes(config_directory, mail.queue_directory).master is None:
@@ -187,16 +199,16 @@ async def _deliver_fresh(
     """Retry the messages in `found` that are not in `tried`, and add them; return whether any."""
     before = len(tried)
     for endpoint, ids in found.items():
-        await _deliver(
-            mail, endpoint, [queue_id for queue_id in ids if queue_id not in tried], is_up
-        )
+        fresh = [queue_id for queue_id in ids if queue_id not in tried]
+        await _deliver(mail, endpoint, fresh, tried, is_up)
         tried.update(ids)
     return len(tried) > before
 
 
 async def _deliver(
-    mail: MailQueue, endpoint: str, ids: list[str], is_up: Callable[[str], bool]
+    mail: MailQueue, endpoint: str, ids: list[str], tried: set[str], is_up: Callable[[str], bool]
 ) -> None:
+    """Retry messages of one destination while it is up, and add them to `tried`."""
     if ids:
         LOG.info(
             "destination %s: up again; retrying %s",
@@ -204,6 +216,21 @@ async def _deliver(
             counted(len(ids), "deferred message"),
         )
     for start in range(0, len(ids), BATCH):
+        if len(tried) >= IN_PROGRESS:
+            await _wait_for_room(mail, endpoint, frozenset(tried), is_up)
         if not is_up(endpoint):
             break
-        await mail.deliver_now(ids[start : start + BATCH])
+        batch = ids[start : start + BATCH]
+        await mail.deliver_now(batch)
+        tried.update(batch)
+
+
+async def _wait_for_room(
+    mail: MailQueue, endpoint: str, tried: frozenset[str], is_up: Callable[[str], bool]
+) -> None:
+    """Wait until qmgr(8) has fewer than IN_PROGRESS of the messages, or the destination is down."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ROOM_WAIT):
+            # No event says that a message has left the queue.
+            while is_up(endpoint) and await mail.in_progress(tried) >= IN_PROGRESS:  # noqa: ASYNC110
+                await asyncio.sleep(ROOM_POLL)

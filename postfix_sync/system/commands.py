@@ -150,8 +150,25 @@ class Running:
                 status = await self.process.wait()
         except TimeoutError:
             return False
-        ended = Completed(self.command, status, b"", _text(_content(self.complained)))
-        raise OutOfReach(f"{self.command}: has ended: {ended.complaint}")
+        raise OutOfReach(f"{self.command}: has ended: {self._ended(status).complaint}")
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """Yield the output until the command ends, in blocks of whole lines.
+
+        Raises ApplyError, with its standard error, if its exit status is not 0.
+        """
+        rest = b""
+        while block := await self.printed.read(AT_A_TIME):
+            lines, newline, rest = (rest + block).rpartition(b"\n")
+            if newline:
+                yield lines
+        if status := await self.process.wait():
+            raise ApplyError(self._ended(status).complaint)
+        if rest:
+            yield rest
+
+    def _ended(self, status: int) -> Completed:
+        return Completed(self.command, status, b"", _text(_content(self.complained)))
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from tests.bench import (
     acceptance,
+    backlog,
     document,
     fetching,
     losses,
@@ -44,6 +45,7 @@ SUBJECTS: Mapping[str, Measure] = {
 ONLY_FULL: Mapping[str, Measure] = {
     "losses": losses.measure,
     "throughput": throughput.measure,
+    "backlog": backlog.measure,
     "recovery": recovery.measure,
 }
 """What `make bench-full` measures as well."""

@@ -26,6 +26,7 @@ TITLES = {
     "losses": "Mail while lists are added",
     "throughput": "What Postfix serves",
     "fetching": "A fetch over SSH",
+    "backlog": "A backlog of deferred mail",
     "recovery": "Mail that was deferred",
 }
 

@@ -29,6 +29,8 @@ class Plan:
     throughput_lists: tuple[int, ...] = (100, 1_000, 10_000)
     throughput_rounds: int = 5
     throughput_seconds: float = 5.0
+    backlog: int = 20_000
+    """Messages in backlog.py."""
     down: float = 120.0
     """Seconds for which Mailman is down in recovery.py."""
 
@@ -62,6 +64,7 @@ QUICK = Plan(
     throughput_lists=(3,),
     throughput_rounds=1,
     throughput_seconds=0.2,
+    backlog=20,
 )
 
 BENCH = Plan(

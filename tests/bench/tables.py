@@ -210,6 +210,21 @@ def _throughput(rows: Sequence[Row]) -> _Parts:
     )
 
 
+def _backlog(rows: Sequence[Row]) -> _Parts:
+    yield (
+        "Deferred messages are retried when their destination is up again",
+        ["messages", "wall s", "CPU s", "MB"],
+        [
+            [
+                f"{row['messages']:,}",
+                *(number(row[key]) for key in ("wall", "cpu")),
+                f"{row['peak'] / 1e6:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
 def _recovery(rows: Sequence[Row]) -> _Parts:
     counts = ("sent", "bounced", "twice", "waited")
     yield (
@@ -233,5 +248,6 @@ _TABLES: dict[str, Callable[[Sequence[Row]], _Parts]] = {
     "fetching": _fetching,
     "losses": _losses,
     "throughput": _throughput,
+    "backlog": _backlog,
     "recovery": _recovery,
 }
