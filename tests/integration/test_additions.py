@@ -1,4 +1,4 @@
-"""A poll of a volume that Mailman writes to: additions count at once, other changes once it rests."""
+"""A poll of a volume in which Mailman writes: additions count at once, all else when it rests."""
 
 import asyncio
 import os

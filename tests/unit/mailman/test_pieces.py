@@ -155,6 +155,18 @@ def test_long_line_is_refused_with_its_number_and_length(piece: int, length: int
         parse_routes(file, fold_unicode, Policy())
 
 
+@pytest.mark.parametrize("piece", [3000, PIECE])
+@pytest.mark.parametrize("before", ["", lmtp_text(["ants@b.c"], HOP)], ids=["first", "second"])
+def test_list_of_long_lines_is_refused(before: str, piece: int) -> None:
+    last = "".join(f"{key} {HOP}\n" for key in nine(f"{'a' * (MAX_LINE - 45)}@b.c"))
+    lengths = [len(line) for line in last.splitlines()]
+    line = next(number for number, length in enumerate(lengths) if length > MAX_LINE)
+    assert line > 0
+    number = before.count("\n") + line + 1
+    with pytest.raises(Refused, match=rf"^{PLACE}:{number}: the line has {lengths[line]} bytes"):
+        parse_routes(source_file(PLACE, before + last, piece), fold_unicode, Policy())
+
+
 @pytest.mark.parametrize("regex", [False, True], ids=["plain", "regex"])
 @pytest.mark.parametrize("parse", [parse_routes, parse_aliases])
 def test_lists_of_mailman_are_read_without_a_step_each(
