@@ -43,7 +43,7 @@ class WatchedRecords(Records):
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MailmanFiles:
-    """A source that has one list, and counts as long as it is quiet, however long that takes."""
+    """A source with one list, which counts once it is quiet, however long that takes."""
     monkeypatch.setattr(local, "SETTLE_AT_MOST", 3600.0)
     made = MailmanFiles(tmp_path / "data")
     made.write(ANTS)

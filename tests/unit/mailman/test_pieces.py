@@ -158,7 +158,7 @@ def test_long_line_is_refused_with_its_number_and_length(piece: int, length: int
 @pytest.mark.parametrize("piece", [3000, PIECE])
 @pytest.mark.parametrize("before", ["", lmtp_text(["ants@b.c"], HOP)], ids=["first", "second"])
 def test_list_of_long_lines_is_refused(before: str, piece: int) -> None:
-    last = "".join(f"{key} {HOP}\n" for key in nine(f"{'a' * (MAX_LINE - 45)}@b.c"))
+    last = "".join(f"{key} {HOP}\n" for key in nine(f"{'a' * (MAX_LINE - 30)}@b.c"))
     lengths = [len(line) for line in last.splitlines()]
     line = next(number for number, length in enumerate(lengths) if length > MAX_LINE)
     assert line > 0
