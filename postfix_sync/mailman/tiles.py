@@ -73,7 +73,7 @@ class Patterns(NamedTuple):
 
     Each part ends at a character that it can't have, and the quantifiers of characters are
     possessive, so no line takes a time that grows with the square of its length. Those of groups
-    are not: Python 3.11.2 (Debian 12) loses matches there (python/cpython#106052).
+    are not, because Python before 3.11.5 mishandles them (python/cpython#106052, #100061).
     """
 
     tiles: re.Pattern[bytes]
