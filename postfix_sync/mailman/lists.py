@@ -222,6 +222,6 @@ def _conflict(
             continue
         table = kind({entry.key: entry.value}, {}) if entry.is_list else {entry.key: entry.value}
         for number, (address, value) in enumerate(table.items(), entry.number):
-            if address in disputed and values.setdefault(address, value) != value:
+            if values.setdefault(address, value) != value:
                 return refuse(file, number, f"duplicate key {quote(address)}, with another value")
     raise AssertionError("an address has two values, but no line has the second one")

@@ -60,8 +60,8 @@ _PLAIN = _Format(
 )
 _REGEX = _Format(
     before=r"/\^",
-    local=r"(?!#)(?:[A-Za-z0-9!#$%&'*+\-=?^_`{|}~]++|\\\.)++",
-    domain=r"(?:[A-Za-z0-9_\-]++|\\\.)++",
+    local=r"(?!#)(?:[A-Za-z0-9!#$%&'*+\-=?^_`{|}~]++|\\\.)+",
+    domain=r"(?:[A-Za-z0-9_\-]++|\\\.)+",
     extension=re.escape(ANY_EXTENSION.decode()),
     # If an address has six dots, Mailman's postfix_vmap has no blank between a key and its value.
     after=r"\$/[ \t]*+",
@@ -71,8 +71,9 @@ _REGEX = _Format(
 class Patterns(NamedTuple):
     """The patterns of a file's tiles, and of those lines among them that need no check.
 
-    Their quantifiers are possessive: they never try a shorter match, so no line takes a time that
-    grows with the square of its length.
+    Each part ends at a character that it can't have, and the quantifiers of characters are
+    possessive, so no line takes a time that grows with the square of its length. Those of groups
+    are not, because Python before 3.11.5 mishandles them (python/cpython#106052, #100061).
     """
 
     tiles: re.Pattern[bytes]
@@ -101,7 +102,7 @@ def _patterns(form: _Format, value: str, others: str) -> Patterns:
         extension = form.extension if subaddress in {"bounces", "confirm"} else ""
         other = others.replace("%s", subaddress)
         lines.append(f"{form.before}(?P=local)-{subaddress}{extension}{other}")
-    extension = f"(?:(?<=-bounces|-confirm){form.extension})?+" if form.extension else ""
+    extension = f"(?:(?<=-bounces|-confirm){form.extension})?" if form.extension else ""
     line = f"(?P<name>{form.before}{local}{extension}{rest}"
     return Patterns(*(re.compile(rf"{one}|([^\n]*+)\n".encode()) for one in ("".join(lines), line)))
 

@@ -26,6 +26,7 @@ from postfix_sync.sources.local import Volume
 from postfix_sync.sources.mailman_files import SETTLE_AT_MOST
 from postfix_sync.store.records import Records, Stamp
 from postfix_sync.store.state_directory import records_of
+from postfix_sync.system.threads import run_in_daemon_thread
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config, SourceSection
@@ -133,7 +134,9 @@ async def fetch_once(
     async def is_safe(tables: MailmanTables) -> bool:
         """Return whether nothing is lost if the files are about to change again."""
         record = await records.read(name)
-        return record is not None and only_adds(record.tables, tables)
+        if record is None:
+            return False
+        return await run_in_daemon_thread(only_adds, record.tables, tables)
 
     while True:
         at = time.time()

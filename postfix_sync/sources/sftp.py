@@ -230,7 +230,7 @@ def _parsed(
 
 def _digest(snapshot: Snapshot) -> bytes:
     """Return a digest of the files' content."""
-    found = hashlib.sha256()
+    found = hashlib.blake2b()
     for file in (snapshot.lmtp, snapshot.domains, snapshot.vmap):
         found.update(b"-" if file is None else b"%d:" % file.size)
         while file and (piece := file.stream.read(file.piece)):

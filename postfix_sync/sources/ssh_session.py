@@ -6,6 +6,7 @@ memory, with a reply or a SyncError.
 
 import asyncio
 import contextlib
+import errno
 import os
 import stat
 import tempfile
@@ -243,15 +244,17 @@ def _temporary_file() -> BinaryIO:
 def _write(copy: BinaryIO, data: bytes, at: int) -> None:
     """Write to the page cache, which does not keep the event loop. Raises OutOfReach."""
     try:
-        os.pwrite(copy.fileno(), data, at)
+        written = os.pwrite(copy.fileno(), data, at)
     except OSError as error:
         raise no_copy(error) from None
+    if written < len(data):
+        raise no_copy(OSError(errno.ENOSPC, ""))
 
 
 def no_copy(error: OSError) -> OutOfReach:
     """Return the error for a temporary file that can't be made, written or read."""
     message = f"{COPIES}: can't copy the source's files there: {why(error)}; {KEPT}"
-    return OutOfReach(message, space_hint(COPIES, message))
+    return OutOfReach(message, space_hint(COPIES, message) or f"see: ls -ld {COPIES}")
 
 
 def _stat_of(found: "asyncssh.SFTPAttrs") -> Stat:

@@ -243,9 +243,9 @@ def test_hostile_file_is_refused_in_seconds_and_300_mb(site: Site, kind: str) ->
 
 @pytest.fixture
 def slow_to_parse(site: Site) -> Site:
-    """As many valid lines as are permitted: parsing them takes some ten seconds."""
-    site.files.put(ROUTES, HEADER + f"a@b.c {HOP}\n" * MANY)
-    site.files.put(ALIASES, HEADER + "a@c.c a@b.c\n" * MANY)
+    """As many valid lines as are permitted, which are read one by one, in some ten seconds."""
+    site.files.put(ROUTES, HEADER + f"\u00e4@b.c {HOP}\n" * MANY)
+    site.files.put(ALIASES, HEADER + "\u00e4@c.c \u00e4@b.c\n" * MANY)
     site.configure()
     return site
 

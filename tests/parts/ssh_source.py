@@ -63,7 +63,7 @@ class Far:
 
 
 def run(session: Coroutine[Any, Any, T]) -> T:
-    """Call asyncio.run; no task, socket or warning may be left afterwards."""
+    """Call asyncio.run; no task, open file or warning may be left afterwards."""
     complaints: list[str] = []
 
     async def watched() -> T:
@@ -75,20 +75,23 @@ def run(session: Coroutine[Any, Any, T]) -> T:
             left = asyncio.all_tasks() - {asyncio.current_task()}
             complaints.extend(map(str, left))
 
-    before = sockets()
+    before = open_files()
     try:
         return asyncio.run(watched())
     finally:
         assert not complaints
-        assert sockets() == before
+        assert open_files() == before
 
 
-def sockets() -> int:
-    """Return the number of open sockets of this process."""
+def open_files() -> int:
+    """Return the number of open sockets and temporary files of this process."""
     found = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found += stat.S_ISSOCK(descriptor.stat().st_mode)
+            seen = descriptor.stat()
+            found += stat.S_ISSOCK(seen.st_mode) or (
+                stat.S_ISREG(seen.st_mode) and not seen.st_nlink
+            )
         except OSError:  # it has been closed
             continue
     return found

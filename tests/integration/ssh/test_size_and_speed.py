@@ -4,13 +4,17 @@ import asyncio
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from postfix_sync.errors import OutOfReach
+from postfix_sync.sources import ssh_session
 from tests.parts.common import TRIES
+from tests.parts.disk import small_disk
 from tests.parts.slow_link import Link
 from tests.parts.source_content import fetch
-from tests.parts.ssh_source import BIG, Far, closing, run
+from tests.parts.ssh_source import BIG, Far, closing, failed, run
 
 pytestmark = pytest.mark.slow
 
@@ -103,3 +107,28 @@ def test_unchanged_files_take_one_round_trip_on_a_slow_link(far: Far, slow_link:
             return seconds
 
     assert 0.2 < min(run(session())) < 0.4, "one round trip for all three files"
+
+
+@pytest.mark.usefixtures("root")
+def test_full_disk_for_the_copies_is_named(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = tmp_path / "copies"
+    monkeypatch.setattr(ssh_session, "COPIES", copies)
+    far.grow(BIG)
+    with small_disk(copies, "1m"):
+        error = failed(far.source())
+    assert type(error) is OutOfReach
+    assert error.message.startswith(f"{copies}: can't copy the source's files there: No space left")
+    assert f"df -h {copies}" in error.hint
+
+
+def test_missing_directory_for_the_copies_is_named(
+    far: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_session, "COPIES", tmp_path / "missing")
+    error = failed(far.source())
+    assert type(error) is OutOfReach
+    assert (
+        "missing: can't copy the source's files there: No such file or directory" in error.message
+    )

@@ -50,6 +50,7 @@ ROUTES = [
     only(lmtp_text(["dees@b\u00fccher.c"], HOP)),
     only(lmtp_text(["/^x@b.c"], HOP)),
     only(lmtp_text(["#x@b.c"], HOP)),
+    only(lmtp_text(["#x@b.c"], HOP, regex=True)),
     f"/^ants-owner(\\+.*)?@b\\.c$/ {HOP}\n",
     f"/^ants-bounces(\\+.*)?@b\\.c$/{HOP}\n",
     f"Ants-owner@B.c {HOP}\n",
@@ -74,6 +75,7 @@ ALIASES = [
         for name, target in (
             ("ants@x.c", "ants@b.c"),
             ("ants@x.c", "ants@d.e"),
+            ("ants@x.c", "ants@b..c"),
             ("ants-owner@x.c", "ants-owner@b.c"),
             ("ants-owner@x.c", "bees@b.c"),
             ("Bees.red@x.c", "Bees.red@B.c"),
@@ -155,6 +157,18 @@ def test_long_line_is_refused_with_its_number_and_length(piece: int, length: int
         parse_routes(file, fold_unicode, Policy())
 
 
+@pytest.mark.parametrize("piece", [3000, PIECE])
+@pytest.mark.parametrize("before", ["", lmtp_text(["ants@b.c"], HOP)], ids=["first", "second"])
+def test_list_of_long_lines_is_refused(before: str, piece: int) -> None:
+    last = "".join(f"{key} {HOP}\n" for key in nine(f"{'a' * (MAX_LINE - 30)}@b.c"))
+    lengths = [len(line) for line in last.splitlines()]
+    line = next(number for number, length in enumerate(lengths) if length > MAX_LINE)
+    assert line > 0
+    number = before.count("\n") + line + 1
+    with pytest.raises(Refused, match=rf"^{PLACE}:{number}: the line has {lengths[line]} bytes"):
+        parse_routes(source_file(PLACE, before + last, piece), fold_unicode, Policy())
+
+
 @pytest.mark.parametrize("regex", [False, True], ids=["plain", "regex"])
 @pytest.mark.parametrize("parse", [parse_routes, parse_aliases])
 def test_lists_of_mailman_are_read_without_a_step_each(
@@ -166,6 +180,26 @@ def test_lists_of_mailman_are_read_without_a_step_each(
         if parse is parse_routes
         else vmap_text({name: name.replace("lists", "alias") for name in names}, regex=regex)
     )
+    lines = lines_read(monkeypatch)
+    table = parse(source_file(PLACE, text), fold_unicode, Policy())
+    assert set(table.lists) == {*names}
+    assert len(lines) == HEADER.count("\n"), "only the header is read line by line"
+
+
+@pytest.mark.parametrize("regex", [False, True], ids=["plain", "regex"])
+def test_addresses_in_another_order_are_read_without_a_step_each(
+    regex: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"list{number}.red@lists.example.net" for number in range(300)]
+    text = lmtp_text(["ants@b.c"], HOP, regex=regex) + of_line(lmtp_text(names, HOP, regex=regex))
+    lines = lines_read(monkeypatch)
+    table = parse_routes(source_file(PLACE, text), fold_unicode, Policy())
+    assert table == dict.fromkeys((key for name in ["ants@b.c", *names] for key in nine(name)), HOP)
+    assert len(lines) == HEADER.count("\n")
+
+
+def lines_read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the lines that are read one by one, in the order in which they will be."""
     lines: list[bytes] = []
     real = entries.line_of
 
@@ -175,9 +209,21 @@ def test_lists_of_mailman_are_read_without_a_step_each(
 
     monkeypatch.setattr(lists, "line_of", line_of)
     monkeypatch.setattr(entries, "line_of", line_of)
-    table = parse(source_file(PLACE, text), fold_unicode, Policy())
-    assert set(table.lists) == {*names}
-    assert len(lines) == HEADER.count("\n"), "only the header is read line by line"
+    return lines
+
+
+def test_list_that_begins_like_a_comment_is_refused() -> None:
+    text = lmtp_text(["ants@b.c"], HOP, regex=True) + only(lmtp_text(["#x@b.c"], HOP, regex=True))
+    with pytest.raises(Refused, match=rf'^{PLACE}:15: "#x" is not a local part'):
+        parse_routes(source_file(PLACE, text), fold_unicode, Policy())
+
+
+def test_each_domain_of_aliases_is_checked() -> None:
+    for name, target in (("ants@x..c", "ants@b.c"), ("ants@x.c", "ants@b..c")):
+        text = vmap_text({"bees@x.c": "bees@b.c"}) + only(vmap_text({name: target}))
+        line = text.partition("\nants@")[0].count("\n") + 2
+        with pytest.raises(Refused, match=rf'^{PLACE}:{line}: "[bx]\.\.c" is not a mail domain'):
+            parse_aliases(source_file(PLACE, text), fold_unicode, Policy())
 
 
 @pytest.mark.parametrize("piece", [300, PIECE])

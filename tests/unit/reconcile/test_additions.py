@@ -54,6 +54,15 @@ def test_removal_and_other_value_are_no_addition(new: MailmanTables) -> None:
     assert not only_adds(ANTS, new)
 
 
+def test_list_whose_addresses_have_different_values_is_no_addition_if_it_changes() -> None:
+    mixed = dict(zip(nine("bees@b.c"), (HOPS[0], *HOPS * 4), strict=True))
+    domains = {"b.c": "b.c"}
+    old = MailmanTables.of(mixed, domains, {})
+    assert only_adds(old, MailmanTables.of({**mixed, **ANTS.routes}, domains, {}))
+    other = {**mixed, "bees@b.c": HOPS[1]}
+    assert not only_adds(old, MailmanTables.of({**other, **ANTS.routes}, domains, {}))
+
+
 def test_list_of_an_alias_domain_counts_with_its_aliases() -> None:
     domains = {"x.c": "b.c"}
     routes = {"ants@x.c": HOPS[0]}
