@@ -22,9 +22,10 @@ from postfix_sync.mailman.entries import (
 )
 from postfix_sync.mailman.lists import parse_lists
 from postfix_sync.mailman.names import check_address, check_domain
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, domain_of
 from postfix_sync.model.source import MailmanTables, Policy, Snapshot, SourceFile
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 

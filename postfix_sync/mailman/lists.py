@@ -36,9 +36,10 @@ from postfix_sync.mailman.tiles import (
     of_aliases,
     of_routes,
 )
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, SUBADDRESSES, list_with
 from postfix_sync.model.source import SourceFile
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 
 T = TypeVar("T", bound=Table[str])
 

@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from postfix_sync.errors import quote
@@ -35,19 +34,6 @@ def _wide() -> _Patterns:
 
 def _patterns_for(text: str) -> _Patterns:
     return _ASCII if text.isascii() else _wide()
-
-
-def check_entries(table: Mapping[str, str]) -> Mapping[str, str]:
-    """Return `table` if each entry can be a line of a map. Raises ValueError with the problem.
-
-    A table may have a million entries, so this function checks nothing else.
-    """
-    keys = "".join(table)
-    if not f"{keys}{''.join(table.values())}".isprintable() or " " in keys:
-        raise ValueError("an entry has a blank or a control character")
-    if not all(key and value and key[0] != "#" for key, value in table.items()):
-        raise ValueError("an entry can't be a line of a map")
-    return table
 
 
 # A large file names the same few domains again and again.

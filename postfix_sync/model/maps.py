@@ -5,10 +5,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination, Peer
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 
 PIECE = 2**18
 """Bytes of a file that are read at once. As so many blank lines, each of which is a tile

@@ -340,30 +340,3 @@ class _Items(ItemsView[str, V]):
 
     def __iter__(self) -> Iterator[tuple[str, V]]:
         return self._mapping._all()
-
-
-class Aliases(Table[str]):
-    """A table in which each address of a list leads to the same address of another list."""
-
-    @staticmethod
-    def _entries(name: str, value: str) -> Iterator[tuple[str, str]]:
-        return zip(addresses_of(name), addresses_of(value), strict=True)
-
-    @staticmethod
-    def _value_at(_address: str, value: str) -> str:
-        subaddress = _address.rpartition("@")[0].rpartition("-")[2]
-        local, _, domain = value.rpartition("@")
-        return f"{local}-{subaddress}@{domain}"
-
-    @classmethod
-    def of_itself(cls, table: Table[V]) -> "Aliases":
-        """Return the addresses of a table, each with itself as its value."""
-        lists = {name: name for name in table.lists}
-        return cls.joined(lists, {address: address for address in table.others})
-
-    def targets(self) -> "Aliases":
-        """Return the addresses that aliases lead to, each with itself as its value."""
-        return self.joined(
-            {name: name for name in self.lists.values()},
-            {address: address for address in self.others.values()},
-        )

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import SUBADDRESSES, is_of_list, shared_names
-from postfix_sync.model.list_block import alias_block, list_block
 from postfix_sync.model.maps import Diff
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 
 HEADER = b"# Written by postfix-sync, which keeps it in step with Mailman. Edits will be lost.\n"
 
@@ -20,9 +20,22 @@ _SUFFIXES = ("", *(f"-{subaddress}" for subaddress in SUBADDRESSES))
 _LIST_LINES = "".join(f"%s{suffix}%s" for suffix in _SUFFIXES)
 _ALIAS_LINES = "".join(f"%s{suffix}%s{suffix}%s" for suffix in _SUFFIXES)
 
-_OTHER = rb"|([^\n]*\n)"
-_LISTS = re.compile(list_block(rb"\t", rb"[^\t\n]+", rb"\n").pattern + _OTHER)
-_ALIASES = re.compile(alias_block(rb"\t", rb"\n").pattern + _OTHER)
+
+def _lists_and_lines(value: str, other: str) -> re.Pattern[bytes]:
+    """Return the pattern of a list's nine lines, or of any other line.
+
+    `value` and `other` are the patterns of a list's value, and of its other addresses' values.
+    """
+    lines = [rf"((?P<local>[^\s@#][^\s@]*)@(?P<domain>[^\s@]+))\t(?P<value>{value})\n"]
+    lines += (
+        rf"(?P=local)-{subaddress}@(?P=domain)\t{other.replace('%s', subaddress)}\n"
+        for subaddress in SUBADDRESSES
+    )
+    return re.compile(rf"{''.join(lines)}|([^\n]*\n)".encode())
+
+
+_LISTS = _lists_and_lines(r"[^\t\n]+", "(?P=value)")
+_ALIASES = _lists_and_lines(r"(?P<to>[^\s@]+)@(?P<at>[^\s@]+)", "(?P=to)-%s@(?P=at)")
 _LINE = re.compile(r"#[^\n]*\n|(?P<key>[^\t\n]+)\t(?P<value>[^\t\n]+)\n")
 
 T = TypeVar("T", bound=Table[str])

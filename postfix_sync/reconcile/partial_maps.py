@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 
 
 def held_back(maps: Maps, installed: Maps, held: Table[str]) -> Maps:

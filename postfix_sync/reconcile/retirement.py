@@ -10,11 +10,12 @@ destination of a list that has moved is handed to Postfix for another try.
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import Desired, Installed
 from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import ALIASES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Maps
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import host_names
 from postfix_sync.postfix.queue import Queued, without_extensions

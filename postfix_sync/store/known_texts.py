@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypedDict
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import KnownText, TextVersion
 from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from postfix_sync.model.maps import kind_of
 from postfix_sync.model.selection import keys_by_value
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
 from postfix_sync.store.tables_json import by_name
 from postfix_sync.system.files import discard, read_file, replace_file

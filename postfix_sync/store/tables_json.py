@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.store.json_reader import Damaged, shaped
 
 

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.probe_result import PHASES, ProbeResult
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.lmtp_client import LmtpClient
 from postfix_sync.postfix.lmtp_resolver import Resolver
 from postfix_sync.postfix.map_text import render

@@ -19,10 +19,11 @@ from postfix_sync.mailman.files import (
 from postfix_sync.mailman.lists import T
 from postfix_sync.mailman.names import check_address
 from postfix_sync.mailman.tiles import MAX_LINE
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of
 from postfix_sync.model.source import Policy, Snapshot, SourceFile
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from postfix_sync.postfix.map_text import parse_installed, render
 from tests.parts.mailman_files import (

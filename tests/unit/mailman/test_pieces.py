@@ -16,9 +16,10 @@ from postfix_sync.mailman import entries, lists
 from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES, Checks, parse_entries
 from postfix_sync.mailman.files import parse_aliases, parse_domains, parse_routes
 from postfix_sync.mailman.tiles import BY_LINE, MAX_LINE, of_routes, tiles
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
 from postfix_sync.model.source import PIECE, Policy, SourceFile
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold, fold_ascii, fold_unicode
 from tests.parts.mailman_files import HEADER, lmtp_text, nine, source_file, vmap_text
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import addresses_of, domain_of
 from postfix_sync.model.maps import Change, Diff
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from tests.parts.mailman_files import nine
 
 ANTS, BEES = "ants@b.c", "bees@d.e"

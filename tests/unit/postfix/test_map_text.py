@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.maps import Diff
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.map_text import (
     HEADER,
     UnfitError,

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import NotPlaced, OutOfReach, Refused
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination, Peer
 from postfix_sync.model.installed import Condition, Installed, InstalledMap
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables, Policy, Record
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.decide import Allowed, Decision, decide
 from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import (
     EVERY_DOMAIN,
     MOVED_LISTS,
@@ -18,7 +19,7 @@ from postfix_sync.model.installed import (
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish
 from postfix_sync.postfix.next_hop import next_hops_of
 from postfix_sync.reconcile.plan import EnterHosts, MakeVisible, Owe, Plan, plan

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import Condition, Desired, Installed, InstalledMap
 from postfix_sync.model.list_addresses import addresses_of
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS
 from postfix_sync.model.maps import Maps
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.model.table import Aliases, Table
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import fold_ascii
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.reconcile.plan import plan
