@@ -169,7 +169,7 @@ class Follower:
             self.source.forget()
             self.poll_now.set()
         elif report.stamp and answer and answer is self.answer:
-            self.answer = replace(answer, seen=report.stamp, tables=None)
+            self.answer = replace(answer, seen=report.stamp, tables=None, record=None)
 
     async def _watch(self, source: Volume | Contained) -> None:
         """Have the source polled when its directory reports a change."""

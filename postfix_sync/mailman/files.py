@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import chain, repeat
 from operator import itemgetter
+from typing import TypeVar
 
+from postfix_sync import __version__
 from postfix_sync.errors import HalfWritten, Refused, quote
+from postfix_sync.mailman.blocks import blocks_of, reread
 from postfix_sync.mailman.entries import (
     MAILMAN_ALIASES,
     MAX_LISTS,
@@ -24,10 +27,13 @@ from postfix_sync.mailman.lists import parse_lists
 from postfix_sync.mailman.names import check_address, check_domain
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, domain_of
-from postfix_sync.model.source import MailmanTables, Policy, Snapshot, SourceFile
+from postfix_sync.model.map_names import ALIASES, ROUTES
+from postfix_sync.model.source import Blocks, MailmanTables, Origin, Policy, Snapshot, SourceFile
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
+
+T = TypeVar("T", bound=Table[str])
 
 MAX_DESTINATIONS = 32
 """Destinations of one source at most. Mailman writes one; a file edited by hand has a few."""
@@ -143,8 +149,12 @@ def _check_whole(file: SourceFile, table: Table[str]) -> None:
         )
 
 
-def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables:
+def read_tables(
+    snapshot: Snapshot, fold: Fold, policy: Policy, known: MailmanTables | None = None
+) -> MailmanTables:
     """Parse a snapshot, and check that its files agree.
+
+    `known` are tables that were read before; the result is the same without them.
 
     Raises:
         Refused: a file is invalid.
@@ -153,8 +163,25 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
     domains = parse_domains(
         snapshot.domains, fold, policy
     )  # first, because its errors explain alias domains
-    routes = parse_routes(snapshot.lmtp, fold, policy)
-    aliases = parse_aliases(snapshot.vmap, fold, policy) if snapshot.vmap else Aliases.of({})
+    reader = f"{__version__} {fold.__name__} {_limits(policy)}"
+    before: Mapping[str, Blocks] = {}
+    if known and known.origin and known.origin.reader == reader:
+        before = known.origin.files
+    files: dict[str, Blocks | None] = {}
+    routes, files[ROUTES] = _read_lists(
+        snapshot.lmtp,
+        lambda file: parse_routes(file, fold, policy),
+        known.routes if known else None,
+        before.get(ROUTES),
+    )
+    aliases = Aliases.of({})
+    if snapshot.vmap:
+        aliases, files[ALIASES] = _read_lists(
+            snapshot.vmap,
+            lambda file: parse_aliases(file, fold, policy),
+            known.aliases if known else None,
+            before.get(ALIASES),
+        )
     _check_whole(snapshot.lmtp, routes)
     if snapshot.vmap:
         if not snapshot.vmap.size:
@@ -164,7 +191,23 @@ def read_tables(snapshot: Snapshot, fold: Fold, policy: Policy) -> MailmanTables
         _check_whole(snapshot.vmap, aliases)
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)
-    return MailmanTables(routes, domains, aliases)
+    origin = Origin(reader, {name: blocks for name, blocks in files.items() if blocks})
+    return MailmanTables(routes, domains, aliases, origin)
+
+
+def _limits(policy: Policy) -> tuple[object, ...]:
+    """Return what a policy says of how files are read."""
+    return sorted(policy.domains), policy.destination, policy.is_placed
+
+
+def _read_lists(
+    file: SourceFile, parse: Callable[[SourceFile], T], known: T | None, blocks: Blocks | None
+) -> tuple[T, Blocks | None]:
+    """Parse a file of lists: what has changed of it, if its blocks are `known`, or all of it."""
+    if known is not None and blocks and (found := reread(file, blocks, known, parse)):
+        return found
+    table = parse(file)
+    return table, blocks_of(file, table)
 
 
 def _check_domains(snapshot: Snapshot, routes: Table[str], domains: Mapping[str, str]) -> None:

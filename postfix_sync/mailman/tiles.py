@@ -137,10 +137,10 @@ def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
     They are the tiles of the file as a whole, wherever a piece ends. The file ends with a newline.
     Raises LongLineError for a line without an end within its piece.
     """
-    read, rest = 0, b""
+    done, rest = 0, b""
     patterns = None
-    while chunk := _read(file, read, file.piece):
-        read += len(chunk)
+    while chunk := read(file, done, file.piece):
+        done += len(chunk)
         text = rest + chunk
         end = text.rfind(b"\n") + 1
         is_long = len(text) - end > MAX_LINE
@@ -152,18 +152,18 @@ def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
         pattern = _LINE if _has_long_line(text[:end]) else (patterns or formats.plain).tiles
         found: list[Tile] = pattern.findall(text, 0, end)
         # The last lines of a piece may be the first ones of a list.
-        carried = 0 if is_long or read == file.size else _trailing_lines(found)
+        carried = 0 if is_long or done == file.size else _trailing_lines(found)
         if carried:
             end -= sum(len(tile[-1]) + 1 for tile in found[-carried:])
             del found[-carried:]
         if found:
             yield found
         if is_long:
-            raise _long_line(file, read - len(text) + end)
+            raise _long_line(file, done - len(text) + end)
         rest = text[end:]
 
 
-def _read(file: SourceFile, start: int, size: int) -> bytes:
+def read(file: SourceFile, start: int, size: int) -> bytes:
     """Read up to `size` bytes, and none beyond the size that the file had when it was opened.
 
     Raises OSError with the place of the file as its name.
@@ -196,18 +196,18 @@ def _trailing_lines(found: list[Tile]) -> int:
 def lines_before(file: SourceFile, position: int) -> int:
     """Return the number of lines that end before a position in a file."""
     starts = range(0, position, PIECE)
-    return sum(_read(file, at, min(PIECE, position - at)).count(b"\n") for at in starts)
+    return sum(read(file, at, min(PIECE, position - at)).count(b"\n") for at in starts)
 
 
 def ends_with_newline(file: SourceFile) -> bool:
     """Return whether a file is empty, or its last byte ends a line."""
-    return not file.size or _read(file, file.size - 1, 1) == b"\n"
+    return not file.size or read(file, file.size - 1, 1) == b"\n"
 
 
 def _long_line(file: SourceFile, start: int) -> LongLineError:
     """Return the error for the line that begins at a position, which is not the last one."""
     length = 0
-    while chunk := _read(file, start + length, PIECE):
+    while chunk := read(file, start + length, PIECE):
         end = chunk.find(b"\n")
         if end >= 0:
             length += end

@@ -25,11 +25,11 @@ def without(entries: Mapping[str, V], names: AbstractSet[str]) -> Mapping[str, V
 
 
 def keys_by_value(entries: Mapping[str, V]) -> dict[V, list[str]]:
-    """Return the sorted keys of each value."""
+    """Return the keys of each value, in order."""
     values = set(entries.values())
     if len(values) == 1:
-        return {values.pop(): sorted(entries)}
+        return {values.pop(): [*entries]}
     found: dict[V, list[str]] = {}
-    for key in sorted(entries):
-        found.setdefault(entries[key], []).append(key)
+    for key, value in entries.items():
+        found.setdefault(value, []).append(key)
     return found

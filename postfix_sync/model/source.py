@@ -1,8 +1,8 @@
 """What a source says: its files, its lists, the last good ones, and what it is permitted. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, NamedTuple
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination, Peer
@@ -36,6 +36,36 @@ class Snapshot:
     vmap: SourceFile | None
 
 
+class Block(NamedTuple):
+    """A part of a file between two lists, which begins with a list (mailman/blocks.py)."""
+
+    size: int
+    """In bytes."""
+    digest: str
+    lists: int
+    """The number of its lists."""
+    others: int
+    """The number of its comments and blank lines."""
+
+
+class Blocks(NamedTuple):
+    """The blocks of a file, without its header, in order."""
+
+    regex: bool
+    """Whether its keys are regular expressions."""
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What tables were read from, so that only what has changed of it need be parsed again."""
+
+    reader: str
+    """How the files were read: by which version, and within which limits."""
+    files: Mapping[str, Blocks]
+    """By name, the files whose lists the tables have in order."""
+
+
 @dataclass(frozen=True)
 class MailmanTables:
     """The tables of one Mailman: routes, aliases, and its mail domains with their mail hosts."""
@@ -43,6 +73,7 @@ class MailmanTables:
     routes: Table[str]
     domains: Mapping[str, str]
     aliases: Aliases
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(

@@ -114,4 +114,5 @@ def lists_by_route(routes: Table[str]) -> dict[str, list[str]]:
     A list whose addresses have several values is with that of its name.
     """
     apart = {name: routes[name] for name in routes.names() - routes.lists.keys()}
-    return keys_by_value({**routes.lists, **apart} if apart else routes.lists)
+    found = keys_by_value({**routes.lists, **apart} if apart else routes.lists)
+    return {value: sorted(names) for value, names in found.items()}

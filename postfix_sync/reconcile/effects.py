@@ -11,6 +11,7 @@ from postfix_sync.errors import SyncError
 from postfix_sync.model.installed import MOVED_LISTS, Desired, Installed
 from postfix_sync.model.map_names import ALIASES, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.notice import Notice
+from postfix_sync.model.source import Record
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.reconcile.apply import Outcome, carry_out
 from postfix_sync.reconcile.changes import log_lines, named, preview
@@ -157,7 +158,7 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
     failed = []
     for name, record in goal.decision.records.items():
         try:
-            if record != before.get(name):
+            if record != before.get(name) or _is_read_anew(record, before.get(name)):
                 await records.write(name, record)
         except SyncError as error:
             # No list has to wait for that: see `decide` for what is not in any record.
@@ -166,6 +167,14 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
             if name in goal.decision.let_through:
                 stamps[name] = records.stamp(name)
     return _Recorded(stamps, tuple(failed))
+
+
+def _is_read_anew(record: Record, before: Record | None) -> bool:
+    """Return whether a record has been read by other rules than the one on the disk."""
+    origin = record.tables.origin
+    return origin is not None and not (
+        before and before.tables.origin and before.tables.origin.reader == origin.reader
+    )
 
 
 async def _note_retiring(place: "Locked", planned: Planned) -> tuple[SyncError, ...]:

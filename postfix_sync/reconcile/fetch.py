@@ -10,15 +10,15 @@ import gc
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from postfix_sync.containers.engine import Engine
 from postfix_sync.errors import HalfWritten, SyncError, is_out_of_memory, out_of_memory
 from postfix_sync.mailman.files import read_tables
 from postfix_sync.model.destination import Families, Peer
-from postfix_sync.model.source import MailmanTables, Policy, Snapshot
+from postfix_sync.model.source import MailmanTables, Policy, Record, Snapshot
 from postfix_sync.postfix.folding import Fold
 from postfix_sync.reconcile.additions import only_adds
 from postfix_sync.sources.container import Contained
@@ -80,6 +80,15 @@ class Fetched:
     misplaced: SyncError | None = None
     """Why its Mailman's address could not be discovered; the files are not affected."""
     error: SyncError | None = None
+    record: Record | None = field(default=None, compare=False, repr=False)
+    """The source's record, if it was read: of the version `seen`, or of a newer one."""
+
+
+class _Parsed(NamedTuple):
+    """What was parsed of a source, and the record that it was compared with."""
+
+    record: Record | None
+    tables: MailmanTables | None
 
 
 def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetched]:
@@ -128,21 +137,26 @@ async def fetch_once(
     seen = records.stamp(name)
     give_up = None
 
-    def parse(snapshot: Snapshot) -> MailmanTables:
-        return read_tables(snapshot, fold, policy)
+    def parse(snapshot: Snapshot) -> _Parsed:
+        record = None
+        with contextlib.suppress(SyncError):  # a damaged record is reported by the sync
+            record = records.read_now(name)
+        known = record.tables if record else None
+        return _Parsed(record, read_tables(snapshot, fold, policy, known))
 
-    async def is_safe(tables: MailmanTables) -> bool:
+    async def is_safe(parsed: _Parsed) -> bool:
         """Return whether nothing is lost if the files are about to change again."""
-        record = await records.read(name)
-        if record is None:
+        if parsed.record is None or parsed.tables is None:
             return False
-        return await run_in_daemon_thread(only_adds, record.tables, tables)
+        return await run_in_daemon_thread(only_adds, parsed.record.tables, parsed.tables)
 
     while True:
         at = time.time()
         try:
-            tables = await source.read(parse, is_safe)
-            return Fetched(seen, at, tables, source.peer, source.misplaced)
+            found = await source.read(parse, is_safe) or _Parsed(None, None)
+            return Fetched(
+                seen, at, found.tables, source.peer, source.misplaced, record=found.record
+            )
         except (SyncError, MemoryError, RuntimeError) as raised:
             if not isinstance(raised, SyncError) and not is_out_of_memory(raised):
                 raise

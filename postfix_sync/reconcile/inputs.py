@@ -85,10 +85,14 @@ async def gather(
     sources = []
     outdated = set()
     for section in place.config.sources:
-        record, notice = await _last_good(place.records, section.name, families)
-        notices += [notice] if notice else []
         answer = answers.get(section.name)
-        if answer and _is_outdated(answer, place.records.stamp(section.name), record):
+        stamp = place.records.stamp(section.name)
+        record, notice = answer.record if answer and answer.seen == stamp else None, None
+        if record is None:
+            record, notice = await _last_good(place.records, section.name)
+        record = record and _usable(record, families)
+        notices += [notice] if notice else []
+        if answer and _is_outdated(answer, stamp, record):
             outdated.add(section.name)
             answer = None
         policy = place.config.policy(section)
@@ -115,9 +119,7 @@ async def gather(
     )
 
 
-async def _last_good(
-    records: Records, name: str, families: Families
-) -> tuple[Record | None, Notice | None]:
+async def _last_good(records: Records, name: str) -> tuple[Record | None, Notice | None]:
     """Read a source's last good lists; a damaged record is reported and counts as none."""
     try:
         record = await records.read(name)
@@ -125,9 +127,12 @@ async def _last_good(
         raise
     except SyncError as error:
         return None, Notice(error.message, error.hint)
-    if record and record.peer:
-        record = replace(record, peer=record.peer.usable(families))
     return record, None
+
+
+def _usable(record: Record, families: Families) -> Record:
+    """Restrict a record's addresses to the IP versions that Postfix may use."""
+    return replace(record, peer=record.peer.usable(families)) if record.peer else record
 
 
 def _is_outdated(answer: Fetched, current: Stamp | None, record: Record | None) -> bool:

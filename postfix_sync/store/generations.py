@@ -274,7 +274,10 @@ def _not_kept(path: Path, error: OSError) -> ApplyError:
 
 def _content(tables: MailmanTables) -> bytes:
     """Return tables as JSON; equal tables give equal bytes."""
-    return json.dumps(as_json(tables), ensure_ascii=False, sort_keys=True).encode()
+    document = as_json(tables)
+    for names in (*document["lists"].values(), *document["addresses"].values()):
+        names.sort()
+    return json.dumps(document, ensure_ascii=False, sort_keys=True).encode()
 
 
 def _tables(content: bytes) -> MailmanTables:

@@ -7,13 +7,14 @@ the lists that the interrupted sync was installing, even if their source is unre
 import asyncio
 import ipaddress
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 from postfix_sync.errors import ApplyError, NotPermitted, why
 from postfix_sync.model.destination import Peer
-from postfix_sync.model.source import Record
+from postfix_sync.model.map_names import ALIASES, ROUTES
+from postfix_sync.model.source import Block, Blocks, MailmanTables, Origin, Record
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 from postfix_sync.store.json_reader import loads, shaped
 from postfix_sync.store.tables_json import as_json, from_json
@@ -34,11 +35,29 @@ class _Peer(TypedDict):
     is_here: bool
 
 
+class _Blocks(TypedDict):
+    """The blocks of one file; see `Blocks`."""
+
+    regex: bool
+    sizes: list[int]
+    digests: list[str]
+    lists: list[int]
+    others: list[int]
+
+
+class _Origin(TypedDict):
+    """The `origin` of a record's file; see `Origin`."""
+
+    reader: str
+    files: dict[str, _Blocks]
+
+
 class _Record(TypedDict):
     """The content of a record's file, beside the tables (tables_json.py)."""
 
     peer: _Peer | None
     left_out: list[str]
+    origin: NotRequired[_Origin | None]
 
 
 @dataclass(frozen=True)
@@ -67,9 +86,9 @@ class Records:
 
         Raises NotPermitted, or ApplyError if the record is damaged.
         """
-        return await run_in_daemon_thread(self._read, source)
+        return await run_in_daemon_thread(self.read_now, source)
 
-    def _read(self, source: str) -> Record | None:
+    def read_now(self, source: str) -> Record | None:
         path = self._path(source)
         try:
             return _record(read_file(path))
@@ -92,6 +111,7 @@ class Records:
         content = {
             "peer": _peer_as_json(record.peer) if record.peer else None,
             "left_out": sorted(record.left_out),
+            "origin": _origin_as_json(record.tables),
             **as_json(record.tables),
         }
         try:
@@ -114,11 +134,47 @@ def _record(content: bytes) -> Record:
     """Read the JSON of a record. Raises ValueError if it is damaged."""
     document = loads(content)
     found = shaped(document, _Record)
+    tables = from_json(document, parse_unjudged)
     return Record(
-        tables=from_json(document, parse_unjudged),
+        tables=replace(tables, origin=_origin(tables, found.get("origin"))),
         peer=_peer(found["peer"]) if found["peer"] else None,
         left_out=frozenset(found["left_out"]),
     )
+
+
+def _origin_as_json(tables: MailmanTables) -> _Origin | None:
+    """Return the origin of tables, without a file whose lists are stored in another order."""
+    if not tables.origin:
+        return None
+    several = {ROUTES} if len(tables.routes.distinct_values()) > 1 else set[str]()
+    files = {
+        name: _Blocks(
+            regex=found.regex,
+            sizes=[block.size for block in found.blocks],
+            digests=[block.digest for block in found.blocks],
+            lists=[block.lists for block in found.blocks],
+            others=[block.others for block in found.blocks],
+        )
+        for name, found in tables.origin.files.items()
+        if name not in several
+    }
+    return {"reader": tables.origin.reader, "files": files}
+
+
+def _origin(tables: MailmanTables, found: _Origin | None) -> Origin | None:
+    """Return the origin of tables, without a file whose blocks do not fit them."""
+    if not found:
+        return None
+    files = {}
+    for name, table in ((ROUTES, tables.routes), (ALIASES, tables.aliases)):
+        if name in found["files"]:
+            stored = found["files"][name]
+            columns = stored["sizes"], stored["digests"], stored["lists"], stored["others"]
+            blocks = tuple(map(Block, *columns))
+            fit = sum(block.lists for block in blocks) == len(table.lists) and not table.others
+            if fit and all(block.size > 0 and block.lists > 0 for block in blocks):
+                files[name] = Blocks(stored["regex"], blocks)
+    return Origin(found["reader"], files)
 
 
 def _peer_as_json(peer: Peer) -> dict[str, object]:

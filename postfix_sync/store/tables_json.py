@@ -32,7 +32,7 @@ class _ByAddress(TypedDict):
 
 
 def as_json(tables: MailmanTables) -> TablesJson:
-    """Return tables as JSON; equal tables give equal documents."""
+    """Return tables as JSON, with the lists of each next hop in the order of the table."""
     return {
         "lists": keys_by_value(tables.routes.lists),
         "addresses": keys_by_value(tables.routes.others),
