@@ -63,13 +63,11 @@ def reread(
 
 def _divided(file: SourceFile, table: Table[str]) -> Blocks:
     start = _first_entry(file)
-    if table.others or table.shared:
-        raise _UnusualError
     regex = read(file, start, len(BEFORE_REGEX)) == BEFORE_REGEX
     names = [*table.lists]
     keys = [_key(name, regex=regex) for name in names[::LISTS_PER_BLOCK]]
     starts = [*_starts(file, start, keys)]
-    if len(starts) < len(keys) or starts[:1] != [start]:
+    if len(starts) < len(keys) or not keys:
         raise _UnusualError
     counts = [LISTS_PER_BLOCK] * (len(keys) - 1)
     counts.append(len(names) - sum(counts))
@@ -91,16 +89,13 @@ def _reread(
     if changed.end - changed.start > MOST_BYTES or len(head) + len(tail) >= MOST_BLOCKS:
         raise _UnusualError
     content = read(file, changed.start, changed.end - changed.start)
-    between = Blocks(known.regex, ())
+    parse(_part(file, header))  # it may have more than comments
     middle = parse(_part(file, content))
-    if content:
-        between = _divided(_part(file, content), middle)
-    if parse(_part(file, header)) or between.regex != known.regex:
-        raise _UnusualError
+    between = _divided(_part(file, content), middle) if content else Blocks(known.regex, ())
     blocks = (*head, *between.blocks, *tail)
     _check_limits(header.count(b"\n"), blocks)
-    if begin + sum(block.size for block in blocks) != file.size:
-        raise _UnusualError  # comments are before the first list of what has changed
+    if between.regex != known.regex or begin + sum(block.size for block in blocks) != file.size:
+        raise _UnusualError  # in size, comments before the first list that has changed
     if not middle and _lists(head) + _lists(tail) == len(table.lists):
         return table, Blocks(known.regex, blocks)
     entries = [*table.lists.items()]
@@ -109,7 +104,7 @@ def _reread(
     lists.update(entries[len(entries) - _lists(tail) :])
     new = type(table)(lists, {})
     if len(lists) < _lists(blocks) or new.shared:
-        raise _UnusualError
+        raise _UnusualError  # a list is there twice, or has an address of another one
     return new, Blocks(known.regex, blocks)
 
 

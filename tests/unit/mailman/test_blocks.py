@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
 from postfix_sync.mailman import blocks, entries, lists
+from postfix_sync.mailman.blocks import blocks_of, reread
 from postfix_sync.mailman.entries import Checks
-from postfix_sync.mailman.files import read_tables
+from postfix_sync.mailman.files import parse_routes, read_tables
 from postfix_sync.mailman.lists import parse_lists
 from postfix_sync.model.list_addresses import domain_of
 from postfix_sync.model.map_names import ROUTES
@@ -182,3 +183,62 @@ def test_routes_to_several_hosts_are_read_as_a_whole(tmp_path: Path) -> None:
     known = recorded(tmp_path, read_tables(files, fold_unicode, Policy()))
     assert known.origin
     assert ROUTES not in known.origin.files
+
+
+def parsed(file: SourceFile) -> Table[str]:
+    return parse_routes(file, fold_unicode, Policy())
+
+
+NUMBERED = [f"list{number:02}@d.e" for number in range(20)]
+TEXT = lmtp_text(NUMBERED, HOP)
+
+
+def before(name: str, lines: str, text: str = TEXT) -> str:
+    """Insert lines before the first one of a list."""
+    start = text.index(f"\n{name} ") + 1
+    return text[:start] + lines + text[start:]
+
+
+UNUSUAL = {
+    "a list twice": before(NUMBERED[10], nine_lines(NUMBERED[3])),
+    "a comment before what is new": before(NUMBERED[10], "# x\n" + nine_lines("new@d.e")),
+    "another format": before(NUMBERED[10], nine_lines("new@d.e", regex=True)),
+    "a list with an address of another": before(NUMBERED[10], nine_lines("list03-owner@d.e")),
+    "an address of no list": before(NUMBERED[10], f"x@d.e {HOP}\n"),
+    "a list that lacks a line": TEXT.replace("list03-join@d.e", "# list03-join@d.e"),
+    "an entry in the header": " x\n" + TEXT,
+    "many comments": before(NUMBERED[1], "# x\n" * 20),
+    "no entry": TEXT[: TEXT.index("list00")],
+}
+
+
+@pytest.mark.parametrize("text", UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_change_is_left_to_a_reading_of_the_whole_file(text: str) -> None:
+    file = source_file("file", TEXT)
+    table = parsed(file)
+    known = blocks_of(file, table)
+    assert known is not None
+    usual = source_file("file", before(NUMBERED[10], nine_lines("new@d.e")))
+    again = reread(usual, known, table, parsed)
+    assert again is not None
+    assert again[0] == parsed(usual)
+    assert reread(source_file("file", text), known, table, parsed) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT.replace(
+            nine_lines(NUMBERED[4]),
+            "".join(reversed(nine_lines(NUMBERED[4]).splitlines(keepends=True))),
+        ),
+        TEXT.replace(NUMBERED[4], NUMBERED[4].upper()),
+        TEXT.replace(f"{NUMBERED[4]} ", f"{NUMBERED[4]}\t"),
+    ],
+    ids=["lines in another order", "upper case", "a tab"],
+)
+def test_file_in_another_form_is_not_divided(text: str) -> None:
+    file = source_file("file", text)
+    table = parsed(file)
+    assert table.names() == {*NUMBERED}
+    assert blocks_of(file, table) is None
