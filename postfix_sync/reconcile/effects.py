@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.reload_spacing import TURN_TAKES, no_turn
 from postfix_sync.reconcile.retirement import noted
 from postfix_sync.reconcile.visibility import REROUTING, Reading
-from postfix_sync.store.known_texts import Known
+from postfix_sync.store.known_texts import Known, Recorded
 from postfix_sync.store.records import Stamp
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -100,7 +101,7 @@ async def bring_about(
     target, steps = planned.target, planned.steps
     place.generations.discard_staged()
     place.hosts.discard_staged()
-    recorded = _Recorded({}, ())
+    recorded = _Recorded({})
     notices = target.notices
     if goal.may_record:
         recorded = await _record(place, inputs, goal)
@@ -133,20 +134,42 @@ async def bring_about(
         age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
     installed = target.installed.after(done.outcome.texts)
-    known = Known(installed.texts, inputs.checked_at)
-    await asyncio.to_thread(place.known_texts.update, inputs.known, known)
+    await _note_texts(place, inputs, installed, goal.decision.records, recorded.written)
     made = Effects(
         target.installed, installed, failed, notices, stamps=recorded.stamps, waits=waits
     )
     return _described(made, done, planned)
 
 
+async def _note_texts(
+    place: "Locked",
+    inputs: "Inputs",
+    installed: Installed,
+    records: Mapping[str, Record],
+    stamps: Mapping[str, Stamp | None],
+) -> None:
+    """Keep the entries of the installed texts; `stamps` are the versions of the records."""
+    recorded = [
+        Recorded(name, stamp, records[name].tables) for name, stamp in stamps.items() if stamp
+    ]
+    known = Known(installed.texts, inputs.checked_at)
+    await asyncio.to_thread(place.known_texts.update, inputs.known, known, recorded)
+
+
 @dataclass(frozen=True)
 class _Recorded:
     """What became of recording the last good lists."""
 
-    stamps: Mapping[str, Stamp | None]
-    failed: tuple[SyncError, ...]
+    written: Mapping[str, Stamp | None]
+    """By source, the version of its record, which has the lists of the decision."""
+    let_through: AbstractSet[str] = frozenset()
+    """The sources whose record has their answer."""
+    failed: tuple[SyncError, ...] = ()
+
+    @property
+    def stamps(self) -> Mapping[str, Stamp | None]:
+        """Return the versions of the records that have their source's answer."""
+        return {name: at for name, at in self.written.items() if name in self.let_through}
 
 
 async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _Recorded:
@@ -154,7 +177,7 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
     records = place.records
     records.discard_staged()
     before = inputs.recorded
-    stamps: dict[str, Stamp | None] = {}
+    written: dict[str, Stamp | None] = {}
     failed = []
     for name, record in goal.decision.records.items():
         try:
@@ -164,9 +187,8 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
             # No list has to wait for that: see `decide` for what is not in any record.
             failed.append(error)
         else:
-            if name in goal.decision.let_through:
-                stamps[name] = records.stamp(name)
-    return _Recorded(stamps, tuple(failed))
+            written[name] = records.stamp(name)
+    return _Recorded(written, goal.decision.let_through, tuple(failed))
 
 
 def _is_read_anew(record: Record, before: Record | None) -> bool:

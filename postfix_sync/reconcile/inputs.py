@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from postfix_sync.containers.routable_names import routable_names
 from postfix_sync.errors import NotPermitted, SyncError
@@ -17,7 +17,7 @@ from postfix_sync.model.notice import Notice
 from postfix_sync.model.source import Record
 from postfix_sync.reconcile.fetch import Fetched, usable
 from postfix_sync.reconcile.source_input import DISCOVERED, SourceInput
-from postfix_sync.store.known_texts import Known
+from postfix_sync.store.known_texts import Known, Recorded
 from postfix_sync.store.records import Records, Stamp
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -72,7 +72,16 @@ async def gather(
 
     Raises SyncError if that is not possible.
     """
-    known = await run_in_daemon_thread(place.known_texts.read)
+    found = [
+        await _last_good(place.records, section.name, answers.get(section.name))
+        for section in place.config.sources
+    ]
+    recorded = [
+        Recorded(one.name, one.stamp, one.record.tables)
+        for one in found
+        if one.record and one.stamp
+    ]
+    known = await run_in_daemon_thread(place.known_texts.read, recorded)
     now = time.time()
     whole = not request.dry_run and (
         request.check_indexes or not now - CHECK_EVERY < known.checked_at <= now
@@ -84,13 +93,8 @@ async def gather(
     notices = [damage] if damage else []
     sources = []
     outdated = set()
-    for section in place.config.sources:
+    for section, (_, stamp, record, notice) in zip(place.config.sources, found, strict=True):
         answer = answers.get(section.name)
-        stamp = place.records.stamp(section.name)
-        record, notice = answer.record if answer and answer.seen == stamp else None, None
-        if record is None:
-            record, notice = await _last_good(place.records, section.name)
-        record = record and _usable(record, families)
         notices += [notice] if notice else []
         if answer and _is_outdated(answer, stamp, record):
             outdated.add(section.name)
@@ -101,7 +105,7 @@ async def gather(
             policy.unguarded() if request.force else policy,
             section.cluster,
             _address(section),
-            record,
+            record and _usable(record, families),
         )
         sources.append(_with_answer(source, section, answer))
     return Inputs(
@@ -119,15 +123,30 @@ async def gather(
     )
 
 
-async def _last_good(records: Records, name: str) -> tuple[Record | None, Notice | None]:
-    """Read a source's last good lists; a damaged record is reported and counts as none."""
+class _LastGood(NamedTuple):
+    """A source's record and its version, and why it can't be read, if it is damaged."""
+
+    name: str
+    stamp: Stamp | None
+    record: Record | None
+    notice: Notice | None = None
+
+
+async def _last_good(records: Records, name: str, answer: Fetched | None) -> _LastGood:
+    """Read a source's last good lists, if they were not read with its answer.
+
+    A damaged record is reported and counts as none.
+    """
+    stamp = records.stamp(name)
+    if answer and answer.record and answer.seen == stamp:
+        return _LastGood(name, stamp, answer.record)
     try:
         record = await records.read(name)
     except NotPermitted:
         raise
     except SyncError as error:
-        return None, Notice(error.message, error.hint)
-    return record, None
+        return _LastGood(name, stamp, None, Notice(error.message, error.hint))
+    return _LastGood(name, stamp, record)
 
 
 def _usable(record: Record, families: Families) -> Record:

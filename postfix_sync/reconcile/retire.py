@@ -55,14 +55,14 @@ async def retire(config: "Config", inspector: Inspector | None = None) -> list[s
     due = {name: retiring.routes[name] for name in routes}
     try:
         async with locked(config, inspector) as place:
-            known = await run_in_daemon_thread(place.known_texts.read)
+            known = await run_in_daemon_thread(place.known_texts.read, ())
             installed = await place.directory.read(known.texts)
             if not _is_settled(installed):
                 return []  # a sync is not complete, and another one follows
             queued = instance.queue.recipients_of(queue)
             lines, texts = await _take_out(place, installed, due, queued)
             new = Known(installed.after(texts).texts, known.checked_at)
-            await asyncio.to_thread(place.known_texts.update, known, new)
+            await asyncio.to_thread(place.known_texts.update, known, new, ())
     except OSError as error:
         # What no step foresaw, such as a file that another process removes while it is read.
         raise ApplyError(f"{error.filename or 'retiring'}: {why(error)}") from None

@@ -6,7 +6,7 @@ so a file that is missing, damaged or left by a sync that was killed costs time,
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Annotated, TypedDict
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import KnownText, TextVersion
-from postfix_sync.model.map_names import RECIPIENTS, ROUTES
-from postfix_sync.model.maps import kind_of
+from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
+from postfix_sync.model.maps import Maps, kind_of
 from postfix_sync.model.selection import keys_by_value
+from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Table
 from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
+from postfix_sync.store.records import Stamp
 from postfix_sync.store.tables_json import by_name
 from postfix_sync.system.files import discard, read_file, replace_file
 
@@ -33,6 +35,8 @@ class _Header(TypedDict):
     checksum: int
     checked_at: float
     texts: dict[str, Annotated[list[int], _is_pair]]
+    source: str
+    stamp: list[int]
 
 
 class _Table(TypedDict):
@@ -57,6 +61,8 @@ class Known:
     """By map, its text and entries."""
     checked_at: float = 0.0
     """When each key of all indexes was read back last, in seconds since the epoch."""
+    record: "Recorded | None" = None
+    """The record that has the entries, so that the file does not have them."""
 
     @property
     def versions(self) -> dict[str, list[int]]:
@@ -65,38 +71,73 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """A source's last good lists, and the version of their record."""
+
+    source: str
+    stamp: Stamp
+    tables: MailmanTables = field(compare=False)
+
+    def has(self, texts: Mapping[str, KnownText]) -> bool:
+        """Return whether the entries of texts are those of the record."""
+        maps = Maps.of(self.tables)
+        return all(text.table == maps[name] for name, text in texts.items())
+
+
+@dataclass(frozen=True)
 class KnownTexts:
-    """The file of the installed texts' entries."""
+    """The file of the installed texts' entries, or of the name of the record that has them."""
 
     path: Path
 
-    def read(self) -> Known:
+    def read(self, records: Iterable[Recorded]) -> Known:
         """Read the file; nothing is known if it is missing or damaged."""
         with suppress(OSError, Damaged):
             first, _, second = read_file(self.path).partition(b"\n")
             header = parse(first, _Header)
             if zlib.crc32(second) == header["checksum"]:
-                texts = _texts(header["texts"], loads(second))
-                return Known(texts, float(header["checked_at"]))
+                return _known(header, second, records)
         return Known()
 
-    def update(self, old: Known, new: Known) -> None:
+    def update(self, old: Known, new: Known, records: Iterable[Recorded]) -> None:
         """Replace the file, which has `old`, unless `new` is the same.
 
         If that fails, remove it; the next sync parses the texts.
         """
-        if old.versions == new.versions and old.checked_at == new.checked_at:
+        record = next((one for one in records if one.has(new.texts)), None)
+        known = (new.versions, new.checked_at, record)
+        if known == (old.versions, old.checked_at, old.record):
             return
-        tables = json.dumps(_as_json(new.texts), ensure_ascii=False).encode()
+        document = None if record else _as_json(new.texts)
+        tables = json.dumps(document, ensure_ascii=False).encode()
         header: _Header = {
             "checksum": zlib.crc32(tables),
             "checked_at": new.checked_at,
             "texts": new.versions,
+            "source": record.source if record else "",
+            "stamp": [*record.stamp] if record else [],
         }
         try:
             replace_file(self.path, json.dumps(header).encode() + b"\n" + tables)
         except OSError:
             discard(self.path)
+
+
+def _known(header: _Header, tables: bytes, records: Iterable[Recorded]) -> Known:
+    """Return what is known by the file, and the record that it names. Raises Damaged."""
+    checked_at = float(header["checked_at"])
+    if not header["source"]:
+        return Known(_texts(header["texts"], loads(tables)), checked_at)
+    for record in records:
+        if (record.source, [*record.stamp]) == (header["source"], header["stamp"]):
+            maps = Maps.of(record.tables)
+            texts = {
+                name: KnownText(TextVersion(*version), maps[name])
+                for name, version in header["texts"].items()
+                if name in MAP_NAMES
+            }
+            return Known(texts, checked_at, record)
+    return Known(checked_at=checked_at)
 
 
 def _as_json(texts: Mapping[str, KnownText]) -> dict[str, object]:
