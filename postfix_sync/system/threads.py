@@ -9,6 +9,7 @@ function that writes must be completed.
 import _thread
 import asyncio
 import contextlib
+import threading
 import traceback
 import weakref
 from collections.abc import Callable
@@ -16,6 +17,12 @@ from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+STACK = 2**21
+"""Bytes of address space for the stack of each thread. glibc reserves 8 MiB, which a limit on the
+address space (ulimit -v) may not leave, beside the 64 MiB that it reserves for a thread's heap."""
+
+threading.stack_size(STACK)
 
 CHECK = 1.0
 """Seconds between checks whether a thread has ended; one that has memory for it says so at once."""

@@ -78,11 +78,11 @@ def in_step(site: Site) -> bool:
 @pytest.mark.parametrize("odd", ODD_FILES)
 def test_damaged_copy_of_the_texts_is_written_again_in_silence(site: Site, odd: str) -> None:
     path = site.state / "texts.json"
-    whole = path.read_bytes()
+    _, tables = path.read_bytes().split(b"\n", 1)
     path.write_bytes(ODD_FILES[odd])
     assert site.once() == ""
     assert in_step(site)
-    assert path.read_bytes() == whole
+    assert path.read_bytes().split(b"\n", 1)[1] == tables
 
 
 def test_copy_of_the_texts_that_differs_from_them_does_not_count(site: Site) -> None:
