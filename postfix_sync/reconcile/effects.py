@@ -132,7 +132,8 @@ async def bring_about(
         age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
     installed = target.installed.after(done.outcome.texts)
-    known = Known(installed.texts, inputs.checked_at)
+    # What the check of all keys has found is not repaired yet if the sync is not whole.
+    known = Known(installed.texts, inputs.checked_at if done.is_whole else inputs.known.checked_at)
     await asyncio.to_thread(place.known_texts.update, inputs.known, known)
     made = Effects(
         target.installed, installed, failed, notices, stamps=recorded.stamps, waits=waits
