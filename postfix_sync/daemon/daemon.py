@@ -230,7 +230,7 @@ class Daemon:
         except Exception as bug:  # noqa: BLE001 - no error in a sync may end the daemon
             LOG.exception("internal error during a sync; please report this")
             report = Report(failed=(SyncError(f"internal error: {bug!r}"),))
-        self.has_synced = True
+        self.has_synced = self.has_synced or report.found is not None
         if report.rerouted:
             self.rerouted.set()
             self.reloads += [time.monotonic()] * bool(report.reloads)

@@ -2,24 +2,31 @@
 
 A file is divided into blocks of some hundred lists, each with a digest. Blocks at the beginning and
 at the end of a file that have the same digests as before have the same lists. What is between them
-is parsed, and so is Mailman's header, which has the time. Any unusual file is read as a whole.
+is parsed, and so is Mailman's header, which has the time. Any unusual file is read as a whole: it
+has blocks only if all of its entries are tiles (tiles.py), so that they are lists, in order.
 """
 
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from postfix_sync.errors import Refused
 from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES
-from postfix_sync.mailman.tiles import BEFORE_REGEX, read
+from postfix_sync.mailman.tiles import (
+    BEFORE_REGEX,
+    LINE,
+    NAME,
+    of_aliases,
+    of_routes,
+    pieces,
+    read,
+)
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
 from postfix_sync.model.source import Block, Blocks, SourceFile
 from postfix_sync.model.table import Table
-
-LISTS_PER_BLOCK = 500
-"""Lists of a block: 260 kB, which are parsed in 2 ms. 100,000 lists have 200 blocks."""
 
 MOST_BYTES = 2**22
 """Bytes of a block, and bytes to parse, at most: a reading of the whole file would be as fast."""
@@ -37,14 +44,15 @@ class _UnusualError(Exception):
 
 
 def blocks_of(file: SourceFile, table: Table[str]) -> Blocks | None:
-    """Divide a file into blocks; `table` is what was read of it, in the order of its lists.
+    """Divide a file into blocks; `table` is what was read of it.
 
-    None if the file has other entries than lists in Mailman's form, or no entry.
+    None if the file has other entries than the lists of the table in Mailman's form, or no entry.
     """
     try:
-        return _divided(file, table)
+        blocks = _divided(file, table, _first_entry(file))
     except _UnusualError:
         return None
+    return blocks if _lists(blocks.blocks) == len(table.lists) else None
 
 
 def reread(
@@ -61,24 +69,6 @@ def reread(
         return None
 
 
-def _divided(file: SourceFile, table: Table[str]) -> Blocks:
-    start = _first_entry(file)
-    regex = read(file, start, len(BEFORE_REGEX)) == BEFORE_REGEX
-    names = [*table.lists]
-    keys = [_key(name, regex=regex) for name in names[::LISTS_PER_BLOCK]]
-    starts = [*_starts(file, start, keys)]
-    if len(starts) < len(keys) or not keys:
-        raise _UnusualError
-    counts = [LISTS_PER_BLOCK] * (len(keys) - 1)
-    counts.append(len(names) - sum(counts))
-    ends = [*starts[1:], file.size]
-    blocks = (
-        _block(read(file, start, end - start), count)
-        for start, end, count in zip(starts, ends, counts, strict=True)
-    )
-    return Blocks(regex, tuple(blocks))
-
-
 def _reread(
     file: SourceFile, known: Blocks, table: T, parse: Callable[[SourceFile], T]
 ) -> tuple[T, Blocks]:
@@ -88,16 +78,18 @@ def _reread(
     head, tail = known.blocks[: changed.first], known.blocks[changed.last :]
     if changed.end - changed.start > MOST_BYTES or len(head) + len(tail) >= MOST_BLOCKS:
         raise _UnusualError
-    content = read(file, changed.start, changed.end - changed.start)
+    part = _part(file, read(file, changed.start, changed.end - changed.start))
     parse(_part(file, header))  # it may have more than comments
-    middle = parse(_part(file, content))
-    between = _divided(_part(file, content), middle) if content else Blocks(known.regex, ())
+    middle = parse(part)
+    between = _divided(part, middle, 0) if middle else Blocks(known.regex, ())
     blocks = (*head, *between.blocks, *tail)
     _check_limits(header.count(b"\n"), blocks)
     if between.regex != known.regex or begin + sum(block.size for block in blocks) != file.size:
-        raise _UnusualError  # in size, comments before the first list that has changed
+        raise _UnusualError  # in size: what has changed is comments
     if not middle and _lists(head) + _lists(tail) == len(table.lists):
         return table, Blocks(known.regex, blocks)
+    if not isinstance(table, Aliases) and not (middle.distinct_values() <= table.distinct_values()):
+        raise _UnusualError  # all lists have one next hop, of which no other can be told
     entries = [*table.lists.items()]
     lists = dict(entries[: _lists(head)])
     lists.update(middle.lists)
@@ -116,36 +108,24 @@ def _first_entry(file: SourceFile) -> int:
     return found.start()
 
 
-def _key(name: str, *, regex: bool) -> bytes:
-    """Return how the first line of a list begins."""
-    return f"/^{name}$/".replace(".", "\\.").encode() if regex else f"{name} ".encode()
+def _divided(file: SourceFile, table: Table[str], start: int) -> Blocks:
+    """Divide a file into blocks, from `start` on."""
+    regex = read(file, _first_entry(file), len(BEFORE_REGEX)) == BEFORE_REGEX
+    blocks: list[Block] = []
+    for tiles, text in pieces(file, of_aliases() if isinstance(table, Aliases) else of_routes()):
+        others = [tile[LINE] for tile in tiles if not tile[NAME]]
+        if any(line.strip(b" ") and not line.startswith(b"#") for line in others):
+            raise _UnusualError
+        skipped = text.count(b"\n", 0, start)
+        content = memoryview(text)[start:]
+        lists = len(tiles) - len(others)
+        blocks.append(Block(len(content), _digest(content), lists, len(others) - skipped))
+        start = 0
+    return Blocks(regex, tuple(blocks))
 
 
-def _starts(file: SourceFile, start: int, keys: Iterable[bytes]) -> Iterator[int]:
-    """Yield where the lines with some keys begin; end at a key that is not found in order."""
-    content = b""
-    for key in keys:
-        while (at := _line_with(key, content)) < 0:
-            more = read(file, start + len(content), file.piece)
-            if not more or len(content) > MOST_BYTES:
-                return
-            content += more
-        start, content = start + at, content[at:]
-        yield start
-
-
-def _line_with(key: bytes, content: bytes) -> int:
-    """Return where the first line with a key begins; -1 if there is none."""
-    return 0 if content.startswith(key) else content.find(b"\n" + key) + 1 or -1
-
-
-def _block(content: bytes, lists: int) -> Block:
-    """Return the block with some content, which has no parts of other lists."""
-    others = content.count(b"\n") - ADDRESSES_PER_LIST * lists
-    if others != content.count(b"\n\n") + content.count(b"\n#"):
-        raise _UnusualError
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Block(len(content), digest, lists, others)
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class _Change(NamedTuple):
@@ -176,8 +156,7 @@ def _is_at(file: SourceFile, start: int, end: int, block: Block, least: int = 0)
     """Return whether a block is at `start`, and within `least` and `end`."""
     if start < least or start + block.size > end:
         return False
-    content = read(file, start, block.size)
-    return hashlib.blake2b(content, digest_size=16).hexdigest() == block.digest
+    return _digest(read(file, start, block.size)) == block.digest
 
 
 def _part(file: SourceFile, content: bytes) -> SourceFile:

@@ -35,6 +35,13 @@ from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 
 T = TypeVar("T", bound=Table[str])
 
+READER = 1
+"""The number of the parser: a change of what it accepts needs the next one, so that files which the
+previous one has read are read as a whole."""
+
+WHOLE_EVERY = 3600.0
+"""Seconds after which files are read as a whole, though they have changed in part."""
+
 MAX_DESTINATIONS = 32
 """Destinations of one source at most. Mailman writes one; a file edited by hand has a few."""
 
@@ -150,11 +157,16 @@ def _check_whole(file: SourceFile, table: Table[str]) -> None:
 
 
 def read_tables(
-    snapshot: Snapshot, fold: Fold, policy: Policy, known: MailmanTables | None = None
+    snapshot: Snapshot,
+    fold: Fold,
+    policy: Policy,
+    known: MailmanTables | None = None,
+    now: float = 0.0,
 ) -> MailmanTables:
     """Parse a snapshot, and check that its files agree.
 
-    `known` are tables that were read before; the result is the same without them.
+    `known` are tables that were read before; the result is the same without them. `now` is the
+    time, in seconds since the epoch.
 
     Raises:
         Refused: a file is invalid.
@@ -163,10 +175,11 @@ def read_tables(
     domains = parse_domains(
         snapshot.domains, fold, policy
     )  # first, because its errors explain alias domains
-    reader = f"{__version__} {fold.__name__} {_limits(policy)}"
+    reader = f"{__version__} {READER} {fold.__name__} {_limits(policy)}"
     before: Mapping[str, Blocks] = {}
-    if known and known.origin and known.origin.reader == reader:
-        before = known.origin.files
+    origin = known.origin if known else None
+    if origin and origin.reader == reader and now - WHOLE_EVERY < origin.read_at <= now:
+        before, now = origin.files, origin.read_at
     files: dict[str, Blocks | None] = {}
     routes, files[ROUTES] = _read_lists(
         snapshot.lmtp,
@@ -191,7 +204,7 @@ def read_tables(
         _check_whole(snapshot.vmap, aliases)
         _check_aliases(snapshot.vmap, aliases, snapshot.lmtp, routes)
     _check_domains(snapshot, routes, domains)
-    origin = Origin(reader, {name: blocks for name, blocks in files.items() if blocks})
+    origin = Origin(reader, now, {name: blocks for name, blocks in files.items() if blocks})
     return MailmanTables(routes, domains, aliases, origin)
 
 

@@ -132,7 +132,12 @@ _FIRST_ENTRY = re.compile(rb"^[^# \n].?", re.MULTILINE)
 
 
 def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
-    """Yield the tiles of a file in order, those of a piece at a time.
+    """Yield the tiles of a file in order, those of a piece at a time; see `pieces`."""
+    return (found for found, _ in pieces(file, formats))
+
+
+def pieces(file: SourceFile, formats: Formats) -> Iterator[tuple[list[Tile], bytes]]:
+    """Yield a file in pieces: the tiles of each, in order, and its text.
 
     They are the tiles of the file as a whole, wherever a piece ends. The file ends with a newline.
     Raises LongLineError for a line without an end within its piece.
@@ -157,7 +162,7 @@ def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
             end -= sum(len(tile[-1]) + 1 for tile in found[-carried:])
             del found[-carried:]
         if found:
-            yield found
+            yield found, text[:end]
         if is_long:
             raise _long_line(file, done - len(text) + end)
         rest = text[end:]

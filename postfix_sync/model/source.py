@@ -62,6 +62,8 @@ class Origin:
 
     reader: str
     """How the files were read: by which version, and within which limits."""
+    read_at: float
+    """When the files were read as a whole last, in seconds since the epoch."""
     files: Mapping[str, Blocks]
     """By name, the files whose lists the tables have in order."""
 

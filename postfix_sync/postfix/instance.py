@@ -180,7 +180,10 @@ class Postfix:
         if not self.at_least(3, 11):
             return IndexType(name, name)  # redirection and its warnings exist since 3.11
         if name not in self._index_types:
-            self._index_types[name] = await self.postmap.try_out(name)
+            found = await self.postmap.try_out(name)
+            if found is None:
+                return IndexType(name, name)
+            self._index_types[name] = found
         return self._index_types[name]
 
     async def successor(self, kind: IndexType) -> str | None:

@@ -1,10 +1,11 @@
 """List the queue of one Postfix instance, and have deferred messages retried (postqueue(1))."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ FLUSH_SERVICE = "public/flush"
 
 AT_ONCE = 4
 """Processes of postqueue(1) at the same time: more of them are not faster."""
+
+BATCH = 500
+"""Messages to retry before it is checked again whether that is still wanted."""
+
+IN_PROGRESS = 5000
+"""Messages that are retried at the same time, about: a quarter of those that qmgr(8) can have
+(qmgr_message_active_limit), so that other mail does not wait for these."""
+
+ROOM_POLL = 0.5
+"""Seconds between checks whether qmgr(8) has fewer than IN_PROGRESS."""
+
+ROOM_WAIT = 60.0
+"""Seconds until the next messages are retried in any case: if Postfix was stopped meanwhile, that
+fails, and is reported."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,35 @@ class MailQueue:
         except OutOfReach as error:
             LOG.debug("%s; running postqueue -i", error.message)
             await self._run_postqueue(queue_ids)
+
+    async def deliver_steadily(
+        self,
+        queue_ids: Sequence[str],
+        before: frozenset[str] = frozenset(),
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> AsyncIterator[Sequence[str]]:
+        """Have Postfix retry deferred messages, and yield each BATCH of them, while `is_wanted`.
+
+        About IN_PROGRESS messages are retried at the same time, with those in `before`. Raises
+        ApplyError as `deliver_now` does.
+        """
+        for start in range(0, len(queue_ids), BATCH):
+            tried = before.union(queue_ids[:start])
+            if len(tried) >= IN_PROGRESS:
+                await self._wait_for_room(tried, is_wanted)
+            if not is_wanted():
+                return
+            batch = queue_ids[start : start + BATCH]
+            await self.deliver_now(batch)
+            yield batch
+
+    async def _wait_for_room(self, tried: frozenset[str], is_wanted: Callable[[], bool]) -> None:
+        """Wait until qmgr(8) has fewer than IN_PROGRESS of the messages, but not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_WAIT):
+                # No event says that a message has left the queue.
+                while is_wanted() and await self.in_progress(tried) >= IN_PROGRESS:  # noqa: ASYNC110
+                    await asyncio.sleep(ROOM_POLL)
 
     async def _run_postqueue(self, queue_ids: Sequence[str]) -> None:
         """Run `postqueue -i` for each message. Raises ApplyError if it fails."""

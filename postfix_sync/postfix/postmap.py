@@ -136,8 +136,8 @@ class Postmap:
         lines = done.stdout.split("\n", at_most)[:at_most]
         return [line.partition("\t")[0] for line in lines if line]
 
-    async def try_out(self, name: str) -> IndexType:
-        as_named = IndexType(name, name)
+    async def try_out(self, name: str) -> IndexType | None:
+        """Build and query a tiny map of a type; None if that is not possible."""
         try:
             with tempfile.TemporaryDirectory(prefix="postfix-sync-") as directory:
                 text = Path(directory) / "map"
@@ -153,9 +153,9 @@ class Postmap:
                     if IndexType(kind, kind).index(text).exists()
                 ]
         except (OSError, SyncError):
-            return as_named
+            return None
         if built.status or queried.status or not opened:
-            return as_named
+            return None
         lines = {*self._complaints(built), *self._complaints(queried)}
         standing = frozenset(line.replace(str(text), TEXT) for line in lines)
         return IndexType(name, opened[0], standing)

@@ -16,11 +16,11 @@ Mail that is deferred for another reason is left to Postfix.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from postfix_sync.log import LOG
@@ -41,20 +41,6 @@ AGAIN = 60.0
 UNSEEN_AGAIN = 300.0
 """Minimum seconds between two recoveries if no probe failed: perhaps only Postfix cannot reach the
 destination."""
-
-BATCH = 500
-"""Messages to retry before recovery checks again whether the destination is still up."""
-
-IN_PROGRESS = 5000
-"""Messages that are retried at the same time, about: a quarter of those that qmgr(8) can have
-(qmgr_message_active_limit), so that other mail does not wait for these."""
-
-ROOM_POLL = 0.5
-"""Seconds between checks whether qmgr(8) has fewer than IN_PROGRESS."""
-
-ROOM_WAIT = 60.0
-"""Seconds until the next messages are retried in any case: if Postfix was stopped meanwhile, that
-fails, and is reported."""
 
 LISTINGS = 3
 """How often the queue is listed, at most: mail that arrived before Postfix took the destination for
@@ -151,7 +137,7 @@ def chosen(
 async def recover(
     config_directory: Path, routes: Table[str], wanted: Due, is_up: Callable[[str], bool]
 ) -> AbstractSet[str]:
-    """Have Postfix retry the deferred mail of the destinations in `wanted`, BATCH by BATCH.
+    """Have Postfix retry the deferred mail of the destinations in `wanted`, batch by batch.
 
     `routes` are the installed routes; `is_up` returns whether HOST:PORT is still up, and recovery
     of that destination ends once it is not.
@@ -215,22 +201,5 @@ async def _deliver(
             endpoint,
             counted(len(ids), "deferred message"),
         )
-    for start in range(0, len(ids), BATCH):
-        if len(tried) >= IN_PROGRESS:
-            await _wait_for_room(mail, endpoint, frozenset(tried), is_up)
-        if not is_up(endpoint):
-            break
-        batch = ids[start : start + BATCH]
-        await mail.deliver_now(batch)
+    async for batch in mail.deliver_steadily(ids, frozenset(tried), partial(is_up, endpoint)):
         tried.update(batch)
-
-
-async def _wait_for_room(
-    mail: MailQueue, endpoint: str, tried: frozenset[str], is_up: Callable[[str], bool]
-) -> None:
-    """Wait until qmgr(8) has fewer than IN_PROGRESS of the messages, or the destination is down."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ROOM_WAIT):
-            # No event says that a message has left the queue.
-            while is_up(endpoint) and await mail.in_progress(tried) >= IN_PROGRESS:  # noqa: ASYNC110
-                await asyncio.sleep(ROOM_POLL)

@@ -59,14 +59,15 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
     error: SyncError | None = None
     try:
         with staging_of(place.directory):
-            taken, error = await _take_all(plan, _Taken(owed), installed, place)
-            if taken[-1].without_hosts:
-                return Outcome(without_hosts=taken[-1].without_hosts)
+            taken = await _take_all(plan, _Taken(owed), installed, place)
+            error = taken[-1].without_hosts or taken[-1].error
             texts = await _written(taken, place.directory)
             if error:
-                raise error
+                raise error  # so that the marks of maps in doubt are kept
     except SyncError as failure:
         error = error or failure
+    if taken and taken[-1].without_hosts:
+        return Outcome(without_hosts=taken[-1].without_hosts)
     return Outcome(
         texts,
         frozenset(name for name, text in texts.items() if text.table == plan.result[name]),
@@ -78,21 +79,25 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
 
 async def _take_all(
     plan: Plan, first: "_Taken", installed: Installed, place: "Locked"
-) -> tuple[list["_Taken"], SyncError | None]:
-    """Make the steps after `first`; return what came of them, and what ended them early, if any."""
+) -> list["_Taken"]:
+    """Make the steps after `first`, up to one that fails; return what came of them."""
     taken = [first]
     for step in plan.steps:
+        owed = taken[-1].owed
         try:
-            taken.append(await _take(step, taken[-1].owed, plan, installed, place))
+            taken.append(await _take(step, owed, plan, installed, place))
         except SyncError as error:
-            return taken, error
+            taken.append(_Taken(owed, failed=step, error=error))
         if taken[-1].error or taken[-1].without_hosts:
             break
-    return taken, taken[-1].error
+    return taken
 
 
 async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mapping[str, KnownText]:
-    """Write the texts of the maps whose indexes were changed; return all new texts by map."""
+    """Write the texts of the maps whose indexes were changed; return all new texts by map.
+
+    A map whose last step failed is in doubt: its text is left as it is, and so is its mark.
+    """
     texts: dict[str, KnownText] = {}
     changed: dict[str, list[Publish]] = {}
     for one in taken:
@@ -101,6 +106,8 @@ async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mappin
             changed.pop(one.published.name, None)
         elif one.published:
             changed.setdefault(one.published.name, []).append(one.published)
+        if isinstance(one.failed, Publish):
+            changed.pop(one.failed.name, None)
     steps = [step for several in changed.values() for step in several]
     return {**texts, **await write_texts(directory, steps)}
 
@@ -123,11 +130,13 @@ class _Taken(NamedTuple):
     published: Publish | None = None
     text: KnownText | None = None
     """The text that was published; None if it is not written yet."""
+    failed: Step | None = None
+    """The step, if it could not be made."""
     seen: _Visible = _Visible()
     line: str = ""
     """For the log."""
     error: SyncError | None = None
-    """Why the note could not be renewed after it."""
+    """Why it could not be made, or the note not be renewed after it."""
     without_hosts: SyncError | None = None
 
 

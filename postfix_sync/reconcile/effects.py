@@ -134,26 +134,19 @@ async def bring_about(
         age = place.directory.postfix.processes.reload_age
         waits = max(inputs.request.reload_age - age, SHORTEST_WAIT)
     installed = target.installed.after(done.outcome.texts)
-    await _note_texts(place, inputs, installed, goal.decision.records, recorded.written)
+    # What the check of all keys has found is not repaired yet if the sync is not whole.
+    checked_at = inputs.checked_at if done.is_whole else inputs.known.checked_at
+    recorded_tables = [
+        Recorded(name, stamp, goal.decision.records[name].tables)
+        for name, stamp in recorded.written.items()
+        if stamp
+    ]
+    known = Known(installed.texts, checked_at)
+    await asyncio.to_thread(place.known_texts.update, inputs.known, known, recorded_tables)
     made = Effects(
         target.installed, installed, failed, notices, stamps=recorded.stamps, waits=waits
     )
     return _described(made, done, planned)
-
-
-async def _note_texts(
-    place: "Locked",
-    inputs: "Inputs",
-    installed: Installed,
-    records: Mapping[str, Record],
-    stamps: Mapping[str, Stamp | None],
-) -> None:
-    """Keep the entries of the installed texts; `stamps` are the versions of the records."""
-    recorded = [
-        Recorded(name, stamp, records[name].tables) for name, stamp in stamps.items() if stamp
-    ]
-    known = Known(installed.texts, inputs.checked_at)
-    await asyncio.to_thread(place.known_texts.update, inputs.known, known, recorded)
 
 
 @dataclass(frozen=True)
@@ -192,11 +185,11 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
 
 
 def _is_read_anew(record: Record, before: Record | None) -> bool:
-    """Return whether a record has been read by other rules than the one on the disk."""
-    origin = record.tables.origin
-    return origin is not None and not (
-        before and before.tables.origin and before.tables.origin.reader == origin.reader
-    )
+    """Return whether the files of a record were read as a whole since it was written."""
+    new, old = record.tables.origin, before.tables.origin if before else None
+    if new is None:
+        return False
+    return old is None or (old.reader, old.read_at) != (new.reader, new.read_at)
 
 
 async def _note_retiring(place: "Locked", planned: Planned) -> tuple[SyncError, ...]:

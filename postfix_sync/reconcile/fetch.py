@@ -142,7 +142,7 @@ async def fetch_once(
         with contextlib.suppress(SyncError):  # a damaged record is reported by the sync
             record = records.read_now(name)
         known = record.tables if record else None
-        return _Parsed(record, read_tables(snapshot, fold, policy, known))
+        return _Parsed(record, read_tables(snapshot, fold, policy, known, time.time()))
 
     async def is_safe(parsed: _Parsed) -> bool:
         """Return whether nothing is lost if the files are about to change again."""

@@ -107,7 +107,8 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
     ids = deferred_for(queue, retiring.moved, instance.fold, delimiters)
     if not ids:
         return []
-    await instance.queue.deliver_now(ids)
+    async for _ in instance.queue.deliver_steadily(ids):
+        pass
     return [f"{counted(len(ids), 'message')} for lists that moved: being delivered"]
 
 

@@ -80,5 +80,6 @@ def _confined(tables: MailmanTables, policy: Policy) -> MailmanTables:
             lists = tables.routes.names() | tables.aliases.names()
             tables = without(tables, {name for name in lists if domain_of(name) not in allowed})
     if policy.destination:
-        tables = replace(tables, routes=tables.routes.with_value(policy.destination.next_hop))
+        routes = tables.routes.with_value(policy.destination.next_hop)
+        tables = replace(tables, routes=routes, origin=None)  # not what the files say
     return tables

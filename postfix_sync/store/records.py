@@ -49,6 +49,7 @@ class _Origin(TypedDict):
     """The `origin` of a record's file; see `Origin`."""
 
     reader: str
+    read_at: float
     files: dict[str, _Blocks]
 
 
@@ -158,7 +159,7 @@ def _origin_as_json(tables: MailmanTables) -> _Origin | None:
         for name, found in tables.origin.files.items()
         if name not in several
     }
-    return {"reader": tables.origin.reader, "files": files}
+    return {"reader": tables.origin.reader, "read_at": tables.origin.read_at, "files": files}
 
 
 def _origin(tables: MailmanTables, found: _Origin | None) -> Origin | None:
@@ -174,7 +175,7 @@ def _origin(tables: MailmanTables, found: _Origin | None) -> Origin | None:
             fit = sum(block.lists for block in blocks) == len(table.lists) and not table.others
             if fit and all(block.size > 0 and block.lists > 0 for block in blocks):
                 files[name] = Blocks(stored["regex"], blocks)
-    return Origin(found["reader"], files)
+    return Origin(found["reader"], float(found["read_at"]), files)
 
 
 def _peer_as_json(peer: Peer) -> dict[str, object]:

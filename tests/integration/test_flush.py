@@ -118,7 +118,7 @@ def test_large_backlog_is_retried_in_parts(
 ) -> None:
     """The destination accepts connections and does not greet, so qmgr(8) keeps what it has."""
     for name, value in {"IN_PROGRESS": 20, "BATCH": 10, "ROOM_POLL": 0.05}.items():
-        monkeypatch.setattr(flush, name, value)
+        monkeypatch.setattr(mail_queue, name, value)
     *first, last = ids = defer(postfix, 60)
     tried: set[str] = set()
     with socket.create_server(("127.0.0.1", PORT), backlog=100):
@@ -131,7 +131,7 @@ def test_large_backlog_is_retried_in_parts(
         asyncio.run(flush._deliver(mail, "y:1", [last], tried, lambda _: time.monotonic() < until))
         assert last in deferred(postfix), "messages of another destination count, too"
         # Without room for longer than ROOM_WAIT, it goes on.
-        monkeypatch.setattr(flush, "ROOM_WAIT", 0.2)
+        monkeypatch.setattr(mail_queue, "ROOM_WAIT", 0.2)
         asyncio.run(flush._deliver(mail, "x:1", ids, tried, lambda _: True))
         assert asyncio.run(mail.in_progress(frozenset(ids))) == 60
 

@@ -19,6 +19,7 @@ from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.map_text import render
 from postfix_sync.postfix.publish import publish, staging_of, write_texts
+from postfix_sync.reconcile import apply
 from tests.parts.common import public_directory
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance
@@ -151,3 +152,30 @@ def test_few_keys_of_lmdb_are_changed_as_each_is_written_to_the_disk() -> None:
     assert small_change(Publish(ROUTES, few).over(before), "lmdb")
     assert small_change(Publish(ROUTES, many).over(before), "lmdb") is None
     assert small_change(Publish(ROUTES, many).over(before), "hash")
+
+
+@pytest.mark.parametrize("map_type", ["lmdb", "hash"])
+def test_map_whose_second_change_failed_stays_in_doubt(
+    idle_postfix: PostfixInstance, monkeypatch: pytest.MonkeyPatch, map_type: str
+) -> None:
+    monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
+    with public_directory() as path, Path("/dev/null").open() as lock:
+        directory = maps_in(path, idle_postfix, map_type)
+        publish_one(directory, Publish(ROUTES, lists(1), fresh=True))
+        before = (directory.path / ROUTES).read_bytes()
+        first = Publish(ROUTES, lists(1, 2)).over(lists(1))
+        second = Publish(ROUTES, lists(2)).over(lists(1, 2))
+
+        async def change() -> None:
+            with staging_of(directory):
+                await publish(directory, first, lock.fileno())
+                failed = apply._Taken(None, failed=second, error=ApplyError("x"))
+                taken = [apply._Taken(None), apply._Taken(None, published=first), failed]
+                assert await apply._written(taken, directory) == {}
+                raise ApplyError("x")
+
+        with pytest.raises(ApplyError):
+            asyncio.run(change())
+        assert (directory.path / ROUTES).read_bytes() == before
+        installed = asyncio.run(directory.read()).maps[ROUTES]
+        assert installed.condition is Condition.STALE

@@ -10,6 +10,7 @@ from postfix_sync.model.map_names import ROUTES
 from postfix_sync.postfix.map_directory import SAMPLE
 from tests.parts.common import wait_for
 from tests.parts.daemon import RunningDaemon
+from tests.parts.disk import remount, small_disk
 from tests.parts.mailman_files import nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
@@ -89,3 +90,15 @@ def test_daemon_checks_each_key_at_its_start(site: Site) -> None:
     with RunningDaemon(site) as daemon:
         wait_for(lambda: REBUILT in daemon.log, 20, "the index to be rebuilt")
     assert site.lookup(ROUTES, [changed]) == {changed: site.installed(ROUTES)[changed]}
+
+
+def test_wrong_key_is_remembered_until_it_is_repaired(site: Site) -> None:
+    with small_disk(site.maps, "64m"):
+        assert site.once() == ""
+        changed = unsampled(site)
+        expire_check(site)
+        remount(site.maps, "ro")
+        site.once(expect=1)
+        remount(site.maps, "rw")
+        assert REBUILT in site.run("-v", "--once").stderr
+        assert site.lookup(ROUTES, [changed]) == {changed: site.installed(ROUTES)[changed]}
