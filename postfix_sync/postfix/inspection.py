@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.folding import Fold
+from postfix_sync.postfix.instance import Postfix, fold_of, inspect
 from postfix_sync.system.commands import find_command
 from postfix_sync.system.files import version_of
 from postfix_sync.system.interfaces import has_ipv6
@@ -31,6 +32,16 @@ class Inspector:
             self._found = None
             self._found, self._signs = await inspect(self.config_directory), signs
         return self._found
+
+    async def fold(self) -> Fold:
+        """Return how the instance folds keys, without a look at anything else of it.
+
+        A source is read although, for instance, postmap(1) hangs. Raises ConfigError if there is no
+        Postfix.
+        """
+        if self._found is not None and self._current_signs() == self._signs:
+            return self._found.fold
+        return await fold_of(self.config_directory)
 
     def _current_signs(self) -> tuple[object, ...] | None:
         """Read everything on which an inspection depends."""

@@ -20,7 +20,7 @@ from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.table import Table
 from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
 from postfix_sync.store.tables_json import by_name
-from postfix_sync.system.files import discard, read_file, replace_file
+from postfix_sync.system.files import read_file, replace_file
 
 
 def _is_pair(numbers: list[int]) -> bool:
@@ -83,7 +83,7 @@ class KnownTexts:
     def update(self, old: Known, new: Known) -> None:
         """Replace the file, which has `old`, unless `new` is the same.
 
-        If that fails, remove it; the next sync parses the texts.
+        If that fails, it is left as it is; the next sync parses the texts.
         """
         if old.versions == new.versions and old.checked_at == new.checked_at:
             return
@@ -93,10 +93,8 @@ class KnownTexts:
             "checked_at": new.checked_at,
             "texts": new.versions,
         }
-        try:
+        with suppress(OSError):
             replace_file(self.path, json.dumps(header).encode() + b"\n" + tables)
-        except OSError:
-            discard(self.path)
 
 
 def _as_json(texts: Mapping[str, KnownText]) -> dict[str, object]:
