@@ -23,7 +23,7 @@ class Inspector:
         """Make an inspector, which may start with what was `found` a moment ago."""
         self.config_directory = config_directory
         self._found = found
-        self._signs = self._current_signs() if found else None
+        self._signs: tuple[object, ...] | None = self._current_signs() if found else None
 
     async def inspect(self) -> Postfix:
         """Return the current configuration. Raises ConfigError as `instance.inspect` does."""
@@ -43,7 +43,7 @@ class Inspector:
             return self._found.fold
         return await fold_of(self.config_directory)
 
-    def _current_signs(self) -> tuple[object, ...] | None:
+    def _current_signs(self) -> tuple[object, ...]:
         """Read everything on which an inspection depends."""
         directories = (self.config_directory, DEFAULT_DIRECTORY)
         files = [directory / name for directory in directories for name in NAMES]

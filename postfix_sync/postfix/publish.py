@@ -111,7 +111,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     text, index = directory.path / step.name, directory.index(step.name)
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
-    change = small_change(step, directory.kind.opened)
+    change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
     content = b"" if change else await run_in_daemon_thread(render, step.table)
     try:
         staged_index.unlink(missing_ok=True)

@@ -34,6 +34,14 @@ _LARGEST = 2**63
 counters can't be displayed."""
 
 
+def _is_pair(numbers: list[int]) -> bool:
+    return len(numbers) == 2
+
+
+Pair: TypeAlias = Annotated[list[int], _is_pair]
+"""Two whole numbers in a stored file."""
+
+
 class Damaged(ValueError):
     """The error for bytes that differ from what was stored; its text is the problem."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TypedDict
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import KnownText, TextVersion
@@ -18,13 +18,9 @@ from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from postfix_sync.model.maps import kind_of
 from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.table import Table
-from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
+from postfix_sync.store.json_reader import Damaged, Pair, loads, parse, shaped
 from postfix_sync.store.tables_json import by_name
 from postfix_sync.system.files import read_file, replace_file
-
-
-def _is_pair(numbers: list[int]) -> bool:
-    return len(numbers) == 2
 
 
 class _Header(TypedDict):
@@ -32,7 +28,7 @@ class _Header(TypedDict):
 
     checksum: int
     checked_at: float
-    texts: dict[str, Annotated[list[int], _is_pair]]
+    texts: dict[str, Pair]
 
 
 class _Table(TypedDict):

@@ -51,7 +51,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MailmanFiles:
 
 
 def quiet(files: MailmanFiles) -> None:
-    """Make the files look as if nobody had changed them for long."""
+    """Make the files look as if their last change was long ago."""
     for path in files.directory.iterdir():
         os.utime(path, (0, 0))
 
