@@ -70,6 +70,16 @@ async def poll(files: MailmanFiles, records: Records) -> Fetched:
         return await fetch_once(source, "data", records, fold_unicode, Policy())
 
 
+async def polling_until_read(
+    files: MailmanFiles, records: WatchedRecords
+) -> "asyncio.Task[Fetched]":
+    """Begin to poll the source, and wait until its lists are compared with the record."""
+    polling = asyncio.create_task(poll(files, records))
+    async with asyncio.timeout(PATIENCE):
+        await records.was_read.wait()
+    return polling
+
+
 async def recorded(files: MailmanFiles) -> WatchedRecords:
     """Return the records, in which the lists that the source has are the last good ones."""
     records = WatchedRecords(files.directory.parent / "sources")
@@ -127,9 +137,7 @@ def test_other_change_counts_only_once_the_files_are_quiet(
         records.was_read.clear()
         write(files)
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(ANTS, CATS)
         quiet(files)
         return await polling
@@ -149,9 +157,7 @@ def test_list_of_an_alias_domain_counts_with_its_aliases(files: MailmanFiles) ->
         records.was_read.clear()
         files.put("postfix_lmtp", lmtp_text([ANTS, BEES], HOP))
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(aliases=target)
         changing(files)
         return await polling
@@ -165,9 +171,7 @@ def test_source_without_a_record_counts_only_once_it_is_quiet(files: MailmanFile
     async def session() -> Fetched:
         records = WatchedRecords(files.directory.parent / "sources")
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(ANTS, BEES)
         quiet(files)
         return await polling
