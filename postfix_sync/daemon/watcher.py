@@ -133,8 +133,8 @@ class Follower:
         name = self.settings.name
         policy = self.configuration.policy(self.settings)
         try:
-            postfix = await self.inspector.inspect()
-            return await fetch_once(self.source, name, self.records, postfix.fold, policy)
+            fold = await self.inspector.fold()
+            return await fetch_once(self.source, name, self.records, fold, policy)
         except SyncError as error:
             failed = error
         except MemoryError:

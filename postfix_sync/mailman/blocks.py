@@ -149,6 +149,10 @@ def _changed(file: SourceFile, start: int, blocks: Sequence[Block]) -> _Change:
     while last > first and _is_at(file, end - blocks[last - 1].size, end, blocks[last - 1], start):
         end -= blocks[last - 1].size
         last -= 1
+    if last < len(blocks) and end > start and read(file, end - 1, 1) != b"\n":
+        # The block begins with an empty line, and what was inserted after that ends with one.
+        end += blocks[last].size
+        last += 1
     return _Change(first, last, start, end)
 
 

@@ -52,7 +52,7 @@ of eight lines, and one line for each domain and for each list, which has nine e
 _REGEX_ENTRY = re.compile(r"(/\^[^/]*\$/)[ \t]*(.*)")
 _BLANKS = re.compile(r"[ \t]+")
 _REGEX_KEY = re.compile(r"/\^(?P<body>.*)\$/")
-_ANY_EXTENSION = r"(\+.*)?@"
+_ANY_EXTENSION = ANY_EXTENSION.decode() + "@"
 _ESCAPED_DOTS_ONLY = re.compile(r"(?:[^.\\]|\\\.)*")
 
 

@@ -6,9 +6,6 @@ bytes, each parser returns a table or raises `Refused`; entries.py reads the lin
 """
 
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
-from itertools import chain, repeat
-from operator import itemgetter
 from typing import TypeVar
 
 from postfix_sync import __version__
@@ -225,17 +222,11 @@ def _read_lists(
 
 def _check_domains(snapshot: Snapshot, routes: Table[str], domains: Mapping[str, str]) -> None:
     """Check that postfix_domains has exactly the domains of the lists. Raises `HalfWritten`."""
-    for domain in sorted(_domains_of(routes) ^ domains.keys()):
+    for domain in sorted(routes.domains() ^ domains.keys()):
         has, lacks = snapshot.lmtp, snapshot.domains
         if domain in domains:
             has, lacks = lacks, has
         raise _half_written(f"{has.place} has the domain {quote(domain)}, {lacks.place} has not")
-
-
-def _domains_of(table: Table[str]) -> AbstractSet[str]:
-    """Return the domains of all addresses, without a step for each list."""
-    parts = map(str.rpartition, chain(table.lists, table.others), repeat("@"))
-    return set(map(itemgetter(2), parts))
 
 
 def _check_aliases(

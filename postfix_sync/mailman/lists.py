@@ -5,7 +5,6 @@ checked once, and a conflict shows in the number of keys. If anything in a piece
 piece is read again, entry by entry, which finds the line.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import accumulate
@@ -37,14 +36,11 @@ from postfix_sync.mailman.tiles import (
     of_routes,
 )
 from postfix_sync.model.aliases import Aliases
-from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, SUBADDRESSES, list_with
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, list_with
 from postfix_sync.model.source import SourceFile
 from postfix_sync.model.table import Table
 
 T = TypeVar("T", bound=Table[str])
-
-_SHARED = re.compile(rf"-(?:{'|'.join(SUBADDRESSES)})@")
-"""Part of a list's name that may be an address of another list, too."""
 
 MAX_SINGLE_BYTES = 2**26
 """Bytes at most of the addresses that are not read by list: a file that was sorted by hand, or has
@@ -68,14 +64,15 @@ def parse_lists(kind: type[T], file: SourceFile, checks: Checks) -> T:
         if not reading.takes(piece):
             for entry in reading.in_order(piece):
                 reading.enter(entry, reading.lists if entry.is_list else reading.others)
-    if not (reading.others or reading.may_share):
-        return kind(reading.lists, {})
-    table = kind.agreeing(reading.lists, reading.others)
-    if table is None:
+    table = kind(reading.lists, {})
+    if not (reading.others or table.shared):
+        return table
+    agreed = kind.agreeing(reading.lists, reading.others)
+    if agreed is None:
         again = Reading(file, checks, reading.at_most)
         entries = (entry for piece in pieces(file, formats) for entry in again.in_order(piece))
         raise _conflict(kind, file, entries, _disputed(kind, reading.lists, reading.others))
-    return table
+    return agreed
 
 
 class _Lists(Reading):
@@ -86,8 +83,6 @@ class _Lists(Reading):
         super().__init__(file, checks, MAX_LISTS * ADDRESSES_PER_LIST)
         self.lists: dict[str, str] = {}
         self.others: dict[str, str] = {}
-        self.may_share = False
-        """Whether a list may have an address of another one."""
         self._formats = formats
         self._single_bytes = 0
         self._domains: set[bytes] = set()
@@ -116,7 +111,6 @@ class _Lists(Reading):
         self.others.update(others)
         self.entries += ADDRESSES_PER_LIST * count + lines
         self.lines += len(piece) + (ADDRESSES_PER_LIST - 1) * count
-        self.may_share = self.may_share or _SHARED.search("\n".join(lists)) is not None
         return True
 
     def _addresses(self, columns: Sequence[Sequence[bytes]]) -> tuple[dict[str, str], int]:

@@ -17,7 +17,7 @@ PIECE = 2**18
 class SourceFile:
     """One open file of a source: its place, for messages, and its bytes, which are not in memory.
 
-    It has `size` bytes. Whoever opened it closes it, and checks that it did not change meanwhile.
+    It has `size` bytes. The source that opened it closes it, and checks that it did not change.
     """
 
     place: str

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from postfix_sync.postfix.instance import Postfix, inspect
+from postfix_sync.postfix.folding import Fold
+from postfix_sync.postfix.instance import Postfix, fold_of, inspect
 from postfix_sync.system.commands import find_command
 from postfix_sync.system.files import version_of
 from postfix_sync.system.interfaces import has_ipv6
@@ -22,7 +23,7 @@ class Inspector:
         """Make an inspector, which may start with what was `found` a moment ago."""
         self.config_directory = config_directory
         self._found = found
-        self._signs = self._current_signs() if found else None
+        self._signs: tuple[object, ...] | None = self._current_signs() if found else None
 
     async def inspect(self) -> Postfix:
         """Return the current configuration. Raises ConfigError as `instance.inspect` does."""
@@ -32,7 +33,17 @@ class Inspector:
             self._found, self._signs = await inspect(self.config_directory), signs
         return self._found
 
-    def _current_signs(self) -> tuple[object, ...] | None:
+    async def fold(self) -> Fold:
+        """Return how the instance folds keys, without a look at anything else of it.
+
+        A source is read although, for instance, postmap(1) hangs. Raises ConfigError if there is no
+        Postfix.
+        """
+        if self._found is not None and self._current_signs() == self._signs:
+            return self._found.fold
+        return await fold_of(self.config_directory)
+
+    def _current_signs(self) -> tuple[object, ...]:
         """Read everything on which an inspection depends."""
         directories = (self.config_directory, DEFAULT_DIRECTORY)
         files = [directory / name for directory in directories for name in NAMES]

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from postfix_sync.model.installed import TextVersion
 from postfix_sync.system.files import open_file
@@ -30,5 +31,10 @@ def installed_version(path: Path) -> TextVersion:
 def pieces(path: Path) -> Iterator[bytes]:
     """Yield a text on the disk in pieces, divided between lines. Raises OSError."""
     with open_file(path) as file:
-        while piece := file.read(PIECE):
-            yield piece + file.readline()
+        while piece := read_lines(file, PIECE):
+            yield piece
+
+
+def read_lines(file: BinaryIO, size: int) -> bytes:
+    """Read about `size` bytes, up to the end of a line; none at the end of the file."""
+    return file.read(size) + file.readline()

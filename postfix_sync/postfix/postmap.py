@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
 
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model.map_names import INDEX_SUFFIX
 from postfix_sync.postfix.index_type import TEXT, IndexType
+from postfix_sync.postfix.installed_text import read_lines
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.system.commands import Completed, run
 from postfix_sync.system.threads import run_in_daemon_thread
@@ -109,7 +109,7 @@ class Postmap:
         with io.BytesIO(text) if isinstance(text, bytes) else text.open("rb") as lines:
             if not lines.readline().startswith(b"#"):
                 lines.seek(0)
-            while chunk := await run_in_daemon_thread(_chunk, lines):
+            while chunk := await run_in_daemon_thread(read_lines, lines, CHUNK):
                 keys = _VALUES.sub(b"", chunk)
                 done = await self._query_index(kind, index_text, keys)
                 if done.output != chunk or keys.lower() != keys:
@@ -210,11 +210,6 @@ def _pairs(done: Completed) -> dict[str, str]:
 
 def _lines(keys: Iterable[str]) -> bytes:
     return "".join(f"{key}\n" for key in keys).encode()
-
-
-def _chunk(lines: BinaryIO) -> bytes:
-    """Read about CHUNK bytes, up to the end of a line; none at the end of the file."""
-    return lines.read(CHUNK) + lines.readline()
 
 
 def _first_wrong(lines: bytes, answers: bytes) -> str:

@@ -20,7 +20,7 @@ import mmap
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     text, index = directory.path / step.name, directory.index(step.name)
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
-    change = small_change(step, directory.kind.opened)
+    change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
     content = b"" if change else await run_in_daemon_thread(render, step.table)
     try:
         staged_index.unlink(missing_ok=True)
@@ -151,24 +151,23 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     return Published(seen, KnownText(version_of([content]), step.table))
 
 
-async def write_texts(directory: MapDirectory, steps: Iterable[Publish]) -> dict[str, KnownText]:
-    """Write the texts of maps whose indexes were changed, in the order of `steps`.
+async def write_texts(
+    directory: MapDirectory, changed: Mapping[str, Sequence[Publish]]
+) -> dict[str, KnownText]:
+    """Write the texts of maps whose indexes were changed; `changed` has the steps of each map.
 
     No list waits for it: Postfix reads the indexes only. Raises ApplyError or NotPermitted; the
     next sync rebuilds the maps whose text was not written.
     """
-    changed: dict[str, Publish] = {}
-    for step in steps:
-        first = changed.get(step.name, step).before
-        changed[step.name] = step if first is step.before else step.over(first)
     texts = await together(
-        *(asyncio.to_thread(_write_text, directory, step) for step in changed.values())
+        *(asyncio.to_thread(_write_text, directory, steps) for steps in changed.values())
     )
     return dict(zip(changed, texts, strict=True))
 
 
-def _write_text(directory: MapDirectory, step: Publish) -> KnownText:
+def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:
     """Write the text of a map, by a change of the installed one if its lists are sorted."""
+    step = steps[-1] if len(steps) == 1 else steps[-1].over(steps[0].before)
     text, staged = directory.path / step.name, directory.staging / step.name
     try:
         try:

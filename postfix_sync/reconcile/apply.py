@@ -108,8 +108,7 @@ async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mappin
             changed.setdefault(one.published.name, []).append(one.published)
         if isinstance(one.failed, Publish):
             changed.pop(one.failed.name, None)
-    steps = [step for several in changed.values() for step in several]
-    return {**texts, **await write_texts(directory, steps)}
+    return {**texts, **await write_texts(directory, changed)}
 
 
 class _Visible(NamedTuple):

@@ -122,12 +122,12 @@ async def _narrow_routes(
     with staging_of(place.directory):
         step = Publish(ROUTES, table).over(present)
         made = await publish(place.directory, step, place.lock)
-        texts = {ROUTES: made.text} if made.text else await write_texts(place.directory, [step])
+        written = made.text or (await write_texts(place.directory, {ROUTES: [step]}))[ROUTES]
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")
     line = f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"
-    return [line], texts
+    return [line], {ROUTES: written}
 
 
 def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:

@@ -35,7 +35,7 @@ from postfix_sync.model.source import MailmanTables
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.store.generation_number import LAST_NUMBER, Number
 from postfix_sync.store.hold import Hold, HoldFile
-from postfix_sync.store.json_reader import Damaged, loads, parse
+from postfix_sync.store.json_reader import Damaged, Pair, loads, parse
 from postfix_sync.store.tables_json import as_json, from_json
 from postfix_sync.system.files import (
     denied_hint,
@@ -298,10 +298,6 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_pair(numbers: list[int]) -> bool:
-    return len(numbers) == 2
-
-
 class _Header(TypedDict):
     """The first line of a generation's file; the rest has the tables (tables_json.py)."""
 
@@ -313,4 +309,4 @@ class _Note(TypedDict):
     """The content of installed.json."""
 
     generation: Number
-    texts: dict[str, Annotated[list[int], _is_pair]]
+    texts: dict[str, Pair]

@@ -7,7 +7,7 @@ module that owns the file decides what a damaged file means.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import (
     Annotated,
@@ -32,6 +32,14 @@ _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LARGEST = 2**63
 """The limit of a number's absolute value: stored numbers are far smaller, and larger times and
 counters can't be displayed."""
+
+
+def _is_pair(numbers: list[int]) -> bool:
+    return len(numbers) == 2
+
+
+Pair: TypeAlias = Annotated[list[int], _is_pair]
+"""Two whole numbers in a stored file."""
 
 
 class Damaged(ValueError):
@@ -125,17 +133,21 @@ def _is_object(kind: type[object]) -> _Fits:
 
 
 def _is_dict(_: Any, kind: Any) -> _Fits:
-    if kind is str:
-        return lambda value: type(value) is dict and {*map(type, value.values())} <= {str}
-    each = _test(kind)
-    return lambda value: type(value) is dict and all(map(each, value.values()))
+    fit = _test_of_all(kind)
+    return lambda value: type(value) is dict and fit(value.values())
 
 
 def _is_list(kind: Any) -> _Fits:
+    fit = _test_of_all(kind)
+    return lambda value: type(value) is list and fit(value)
+
+
+def _test_of_all(kind: Any) -> Callable[[Iterable[Any]], bool]:
+    """Return a test of whether all of some values are of a kind, without a step for each text."""
     if kind is str:
-        return lambda value: type(value) is list and {*map(type, value)} <= {str}
+        return lambda values: {str}.issuperset(map(type, values))
     each = _test(kind)
-    return lambda value: type(value) is list and all(map(each, value))
+    return lambda values: all(map(each, values))
 
 
 def _is_any(*kinds: Any) -> _Fits:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TypedDict
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import KnownText, TextVersion
@@ -19,14 +19,10 @@ from postfix_sync.model.maps import Maps, kind_of
 from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Table
-from postfix_sync.store.json_reader import Damaged, loads, parse, shaped
+from postfix_sync.store.json_reader import Damaged, Pair, loads, parse, shaped
 from postfix_sync.store.records import Stamp
 from postfix_sync.store.tables_json import by_name
-from postfix_sync.system.files import discard, read_file, replace_file
-
-
-def _is_pair(numbers: list[int]) -> bool:
-    return len(numbers) == 2
+from postfix_sync.system.files import read_file, replace_file
 
 
 class _Header(TypedDict):
@@ -34,7 +30,7 @@ class _Header(TypedDict):
 
     checksum: int
     checked_at: float
-    texts: dict[str, Annotated[list[int], _is_pair]]
+    texts: dict[str, Pair]
     source: str
     stamp: list[int]
 
@@ -102,7 +98,7 @@ class KnownTexts:
     def update(self, old: Known, new: Known, records: Iterable[Recorded]) -> None:
         """Replace the file, which has `old`, unless `new` is the same.
 
-        If that fails, remove it; the next sync parses the texts.
+        If that fails, it is left as it is; the next sync parses the texts.
         """
         record = next((one for one in records if one.has(new.texts)), None)
         known = (new.versions, new.checked_at, record)
@@ -117,10 +113,8 @@ class KnownTexts:
             "source": record.source if record else "",
             "stamp": [*record.stamp] if record else [],
         }
-        try:
+        with suppress(OSError):
             replace_file(self.path, json.dumps(header).encode() + b"\n" + tables)
-        except OSError:
-            discard(self.path)
 
 
 def _known(header: _Header, tables: bytes, records: Iterable[Recorded]) -> Known:

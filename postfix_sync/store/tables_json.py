@@ -81,7 +81,7 @@ def _check_lines(entries: Mapping[str, str]) -> None:
 
 
 def by_name(names: Mapping[str, list[str]]) -> dict[str, str]:
-    """Return the value of each key; the inverse of `by_value`."""
+    """Return the value of each key; the inverse of `keys_by_value`."""
     found: dict[str, str] = {}
     for value, several in names.items():
         found.update(dict.fromkeys(several, value))

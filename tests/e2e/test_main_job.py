@@ -86,10 +86,14 @@ def test_host_name_of_mailman_resolves_only_by_the_private_hosts_file(world: Wor
     assert entry in world.site.hosts.read_text()
     assert world.postfix.chroot_hosts.read_bytes() == world.site.hosts.read_bytes()
     assert world.mailman.lmtp_host not in Path("/etc/hosts").read_text()
-    tries = [entry for entry in world.postfix.outcomes() if entry.recipient == sent.recipient]
-    relays = {outcome.relay for outcome in tries}
     endpoint = f"[{world.mailman.lmtp_address}]:{world.mailman.lmtp_port}"
-    assert relays == {f"{world.mailman.lmtp_host}{endpoint}"}
+
+    def relays() -> set[str]:
+        tries = [entry for entry in world.postfix.outcomes() if entry.recipient == sent.recipient]
+        return {outcome.relay for outcome in tries}
+
+    wait_for(relays, 10, "the delivery in the log, which comes after Mailman has the message")
+    assert relays() == {f"{world.mailman.lmtp_host}{endpoint}"}
 
 
 def test_list_is_accepted_once_the_log_reports_it(world: World) -> None:

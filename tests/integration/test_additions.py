@@ -28,16 +28,18 @@ class WatchedRecords(Records):
     """Records that note when they are read: the lists that were found then are judged."""
 
     def __init__(self, directory: Path) -> None:
-        """Prepare."""
+        """Prepare, within the event loop."""
         super().__init__(directory)
         object.__setattr__(self, "was_read", asyncio.Event())
+        object.__setattr__(self, "_loop", asyncio.get_running_loop())
 
     was_read: asyncio.Event
+    _loop: asyncio.AbstractEventLoop
 
-    async def read(self, source: str) -> Record | None:
-        """Read a record, and note it."""
-        found = await super().read(source)
-        self.was_read.set()
+    def read_now(self, source: str) -> Record | None:
+        """Read a record in a thread, and note it."""
+        found = super().read_now(source)
+        self._loop.call_soon_threadsafe(self.was_read.set)
         return found
 
 
@@ -51,7 +53,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MailmanFiles:
 
 
 def quiet(files: MailmanFiles) -> None:
-    """Make the files look as if nobody had changed them for long."""
+    """Make the files look as if their last change was long ago."""
     for path in files.directory.iterdir():
         os.utime(path, (0, 0))
 
@@ -68,6 +70,16 @@ async def poll(files: MailmanFiles, records: Records) -> Fetched:
     async with asyncio.timeout(PATIENCE):
         source = Volume(files.directory, 2**20)
         return await fetch_once(source, "data", records, fold_unicode, Policy())
+
+
+async def polling_until_read(
+    files: MailmanFiles, records: WatchedRecords
+) -> "asyncio.Task[Fetched]":
+    """Begin to poll the source, and wait until its lists are compared with the record."""
+    polling = asyncio.create_task(poll(files, records))
+    async with asyncio.timeout(PATIENCE):
+        await records.was_read.wait()
+    return polling
 
 
 async def recorded(files: MailmanFiles) -> WatchedRecords:
@@ -127,9 +139,7 @@ def test_other_change_counts_only_once_the_files_are_quiet(
         records.was_read.clear()
         write(files)
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(ANTS, CATS)
         quiet(files)
         return await polling
@@ -149,9 +159,7 @@ def test_list_of_an_alias_domain_counts_with_its_aliases(files: MailmanFiles) ->
         records.was_read.clear()
         files.put("postfix_lmtp", lmtp_text([ANTS, BEES], HOP))
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(aliases=target)
         changing(files)
         return await polling
@@ -165,9 +173,7 @@ def test_source_without_a_record_counts_only_once_it_is_quiet(files: MailmanFile
     async def session() -> Fetched:
         records = WatchedRecords(files.directory.parent / "sources")
         changing(files)
-        polling = asyncio.create_task(poll(files, records))
-        async with asyncio.timeout(PATIENCE):
-            await records.was_read.wait()
+        polling = await polling_until_read(files, records)
         files.write(ANTS, BEES)
         quiet(files)
         return await polling

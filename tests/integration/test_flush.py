@@ -130,7 +130,7 @@ def test_large_backlog_is_retried_in_parts(
         until = time.monotonic() + 2
         asyncio.run(flush._deliver(mail, "y:1", [last], tried, lambda _: time.monotonic() < until))
         assert last in deferred(postfix), "messages of another destination count, too"
-        # Without room for longer than ROOM_WAIT, it goes on.
+        # Without room for longer than ROOM_WAIT, it continues.
         monkeypatch.setattr(mail_queue, "ROOM_WAIT", 0.2)
         asyncio.run(flush._deliver(mail, "x:1", ids, tried, lambda _: True))
         assert asyncio.run(mail.in_progress(frozenset(ids))) == 60

@@ -68,7 +68,7 @@ def publish_one(directory: MapDirectory, step: Publish) -> None:
         with staging_of(directory):
             made = await publish(directory, step, lock)
             if not made.text:
-                await write_texts(directory, [step])
+                await write_texts(directory, {ROUTES: [step]})
 
     with Path("/dev/null").open() as lock:
         asyncio.run(published(lock.fileno()))

@@ -24,7 +24,7 @@ from tests.parts.daemon import RunningDaemon
 from tests.parts.mailman_files import HEADER, nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import COMMAND, Site
-from tests.parts.sshd import Sshd, make_key
+from tests.parts.sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("root")]
 
@@ -110,15 +110,7 @@ def test_every_command_works_in_400_mib_of_address_space(site: Site) -> None:
 def test_source_over_sftp_is_read_in_400_mib_of_address_space(site: Site) -> None:
     need(sshd.available(), "OpenSSH's sshd")
     with Sshd(site.directory / "sshd") as server:
-        key = make_key(site.directory / "id_ed25519")
-        server.authorize(key, "restrict")
-        login = {
-            "host": server.host,
-            "port": server.port,
-            "user": "root",
-            "identity": str(key),
-            "known_hosts": str(server.write_known_hosts(site.directory / "known_hosts")),
-        }
+        login = server.login_with_new_key(site.directory)
         source = {"name": "far", "path": str(site.files.directory), "ssh": login}
         site.configure(sources=[source])
         done = run_small(site, "--once")

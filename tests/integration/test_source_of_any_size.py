@@ -19,7 +19,7 @@ from tests.parts import sshd
 from tests.parts.mailman_files import HEADER, nine
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import COMMAND, Site
-from tests.parts.sshd import Sshd, make_key
+from tests.parts.sshd import Sshd
 
 pytestmark = [pytest.mark.slow, pytest.mark.attack, pytest.mark.usefixtures("root")]
 
@@ -49,15 +49,7 @@ def far(request: pytest.FixtureRequest, site: Site) -> Iterator[None]:
         return
     need(sshd.available(), "OpenSSH's sshd")
     with Sshd(site.directory / "sshd") as server:
-        key = make_key(site.directory / "id_ed25519")
-        server.authorize(key, "restrict")
-        login = {
-            "host": server.host,
-            "port": server.port,
-            "user": "root",
-            "identity": str(key),
-            "known_hosts": str(server.write_known_hosts(site.directory / "known_hosts")),
-        }
+        login = server.login_with_new_key(site.directory)
         site.configure(sources=[{"name": "data", "path": str(site.files.directory), "ssh": login}])
         yield
 

@@ -1,11 +1,11 @@
 """A flush(8) that stops answering."""
 
-import itertools
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .unix_server import serving
 
 
 @contextmanager
@@ -14,31 +14,20 @@ def flush_that_hangs(service: Path, after: int) -> Iterator[None]:
     hidden = service.rename(service.with_name("hidden"))
     held: list[socket.socket] = []
 
-    def serve() -> None:
-        for number in itertools.count():
-            with suppress(OSError):
-                client, _ = listener.accept()
-                if number >= after:
-                    held.append(client)
-                    continue
-                with client, socket.socket(socket.AF_UNIX) as flush:
-                    flush.connect(str(hidden))
-                    flush.sendall(client.recv(1000))
-                    while part := flush.recv(1000):
-                        client.sendall(part)
-                continue
+    def forward(number: int, client: socket.socket) -> None:
+        if number >= after:
+            held.append(client)
             return
+        with suppress(OSError), client, socket.socket(socket.AF_UNIX) as flush:
+            flush.connect(str(hidden))
+            flush.sendall(client.recv(1000))
+            while part := flush.recv(1000):
+                client.sendall(part)
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(service))
-        listener.listen()
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
+    try:
+        with serving(service, forward):
             yield
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            hidden.rename(service)
-    for client in held:
-        client.close()
+    finally:
+        hidden.rename(service)
+        for client in held:
+            client.close()

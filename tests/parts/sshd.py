@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .common import free_port, run, wait_for
 
@@ -141,6 +141,18 @@ class Sshd:
     def known_as(self) -> str:
         """The server's name in known_hosts files."""
         return self.host if self.port == 22 else f"[{self.host}]:{self.port}"
+
+    def login_with_new_key(self, directory: Path) -> dict[str, Any]:
+        """Let root log in with a new key in a directory; return the `ssh` section of a source."""
+        key = make_key(directory / "id_ed25519")
+        self.authorize(key, "restrict")
+        return {
+            "host": self.host,
+            "port": self.port,
+            "user": "root",
+            "identity": str(key),
+            "known_hosts": str(self.write_known_hosts(directory / "known_hosts")),
+        }
 
     def write_known_hosts(self, path: Path, *, hashed: bool = False) -> Path:
         """Add lines for all host keys to a known_hosts file, as ssh-keyscan would."""

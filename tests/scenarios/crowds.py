@@ -318,12 +318,12 @@ def _deferred(postfix: PostfixInstance, recipient: str) -> list[Path]:
 def _fill(postfix: PostfixInstance, template: Path, count: int) -> None:
     """Put `count` copies of a message into the deferred queue of a stopped Postfix.
 
-    A long queue id ends in z and the number of the inode, which Postfix corrects when it starts. It
-    tries the copies in an hour.
+    A long queue id ends in z and the number of the inode, which Postfix corrects when it starts (a
+    z may stand in the time before it, too). It tries the copies in an hour.
     """
     later = time.time() + 3600
     for number in range(count):
-        copy = template.with_name(f"{template.name.partition('z')[0]}z1{number:05}")
+        copy = template.with_name(f"{template.name.rpartition('z')[0]}z1{number:05}")
         shutil.copy(template, copy)
         shutil.chown(copy, "postfix", "postfix")
         os.utime(copy, (later, later))

@@ -335,7 +335,7 @@ def test_stale_error_of_daemon_does_not_replace_newer_success_in_status(far: Far
     said = refuse_login(far)
     with RunningDaemon(far.site) as daemon:
         daemon.wait_for(said)
-        assert far.state == "failed"
+        wait_for(lambda: far.state == "failed", 20, "status.json to have the error")
         failed = int(time.time())
         wait_for(
             lambda: time.time() >= failed + 1, 2, "the next second: status.json has whole ones"

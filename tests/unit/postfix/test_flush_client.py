@@ -1,7 +1,6 @@
 """What flush(8) may answer."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from postfix_sync.errors import OutOfReach
 from postfix_sync.postfix.flush_client import retry_now
+from tests.parts.unix_server import serving
 
 GREETING = b"protocol\0queue_flush_protocol\0\0"
 
@@ -19,26 +19,13 @@ def answering(path: Path, answer: bytes) -> Iterator[list[bytes]]:
     """Answer each request at a socket with the same bytes; yield the list of requests."""
     requests: list[bytes] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            with client:
-                requests.append(client.recv(1000))
-                client.sendall(answer)
+    def reply(_number: int, client: socket.socket) -> None:
+        with client:
+            requests.append(client.recv(1000))
+            client.sendall(answer)
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield requests
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with serving(path, reply):
+        yield requests
 
 
 @pytest.mark.parametrize("greeting", [GREETING, b""], ids=["3.6", "3.5"])
