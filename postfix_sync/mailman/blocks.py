@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from postfix_sync.errors import Refused
@@ -24,7 +25,7 @@ from postfix_sync.mailman.tiles import (
     read,
 )
 from postfix_sync.model.aliases import Aliases
-from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST
+from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of, list_with
 from postfix_sync.model.source import Block, Blocks, SourceFile
 from postfix_sync.model.table import Table
 
@@ -90,14 +91,26 @@ def _reread(
         return table, Blocks(known.regex, blocks)
     if not isinstance(table, Aliases) and not (middle.distinct_values() <= table.distinct_values()):
         raise _UnusualError  # all lists have one next hop, of which no other can be told
-    entries = [*table.lists.items()]
-    lists = dict(entries[: _lists(head)])
-    lists.update(middle.lists)
-    lists.update(entries[len(entries) - _lists(tail) :])
-    new = type(table)(lists, {})
-    if len(lists) < _lists(blocks) or new.shared:
-        raise _UnusualError  # a list is there twice, or has an address of another one
+    new = _replaced(table, _lists(head), len(table.lists) - _lists(tail), middle)
+    if len(new.lists) < _lists(blocks):
+        raise _UnusualError  # a list is there twice
     return new, Blocks(known.regex, blocks)
+
+
+def _replaced(table: T, first: int, last: int, new: T) -> T:
+    """Return a table with the lists of `new` in place of the `first` to before the `last`.
+
+    Both tables have nothing but lists, and the order of all is kept. Raises _UnusualError if a list
+    has an address of another one then.
+    """
+    lists = dict(islice(table.lists.items(), first))
+    lists.update(new.lists)
+    lists.update(islice(table.lists.items(), last, None))
+    addresses = {address for name in new.lists for address in addresses_of(name)}
+    shares = addresses & lists.keys() != new.lists.keys()
+    if shares or table.shared or any(list_with(name) in lists for name in new.lists):
+        raise _UnusualError
+    return type(table)(lists, {}, frozenset())
 
 
 def _first_entry(file: SourceFile) -> int:

@@ -67,12 +67,11 @@ def parse_lists(kind: type[T], file: SourceFile, checks: Checks) -> T:
     table = kind(reading.lists, {})
     if not (reading.others or table.shared):
         return table
-    agreed = kind.agreeing(reading.lists, reading.others)
-    if agreed is None:
+    if disputed := _disputed(table, reading.others):
         again = Reading(file, checks, reading.at_most)
         entries = (entry for piece in pieces(file, formats) for entry in again.in_order(piece))
-        raise _conflict(kind, file, entries, _disputed(kind, reading.lists, reading.others))
-    return agreed
+        raise _conflict(kind, file, entries, disputed)
+    return kind.joined(table.lists, reading.others) if table.lists else kind.of(reading.others)
 
 
 class _Lists(Reading):
@@ -194,15 +193,13 @@ def _agree(known: Mapping[str, str], new: Mapping[str, str]) -> bool:
     )
 
 
-def _disputed(kind: type[T], lists: Mapping[str, str], others: Mapping[str, str]) -> set[str]:
+def _disputed(table: Table[str], others: Mapping[str, str]) -> set[str]:
     """Return the addresses that have one value of a list, and another one of a list or a line."""
-    table = kind(lists, {})
-    pairs = (
-        (name, kind({list_with(name): lists[list_with(name)]}, {}))
-        for name in lists
-        if list_with(name) in lists
-    )
-    shared = {name for name, other in pairs if other[name] != lists[name]}
+    shared = {
+        name
+        for name in table.shared
+        if (name, table.lists[name]) not in table.entries_of(list_with(name))
+    }
     return shared | {key for key, value in others.items() if table.get(key, value) != value}
 
 

@@ -24,9 +24,17 @@ class Aliases(Table[str]):
 
     @classmethod
     def of_itself(cls, table: Table[V]) -> "Aliases":
-        """Return the addresses of a table, each with itself as its value."""
-        lists = {name: name for name in table.lists}
-        return cls.joined(lists, {address: address for address in table.others})
+        """Return the addresses of a table, each with itself as its value.
+
+        It is made once of each table.
+        """
+        made = table._itself
+        if not isinstance(made, Aliases):
+            lists = dict(zip(table.lists, table.lists, strict=True))
+            others = {address: address for address in table.others}
+            made = cls.joined(lists, others) if others else cls(lists, {}, table._shared)
+            made._domains, table._itself = table._domains, made
+        return made
 
     def targets(self) -> "Aliases":
         """Return the addresses that aliases lead to, each with itself as its value."""

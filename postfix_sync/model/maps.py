@@ -107,14 +107,10 @@ class Diff:
 
 
 def _changed(old: Table[str], new: Table[str], parts: AbstractSet[str]) -> Table[Change]:
-    """Return the entries whose values differ; `parts` are lists of one that the other has in part.
-
-    Most tables have one next hop, so that no value can differ.
-    """
-    several = len({*old.lists.values(), *new.lists.values()}) > 1
+    """Return the entries whose values differ; `parts` are lists that one of both has in part."""
     lists = {
         name: Change(old.lists[name], value)
-        for name, value in (new.lists.items() if several else ())
+        for name, value in (new.lists.items() if _may_differ(old.lists, new.lists) else ())
         if old.lists.get(name, value) != value
     }
     if isinstance(new, Aliases):  # each address of a list leads to another one
@@ -127,3 +123,13 @@ def _changed(old: Table[str], new: Table[str], parts: AbstractSet[str]) -> Table
             if key in old and key in new and old[key] != new[key]
         }
     ) | Table(lists, {})
+
+
+def _may_differ(old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Return whether a name may have two values.
+
+    In most tables, all names have the same next hop, or each is its own value.
+    """
+    if all([*names] == [*names.values()] for names in (old, new)):
+        return False
+    return len({*old.values(), *new.values()}) > 1

@@ -35,16 +35,24 @@ class Table(Mapping[str, V]):
     All nine addresses of a list have the list's value.
     """
 
-    __slots__ = ("_shared", "lists", "others")
+    __slots__ = ("_domains", "_itself", "_shared", "lists", "others")
 
-    def __init__(self, lists: Mapping[str, V], others: Mapping[str, V]) -> None:
+    def __init__(
+        self,
+        lists: Mapping[str, V],
+        others: Mapping[str, V],
+        shared: AbstractSet[str] | None = None,
+    ) -> None:
         """Hold `lists` by name, and `others` by address, of which no list has one.
 
-        `of` and the methods make tables of which that is true.
+        `of` and the methods make tables of which that is true. `shared` are the names of that
+        property, if they are known.
         """
         self.lists = lists
         self.others = others
-        self._shared: AbstractSet[str] | None = None
+        self._shared = shared
+        self._domains: AbstractSet[str] | None = None
+        self._itself: Table[str] | None = None  # see Aliases.of_itself
 
     @property
     def shared(self) -> AbstractSet[str]:
@@ -82,7 +90,7 @@ class Table(Mapping[str, V]):
         shared = {name: list_with(name) for name in shared_names(lists)}
         broken = {other for name, other in shared.items() if lists[other] != lists[name]}
         if not broken:
-            return cls.joined(lists, others)
+            return cls.joined(lists, others) if others else cls(lists, {}, shared.keys())
         loose = {
             key: value
             for name in broken
@@ -107,16 +115,6 @@ class Table(Mapping[str, V]):
         joined = {**lists, **whole} if whole else lists
         # An address may also be one of a list that was whole before.
         return cls(joined, {key: v for key, v in entries.items() if not is_of_list(joined, key)})
-
-    @classmethod
-    def agreeing(cls, lists: Mapping[str, V], entries: Mapping[str, V]) -> Self | None:
-        """Make a table of whole lists and of more entries; None if they disagree on a value."""
-        table = cls(lists, {})
-        if any(cls._value_at(name, lists[list_with(name)]) != lists[name] for name in table.shared):
-            return None
-        if any(key in table and table[key] != entries[key] for key in entries):
-            return None
-        return cls.joined(lists, entries) if lists else cls.of(entries)
 
     @staticmethod
     def _entries(name: str, value: V) -> Iterator[tuple[str, V]]:
@@ -182,7 +180,7 @@ class Table(Mapping[str, V]):
             return other or self
         broken = {
             name
-            for name in self.overlapping(other)
+            for name in self._overlapping(other, self.lists.keys() - other.lists.keys())
             if any(other.get(key, each) != each for key, each in self.entries_of(name))
         }
         lists = {**without(self.lists, broken), **other.lists}
@@ -202,15 +200,15 @@ class Table(Mapping[str, V]):
         """Yield the nine entries of a list that is one entry here."""
         return self._entries(name, self.lists[name])
 
-    def overlapping(self, other: "Table[W]") -> AbstractSet[str]:
-        """Return the lists that are one entry here, but not in `other`, which has a part of them.
+    def _has_addresses_of(self, other: "Table[W]") -> bool:
+        """Return whether both tables have the same addresses, if that is known without a search."""
+        return other is self or other is self._itself or other._itself is self
+
+    def _overlapping(self, other: "Table[W]", alone: AbstractSet[str]) -> AbstractSet[str]:
+        """Return the lists of `alone`, which `other` does not have, of which it has a part.
 
         Their names are sought in the table that makes less work.
         """
-        return self._overlapping(other, self.lists.keys() - other.lists.keys())
-
-    def _overlapping(self, other: "Table[W]", alone: AbstractSet[str]) -> AbstractSet[str]:
-        """Return the lists of `alone` of which `other` has a part; see `overlapping`."""
         if len(alone) < len(other.lists) + len(other.others):
             return {name for name in alone if any(key in other for key in addresses_of(name))}
         addresses = chain(other.others, *map(addresses_of, other.lists))
@@ -241,7 +239,9 @@ class Table(Mapping[str, V]):
 
     def domains(self) -> AbstractSet[str]:
         """Return the domains of all addresses."""
-        return {key.rpartition("@")[2] for key in chain(self.lists, self.others)}
+        if self._domains is None:
+            self._domains = {domain_of(key) for key in chain(self.lists, self.others)}
+        return self._domains
 
     def within(self, is_wanted: Callable[[str], bool]) -> Self:
         """Return the entries in the domains for which `is_wanted` is true."""
@@ -297,7 +297,9 @@ class Table(Mapping[str, V]):
         return self.divided(other)[0]
 
     def divided(self, other: "Table[W]") -> tuple[Self, AbstractSet[str]]:
-        """Return the entries beyond `other`, and the lists of which it has a part; see above."""
+        """Return the entries beyond `other`, and the lists of which it has only a part."""
+        if self._has_addresses_of(other):
+            return type(self)({}, {}), frozenset()
         if not (self and other):
             return self, frozenset()
         alone = self.lists.keys() - other.lists.keys()
@@ -310,7 +312,7 @@ class Table(Mapping[str, V]):
 
     def common(self, other: "Table[W]") -> Self:
         """Return the entries whose addresses `other` has, too."""
-        if self is other or not self:
+        if self._has_addresses_of(other) or not self:
             return self
         if not other:
             return type(self)({}, {})

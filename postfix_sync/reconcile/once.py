@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from postfix_sync.errors import Busy, SyncError
-from postfix_sync.postfix.instance import fold_of
+from postfix_sync.postfix.inspection import Inspector
 from postfix_sync.reconcile.clusters import Ranking
 from postfix_sync.reconcile.fetch import fetch_all, open_sources
 from postfix_sync.reconcile.reload_spacing import no_turn
@@ -15,7 +15,7 @@ from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from postfix_sync.system.lock import lock
-from postfix_sync.system.tasks import interrupted
+from postfix_sync.system.tasks import both, interrupted
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -37,15 +37,16 @@ async def once(
     """
     file = config.state_directory / ONCE_LOCK_NAME
     turn = contextlib.nullcontext() if request.dry_run else lock(file)
+    inspector = Inspector(config.postfix.config_directory)
     try:
         async with turn, open_sources(config) as sources:
 
             async def fetch_and_sync() -> Report:
                 for source in sources.values():
                     source.forget()
-                fold = await fold_of(config.postfix.config_directory)
-                answers = await fetch_all(config, sources, fold)
-                return await sync(config, answers, rankings, request)
+                fetching = fetch_all(config, sources, await inspector.fold())
+                answers, _ = await both(fetching, inspector.inspect())
+                return await sync(config, answers, rankings, request, inspector)
 
             for _ in range(TRIES):
                 report = await completed(fetch_and_sync)

@@ -35,7 +35,9 @@ def noted(
     routes = plan.result[ROUTES]
     spare = routes.beyond(desired.maps[ROUTES])
     names = {**installed.hosts, **desired.hosts}.keys() - desired.hosts.keys() - host_names(routes)
-    accepted = spare.common(_accepted(installed.table(RECIPIENTS), installed.table(ALIASES)))
+    accepted = spare and spare.common(
+        _accepted(installed.table(RECIPIENTS), installed.table(ALIASES))
+    )
     refused = {name: at for name, at in old.routes.items() if name not in accepted}
     wanted = desired.maps[ROUTES], desired.maps[ALIASES]
     kept = {

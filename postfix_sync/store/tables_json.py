@@ -73,7 +73,7 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
 
 def _check_lines(entries: Mapping[str, str]) -> None:
     """Check that each entry can be a line of a map. Raises Damaged."""
-    keys, values = "\n".join(entries), "\n".join(entries.values())
+    keys, values = "\n".join(entries), "\n".join({*entries.values()})
     if not f"{keys}{values}".replace("\n", "").isprintable() or " " in keys:
         raise Damaged("an entry has a blank or a control character")
     if "" in entries or "" in entries.values() or "\n#" in f"\n{keys}":

@@ -103,6 +103,8 @@ async def _self_aliased(tables: Tables, domains: AbstractSet[str]) -> AbstractSe
 
     One list of each domain is queried, as a sample.
     """
+    if not domains:
+        return frozenset()
     maps = tables.postfix.parameters["virtual_alias_maps"]
     found = set()
     recipients = tables.own[RECIPIENTS]
