@@ -16,7 +16,7 @@ from postfix_sync.model.source import Record
 from postfix_sync.postfix.next_hop import parse_next_hops
 from postfix_sync.reconcile.apply import Outcome, carry_out
 from postfix_sync.reconcile.changes import log_lines, named, preview
-from postfix_sync.reconcile.keep import keep, keep_present
+from postfix_sync.reconcile.keep import keep, keep_present, state_of
 from postfix_sync.reconcile.partial_maps import held_back
 from postfix_sync.reconcile.plan import Plan, plan
 from postfix_sync.reconcile.reload_spacing import TURN_TAKES, no_turn
@@ -109,7 +109,10 @@ async def bring_about(
             notices += await keep_present(place, target.installed, goal.decision.replaced)
     failed = recorded.failed + await _note_retiring(place, planned)
     done = _Done(steps, target.desired, Outcome())
+    state = state_of(target.desired.maps, goal.decision.replaced)
     if steps.steps or target.installed.interrupted:
+        if steps.steps and not steps.waits:
+            state()  # while Postfix and the disk are waited for
         try:
             done = await _carry_out(place, inputs, planned)
         except SyncError as error:
@@ -123,9 +126,7 @@ async def bring_about(
     if done.waits and place.directory.reload_note.age() > TURN_TAKES:
         failed += (no_turn(),)
     if not done.waits and done.is_whole and (goal.may_record or goal.generation):
-        notices += await keep(
-            place, target.desired.maps, goal.decision.replaced, held=goal.generation
-        )
+        notices += await keep(place, state, held=goal.generation)
     if goal.may_record and len(goal.decision.records) == len(inputs.sources):
         for name in place.unconfigured():
             place.records.remove(name)

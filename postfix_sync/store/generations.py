@@ -184,7 +184,7 @@ class Generations:
 
     async def keep(
         self,
-        tables: MailmanTables,
+        tables: "Packed",
         hosts: Mapping[str, str],
         texts: Texts,
         *,
@@ -200,19 +200,17 @@ class Generations:
         return await asyncio.to_thread(self._keep, tables, hosts, texts, spare)
 
     def _keep(
-        self, tables: MailmanTables, hosts: Mapping[str, str], texts: Texts, spare: int | None
+        self, tables: "Packed", hosts: Mapping[str, str], texts: Texts, spare: int | None
     ) -> int:
-        content = _content(tables)
-        digest = hashlib.sha256(content).hexdigest()
-        header = json.dumps({"sha256": digest, "hosts": hosts}, sort_keys=True).encode()
+        header = json.dumps({"sha256": tables.sha256, "hosts": hosts}, sort_keys=True).encode()
         known = self.numbers()
-        number = next((old for old in known if self._digest(old) == digest), None)
+        number = next((old for old in known if self._digest(old) == tables.sha256), None)
         number = number or self._next(known)
         path = self.path(number)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # A known generation is written again, too: this dates it, and repairs a damaged file.
-            replace_file(path, gzip.compress(header + b"\n" + content, 1, mtime=0))
+            replace_file(path, _compressed(header + b"\n") + tables.content)
         except OSError as error:
             raise _not_kept(path, error) from None
         self.note(number, texts)
@@ -267,21 +265,35 @@ class Generations:
         return Maps({name: Diff.between(old[name], new[name]).added for name in MAP_NAMES})
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The tables of a generation as they are stored."""
+
+    sha256: str
+    content: bytes
+    """A member of a gzip file (RFC 1952), in which the header is another one."""
+
+
+def pack(tables: MailmanTables) -> Packed:
+    """Return tables as a generation stores them; equal tables give equal bytes."""
+    document = as_json(tables)
+    for names in (*document["lists"].values(), *document["addresses"].values()):
+        names.sort()
+    content = json.dumps(document, ensure_ascii=False, sort_keys=True).encode()
+    return Packed(hashlib.sha256(content).hexdigest(), _compressed(content))
+
+
+def _compressed(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
+
+
 def _not_kept(path: Path, error: OSError) -> ApplyError:
     message = f"{path}: {why(error)}; a rollback can't install the present state later"
     return ApplyError(message, space_hint(path, message))
 
 
-def _content(tables: MailmanTables) -> bytes:
-    """Return tables as JSON; equal tables give equal bytes."""
-    document = as_json(tables)
-    for names in (*document["lists"].values(), *document["addresses"].values()):
-        names.sort()
-    return json.dumps(document, ensure_ascii=False, sort_keys=True).encode()
-
-
 def _tables(content: bytes) -> MailmanTables:
-    """Read the JSON of `_content`. Raises ValueError if it is damaged."""
+    """Read the JSON of `pack`. Raises ValueError if it is damaged."""
     return from_json(loads(content), _check_route)
 
 

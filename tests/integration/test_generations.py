@@ -10,7 +10,7 @@ import pytest
 
 from postfix_sync.errors import ApplyError
 from postfix_sync.model.source import MailmanTables
-from postfix_sync.store.generations import Generations, NoSuchGeneration
+from postfix_sync.store.generations import Generations, NoSuchGeneration, pack
 from postfix_sync.store.hold import Hold, HoldFile
 from tests.parts.disk import names, tree
 from tests.parts.mailman_files import nine
@@ -31,7 +31,7 @@ def texts(number: int) -> dict[str, tuple[int, int]]:
 
 def keep(kept: Generations, tables: MailmanTables, number: int = 0) -> int:
     """Keep a state; each `number` stands for other texts of the maps."""
-    return asyncio.run(kept.keep(tables, {"mailman": "127.0.0.9"}, texts(number)))
+    return asyncio.run(kept.keep(pack(tables), {"mailman": "127.0.0.9"}, texts(number)))
 
 
 A, B, C, D = (mailman(f"{name}@x.example") for name in "abcd")
