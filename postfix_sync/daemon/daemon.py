@@ -189,7 +189,7 @@ class Daemon:
     def _poll_all(self) -> None:
         """Have every source polled now, and a sync started with each answer."""
         for follower in self.followers.values():
-            follower.ask()
+            follower.poll_now.set()
 
     async def _sync_repeatedly(self) -> None:
         failures = 0

@@ -57,8 +57,6 @@ class Follower:
         self.inspector = inspector
         self.news = news
         self.poll_now = asyncio.Event()
-        self.sync_wanted = False
-        """Whether a sync is to follow the next poll, even if nothing has changed."""
         self.answer: Fetched | None = None
         self.source = open_source(settings, configuration.guard.max_size)
         self.status = StatusFile.of(configuration)
@@ -75,24 +73,15 @@ class Follower:
             coroutines.append(self._watch_container(self.source))
         return coroutines
 
-    def ask(self) -> None:
-        """Have the source polled now, and a sync made with the answer."""
-        self.sync_wanted = True
-        self.poll_now.set()
-
     async def _follow(self) -> None:
         """Poll the source repeatedly; set `news` when a sync may have something to change."""
         failures = 0
         try:
             while True:
-                requested = self.sync_wanted or self.answer is None
-                by_event = self.poll_now.is_set() and not requested
-                self.sync_wanted = False
+                requested = self.poll_now.is_set() or self.answer is None
                 self.poll_now.clear()
                 before = self._signs()
                 answer = await self._ask()
-                if by_event and self._is_recorded(answer):
-                    answer = replace(answer, tables=None, record=None)
                 failures = failures + 1 if _is_temporary(answer.error) else 0
                 found = "new lists" if answer.tables else "unchanged"
                 found = answer.error.message if answer.error else found
@@ -156,21 +145,6 @@ class Follower:
         self.source.forget()  # this answer may replace unused lists: fetch them again
         return Fetched(None, time.time(), error=failed)
 
-    def _is_recorded(self, answer: Fetched) -> bool:
-        """Return whether a sync has used all of an answer already, with an earlier one.
-
-        An event may be the second or third of one change: Mailman renames its files one by one.
-        """
-        old, record = self.answer, answer.record
-        return (
-            old is not None
-            and (old.tables, old.error, old.misplaced) == (None, None, None)
-            and (answer.error, answer.misplaced, answer.peer) == (None, None, old.peer)
-            and record is not None
-            and record.tables == answer.tables
-            and self.records.stamp(self.settings.name) == answer.seen
-        )
-
     def _keep(self, answer: Fetched) -> bool:
         """Keep an answer until a sync has used it; return whether it has new lists or an error."""
         old = self.answer
@@ -193,7 +167,7 @@ class Follower:
         """
         if report.outdated:
             self.source.forget()
-            self.ask()
+            self.poll_now.set()
         elif report.stamp and answer and self.answer and self.answer.seen == answer.seen:
             # An answer that came meanwhile is not outdated by our own record of the earlier one.
             later = self.answer.tables
@@ -227,7 +201,7 @@ class Follower:
             try:
                 async for _ in source.moves():
                     failures, logged = 0, ""
-                    self.ask()
+                    self.poll_now.set()
             except SyncError as error:
                 failures += 1
                 if failures > 1 and error.message != logged:  # an engine may be restarted
@@ -235,7 +209,7 @@ class Follower:
                     polled = f"; {self.settings.name} is polled only every {interval:g} s"
                     log_problem(Notice(f"{error.message}{polled}", error.hint), logging.WARNING)
             await asyncio.sleep(retry_delay(failures, interval, random.random()))  # noqa: S311
-            self.ask()
+            self.poll_now.set()
 
 
 def _is_temporary(error: SyncError | None) -> bool:

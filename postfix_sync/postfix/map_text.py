@@ -4,6 +4,7 @@ import re
 from bisect import bisect
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from postfix_sync.model.aliases import Aliases
@@ -15,6 +16,9 @@ HEADER = b"# Written by postfix-sync, which keeps it in step with Mailman. Edits
 
 EDITS = 1000
 """Lists of a text to edit at most: if more have changed, the text is rendered."""
+
+AT_ONCE = 1000
+"""Lists of a text in memory at a time, when it is rendered."""
 
 _SUFFIXES = ("", *(f"-{subaddress}" for subaddress in SUBADDRESSES))
 _LIST_LINES = "".join(f"%s{suffix}%s" for suffix in _SUFFIXES)
@@ -41,12 +45,15 @@ _LINE = re.compile(r"#[^\n]*\n|(?P<key>[^\t\n]+)\t(?P<value>[^\t\n]+)\n")
 T = TypeVar("T", bound=Table[str])
 
 
-def render(table: Table[str]) -> bytes:
-    """Return a table as the text that is installed beside its index.
+def render(table: Table[str]) -> Iterator[bytes]:
+    """Yield a table in pieces as the text that is installed beside its index.
 
     It has one entry a line; the nine of a list follow each other, and lists are sorted by name.
     """
-    return HEADER + "".join(_lines(table)).encode()
+    yield HEADER
+    lines = _lines(table)
+    while piece := "".join(islice(lines, AT_ONCE)):
+        yield piece.encode()
 
 
 def _lines(table: Table[str]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from postfix_sync.errors import ApplyError, NotPermitted, why
 from postfix_sync.model.installed import EVERY_DOMAIN, KnownText
 from postfix_sync.model.maps import Diff
 from postfix_sync.postfix.index_change import Publish, small_change
-from postfix_sync.postfix.installed_text import installed_version, pieces, version_of
+from postfix_sync.postfix.installed_text import installed_version, pieces
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.map_text import UnfitError, edits_of, render, spliced
 from postfix_sync.system.files import (
@@ -38,7 +38,6 @@ from postfix_sync.system.files import (
     room_hint,
     space_hint,
     unwritable,
-    write_file,
     write_parts,
 )
 from postfix_sync.system.tasks import together
@@ -112,11 +111,11 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
     change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
-    content = b"" if change else await run_in_daemon_thread(render, step.table)
+    lines = [] if change else render(step.table)
     try:
         staged_index.unlink(missing_ok=True)
         # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
-        await asyncio.to_thread(write_file, staged, content, MAP_MODE)
+        await asyncio.to_thread(write_parts, staged, lines, MAP_MODE)
         await asyncio.to_thread(_keep_time, staged, text)
         in_place = directory.is_seen_at_once and not step.fresh
         with _mapped(index if in_place else None) as before:
@@ -125,8 +124,9 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
             if change:
                 await _change(directory, staged, change, lock)
             else:
-                await directory.postfix.postmap.build(directory.kind, staged, len(content), lock)
-                await _check(directory, staged, len(content))
+                size = staged.stat().st_size
+                await directory.postfix.postmap.build(directory.kind, staged, size, lock)
+                await _check(directory, staged, size)
             seen = before is None or before[:] == _head(index)
         if not seen:
             noted = directory.reload_note.read()
@@ -137,6 +137,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
             await asyncio.to_thread(publish_file, staged_index, index)
         if change:
             return Published(seen)
+        version = await run_in_daemon_thread(installed_version, staged)
         await asyncio.to_thread(publish_file, staged, text)
     except OSError as error:
         discard(staged_index)  # frees its space; the staged text is kept as the mark
@@ -148,7 +149,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
         if change and directory.is_seen_at_once:
             state = "may hold a part of the change, and the next sync rebuilds it"
         raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
-    return Published(seen, KnownText(version_of([content]), step.table))
+    return Published(seen, KnownText(version, step.table))
 
 
 async def write_texts(
@@ -174,7 +175,7 @@ def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:
             edits = edits_of(step.before or step.table, step.table, step.change)
             write_parts(staged, spliced(pieces(text), edits), MAP_MODE)
         except UnfitError:
-            write_file(staged, render(step.table), MAP_MODE)
+            write_parts(staged, render(step.table), MAP_MODE)
         # As old as its index: if it were newer, the index would be taken for a stale one.
         changed = directory.index(step.name).stat().st_mtime_ns
         os.utime(staged, ns=(changed, changed))

@@ -15,6 +15,8 @@ from tests.parts.load import rcpt
 from tests.parts.postfix_instance import PostfixInstance, mailman_parameters
 from tests.parts.site import Site
 
+UNIT = Path(__file__).parents[2] / "systemd/postfix-sync.service"
+
 TURN = 10.5
 """Seconds after a reload in which postfix-sync makes no other one, and half a second."""
 
@@ -27,6 +29,13 @@ LONG_SESSIONS = {
     "smtpd_junk_command_limit": "1000000",
 }
 """Parameters of main.cf that let a client ask for an unknown address again and again."""
+
+
+def unit_environment() -> dict[str, str]:
+    """Return the variables that the unit sets: the daemon is measured as systemd starts it."""
+    lines = UNIT.read_text().splitlines()
+    assignments = [line.partition("=")[2] for line in lines if line.startswith("Environment=")]
+    return dict(one.split("=", 1) for each in assignments for one in each.split())
 
 
 class Case:
@@ -110,7 +119,7 @@ class Case:
     def start_daemon(self) -> float:
         """Start the daemon; return the seconds until its first sync is complete."""
         began = time.monotonic()
-        running = RunningDaemon(self.site)
+        running = RunningDaemon(self.site, environment=unit_environment())
         self.daemon = MeasuredDaemon(running)
         running.wait_for_passes(1, LONGEST)
         seconds = time.monotonic() - began

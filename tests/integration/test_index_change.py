@@ -93,7 +93,7 @@ def test_index_holds_its_text_after_any_changes(
             step = step if before is None else step.over(before)
             publish_one(directory, step)
             assert dumped(directory, every) == table
-            assert (directory.path / ROUTES).read_bytes() == render(table)
+            assert (directory.path / ROUTES).read_bytes() == b"".join(render(table))
             installed = asyncio.run(directory.read()).maps[ROUTES]
             assert installed.table == table
             assert installed.condition is Condition.SOUND

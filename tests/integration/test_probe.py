@@ -362,8 +362,10 @@ def install_routes(site: Site, *hops: str) -> None:
     site.maps.mkdir()
     lists = [(f"list{number}@lists.example.net", hop) for number, hop in enumerate(hops)]
     routes = {key: hop for name, hop in lists for key in nine(name)}
-    (site.maps / "postfix_lmtp").write_bytes(render(Table.of(routes)))
-    (site.maps / "postfix_recipients").write_bytes(render(Aliases.of({key: key for key in routes})))
+    (site.maps / "postfix_lmtp").write_bytes(b"".join(render(Table.of(routes))))
+    (site.maps / "postfix_recipients").write_bytes(
+        b"".join(render(Aliases.of({key: key for key in routes})))
+    )
 
 
 def test_probe_command_reports_up_and_exits_with_0(site: Site) -> None:

@@ -24,6 +24,7 @@ from postfix_sync.reconcile.report import Report
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.status.file import StatusFile
 from postfix_sync.status.transitions import after_sync
+from postfix_sync.store.records import Records
 from postfix_sync.store.state_directory import records_of
 from tests.parts.common import free_port, wait_for
 from tests.parts.daemon import RunningDaemon
@@ -182,14 +183,15 @@ def test_damaged_record_is_reported_and_written_again(several: Several, content:
     several.write([ANTS], [BEES])
     several.site.once()
     record = several.site.state / "sources/one.json"
-    good = record.read_bytes()
+    records = Records(record.parent)
+    good = records.read_now("one")
     record.write_bytes(content)
     several.one.directory.rename(several.site.directory / "away")
     assert f"{record}: is not a record of a source's lists" in several.site.once(expect=75)
     assert several.lists == {ANTS: ONE, BEES: TWO}
     (several.site.directory / "away").rename(several.one.directory)
     several.site.once()
-    assert record.read_bytes() == good
+    assert records.read_now("one") == good
     assert several.site.once("-v") == ""
 
 
