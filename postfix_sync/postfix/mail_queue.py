@@ -33,7 +33,7 @@ IN_PROGRESS = 5000
 (qmgr_message_active_limit), so that other mail does not wait for these."""
 
 ROOM_POLL = 0.5
-"""Seconds between checks whether qmgr(8) has fewer than IN_PROGRESS."""
+"""Seconds between checks whether qmgr(8) has fewer."""
 
 ROOM_WAIT = 60.0
 """Seconds until the next messages are retried in any case: if Postfix was stopped meanwhile, that
@@ -90,30 +90,32 @@ class MailQueue:
     async def deliver_steadily(
         self,
         queue_ids: Sequence[str],
-        before: frozenset[str] = frozenset(),
         is_wanted: Callable[[], bool] = lambda: True,
+        shares: int = 1,
     ) -> AsyncIterator[Sequence[str]]:
         """Have Postfix retry deferred messages, and yield each BATCH of them, while `is_wanted`.
 
-        About IN_PROGRESS messages are retried at the same time, with those in `before`. Raises
-        ApplyError as `deliver_now` does.
+        About IN_PROGRESS messages are retried at the same time, by all of the `shares` callers that
+        do so. Raises ApplyError as `deliver_now` does.
         """
-        for start in range(0, len(queue_ids), BATCH):
-            tried = before.union(queue_ids[:start])
-            if len(tried) >= IN_PROGRESS:
-                await self._wait_for_room(tried, is_wanted)
+        at_most = IN_PROGRESS // shares
+        for start in range(0, len(queue_ids), min(BATCH, at_most)):
+            if start >= at_most:
+                await self._wait_for_room(frozenset(queue_ids[:start]), at_most, is_wanted)
             if not is_wanted():
                 return
-            batch = queue_ids[start : start + BATCH]
+            batch = queue_ids[start : start + min(BATCH, at_most)]
             await self.deliver_now(batch)
             yield batch
 
-    async def _wait_for_room(self, tried: frozenset[str], is_wanted: Callable[[], bool]) -> None:
-        """Wait until qmgr(8) has fewer than IN_PROGRESS of the messages, but not for ever."""
+    async def _wait_for_room(
+        self, tried: frozenset[str], at_most: int, is_wanted: Callable[[], bool]
+    ) -> None:
+        """Wait until qmgr(8) has fewer than `at_most` of the messages, but not for ever."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ROOM_WAIT):
                 # No event says that a message has left the queue.
-                while is_wanted() and await self.in_progress(tried) >= IN_PROGRESS:  # noqa: ASYNC110
+                while is_wanted() and await self.in_progress(tried) >= at_most:  # noqa: ASYNC110
                     await asyncio.sleep(ROOM_POLL)
 
     async def _run_postqueue(self, queue_ids: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ from postfix_sync.postfix.mail_queue import MailQueue
 from postfix_sync.postfix.processes import Processes
 from postfix_sync.postfix.queue import Queued
 from postfix_sync.status.schema import DestinationStatus, Status
+from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 from postfix_sync.text import counted, seconds_of
 
@@ -182,24 +183,34 @@ async def _deliver_fresh(
     tried: set[str],
     is_up: Callable[[str], bool],
 ) -> bool:
-    """Retry the messages in `found` that are not in `tried`, and add them; return whether any."""
-    before = len(tried)
-    for endpoint, ids in found.items():
-        fresh = [queue_id for queue_id in ids if queue_id not in tried]
-        await _deliver(mail, endpoint, fresh, tried, is_up)
-        tried.update(ids)
-    return len(tried) > before
+    """Retry the messages in `found` that are not in `tried`, and add them; return whether any.
+
+    The destinations are served at the same time, so that none waits for a slow one.
+    """
+    fresh = {
+        endpoint: [queue_id for queue_id in ids if queue_id not in tried]
+        for endpoint, ids in found.items()
+    }
+    fresh = {endpoint: ids for endpoint, ids in fresh.items() if ids}
+    for endpoint, ids in fresh.items():
+        retried = counted(len(ids), "deferred message")
+        LOG.info("destination %s: up again; retrying %s", endpoint, retried)
+    await together(
+        *(
+            _deliver(mail, ids, tried, partial(is_up, endpoint), len(fresh))
+            for endpoint, ids in fresh.items()
+        )
+    )
+    tried.update(*fresh.values())
+    return bool(fresh)
 
 
 async def _deliver(
-    mail: MailQueue, endpoint: str, ids: list[str], tried: set[str], is_up: Callable[[str], bool]
+    mail: MailQueue, ids: list[str], tried: set[str], is_up: Callable[[], bool], shares: int
 ) -> None:
-    """Retry messages of one destination while it is up, and add them to `tried`."""
-    if ids:
-        LOG.info(
-            "destination %s: up again; retrying %s",
-            endpoint,
-            counted(len(ids), "deferred message"),
-        )
-    async for batch in mail.deliver_steadily(ids, frozenset(tried), partial(is_up, endpoint)):
+    """Retry messages of one destination while it is up, and add them to `tried`.
+
+    `shares` is the number of destinations for which this is done at the same time.
+    """
+    async for batch in mail.deliver_steadily(ids, is_up, shares):
         tried.update(batch)

@@ -19,7 +19,7 @@ from postfix_sync.errors import OutOfReach, SyncError, quote, why
 from postfix_sync.sources import ssh_errors
 from postfix_sync.sources.mailman_files import KEPT, NAMES
 from postfix_sync.sources.ssh_host import CLOSE_TIMEOUT, SLACK, Hop, abort
-from postfix_sync.system.files import space_hint
+from postfix_sync.system.files import free_bytes, space_hint
 
 if TYPE_CHECKING:
     import asyncssh
@@ -196,7 +196,7 @@ class Session:
             raise await self._denied(path, found) from None
         # The open file may be another one than the file whose state is `found`.
         same = _stat_of(await file.stat()) == found
-        copy = files.enter_context(_temporary_file())
+        copy = files.enter_context(_temporary_file(found.size))
         whole = same and await self._blocks(file, found.size, limit, copy)
         await file.close()
         return copy if whole else None
@@ -233,9 +233,14 @@ class Session:
         return f"{self.server.host}:{path}"
 
 
-def _temporary_file() -> BinaryIO:
-    """Open a temporary file that has no name. Raises OutOfReach."""
+def _temporary_file(size: int) -> BinaryIO:
+    """Open a temporary file that has no name, for `size` bytes. Raises OutOfReach.
+
+    As much again must stay free: Postfix's queue may be on the same file system.
+    """
     try:
+        if free_bytes(COPIES) < 2 * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return tempfile.TemporaryFile(dir=COPIES, buffering=0)
     except OSError as error:
         raise no_copy(error) from None
