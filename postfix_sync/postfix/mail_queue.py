@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +58,13 @@ class MailQueue:
             return []  # this Postfix was never started
         command = instance_command(self.config_directory, "postqueue", "-j")
         found: list[Queued] = []
+        reasons: dict[str, str] = {}
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT), running(command) as listing:
                 async for lines in listing.blocks():
                     # Addresses may hold U+2028 and its like, at which splitlines() would split.
-                    found += map(_queued, map(json.loads, filter(None, lines.split(b"\n"))))
+                    entries = map(json.loads, filter(None, lines.split(b"\n")))
+                    found += (_queued(entry, reasons) for entry in entries)
         except TimeoutError:
             raise TimedOut(f"postqueue -j: not done after {COMMAND_TIMEOUT:g} s; killed") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -161,15 +162,21 @@ class MailQueue:
         )
 
 
-def _queued(found: dict[str, Any]) -> Queued:
-    """Parse a line of `postqueue -j` (Postfix 3.1 and later)."""
+def _queued(found: dict[str, Any], reasons: dict[str, str]) -> Queued:
+    """Parse a line of `postqueue -j` (Postfix 3.1 and later).
+
+    Thousands of recipients have the same reason: they share its text in `reasons`.
+    """
+
+    def shared(reason: str) -> str:
+        return reasons.setdefault(reason, reason)
+
     return Queued(
         queue_id=found["queue_id"],
-        queue_name=sys.intern(found["queue_name"]),
+        queue_name=shared(found["queue_name"]),
         arrival_time=float(found["arrival_time"]),
         recipients=tuple(
-            # Thousands of recipients have the same reason: they share its text.
-            (unquoted(recipient["address"]), sys.intern(recipient.get("delay_reason", "")))
+            (unquoted(recipient["address"]), shared(recipient.get("delay_reason", "")))
             for recipient in found["recipients"]
         ),
     )

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfix_sync.errors import ApplyError, NotPermitted, why
+from postfix_sync.errors import ApplyError, NotPermitted, SyncError, why
 from postfix_sync.model.installed import EVERY_DOMAIN, KnownText
 from postfix_sync.model.maps import Diff
 from postfix_sync.postfix.index_change import Publish, small_change
@@ -40,7 +40,6 @@ from postfix_sync.system.files import (
     unwritable,
     write_parts,
 )
-from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 
 MAP_MODE = 0o644
@@ -154,16 +153,22 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
 
 async def write_texts(
     directory: MapDirectory, changed: Mapping[str, Sequence[Publish]]
-) -> dict[str, KnownText]:
+) -> tuple[Mapping[str, KnownText], SyncError | None]:
     """Write the texts of maps whose indexes were changed; `changed` has the steps of each map.
 
-    No list waits for it: Postfix reads the indexes only. Raises ApplyError or NotPermitted; the
-    next sync rebuilds the maps whose text was not written.
+    No list waits for it: Postfix reads the indexes only. Returns the texts that were written, and
+    an error (ApplyError or NotPermitted) if some were not: the next sync rebuilds their maps.
     """
-    texts = await together(
-        *(asyncio.to_thread(_write_text, directory, steps) for steps in changed.values())
-    )
-    return dict(zip(changed, texts, strict=True))
+
+    async def written(steps: Sequence[Publish]) -> KnownText | SyncError:
+        try:
+            return await asyncio.to_thread(_write_text, directory, steps)
+        except SyncError as error:
+            return error
+
+    found = dict(zip(changed, await asyncio.gather(*map(written, changed.values())), strict=True))
+    texts = {name: one for name, one in found.items() if isinstance(one, KnownText)}
+    return texts, next((one for one in found.values() if isinstance(one, SyncError)), None)
 
 
 def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:

@@ -60,8 +60,8 @@ async def carry_out(plan: Plan, installed: Installed, place: "Locked") -> Outcom
     try:
         with staging_of(place.directory):
             taken = await _take_all(plan, _Taken(owed), installed, place)
-            error = taken[-1].without_hosts or taken[-1].error
-            texts = await _written(taken, place.directory)
+            texts, unwritten = await _written(taken, place.directory)
+            error = taken[-1].without_hosts or taken[-1].error or unwritten
             if error:
                 raise error  # so that the marks of maps in doubt are kept
     except SyncError as failure:
@@ -93,10 +93,13 @@ async def _take_all(
     return taken
 
 
-async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mapping[str, KnownText]:
-    """Write the texts of the maps whose indexes were changed; return all new texts by map.
+async def _written(
+    taken: Sequence["_Taken"], directory: MapDirectory
+) -> tuple[Mapping[str, KnownText], SyncError | None]:
+    """Write the texts of the maps whose indexes were changed.
 
-    A map whose last step failed is in doubt: its text is left as it is, and so is its mark.
+    A map whose last step failed is in doubt: its text is left as it is, and so is its mark. Returns
+    all new texts by map, and the first error.
     """
     texts: dict[str, KnownText] = {}
     changed: dict[str, list[Publish]] = {}
@@ -108,7 +111,8 @@ async def _written(taken: Sequence["_Taken"], directory: MapDirectory) -> Mappin
             changed.setdefault(one.published.name, []).append(one.published)
         if isinstance(one.failed, Publish):
             changed.pop(one.failed.name, None)
-    return {**texts, **await write_texts(directory, changed)}
+    written, error = await write_texts(directory, changed)
+    return {**texts, **written}, error
 
 
 class _Visible(NamedTuple):

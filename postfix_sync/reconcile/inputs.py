@@ -4,7 +4,7 @@ That is what is installed, what each source said, and what was known of it befor
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 CHECK_EVERY = 3600.0
 """Seconds after which every key of the indexes is read back, as after any change from outside that
 the sample of each sync did not meet."""
+
+CHECK_ANYWAY = 2 * CHECK_EVERY
+"""Seconds after which that is done although a list waits for the sync."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ async def gather(
     known = await run_in_daemon_thread(place.known_texts.read, recorded)
     now = time.time()
     whole = not request.dry_run and (
-        request.check_indexes or not now - CHECK_EVERY < known.checked_at <= now
+        request.check_indexes or _check_is_due(known.checked_at, now, answers, found)
     )
     installed = await place.directory.read(known.texts, whole=whole)
     families = place.directory.postfix.families
@@ -147,6 +150,23 @@ async def _last_good(records: Records, name: str, answer: Fetched | None) -> _La
     except SyncError as error:
         return _LastGood(name, stamp, None, Notice(error.message, error.hint))
     return _LastGood(name, stamp, record)
+
+
+def _check_is_due(
+    checked_at: float, now: float, answers: Mapping[str, Fetched], found: Sequence[_LastGood]
+) -> bool:
+    """Return whether every key of the indexes is to be read back, which takes seconds."""
+    age = now - checked_at
+    if 0 <= age < CHECK_EVERY:
+        return False
+    is_overdue = not 0 <= age < CHECK_ANYWAY
+    return is_overdue or not any(_is_news(answers.get(one.name), one.record) for one in found)
+
+
+def _is_news(answer: Fetched | None, record: Record | None) -> bool:
+    """Return whether an answer differs from the last good lists."""
+    tables = record and record.tables
+    return answer is not None and answer.tables is not None and answer.tables != tables
 
 
 def _usable(record: Record, families: Families) -> Record:

@@ -122,12 +122,16 @@ async def _narrow_routes(
     with staging_of(place.directory):
         step = Publish(ROUTES, table).over(present)
         made = await publish(place.directory, step, place.lock)
-        written = made.text or (await write_texts(place.directory, {ROUTES: [step]}))[ROUTES]
+        texts: Mapping[str, KnownText] = {ROUTES: made.text} if made.text else {}
+        if not made.text:
+            texts, error = await write_texts(place.directory, {ROUTES: [step]})
+            if error:
+                raise error
     if generation is not None:
         place.generations.note(generation, place.directory.texts())
     gone = counted(len(present) - len(table), "route")
     line = f"{ROUTES}: -{gone} of removed lists, which nothing in the queue needs"
-    return [line], {ROUTES: written}
+    return [line], texts
 
 
 def _narrow_hosts(hosts: HostsFiles, names: AbstractSet[str]) -> list[str]:

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from postfix_sync.errors import ApplyError
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import Condition
-from postfix_sync.model.map_names import ROUTES
+from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix import index_change
 from postfix_sync.postfix.index_change import Publish, small_change
@@ -171,7 +172,7 @@ def test_map_whose_second_change_failed_stays_in_doubt(
                 await publish(directory, first, lock.fileno())
                 failed = apply._Taken(None, failed=second, error=ApplyError("x"))
                 taken = [apply._Taken(None), apply._Taken(None, published=first), failed]
-                assert await apply._written(taken, directory) == {}
+                assert await apply._written(taken, directory) == ({}, None)
                 raise ApplyError("x")
 
         with pytest.raises(ApplyError):
@@ -179,3 +180,30 @@ def test_map_whose_second_change_failed_stays_in_doubt(
         assert (directory.path / ROUTES).read_bytes() == before
         installed = asyncio.run(directory.read()).maps[ROUTES]
         assert installed.condition is Condition.STALE
+
+
+def test_text_that_can_not_be_written_does_not_stop_the_other_ones(
+    idle_postfix: PostfixInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
+    with public_directory() as path, Path("/dev/null").open() as lock:
+        directory = maps_in(path, idle_postfix, "lmdb")
+        old, new = (
+            {ROUTES: lists(*n), RECIPIENTS: Aliases.of_itself(lists(*n))} for n in [(1,), (1, 2)]
+        )
+        for name, table in old.items():
+            publish_one(directory, Publish(name, table, fresh=True))
+        steps = [Publish(name, new[name]).over(old[name]) for name in old]
+
+        async def change() -> None:
+            with staging_of(directory):
+                for step in steps:
+                    await publish(directory, step, lock.fileno())
+                (directory.path / RECIPIENTS).unlink()
+                (directory.path / RECIPIENTS).mkdir()
+                texts, error = await write_texts(directory, {one.name: [one] for one in steps})
+                assert {name: text.table for name, text in texts.items()} == {ROUTES: new[ROUTES]}
+                assert error is not None
+                assert str(directory.path / RECIPIENTS) in error.message
+
+        asyncio.run(change())

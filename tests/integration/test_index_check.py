@@ -59,12 +59,12 @@ def unsampled(site: Site) -> str:
     raise AssertionError("each list is in the sample")
 
 
-def expire_check(site: Site) -> None:
-    """Have the last full check of the indexes be an hour ago."""
+def expire_check(site: Site, hours: int = 1) -> None:
+    """Have the last full check of the indexes be so long ago."""
     path = site.state / "texts.json"
     header, tables = path.read_bytes().split(b"\n", 1)
     noted = json.loads(header)
-    noted["checked_at"] -= 3600
+    noted["checked_at"] -= 3600 * hours
     path.write_bytes(json.dumps(noted).encode() + b"\n" + tables)
 
 
@@ -75,6 +75,20 @@ def test_changed_key_is_found_by_the_check_of_each_hour(site: Site) -> None:
     assert REBUILT in site.run("-v", "--once").stderr
     assert site.lookup(ROUTES, [changed]) == {changed: site.installed(ROUTES)[changed]}
     assert REBUILT not in site.run("-v", "--once").stderr
+
+
+def test_no_list_waits_for_the_check_unless_it_is_long_overdue(site: Site) -> None:
+    unsampled(site)
+    site.files.write(*LISTS, "new@lists.example.net")
+    expire_check(site)
+    said = site.run("-v", "--once").stderr
+    assert "lists: +1 list: new@lists.example.net" in said
+    assert REBUILT not in said
+    assert REBUILT in site.run("-v", "--once").stderr, "no list waits for this sync"
+    unsampled(site)
+    site.files.write(*LISTS)
+    expire_check(site, 2)
+    assert REBUILT in site.run("-v", "--once").stderr
 
 
 def test_dry_run_leaves_the_check_to_a_sync(site: Site) -> None:
