@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import addresses_of
-from postfix_sync.model.map_names import ALIASES, DOMAINS, RECIPIENTS, ROUTES
+from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Table
 
@@ -104,6 +104,16 @@ class Diff:
         added, parts_of_new = new.divided(old)
         removed, parts_of_old = old.divided(new)
         return cls(added, removed, _changed(old, new, parts_of_new | parts_of_old))
+
+
+def differences(old: Maps, new: Maps) -> dict[str, Diff]:
+    """Return by map what turns `old` into `new`."""
+    diffs = {name: Diff.between(old[name], new[name]) for name in MAP_NAMES if name != RECIPIENTS}
+    if all(maps[RECIPIENTS].has_addresses_of(maps[ROUTES]) for maps in (old, new)):
+        routes = diffs[ROUTES]
+        added, removed = Aliases.of_itself(routes.added), Aliases.of_itself(routes.removed)
+        return {**diffs, RECIPIENTS: Diff(added, removed, Table({}, {}))}
+    return {**diffs, RECIPIENTS: Diff.between(old[RECIPIENTS], new[RECIPIENTS])}
 
 
 def _changed(old: Table[str], new: Table[str], parts: AbstractSet[str]) -> Table[Change]:

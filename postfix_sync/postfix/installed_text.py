@@ -13,19 +13,30 @@ PIECE = 2**20
 0.04 s, parsing it 0.25 s."""
 
 
-def version_of(parts: Iterable[bytes | memoryview]) -> TextVersion:
-    """Return the version of a text from its parts."""
-    size = checksum = 0
-    for part in parts:
-        size += len(part)
-        checksum = zlib.crc32(part, checksum)
-    return TextVersion(size, checksum)
+class Summed:
+    """The parts of a text, summed while they are read."""
+
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+        self._parts = parts
+        self.version = TextVersion(0, 0)
+        """The version of the parts that were read so far."""
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        size = checksum = 0
+        for part in self._parts:
+            size += len(part)
+            checksum = zlib.crc32(part, checksum)
+            self.version = TextVersion(size, checksum)
+            yield part
 
 
 def installed_version(path: Path) -> TextVersion:
     """Return the version of a text on the disk. Raises OSError as `open_file` does."""
     with open_file(path) as file:
-        return version_of(iter(lambda: file.read(PIECE), b""))
+        summed = Summed(iter(lambda: file.read(PIECE), b""))
+        for _ in summed:
+            pass
+        return summed.version
 
 
 def pieces(path: Path) -> Iterator[bytes]:

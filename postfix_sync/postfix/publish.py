@@ -28,7 +28,7 @@ from postfix_sync.errors import ApplyError, NotPermitted, SyncError, why
 from postfix_sync.model.installed import EVERY_DOMAIN, KnownText
 from postfix_sync.model.maps import Diff
 from postfix_sync.postfix.index_change import Publish, small_change
-from postfix_sync.postfix.installed_text import installed_version, pieces
+from postfix_sync.postfix.installed_text import Summed, pieces
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.map_text import UnfitError, edits_of, render, spliced
 from postfix_sync.system.files import (
@@ -110,7 +110,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
     staged = directory.staging / step.name
     staged_index = staged.with_name(index.name)
     change = await run_in_daemon_thread(small_change, step, directory.kind.opened)
-    lines = [] if change else render(step.table)
+    lines = Summed(() if change else render(step.table))
     try:
         staged_index.unlink(missing_ok=True)
         # In threads: on a slow disk, this takes longer than the daemon's watchdog permits.
@@ -136,7 +136,6 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
             await asyncio.to_thread(publish_file, staged_index, index)
         if change:
             return Published(seen)
-        version = await run_in_daemon_thread(installed_version, staged)
         await asyncio.to_thread(publish_file, staged, text)
     except OSError as error:
         discard(staged_index)  # frees its space; the staged text is kept as the mark
@@ -148,7 +147,7 @@ async def publish(directory: MapDirectory, step: Publish, lock: int) -> Publishe
         if change and directory.is_seen_at_once:
             state = "may hold a part of the change, and the next sync rebuilds it"
         raise ApplyError(f"{error.message}; the map {text} {state}", hint) from None
-    return Published(seen, KnownText(version, step.table))
+    return Published(seen, KnownText(lines.version, step.table))
 
 
 async def write_texts(
@@ -178,19 +177,20 @@ def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:
     try:
         try:
             edits = edits_of(step.before or step.table, step.table, step.change)
-            write_parts(staged, spliced(pieces(text), edits), MAP_MODE)
+            parts = Summed(spliced(pieces(text), edits))
+            write_parts(staged, parts, MAP_MODE)
         except UnfitError:
-            write_parts(staged, render(step.table), MAP_MODE)
+            parts = Summed(render(step.table))
+            write_parts(staged, parts, MAP_MODE)
         # As old as its index: if it were newer, the index would be taken for a stale one.
         changed = directory.index(step.name).stat().st_mtime_ns
         os.utime(staged, ns=(changed, changed))
-        version = installed_version(staged)
         publish_file(staged, text)
     except OSError as error:
         message = f"{text}: {why(error)}; its index is changed already"
         kind = NotPermitted if isinstance(error, PermissionError) else ApplyError
         raise kind(message, space_hint(text, message)) from None
-    return KnownText(version, step.table)
+    return KnownText(parts.version, step.table)
 
 
 async def _change(directory: MapDirectory, staged: Path, change: Diff, lock: int) -> None:

@@ -27,7 +27,7 @@ from typing import TypeAlias
 from postfix_sync.model.destination import Destination
 from postfix_sync.model.installed import EVERY_DOMAIN, MOVED_LISTS, Condition, Desired, Installed
 from postfix_sync.model.map_names import ALIASES, DOMAINS, MAP_NAMES, RECIPIENTS, ROUTES
-from postfix_sync.model.maps import Diff, Maps
+from postfix_sync.model.maps import Diff, Maps, differences
 from postfix_sync.model.table import Table
 from postfix_sync.postfix.index_change import Publish
 from postfix_sync.reconcile.visibility import (
@@ -94,7 +94,7 @@ class Plan:
 def plan(installed: Installed, desired: Desired, reading: Reading) -> Plan:
     """Order the steps from `installed` to `desired`; none where nothing needs to be done."""
     wanted = _with_followed(desired.maps, installed.table(ROUTES))
-    diffs = {name: Diff.between(installed.table(name), wanted[name]) for name in MAP_NAMES}
+    diffs = differences(Maps({name: installed.table(name) for name in MAP_NAMES}), wanted)
     kinds = frozenset(kinds_of(installed, diffs, desired, default_refuses=reading.default_refuses))
     need = max((reading.need(kind) for kind in kinds), default=Need.NOTHING)
     owed = installed.reload_owed
