@@ -131,12 +131,15 @@ class Destinations:
             done: AbstractSet[str] = set()
             errors = []
             try:
-                done = await flush.recover(
-                    directory,
-                    self.report.routes,
-                    due,
-                    lambda endpoint: endpoint not in doubted(self.ledger.status),
-                )
+                async with asyncio.timeout(flush.LONGEST):
+                    done = await flush.recover(
+                        directory,
+                        self.report.routes,
+                        due,
+                        lambda endpoint: endpoint not in doubted(self.ledger.status),
+                    )
+            except TimeoutError:
+                self.probed.set()  # it is due again, with the destinations that have become due
             except SyncError as error:
                 errors.append(error)
             self.ledger.log_errors("recovery", "the deferred queue", errors)

@@ -9,7 +9,9 @@ has blocks only if all of its entries are tiles (tiles.py), so that they are lis
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -26,7 +28,7 @@ from postfix_sync.mailman.tiles import (
 )
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.list_addresses import ADDRESSES_PER_LIST, addresses_of, list_with
-from postfix_sync.model.source import Block, Blocks, SourceFile
+from postfix_sync.model.source import Block, Blocks, SourceFile, Stream
 from postfix_sync.model.table import Table
 
 MOST_BYTES = 2**22
@@ -44,16 +46,47 @@ class _UnusualError(Exception):
     """A file, or a change of it, that only a reading of the whole file can judge."""
 
 
-def blocks_of(file: SourceFile, table: Table[str]) -> Blocks | None:
-    """Divide a file into blocks; `table` is what was read of it.
+def read_whole(file: SourceFile, parse: Callable[[SourceFile], T]) -> tuple[T, Blocks | None]:
+    """Parse a file with `parse`; return its table, and its blocks.
 
-    None if the file has other entries than the lists of the table in Mailman's form, or no entry.
+    None for the blocks if the file has other entries than the lists of the table in Mailman's form,
+    or no entry.
     """
+    parsed, divided = _Summed(file.stream), _Summed(file.stream)
+    table = parse(replace(file, stream=parsed))
     try:
-        blocks = _divided(file, table, _first_entry(file))
+        blocks = _divided(replace(file, stream=divided), table, _first_entry(file))
     except _UnusualError:
-        return None
-    return blocks if _lists(blocks.blocks) == len(table.lists) else None
+        return table, None
+    same = parsed.sum == divided.sum == (file.size, parsed.sum[1])
+    return table, blocks if same and _lists(blocks.blocks) == len(table.lists) else None
+
+
+class _Summed:
+    """A stream that sums what is read of it in order, so that two readings can be compared.
+
+    A file that is written in place may change between them.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._position = 0
+        self.sum = (0, 0)
+        """The number of bytes, and their CRC-32."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a position."""
+        self._position = self._stream.seek(offset)
+        return self._position
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes."""
+        data = self._stream.read(size)
+        summed, checksum = self.sum
+        if self._position == summed:
+            self.sum = (summed + len(data), zlib.crc32(data, checksum))
+        self._position += len(data)
+        return data
 
 
 def reread(

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from postfix_sync import __version__
 from postfix_sync.errors import HalfWritten, Refused, quote
-from postfix_sync.mailman.blocks import blocks_of, reread
+from postfix_sync.mailman.blocks import read_whole, reread
 from postfix_sync.mailman.entries import (
     MAILMAN_ALIASES,
     MAX_LISTS,
@@ -216,8 +216,7 @@ def _read_lists(
     """Parse a file of lists: what has changed of it, if its blocks are `known`, or all of it."""
     if known is not None and blocks and (found := reread(file, blocks, known, parse)):
         return found
-    table = parse(file)
-    return table, blocks_of(file, table)
+    return read_whole(file, parse)
 
 
 def _check_domains(snapshot: Snapshot, routes: Table[str], domains: Mapping[str, str]) -> None:

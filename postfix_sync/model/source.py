@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.destination import Destination, Peer
@@ -13,6 +13,16 @@ PIECE = 2**18
 (mailman/tiles.py), they take 50 MB; any piece holds the interpreter's lock for less than 0.1 s."""
 
 
+class Stream(Protocol):
+    """The content of an open file; see BinaryIO."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a position."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to `size` bytes."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One open file of a source: its place, for messages, and its bytes, which are not in memory.
@@ -21,7 +31,7 @@ class SourceFile:
     """
 
     place: str
-    stream: BinaryIO
+    stream: Stream
     size: int
     piece: int = PIECE
     """Bytes that are read at once."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from postfix_sync.model.installed import TextVersion
 from postfix_sync.model.maps import Diff
 from postfix_sync.model.table import Table
 
@@ -27,12 +28,20 @@ class Publish:
     """What its text and its index hold before the step; None if that is not certain."""
     change: Diff | None = None
     """What the step changes of that."""
+    text: TextVersion | None = None
+    """The text that holds it, if this is the first step of the map."""
 
-    def over(self, before: Table[str] | None, change: Diff | None = None) -> "Publish":
+    def over(
+        self,
+        before: Table[str] | None,
+        change: Diff | None = None,
+        text: TextVersion | None = None,
+    ) -> "Publish":
         """Return the step with what its text and index hold before it, and the change, if known."""
         if before is None:
             return self
-        return replace(self, before=before, change=change or Diff.between(before, self.table))
+        change = change or Diff.between(before, self.table)
+        return replace(self, before=before, change=change, text=text)
 
 
 def small_change(step: Publish, opened: str) -> Diff | None:

@@ -3,25 +3,27 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 from postfix_sync.model.installed import TextVersion
 from postfix_sync.system.files import open_file
+
+B = TypeVar("B", bound=bytes | memoryview)
 
 PIECE = 2**20
 """Bytes of a text in memory at a time. 100,000 lists have 52 MB; reading and summing that takes
 0.04 s, parsing it 0.25 s."""
 
 
-class Summed:
+class Summed(Generic[B]):
     """The parts of a text, summed while they are read."""
 
-    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+    def __init__(self, parts: Iterable[B]) -> None:
         self._parts = parts
         self.version = TextVersion(0, 0)
         """The version of the parts that were read so far."""
 
-    def __iter__(self) -> Iterator[bytes | memoryview]:
+    def __iter__(self) -> Iterator[B]:
         size = checksum = 0
         for part in self._parts:
             size += len(part)

@@ -91,23 +91,27 @@ class MailQueue:
     async def deliver_steadily(
         self,
         queue_ids: Sequence[str],
+        before: frozenset[str] = frozenset(),
         is_wanted: Callable[[], bool] = lambda: True,
-        shares: int = 1,
+        shares: Callable[[], int] = lambda: 1,
     ) -> AsyncIterator[Sequence[str]]:
         """Have Postfix retry deferred messages, and yield each BATCH of them, while `is_wanted`.
 
-        About IN_PROGRESS messages are retried at the same time, by all of the `shares` callers that
-        do so. Raises ApplyError as `deliver_now` does.
+        About IN_PROGRESS messages are retried at the same time, with those in `before`, and by all
+        of the `shares` callers that do so now. Raises ApplyError as `deliver_now` does.
         """
-        at_most = IN_PROGRESS // shares
-        for start in range(0, len(queue_ids), min(BATCH, at_most)):
-            if start >= at_most:
-                await self._wait_for_room(frozenset(queue_ids[:start]), at_most, is_wanted)
+        start = 0
+        while start < len(queue_ids):
+            at_most = max(IN_PROGRESS // shares(), 1)
+            tried = before.union(queue_ids[:start])
+            if len(tried) >= at_most:
+                await self._wait_for_room(tried, at_most, is_wanted)
             if not is_wanted():
                 return
             batch = queue_ids[start : start + min(BATCH, at_most)]
             await self.deliver_now(batch)
             yield batch
+            start += len(batch)
 
     async def _wait_for_room(
         self, tried: frozenset[str], at_most: int, is_wanted: Callable[[], bool]

@@ -40,6 +40,7 @@ from postfix_sync.system.files import (
     unwritable,
     write_parts,
 )
+from postfix_sync.system.tasks import together
 from postfix_sync.system.threads import run_in_daemon_thread
 
 MAP_MODE = 0o644
@@ -159,26 +160,31 @@ async def write_texts(
     an error (ApplyError or NotPermitted) if some were not: the next sync rebuilds their maps.
     """
 
-    async def written(steps: Sequence[Publish]) -> KnownText | SyncError:
+    async def written(steps: Sequence[Publish]) -> tuple[KnownText | None, SyncError | None]:
         try:
-            return await asyncio.to_thread(_write_text, directory, steps)
+            return await asyncio.to_thread(_write_text, directory, steps), None
         except SyncError as error:
-            return error
+            return None, error
 
-    found = dict(zip(changed, await asyncio.gather(*map(written, changed.values())), strict=True))
-    texts = {name: one for name, one in found.items() if isinstance(one, KnownText)}
-    return texts, next((one for one in found.values() if isinstance(one, SyncError)), None)
+    found = await together(*map(written, changed.values()))
+    texts = {name: text for name, (text, _) in zip(changed, found, strict=True) if text}
+    return texts, next((error for _, error in found if error), None)
 
 
 def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:
     """Write the text of a map, by a change of the installed one if its lists are sorted."""
-    step = steps[-1] if len(steps) == 1 else steps[-1].over(steps[0].before)
+    first, step = steps[0], steps[-1]
+    if first is not step:
+        step = step.over(first.before)
     text, staged = directory.path / step.name, directory.staging / step.name
     try:
         try:
             edits = edits_of(step.before or step.table, step.table, step.change)
-            parts = Summed(spliced(pieces(text), edits))
+            old = Summed(pieces(text))
+            parts = Summed(spliced(old, edits))
             write_parts(staged, parts, MAP_MODE)
+            if old.version != first.text:
+                raise UnfitError  # somebody edits it
         except UnfitError:
             parts = Summed(render(step.table))
             write_parts(staged, parts, MAP_MODE)

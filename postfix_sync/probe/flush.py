@@ -48,6 +48,10 @@ LISTINGS = 3
 alive again may have been deferred after the previous listing."""
 
 
+LONGEST = 300.0
+"""Seconds of one recovery at most, so that a slow destination does not delay those that recover
+later; it is then continued with them."""
+
 LATE = 5.0
 """Seconds until the last listings. A delivery that was under way to the previous address of the
 destination, as with a container that has moved, fails after three seconds; Postfix then takes the
@@ -150,7 +154,7 @@ async def recover(
     mail = await mail_queue_of(config_directory)
     if Processes(config_directory, mail.queue_directory).master is None:
         return set()
-    tried: set[str] = set()
+    tried: dict[str, set[str]] = {}
     done = set(wanted.failed)
     alive_since = 0.0
     for _ in range(LISTINGS):
@@ -166,7 +170,7 @@ async def recover(
             break
     if done:
         await asyncio.sleep(LATE)
-        late: set[str] = set()
+        late: dict[str, set[str]] = {}
         for _ in range(LISTINGS):
             unreached = queue.not_reached(await mail.messages(), 0.0)
             found = await run_in_daemon_thread(
@@ -180,37 +184,32 @@ async def recover(
 async def _deliver_fresh(
     mail: MailQueue,
     found: Mapping[str, Sequence[str]],
-    tried: set[str],
+    tried: dict[str, set[str]],
     is_up: Callable[[str], bool],
 ) -> bool:
     """Retry the messages in `found` that are not in `tried`, and add them; return whether any.
 
-    The destinations are served at the same time, so that none waits for a slow one.
+    Both have messages by destination. The destinations are served at the same time, so that none
+    waits for a slow one.
     """
     fresh = {
-        endpoint: [queue_id for queue_id in ids if queue_id not in tried]
+        endpoint: [queue_id for queue_id in ids if queue_id not in tried.get(endpoint, ())]
         for endpoint, ids in found.items()
     }
     fresh = {endpoint: ids for endpoint, ids in fresh.items() if ids}
+    unfinished = {*fresh}
+
+    async def deliver(endpoint: str, ids: Sequence[str]) -> None:
+        before = tried.setdefault(endpoint, set())
+        wanted = partial(is_up, endpoint)
+        shares = partial(len, unfinished)
+        async for batch in mail.deliver_steadily(ids, frozenset(before), wanted, shares):
+            before.update(batch)
+        before.update(ids)
+        unfinished.discard(endpoint)
+
     for endpoint, ids in fresh.items():
         retried = counted(len(ids), "deferred message")
         LOG.info("destination %s: up again; retrying %s", endpoint, retried)
-    await together(
-        *(
-            _deliver(mail, ids, tried, partial(is_up, endpoint), len(fresh))
-            for endpoint, ids in fresh.items()
-        )
-    )
-    tried.update(*fresh.values())
+    await together(*(deliver(endpoint, ids) for endpoint, ids in fresh.items()))
     return bool(fresh)
-
-
-async def _deliver(
-    mail: MailQueue, ids: list[str], tried: set[str], is_up: Callable[[], bool], shares: int
-) -> None:
-    """Retry messages of one destination while it is up, and add them to `tried`.
-
-    `shares` is the number of destinations for which this is done at the same time.
-    """
-    async for batch in mail.deliver_steadily(ids, is_up, shares):
-        tried.update(batch)

@@ -111,7 +111,7 @@ async def bring_about(
     done = _Done(steps, target.desired, Outcome())
     state = state_of(target.desired.maps, goal.decision.replaced)
     if steps.steps or target.installed.interrupted:
-        if steps.steps and not steps.waits:
+        if steps.steps and goal.may_record and not steps.waits:
             state()  # while Postfix and the disk are waited for
         try:
             done = await _carry_out(place, inputs, planned)
@@ -178,10 +178,11 @@ async def _record(place: "Locked", inputs: "Inputs", goal: "DesiredState") -> _R
             if record != before.get(name) or _is_read_anew(record, before.get(name)):
                 await records.write(name, record)
         except SyncError as error:
-            # No list has to wait for that: see `decide` for what is not in any record.
-            failed.append(error)
-        else:
-            written[name] = records.stamp(name)
+            if record != before.get(name):
+                # No list has to wait for that: see `decide` for what is not in any record.
+                failed.append(error)
+                continue
+        written[name] = records.stamp(name)
     return _Recorded(written, goal.decision.let_through, tuple(failed))
 
 

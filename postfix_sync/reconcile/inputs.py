@@ -82,7 +82,7 @@ async def gather(
     recorded = [
         Recorded(one.name, one.stamp, one.record.tables)
         for one in found
-        if one.record and one.stamp
+        if one.record and one.stamp and one.record.tables.origin  # else it may be damaged
     ]
     known = await run_in_daemon_thread(place.known_texts.read, recorded)
     now = time.time()

@@ -145,7 +145,7 @@ def _with_before(
     for step in steps:
         if isinstance(step, Publish):
             whole = changes[step.name] if names.count(step.name) == 1 else None
-            yield step.over(held.get(step.name), whole)
+            yield step.over(held.get(step.name), whole, installed.maps[step.name].version)
             held[step.name] = step.table
         else:
             yield step

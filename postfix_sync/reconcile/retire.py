@@ -94,7 +94,7 @@ async def _take_out(
     routes = {name for name, at in due.items() if retiring.routes.get(name) == at}
     names = retiring.due_names(now)
     table = await run_in_daemon_thread(narrowed, maps, routes, queued)
-    lines, texts = await _narrow_routes(place, maps[ROUTES], table)
+    lines, texts = await _narrow_routes(place, installed, table)
     lines += _narrow_hosts(place.hosts, names - host_names(table))
     left = {name for name in routes if any(key in table for key in addresses_of(name))}
     place.retirement.write(retiring.without(routes - left, names, now))
@@ -113,14 +113,15 @@ async def _hurry(instance: Postfix, queue: Sequence[Queued], retiring: Retiring)
 
 
 async def _narrow_routes(
-    place: Locked, present: Table[str], table: Table[str]
+    place: Locked, installed: Installed, table: Table[str]
 ) -> tuple[list[str], Mapping[str, KnownText]]:
     """Publish the routes without those that are due."""
+    present = installed.table(ROUTES)
     if table == present:
         return [], {}
     generation = place.generations.installed(place.directory.texts())
     with staging_of(place.directory):
-        step = Publish(ROUTES, table).over(present)
+        step = Publish(ROUTES, table).over(present, text=installed.maps[ROUTES].version)
         made = await publish(place.directory, step, place.lock)
         texts: Mapping[str, KnownText] = {ROUTES: made.text} if made.text else {}
         if not made.text:

@@ -237,7 +237,8 @@ def _has_its_size(file: SourceFile) -> bool:
     The files of proc(5) have content, and the size 0.
     """
     try:
-        last = os.pread(file.stream.fileno(), 2, max(file.size - 1, 0))
+        file.stream.seek(max(file.size - 1, 0))
+        last = file.stream.read(2)
     except OSError:
         return True  # parse() had the same error, and reports it
     return len(last) == min(file.size, 1)

@@ -109,6 +109,7 @@ class Session:
         Returns None for a file that does not exist or differs from `state`. Raises OutOfReach or
         NotPermitted.
         """
+        _check_room(sum(found.size for found in state if found))
         async with self._request() as limit:
             return await _together(
                 *(
@@ -196,7 +197,7 @@ class Session:
             raise await self._denied(path, found) from None
         # The open file may be another one than the file whose state is `found`.
         same = _stat_of(await file.stat()) == found
-        copy = files.enter_context(_temporary_file(found.size))
+        copy = files.enter_context(_temporary_file())
         whole = same and await self._blocks(file, found.size, limit, copy)
         await file.close()
         return copy if whole else None
@@ -233,14 +234,21 @@ class Session:
         return f"{self.server.host}:{path}"
 
 
-def _temporary_file(size: int) -> BinaryIO:
-    """Open a temporary file that has no name, for `size` bytes. Raises OutOfReach.
+def _check_room(size: int) -> None:
+    """Check that copies of `size` bytes leave as much room as they take. Raises OutOfReach.
 
-    As much again must stay free: Postfix's queue may be on the same file system.
+    Postfix's queue may be on the same file system.
     """
     try:
         if free_bytes(COPIES) < 2 * size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise no_copy(error) from None
+
+
+def _temporary_file() -> BinaryIO:
+    """Open a temporary file that has no name. Raises OutOfReach."""
+    try:
         return tempfile.TemporaryFile(dir=COPIES, buffering=0)
     except OSError as error:
         raise no_copy(error) from None

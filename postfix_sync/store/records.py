@@ -7,6 +7,7 @@ the lists that the interrupted sync was installing, even if their source is unre
 import asyncio
 import ipaddress
 import json
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypeAlias, TypedDict
@@ -22,6 +23,8 @@ from postfix_sync.system.files import denied_hint, discard, read_file, replace_f
 from postfix_sync.system.threads import run_in_daemon_thread
 
 SUFFIX = ".json"
+
+_SUM = b', "sum": '
 
 Stamp: TypeAlias = tuple[int, int]
 """The inode and time of change (ns) of a record, which differ between versions."""
@@ -117,7 +120,7 @@ class Records:
         }
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(path, json.dumps(content, ensure_ascii=False).encode() + b"\n")
+            replace_file(path, _with_sum(json.dumps(content, ensure_ascii=False).encode()) + b"\n")
         except OSError as error:
             raise unwritable(path, error) from None
 
@@ -131,13 +134,29 @@ class Records:
         discard(self._path(source))
 
 
+def _with_sum(document: bytes) -> bytes:
+    """Add the checksum of a JSON object to it, as its last member."""
+    return document[:-1] + _SUM + f"{zlib.crc32(document[:-1])}}}".encode()
+
+
+def _has_its_sum(document: bytes) -> bool:
+    """Return whether a JSON object is as `_with_sum` made it."""
+    content, found, _ = document.rpartition(_SUM)
+    return bool(found) and _with_sum(content + b"}") == document.rstrip(b"\n")
+
+
 def _record(content: bytes) -> Record:
-    """Read the JSON of a record. Raises ValueError if it is damaged."""
+    """Read the JSON of a record. Raises ValueError if it is damaged.
+
+    If it was changed in any way, its lists count for want of better ones, but the next poll must
+    not take them for what its source has.
+    """
     document = loads(content)
     found = shaped(document, _Record)
     tables = from_json(document, parse_unjudged)
+    origin = _origin(tables, found.get("origin")) if _has_its_sum(content) else None
     return Record(
-        tables=replace(tables, origin=_origin(tables, found.get("origin"))),
+        tables=replace(tables, origin=origin),
         peer=_peer(found["peer"]) if found["peer"] else None,
         left_out=frozenset(found["left_out"]),
     )

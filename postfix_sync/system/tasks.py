@@ -54,6 +54,8 @@ def shared(work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Awaitable
     def result() -> Awaitable[T]:
         if not started:
             started.append(asyncio.create_task(work()))
+            # Nobody may await it in the end.
+            started[0].add_done_callback(lambda task: task.cancelled() or task.exception())
         return started[0]
 
     return result

@@ -120,7 +120,7 @@ def test_large_backlog_is_retried_in_parts(
     for name, value in {"IN_PROGRESS": 20, "BATCH": 10, "ROOM_POLL": 0.05}.items():
         monkeypatch.setattr(mail_queue, name, value)
     *first, last = ids = defer(postfix, 60)
-    tried: set[str] = set()
+    tried: dict[str, set[str]] = {}
     with socket.create_server(("127.0.0.1", PORT), backlog=100):
         until = time.monotonic() + 2
         found = {"x:1": first[:40], "y:1": [*first[40:], last]}
@@ -131,7 +131,7 @@ def test_large_backlog_is_retried_in_parts(
         assert len(deferred(postfix)) == 40
         # Without room for longer than ROOM_WAIT, it continues.
         monkeypatch.setattr(mail_queue, "ROOM_WAIT", 0.2)
-        asyncio.run(flush._deliver_fresh(mail, found, set(), lambda _: True))
+        asyncio.run(flush._deliver_fresh(mail, found, {}, lambda _: True))
         assert asyncio.run(mail.in_progress(frozenset(ids))) == 60
 
 

@@ -150,6 +150,22 @@ def test_read_only_state_directory_delays_no_list(site: Site) -> None:
         assert site.once() == ""
 
 
+def test_record_that_is_only_read_anew_need_not_be_written(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a source are read as a whole once an hour, and their record says when."""
+    monkeypatch.setattr("postfix_sync.mailman.files.WHOLE_EVERY", 0.0)
+    assert site.once() == ""
+    with small_disk(site.state / "sources", "1m"):
+        assert site.call("--once").returncode == 0
+        written = (site.state / "sources/lists.json").read_bytes()
+        assert site.call("--once").returncode == 0
+        assert written != (site.state / "sources/lists.json").read_bytes()
+        remount(site.state / "sources", "ro")
+        done = site.call("--once")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture
 def hosts_place() -> Iterator[Path]:
     """A directory with only a hosts file in it."""

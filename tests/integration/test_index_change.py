@@ -16,6 +16,7 @@ from postfix_sync.model.map_names import RECIPIENTS, ROUTES
 from postfix_sync.model.table import Table
 from postfix_sync.postfix import index_change
 from postfix_sync.postfix.index_change import Publish, small_change
+from postfix_sync.postfix.installed_text import installed_version
 from postfix_sync.postfix.instance import inspect
 from postfix_sync.postfix.map_directory import MapDirectory
 from postfix_sync.postfix.map_text import render
@@ -207,3 +208,27 @@ def test_text_that_can_not_be_written_does_not_stop_the_other_ones(
                 assert str(directory.path / RECIPIENTS) in error.message
 
         asyncio.run(change())
+
+
+def test_edit_during_a_sync_is_not_taken_over(
+    idle_postfix: PostfixInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is written after the index was changed, and after any wait for a reload."""
+    monkeypatch.setattr(index_change, "SMALL", dict.fromkeys(index_change.SMALL, 0))
+    with public_directory() as path, Path("/dev/null").open() as lock:
+        directory = maps_in(path, idle_postfix, "lmdb")
+        publish_one(directory, Publish(ROUTES, lists(1), fresh=True))
+        text = directory.path / ROUTES
+        version = installed_version(text)
+        step = Publish(ROUTES, lists(1, 2)).over(lists(1), text=version)
+
+        async def change() -> None:
+            with staging_of(directory):
+                await publish(directory, step, lock.fileno())
+                text.write_bytes(text.read_bytes() + b"mallory@b.c\tlmtp:[evil]:24\n")
+                texts, error = await write_texts(directory, {ROUTES: [step]})
+                assert error is None
+                assert texts[ROUTES].version == installed_version(text)
+
+        asyncio.run(change())
+        assert text.read_bytes() == b"".join(render(step.table))

@@ -1,7 +1,9 @@
 """Files that are read again: the result is the same as of a reading of the whole files."""
 
 import asyncio
+import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
 from postfix_sync.mailman import blocks, entries, lists
-from postfix_sync.mailman.blocks import blocks_of, reread
+from postfix_sync.mailman.blocks import read_whole, reread
 from postfix_sync.mailman.entries import Checks
 from postfix_sync.mailman.files import parse_routes, read_tables
 from postfix_sync.mailman.lists import parse_lists
@@ -213,7 +215,7 @@ USUAL = ("", nine_lines("new@d.e"), "# x\n" + nine_lines("new@d.e"), nine_lines(
 @pytest.fixture(scope="module")
 def accepted() -> tuple[Table[str], Blocks]:
     file = source_file("file", TEXT, 1500)
-    blocks = blocks_of(file, parsed(file))
+    _, blocks = read_whole(file, parsed)
     assert blocks is not None
     assert len(blocks.blocks) > 5
     assert sum(block.others for block in blocks.blocks) == TEXT.count("\n\n")
@@ -239,7 +241,7 @@ def test_usual_change_is_read_where_it_is(accepted: tuple[Table[str], Blocks], l
         assert found is not None
         assert found[0] == parsed(file)
         assert [*found[0].lists] == [*parsed(file).lists]
-        again = blocks_of(file, found[0])
+        _, again = read_whole(file, parsed)
         assert again is not None
         assert sum(block.size for block in found[1].blocks) == sum(one.size for one in again.blocks)
         assert sum(block.others for block in found[1].blocks) == sum(
@@ -296,6 +298,45 @@ def test_file_without_an_entry_is_read_as_a_whole(accepted: tuple[Table[str], Bl
 )
 def test_file_in_another_form_is_not_divided(text: str) -> None:
     file = source_file("file", text, 1500)
-    table = parsed(file)
+    table, blocks = read_whole(file, parsed)
     assert len(table.names()) == len(NUMBERED)
-    assert blocks_of(file, table) is None
+    assert blocks is None
+
+
+def test_file_that_changes_while_it_is_read_is_not_divided() -> None:
+    """It is written in place after it was parsed, within one tick of its time."""
+    stream = io.BytesIO(TEXT.encode())
+
+    def parse(file: SourceFile) -> Table[str]:
+        table = parsed(file)
+        stream.getbuffer()[:] = stream.getvalue().replace(b"list04", b"list99")
+        return table
+
+    file = source_file("file", TEXT, 1500)
+    table, blocks = read_whole(replace(file, stream=stream), parse)
+    assert table == parsed(file)
+    assert blocks is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"list04", b"list94"), (b"8024", b"8025"), (b'"others": [0', b'"others": [1')],
+    ids=["a name", "the next hop", "the comments of a block"],
+)
+def test_record_that_was_changed_does_not_count_as_what_the_file_has(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    files = Snapshot(
+        source_file("lmtp", TEXT, 1500), source_file("domains", domains_text({"d.e": "d.e"})), None
+    )
+    tables = read_tables(files, fold_unicode, Policy())
+    known = recorded(tmp_path, tables)
+    assert known.origin == tables.origin
+    path = tmp_path / "lists.json"
+    changed = path.read_bytes().replace(old, new)
+    assert changed != path.read_bytes()
+    path.write_bytes(changed)
+    record = Records(tmp_path).read_now("lists")
+    assert record is not None
+    assert record.tables.origin is None
+    assert read_tables(files, fold_unicode, Policy(), record.tables) == tables
