@@ -8,7 +8,6 @@ has blocks only if all of its entries are tiles (tiles.py), so that they are lis
 
 import hashlib
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from postfix_sync.errors import Refused
 from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES
 from postfix_sync.mailman.tiles import (
     BEFORE_REGEX,
+    FIRST_ENTRY,
     LINE,
     NAME,
     of_aliases,
@@ -36,8 +36,6 @@ MOST_BYTES = 2**22
 
 MOST_BLOCKS = 1000
 """Blocks of a file at most: each change of a file adds one."""
-
-_FIRST_ENTRY = re.compile(rb"^[^# \n]", re.MULTILINE)
 
 T = TypeVar("T", bound=Table[str])
 
@@ -58,7 +56,7 @@ def read_whole(file: SourceFile, parse: Callable[[SourceFile], T]) -> tuple[T, B
         blocks = _divided(replace(file, stream=divided), table, _first_entry(file))
     except _UnusualError:
         return table, None
-    same = parsed.sum == divided.sum == (file.size, parsed.sum[1])
+    same = parsed.sum == divided.sum and divided.sum[0] == file.size
     return table, blocks if same and _lists(blocks.blocks) == len(table.lists) else None
 
 
@@ -148,7 +146,7 @@ def _replaced(table: T, first: int, last: int, new: T) -> T:
 
 def _first_entry(file: SourceFile) -> int:
     """Return where the first entry begins, if it is in the first piece."""
-    found = _FIRST_ENTRY.search(read(file, 0, file.piece))
+    found = FIRST_ENTRY.search(read(file, 0, file.piece))
     if not found:
         raise _UnusualError
     return found.start()

@@ -128,7 +128,8 @@ _LINE = re.compile(rb"()([^\n]*+)\n")
 BY_LINE = Formats(Patterns(_LINE, _LINE), Patterns(_LINE, _LINE))
 """The patterns of a file without lists."""
 
-_FIRST_ENTRY = re.compile(rb"^[^# \n].?", re.MULTILINE)
+FIRST_ENTRY = re.compile(rb"^[^# \n].?", re.MULTILINE)
+"""The first bytes of an entry: BEFORE_REGEX if the keys are regular expressions."""
 
 
 def tiles(file: SourceFile, formats: Formats) -> Iterator[list[Tile]]:
@@ -152,7 +153,7 @@ def pieces(file: SourceFile, formats: Formats) -> Iterator[tuple[list[Tile], byt
         if b"\n" not in chunk and not is_long:
             rest = text
             continue
-        if patterns is None and (first := _FIRST_ENTRY.search(text, 0, end)):
+        if patterns is None and (first := FIRST_ENTRY.search(text, 0, end)):
             patterns = formats.regex if first[0] == BEFORE_REGEX else formats.plain
         pattern = _LINE if _has_long_line(text[:end]) else (patterns or formats.plain).tiles
         found: list[Tile] = pattern.findall(text, 0, end)

@@ -184,7 +184,7 @@ def _write_text(directory: MapDirectory, steps: Sequence[Publish]) -> KnownText:
             parts = Summed(spliced(old, edits))
             write_parts(staged, parts, MAP_MODE)
             if old.version != first.text:
-                raise UnfitError  # somebody edits it
+                raise UnfitError  # it was edited meanwhile
         except UnfitError:
             parts = Summed(render(step.table))
             write_parts(staged, parts, MAP_MODE)

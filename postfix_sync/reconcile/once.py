@@ -15,7 +15,7 @@ from postfix_sync.reconcile.report import PLAIN, Report, Request, combined
 from postfix_sync.reconcile.sync import sync
 from postfix_sync.store.state_directory import ONCE_LOCK_NAME
 from postfix_sync.system.lock import lock
-from postfix_sync.system.tasks import both, interrupted
+from postfix_sync.system.tasks import concurrently, interrupted
 
 if TYPE_CHECKING:
     from postfix_sync.config.schema import Config
@@ -44,9 +44,10 @@ async def once(
             async def fetch_and_sync() -> Report:
                 for source in sources.values():
                     source.forget()
-                fetching = fetch_all(config, sources, await inspector.fold())
-                answers, _ = await both(fetching, inspector.inspect())
-                return await sync(config, answers, rankings, request, inspector)
+                fold = await inspector.fold()
+                fetching = asyncio.ensure_future(fetch_all(config, sources, fold))
+                await concurrently(fetching, inspector.inspect())
+                return await sync(config, fetching.result(), rankings, request, inspector)
 
             for _ in range(TRIES):
                 report = await completed(fetch_and_sync)

@@ -10,21 +10,21 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
 from postfix_sync.errors import OutOfReach, SyncError, quote, why
 from postfix_sync.sources import ssh_errors
 from postfix_sync.sources.mailman_files import KEPT, NAMES
 from postfix_sync.sources.ssh_host import CLOSE_TIMEOUT, SLACK, Hop, abort
 from postfix_sync.system.files import free_bytes, space_hint
+from postfix_sync.system.tasks import concurrently
 
 if TYPE_CHECKING:
     import asyncssh
 
-T = TypeVar("T")
 
 READ_TIMEOUT = 30.0
 """Seconds in which a server must answer an SFTP request, or the next block of a read."""
@@ -91,7 +91,7 @@ class Session:
     async def state(self) -> State:
         """Return the state of the three files. Raises OutOfReach or NotPermitted."""
         async with self._request():
-            return tuple(await _together(*(self._stat(name) for name in NAMES)))
+            return tuple(await concurrently(*(self._stat(name) for name in NAMES)))
 
     async def has_directory(self) -> bool:
         """Check whether the directory exists. Raises OutOfReach."""
@@ -111,7 +111,7 @@ class Session:
         """
         _check_room(sum(found.size for found in state if found))
         async with self._request() as limit:
-            return await _together(
+            return await concurrently(
                 *(
                     self._copy(name, found, limit, files)
                     for name, found in zip(NAMES, state, strict=True)
@@ -227,7 +227,7 @@ class Session:
                     at += len(data)
                 limit.reschedule(asyncio.get_running_loop().time() + READ_TIMEOUT)
 
-        await _together(*(work() for _ in range(min(IN_FLIGHT, size // block + 1))))
+        await concurrently(*(work() for _ in range(min(IN_FLIGHT, size // block + 1))))
         return received == size == os.fstat(copy.fileno()).st_size
 
     def _place(self, path: PurePosixPath) -> str:
@@ -275,18 +275,3 @@ def _stat_of(found: "asyncssh.SFTPAttrs") -> Stat:
     if found.size is None or found.permissions is None or found.mtime is None:
         raise ValueError("the server does not report a file's size, mode and time")
     return Stat(found.size, int(found.mtime), found.permissions, found.uid or 0, found.gid or 0)
-
-
-async def _together(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
-    """Run coroutines concurrently; the first error cancels the others and is raised.
-
-    This is not a TaskGroup: Python 3.11's leaves the parent task partly cancelled if a child fails,
-    and the next asyncio.timeout() there ends the task instead of raising TimeoutError.
-    """
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)

@@ -93,6 +93,7 @@ class Records:
         return await run_in_daemon_thread(self.read_now, source)
 
     def read_now(self, source: str) -> Record | None:
+        """Read a source's record in this thread; see `read`."""
         path = self._path(source)
         try:
             return _record(read_file(path))

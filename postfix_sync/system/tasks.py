@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -30,9 +29,13 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     return [one for one in found if not isinstance(one, BaseException)]
 
 
-async def both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, U]) -> tuple[T, U]:
-    """Await two results, made at the same time; if one raises an error, cancel the other."""
-    tasks = asyncio.ensure_future(one), asyncio.ensure_future(other)
+async def concurrently(*work: Awaitable[T]) -> list[T]:
+    """Await all work, done at the same time; the first error cancels the rest and is raised.
+
+    This is not a TaskGroup: Python 3.11's leaves the parent task partly cancelled if a child fails,
+    and the next asyncio.timeout() there ends the task instead of raising TimeoutError.
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -54,7 +57,7 @@ def shared(work: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Awaitable
     def result() -> Awaitable[T]:
         if not started:
             started.append(asyncio.create_task(work()))
-            # Nobody may await it in the end.
+            # It may not be awaited in the end.
             started[0].add_done_callback(lambda task: task.cancelled() or task.exception())
         return started[0]
 
