@@ -57,6 +57,9 @@ class Follower:
         self.inspector = inspector
         self.news = news
         self.poll_now = asyncio.Event()
+        self.is_polling = False
+        self.changed_at = 0.0
+        """When its files have changed last, as far as is known (time.monotonic())."""
         self.answer: Fetched | None = None
         self.source = open_source(settings, configuration.guard.max_size)
         self.status = StatusFile.of(configuration)
@@ -81,7 +84,12 @@ class Follower:
                 requested = self.poll_now.is_set() or self.answer is None
                 self.poll_now.clear()
                 before = self._signs()
+                began = time.monotonic()
+                self.is_polling = True
                 answer = await self._ask()
+                self.is_polling = False
+                if self.changed_at >= max(began, answer.read_at):
+                    self.poll_now.set()  # what was read may be older than the change
                 failures = failures + 1 if _is_temporary(answer.error) else 0
                 found = "new lists" if answer.tables else "unchanged"
                 found = answer.error.message if answer.error else found
@@ -179,10 +187,14 @@ class Follower:
         path, interval = self.settings.path, self.settings.interval
         logged = ""
         while True:
+            is_new = True
             try:
                 async for _ in source.changes():
                     logged = ""
-                    self.poll_now.set()
+                    self.changed_at = time.monotonic()
+                    if is_new or not self.is_polling:  # else the poll may have read the change
+                        self.poll_now.set()
+                    is_new = False
             except Exception as error:  # noqa: BLE001 - a library's; the interval still applies
                 problem = f"{path}: can't be watched: {error}; it is polled only"
                 if problem != logged:

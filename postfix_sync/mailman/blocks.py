@@ -6,7 +6,6 @@ is parsed, and so is Mailman's header, which has the time. Any unusual file is r
 has blocks only if all of its entries are tiles (tiles.py), so that they are lists, in order.
 """
 
-import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from postfix_sync.errors import Refused
-from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES
+from postfix_sync.mailman.entries import MAX_DESTINATIONS, MAX_LISTS, MAX_OTHER_LINES
 from postfix_sync.mailman.tiles import (
     BEFORE_REGEX,
     FIRST_ENTRY,
@@ -120,8 +119,9 @@ def _reread(
         raise _UnusualError  # in size: what has changed is comments
     if not middle and _lists(head) + _lists(tail) == len(table.lists):
         return table, Blocks(known.regex, blocks)
-    if not isinstance(table, Aliases) and not (middle.distinct_values() <= table.distinct_values()):
-        raise _UnusualError  # all lists have one next hop, of which no other can be told
+    next_hops = middle.distinct_values() | table.distinct_values()
+    if not isinstance(table, Aliases) and len(next_hops) > MAX_DESTINATIONS:
+        raise _UnusualError
     new = _replaced(table, _lists(head), len(table.lists) - _lists(tail), middle)
     if len(new.lists) < _lists(blocks):
         raise _UnusualError  # a list is there twice
@@ -169,7 +169,13 @@ def _divided(file: SourceFile, table: Table[str], start: int) -> Blocks:
 
 
 def _digest(content: bytes | memoryview) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    """Return two checksums of a block, with 64 bits together.
+
+    Files are read as a whole each hour, so a list may have to wait for that if both are the same by
+    chance, or by design of a source, which could as well not write the list. A cryptographic digest
+    takes four times as long, and that is most of what a change of one list takes.
+    """
+    return f"{zlib.crc32(content):08x}{zlib.adler32(content):08x}"
 
 
 class _Change(NamedTuple):

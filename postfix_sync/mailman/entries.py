@@ -44,6 +44,9 @@ MAX_LISTS = 150_000
 """Lists of one source at most: seven times as many as the largest known site has. It limits the
 entries of a file, each of which takes memory and time, to the addresses of so many lists."""
 
+MAX_DESTINATIONS = 32
+"""Destinations of one source at most. Mailman writes one; a file edited by hand has a few."""
+
 MAX_OTHER_LINES = 1000
 """Comments and blank lines that a file may have in excess of its entries. Mailman writes a header
 of eight lines, and one line for each domain and for each list, which has nine entries."""

@@ -13,6 +13,7 @@ from postfix_sync.errors import HalfWritten, Refused, quote
 from postfix_sync.mailman.blocks import read_whole, reread
 from postfix_sync.mailman.entries import (
     MAILMAN_ALIASES,
+    MAX_DESTINATIONS,
     MAX_LISTS,
     REFUSED,
     Checks,
@@ -38,9 +39,6 @@ previous one has read are read as a whole."""
 
 WHOLE_EVERY = 3600.0
 """Seconds after which files are read as a whole, though they have changed in part."""
-
-MAX_DESTINATIONS = 32
-"""Destinations of one source at most. Mailman writes one; a file edited by hand has a few."""
 
 
 def parse_routes(file: SourceFile, fold: Fold, policy: Policy) -> Table[str]:

@@ -96,6 +96,9 @@ class Diff:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
 
+    def __len__(self) -> int:
+        return len(self.added) + len(self.removed) + len(self.changed)
+
     @classmethod
     def between(cls, old: Table[str], new: Table[str]) -> "Diff":
         """Return the entries to add, remove and change to turn `old` into `new`."""

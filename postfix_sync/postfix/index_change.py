@@ -55,6 +55,6 @@ def small_change(step: Publish, opened: str) -> Diff | None:
         return None
     if any(key != key.casefold() for key in change.removed):
         return None
-    keys = len(change.added) + len(change.removed) + len(change.changed)
-    most = TRANSACTIONS if opened == "lmdb" else keys
-    return change if keys <= most and keys * SMALL[opened] <= len(step.table) else None
+    if opened == "lmdb" and len(change) > TRANSACTIONS:
+        return None
+    return change if len(change) * SMALL[opened] <= len(step.table) else None

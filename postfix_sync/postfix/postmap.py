@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
 from postfix_sync.errors import ApplyError, SyncError
 from postfix_sync.model.map_names import INDEX_SUFFIX
@@ -14,6 +15,7 @@ from postfix_sync.postfix.index_type import TEXT, IndexType
 from postfix_sync.postfix.installed_text import read_lines
 from postfix_sync.postfix.postconf import instance_command
 from postfix_sync.system.commands import Completed, run
+from postfix_sync.system.tasks import concurrently
 from postfix_sync.system.threads import run_in_daemon_thread
 
 SLOWEST = 100_000
@@ -25,6 +27,9 @@ SLOWEST_KEY = 0.5
 
 CHUNK = 2**20
 """Bytes of a text, about 19,000 lines, that are compared with the answers of one postmap(1)."""
+
+CHUNKS = 2
+"""How many of them are compared at the same time."""
 
 _VALUES = re.compile(rb"\t.*")
 
@@ -109,12 +114,21 @@ class Postmap:
         with io.BytesIO(text) if isinstance(text, bytes) else text.open("rb") as lines:
             if not lines.readline().startswith(b"#"):
                 lines.seek(0)
-            while chunk := await run_in_daemon_thread(read_lines, lines, CHUNK):
-                keys = _VALUES.sub(b"", chunk)
-                done = await self._query_index(kind, index_text, keys)
-                if done.output != chunk or keys.lower() != keys:
-                    return _first_wrong(chunk, done.output)
+            while chunks := await run_in_daemon_thread(_chunks, lines):
+                found = await concurrently(
+                    *(self._wrong(kind, index_text, chunk) for chunk in chunks)
+                )
+                if wrong := next(filter(None, found), None):
+                    return wrong
         return None
+
+    async def _wrong(self, kind: IndexType, index_text: Path, chunk: bytes) -> str | None:
+        """Return the first key of `chunk` of which `differing` is true."""
+        keys = _VALUES.sub(b"", chunk)
+        done = await self._query_index(kind, index_text, keys)
+        if done.output == chunk and keys.lower() == keys:
+            return None
+        return _first_wrong(chunk, done.output)
 
     async def look_up(self, table: str, keys: Iterable[str], *, timeout: float) -> dict[str, str]:
         """Query any table that main.cf may name for `keys`; return the entries that it has.
@@ -190,6 +204,10 @@ class Postmap:
     def _about(self, kind: IndexType, text: Path, done: Completed) -> list[str]:
         """Return postmap(1)'s lines about one map, without those about main.cf and the type."""
         return [line for line in self._complaints(done) if not kind.is_standing(line, text)]
+
+
+def _chunks(lines: BinaryIO) -> list[bytes]:
+    return [chunk for _ in range(CHUNKS) if (chunk := read_lines(lines, CHUNK))]
 
 
 def _failed(command: str, done: Completed, said: Sequence[str]) -> ApplyError:

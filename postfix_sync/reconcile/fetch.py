@@ -82,6 +82,8 @@ class Fetched:
     error: SyncError | None = None
     record: Record | None = field(default=None, compare=False, repr=False)
     """The source's record, if it was read: of the version `seen`, or of a newer one."""
+    read_at: float = field(default=0.0, compare=False)
+    """When the reading of its files began (time.monotonic()); 0 if they were not read."""
 
 
 class _Parsed(NamedTuple):
@@ -89,6 +91,7 @@ class _Parsed(NamedTuple):
 
     record: Record | None
     tables: MailmanTables | None
+    read_at: float = 0.0
 
 
 def usable(answers: Mapping[str, Fetched], families: Families) -> dict[str, Fetched]:
@@ -138,11 +141,13 @@ async def fetch_once(
     give_up = None
 
     def parse(snapshot: Snapshot) -> _Parsed:
+        read_at = time.monotonic()
         record = None
         with contextlib.suppress(SyncError):  # a damaged record is reported by the sync
             record = records.read_now(name)
         known = record.tables if record else None
-        return _Parsed(record, read_tables(snapshot, fold, policy, known, time.time()))
+        tables = read_tables(snapshot, fold, policy, known, time.time())
+        return _Parsed(record, tables, read_at)
 
     async def is_safe(parsed: _Parsed) -> bool:
         """Return whether nothing is lost if the files are about to change again."""
@@ -155,7 +160,13 @@ async def fetch_once(
         try:
             found = await source.read(parse, is_safe) or _Parsed(None, None)
             return Fetched(
-                seen, at, found.tables, source.peer, source.misplaced, record=found.record
+                seen,
+                at,
+                found.tables,
+                source.peer,
+                source.misplaced,
+                record=found.record,
+                read_at=found.read_at,
             )
         except (SyncError, MemoryError, RuntimeError) as raised:
             if not isinstance(raised, SyncError) and not is_out_of_memory(raised):

@@ -35,9 +35,7 @@ def noted(
     routes = plan.result[ROUTES]
     spare = routes.beyond(desired.maps[ROUTES])
     names = {**installed.hosts, **desired.hosts}.keys() - desired.hosts.keys() - host_names(routes)
-    accepted = spare and spare.common(
-        _accepted(installed.table(RECIPIENTS), installed.table(ALIASES))
-    )
+    accepted = spare and _accepted(spare, installed.table(RECIPIENTS), installed.table(ALIASES))
     refused = {name: at for name, at in old.routes.items() if name not in accepted}
     wanted = desired.maps[ROUTES], desired.maps[ALIASES]
     kept = {
@@ -57,19 +55,21 @@ def narrowed(maps: Maps, due: AbstractSet[str], queued: AbstractSet[str]) -> Tab
 
     `queued` are the addresses of queued mail, without their extensions.
     """
-    accepted = _accepted(maps[RECIPIENTS], maps[ALIASES])
-    return maps[ROUTES].without(
-        address
+    routes = maps[ROUTES]
+    spare = {
+        address: routes[address]
         for name in due
         if queued.isdisjoint(addresses_of(name))
         for address in addresses_of(name)
-        if address not in accepted
-    )
+        if address in routes
+    }
+    accepted = _accepted(Table.of(spare), maps[RECIPIENTS], maps[ALIASES])
+    return routes.without(spare.keys() - accepted.keys())
 
 
-def _accepted(recipients: Table[str], aliases: Table[str]) -> Table[str]:
-    """Return the addresses that need a route: recipients, and what aliases lead to."""
-    return recipients.with_value("") | Aliases.of(aliases).targets().with_value("")
+def _accepted(routes: Table[str], recipients: Table[str], aliases: Table[str]) -> Table[str]:
+    """Return the routes that are needed: those of recipients, and of what aliases lead to."""
+    return routes.common(recipients) | routes.common(Aliases.of(aliases).targets())
 
 
 def deferred_for(

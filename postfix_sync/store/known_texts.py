@@ -15,7 +15,7 @@ from typing import TypedDict
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.installed import KnownText, TextVersion
 from postfix_sync.model.map_names import MAP_NAMES, RECIPIENTS, ROUTES
-from postfix_sync.model.maps import Maps, kind_of
+from postfix_sync.model.maps import Maps, differences, kind_of
 from postfix_sync.model.selection import keys_by_value
 from postfix_sync.model.source import MailmanTables
 from postfix_sync.model.table import Table
@@ -23,6 +23,9 @@ from postfix_sync.store.json_reader import Damaged, Pair, loads, parse, shaped
 from postfix_sync.store.records import Stamp
 from postfix_sync.store.tables_json import by_name
 from postfix_sync.system.files import read_file, replace_file
+
+MOST_DIFFERENT = 50
+"""A table is kept as what differs from a record if that is less than this part of its entries."""
 
 
 class _Header(TypedDict):
@@ -49,6 +52,13 @@ class _Aliases(TypedDict):
     others: dict[str, str]
 
 
+class _Difference(TypedDict):
+    """In the second line, if the first one names a record: what differs from it in a table."""
+
+    new: dict[str, str]
+    gone: list[str]
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known of the installed maps."""
@@ -58,7 +68,7 @@ class Known:
     checked_at: float = 0.0
     """When each key of all indexes was read back last, in seconds since the epoch."""
     record: "Recorded | None" = None
-    """The record that has the entries, so that the file does not have them."""
+    """The record that has most entries, so that the file does not have them."""
 
     @property
     def versions(self) -> dict[str, list[int]]:
@@ -74,15 +84,10 @@ class Recorded:
     stamp: Stamp
     tables: MailmanTables = field(compare=False)
 
-    def has(self, texts: Mapping[str, KnownText]) -> bool:
-        """Return whether the entries of texts are those of the record."""
-        maps = Maps.of(self.tables)
-        return all(text.table == maps[name] for name, text in texts.items())
-
 
 @dataclass(frozen=True)
 class KnownTexts:
-    """The file of the installed texts' entries, or of the name of the record that has them."""
+    """The file of the installed texts' entries, or of what differs from a record that it names."""
 
     path: Path
 
@@ -100,11 +105,14 @@ class KnownTexts:
 
         If that fails, it is left as it is; the next sync parses the texts.
         """
-        record = next((one for one in records if one.has(new.texts)), None)
-        known = (new.versions, new.checked_at, record)
-        if known == (old.versions, old.checked_at, old.record):
+        records = [*records]
+        is_same = (new.versions, new.checked_at) == (old.versions, old.checked_at)
+        if is_same and (old.record is None or old.record in records):
             return
-        document = None if record else _as_json(new.texts)
+        record = max(records, key=lambda one: len(one.tables.routes), default=None)
+        document: object = record and _differing(new.texts, Maps.of(record.tables))
+        if document is None:
+            record, document = None, _as_json(new.texts)
         tables = json.dumps(document, ensure_ascii=False).encode()
         header: _Header = {
             "checksum": zlib.crc32(tables),
@@ -124,14 +132,44 @@ def _known(header: _Header, tables: bytes, records: Iterable[Recorded]) -> Known
         return Known(_texts(header["texts"], loads(tables)), checked_at)
     for record in records:
         if (record.source, [*record.stamp]) == (header["source"], header["stamp"]):
-            maps = Maps.of(record.tables)
+            maps, differing = Maps.of(record.tables), loads(tables)
+            if type(differing) is not dict:
+                raise Damaged("it is not a JSON object")
             texts = {
-                name: KnownText(TextVersion(*version), maps[name])
+                name: KnownText(TextVersion(*version), _changed(maps[name], differing.get(name)))
                 for name, version in header["texts"].items()
                 if name in MAP_NAMES
             }
             return Known(texts, checked_at, record)
     return Known(checked_at=checked_at)
+
+
+def _differing(texts: Mapping[str, KnownText], maps: Maps) -> dict[str, _Difference] | None:
+    """Return by map what makes the tables of texts of `maps`; None if it is much, or not known."""
+    if len(texts) < len(MAP_NAMES):
+        return None
+    tables = Maps({name: text.table for name, text in texts.items()})
+    most = len(tables[ROUTES]) // MOST_DIFFERENT
+    if abs(len(tables[ROUTES]) - len(maps[ROUTES])) > most:
+        return None
+    changes = {name: diff for name, diff in differences(maps, tables).items() if diff}
+    if sum(map(len, changes.values())) > most:
+        return None
+    return {
+        name: {
+            "new": {key: tables[name][key] for key in (*diff.added, *diff.changed)},
+            "gone": [*diff.removed],
+        }
+        for name, diff in changes.items()
+    }
+
+
+def _changed(table: Table[str], difference: object) -> Table[str]:
+    """Return a table with its difference; see `_differing`. Raises Damaged."""
+    if difference is None:
+        return table
+    found = shaped(difference, _Difference)
+    return table.without(found["gone"]) | type(table).of(found["new"])
 
 
 def _as_json(texts: Mapping[str, KnownText]) -> dict[str, object]:

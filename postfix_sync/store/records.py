@@ -164,10 +164,8 @@ def _record(content: bytes) -> Record:
 
 
 def _origin_as_json(tables: MailmanTables) -> _Origin | None:
-    """Return the origin of tables, without a file whose lists are stored in another order."""
     if not tables.origin:
         return None
-    several = {ROUTES} if len(tables.routes.distinct_values()) > 1 else set[str]()
     files = {
         name: _Blocks(
             regex=found.regex,
@@ -177,7 +175,6 @@ def _origin_as_json(tables: MailmanTables) -> _Origin | None:
             others=[block.others for block in found.blocks],
         )
         for name, found in tables.origin.files.items()
-        if name not in several
     }
     return {"reader": tables.origin.reader, "read_at": tables.origin.read_at, "files": files}
 

@@ -1,7 +1,8 @@
 """Render the tables of a Mailman as JSON, by list, and read them back. Pure."""
 
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from itertools import groupby, islice
+from typing import NotRequired, TypedDict
 
 from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.selection import keys_by_value
@@ -11,9 +12,14 @@ from postfix_sync.store.json_reader import Damaged, shaped
 
 
 class TablesJson(TypedDict):
-    """The tables of a Mailman: lists and single addresses by next hop; aliases by name."""
+    """The tables of a Mailman: lists and single addresses by next hop; aliases by name.
+
+    `order` is that of the lists in the table: the number of a next hop in `lists`, how many lists
+    of it follow, and so on.
+    """
 
     lists: dict[str, list[str]]
+    order: NotRequired[list[int]]
     addresses: dict[str, list[str]]
     domains: dict[str, str]
     aliases: dict[str, str]
@@ -32,9 +38,11 @@ class _ByAddress(TypedDict):
 
 
 def as_json(tables: MailmanTables) -> TablesJson:
-    """Return tables as JSON, with the lists of each next hop in the order of the table."""
+    """Return tables as JSON, with their lists in order."""
+    lists = keys_by_value(tables.routes.lists)
     return {
-        "lists": keys_by_value(tables.routes.lists),
+        "lists": lists,
+        "order": _order(tables.routes.lists, lists),
         "addresses": keys_by_value(tables.routes.others),
         "domains": dict(tables.domains),
         "aliases": dict(tables.aliases.lists),
@@ -56,7 +64,12 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
         found = shaped(document, TablesJson)
         next_hops = found["lists"].keys() | found["addresses"].keys()
         tables = MailmanTables(
-            Table.of_lists(by_name(found["lists"]), by_name(found["addresses"])),
+            Table.of_lists(
+                _in_order(found["lists"], found["order"])
+                if "order" in found
+                else by_name(found["lists"]),
+                by_name(found["addresses"]),
+            ),
             found["domains"],
             Aliases.of_lists(found["aliases"], found["address_aliases"]),
         )
@@ -69,6 +82,29 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
         _check_lines(table.others)
     _check_lines(tables.domains)
     return tables
+
+
+def _order(lists: Mapping[str, str], by_next_hop: Mapping[str, object]) -> list[int]:
+    """Return the `order` of lists."""
+    if len(by_next_hop) <= 1:
+        return [0, len(lists)] if lists else []
+    numbers = {next_hop: number for number, next_hop in enumerate(by_next_hop)}
+    runs = groupby(map(numbers.__getitem__, lists.values()))
+    return [part for number, run in runs for part in (number, sum(1 for _ in run))]
+
+
+def _in_order(by_next_hop: Mapping[str, list[str]], order: list[int]) -> dict[str, str]:
+    """Return the next hop of each list, in the `order`. Raises Damaged if it is another one's."""
+    names = [(next_hop, iter(several)) for next_hop, several in by_next_hop.items()]
+    found: dict[str, str] = {}
+    for number, count in zip(order[::2], order[1::2], strict=False):
+        if not (0 <= number < len(names) and count > 0):
+            break
+        next_hop, several = names[number]
+        found.update(dict.fromkeys(islice(several, count), next_hop))
+    if len(found) != sum(map(len, by_next_hop.values())):
+        raise Damaged('"order" is not that of the lists')
+    return found
 
 
 def _check_lines(entries: Mapping[str, str]) -> None:

@@ -8,9 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postfix_sync.errors import HalfWritten, Refused
-from postfix_sync.mailman.entries import MAX_LISTS, MAX_OTHER_LINES, Checks, parse_entries
-from postfix_sync.mailman.files import (
+from postfix_sync.mailman.entries import (
     MAX_DESTINATIONS,
+    MAX_LISTS,
+    MAX_OTHER_LINES,
+    Checks,
+    parse_entries,
+)
+from postfix_sync.mailman.files import (
     parse_aliases,
     parse_domains,
     parse_routes,

@@ -1,6 +1,10 @@
 """The entries of the installed texts: kept as they are, or by the record that has them."""
 
+import json
+import tempfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +67,58 @@ def test_entries_of_a_record_are_kept_by_its_version(tmp_path: Path) -> None:
     assert found.texts[ROUTES].table is tables.routes
     for wrong in ([], [Recorded("lists", (1, 3), tables)], [Recorded("others", (1, 2), tables)]):
         assert file.read(wrong) == Known(checked_at=1.5)
+
+
+@given(
+    st.sampled_from(MAP_NAMES),
+    st.sets(st.integers(0, 99), max_size=3),
+    st.dictionaries(st.integers(0, 9), st.sampled_from(HOPS), max_size=3),
+    st.dictionaries(st.sampled_from(nine("list7@b.c")), st.sampled_from(HOPS), max_size=3),
+)
+def test_little_that_differs_from_a_record_is_kept_beside_it(
+    name: str, removed: set[int], changed: dict[int, str], loose: dict[str, str]
+) -> None:
+    lists = {f"list{number}@b.c": HOPS[0] for number in range(400)}
+    record = Recorded("lists", (1, 2), tables_of(lists))
+    maps = Maps.of(record.tables)
+    table = maps[name].without(
+        key for number in removed for key in (*nine(f"list{number}@b.c"), f"list{number}@b.c")
+    )
+    table |= type(table).of(
+        {key: hop for number, hop in changed.items() for key in nine(f"list{number}@b.c")}
+    )
+    table |= type(table).of(loose)
+    new = known(Maps({**maps.tables, name: table}))
+    with tempfile.TemporaryDirectory() as directory:
+        file = KnownTexts(Path(directory) / "texts.json")
+        file.update(Known(), new, [record, Recorded("few", (3, 4), tables_of({}))])
+        assert file.read([record]) == replace(new, record=record)
+        assert b"list199" not in file.path.read_bytes()
+
+
+def test_much_that_differs_from_a_record_is_kept_without_it(tmp_path: Path) -> None:
+    lists = {f"list{number}@b.c": HOPS[0] for number in range(100)}
+    record = Recorded("lists", (1, 2), tables_of(lists))
+    fewer = known(Maps.of(tables_of({f"list{number}@b.c": HOPS[0] for number in range(97)})))
+    file = KnownTexts(tmp_path / "texts.json")
+    file.update(Known(), fewer, [record])
+    assert file.read(()) == fewer
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [[], {ROUTES: []}, {ROUTES: {"new": {}}}, {ROUTES: {"new": {"x": 1}, "gone": []}}],
+)
+def test_damaged_difference_is_not_known(tmp_path: Path, difference: object) -> None:
+    tables = tables_of({"ants@b.c": HOPS[0]})
+    record = Recorded("lists", (1, 2), tables)
+    file = KnownTexts(tmp_path / "texts.json")
+    file.update(Known(), known(Maps.of(tables)), [record])
+    first = json.loads(file.path.read_bytes().partition(b"\n")[0])
+    second = json.dumps(difference).encode()
+    first["checksum"] = zlib.crc32(second)
+    file.path.write_bytes(json.dumps(first).encode() + b"\n" + second)
+    assert file.read([record]) == Known()
 
 
 @pytest.mark.parametrize("part", ["texts", "checked_at", "record", "nothing"])

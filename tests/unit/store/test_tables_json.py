@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Table
 from postfix_sync.postfix.next_hop import parse_unjudged
 from postfix_sync.store.tables_json import as_json, from_json
 from tests.parts.mailman_files import nine
@@ -45,6 +47,14 @@ def test_any_tables_are_read_as_they_were_stored(routes: dict[str, str]) -> None
     assert read(as_json(aliased())) == aliased()
 
 
+@given(st.lists(st.sampled_from([HOP, OTHER, "lmtp:[o]:24"])))
+def test_lists_are_read_in_the_order_of_the_table(next_hops: list[str]) -> None:
+    lists = {f"list{number}@b.c": hop for number, hop in enumerate(next_hops)}
+    made = MailmanTables(Table(lists, {}), DOMAINS, Aliases.of({}))
+    found = read(as_json(made)).routes.lists
+    assert [*found.items()] == [*lists.items()]
+
+
 @pytest.mark.parametrize("by_next_hop", [False, True], ids=["record", "generation"])
 def test_tables_that_an_earlier_version_stored_by_address_are_read(by_next_hop: bool) -> None:
     expected = aliased()
@@ -66,9 +76,17 @@ def test_tables_that_an_earlier_version_stored_by_address_are_read(by_next_hop: 
         ({"routes": {ANTS: 3}}, "another content than expected"),
         ({"routes": {ANTS: []}}, "is not a next hop"),
         ({"lists": {ANTS: []}}, "is not a next hop"),
+        ({"order": []}, '"order" is not that of the lists'),
+        ({"order": [0]}, '"order" is not that of the lists'),
+        ({"order": [0, 0]}, '"order" is not that of the lists'),
+        ({"order": [1, 1]}, '"order" is not that of the lists'),
+        ({"order": [-1, 1]}, '"order" is not that of the lists'),
+        ({"order": [0, "1"]}, "another content than expected"),
+        ({"lists": {HOP: [ANTS], OTHER: [ANTS]}, "order": [0, 1, 1, 1]}, "not that of the lists"),
     ],
 )
 def test_damaged_tables_are_refused(change: dict[str, object], problem: str) -> None:
     document: dict[str, object] = {**as_json(aliased())}
+    del document["order"]
     with pytest.raises(ValueError, match=problem):
         read({**document, **change})
