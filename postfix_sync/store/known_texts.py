@@ -107,11 +107,13 @@ class KnownTexts:
         """
         records = [*records]
         is_same = (new.versions, new.checked_at) == (old.versions, old.checked_at)
-        if is_same and (old.record is None or old.record in records):
+        if is_same and old.record in records:
             return
         record = max(records, key=lambda one: len(one.tables.routes), default=None)
         document: object = record and _differing(new.texts, Maps.of(record.tables))
         if document is None:
+            if is_same and old.record is None:
+                return
             record, document = None, _as_json(new.texts)
         tables = json.dumps(document, ensure_ascii=False).encode()
         header: _Header = {
@@ -150,7 +152,10 @@ def _differing(texts: Mapping[str, KnownText], maps: Maps) -> dict[str, _Differe
         return None
     tables = Maps({name: text.table for name, text in texts.items()})
     most = len(tables[ROUTES]) // MOST_DIFFERENT
-    if abs(len(tables[ROUTES]) - len(maps[ROUTES])) > most:
+    routes, recorded = tables[ROUTES], maps[ROUTES]
+    if abs(len(routes) - len(recorded)) > most:
+        return None
+    if routes.distinct_values().isdisjoint(recorded.distinct_values()):
         return None
     changes = {name: diff for name, diff in differences(maps, tables).items() if diff}
     if sum(map(len, changes.values())) > most:

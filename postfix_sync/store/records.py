@@ -18,7 +18,7 @@ from postfix_sync.model.map_names import ALIASES, ROUTES
 from postfix_sync.model.source import Block, Blocks, MailmanTables, Origin, Record
 from postfix_sync.postfix.next_hop import parse_destination, parse_unjudged
 from postfix_sync.store.json_reader import loads, shaped
-from postfix_sync.store.tables_json import as_json, from_json
+from postfix_sync.store.tables_json import as_json, from_json, order_of
 from postfix_sync.system.files import denied_hint, discard, read_file, replace_file, unwritable
 from postfix_sync.system.threads import run_in_daemon_thread
 
@@ -113,11 +113,13 @@ class Records:
 
     def _write(self, source: str, record: Record) -> None:
         path = self._path(source)
+        tables = as_json(record.tables)
         content = {
             "peer": _peer_as_json(record.peer) if record.peer else None,
             "left_out": sorted(record.left_out),
             "origin": _origin_as_json(record.tables),
-            **as_json(record.tables),
+            **tables,
+            "order": order_of(record.tables, tables),
         }
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -154,8 +156,11 @@ def _record(content: bytes) -> Record:
     """
     document = loads(content)
     found = shaped(document, _Record)
+    is_whole = _has_its_sum(content)
+    if not is_whole and isinstance(document, dict):
+        document.pop("order", None)
     tables = from_json(document, parse_unjudged)
-    origin = _origin(tables, found.get("origin")) if _has_its_sum(content) else None
+    origin = _origin(tables, found.get("origin")) if is_whole else None
     return Record(
         tables=replace(tables, origin=origin),
         peer=_peer(found["peer"]) if found["peer"] else None,

@@ -14,8 +14,7 @@ from postfix_sync.store.json_reader import Damaged, shaped
 class TablesJson(TypedDict):
     """The tables of a Mailman: lists and single addresses by next hop; aliases by name.
 
-    `order` is that of the lists in the table: the number of a next hop in `lists`, how many lists
-    of it follow, and so on.
+    `order`, if it is there, is that of `order_of`.
     """
 
     lists: dict[str, list[str]]
@@ -38,11 +37,9 @@ class _ByAddress(TypedDict):
 
 
 def as_json(tables: MailmanTables) -> TablesJson:
-    """Return tables as JSON, with their lists in order."""
-    lists = keys_by_value(tables.routes.lists)
+    """Return tables as JSON, with the lists of each next hop in the order of the table."""
     return {
-        "lists": lists,
-        "order": _order(tables.routes.lists, lists),
+        "lists": keys_by_value(tables.routes.lists),
         "addresses": keys_by_value(tables.routes.others),
         "domains": dict(tables.domains),
         "aliases": dict(tables.aliases.lists),
@@ -84,11 +81,15 @@ def from_json(document: object, check_next_hop: Callable[[str], object]) -> Mail
     return tables
 
 
-def _order(lists: Mapping[str, str], by_next_hop: Mapping[str, object]) -> list[int]:
-    """Return the `order` of lists."""
-    if len(by_next_hop) <= 1:
-        return [0, len(lists)] if lists else []
-    numbers = {next_hop: number for number, next_hop in enumerate(by_next_hop)}
+def order_of(tables: MailmanTables, document: TablesJson) -> list[int]:
+    """Return the order of the lists of tables, which `as_json` has made a document of.
+
+    That is the number of a next hop in the document, how many lists of it follow, and so on.
+    """
+    lists = tables.routes.lists
+    if len(document["lists"]) == 1:
+        return [0, len(lists)]
+    numbers = {next_hop: number for number, next_hop in enumerate(document["lists"])}
     runs = groupby(map(numbers.__getitem__, lists.values()))
     return [part for number, run in runs for part in (number, sum(1 for _ in run))]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from postfix_sync.errors import ApplyError
+from postfix_sync.model.aliases import Aliases
 from postfix_sync.model.source import MailmanTables
+from postfix_sync.model.table import Table
 from postfix_sync.store.generations import Generations, NoSuchGeneration, pack
 from postfix_sync.store.hold import Hold, HoldFile
 from tests.parts.disk import names, tree
@@ -56,6 +58,20 @@ def test_kept_generation_can_be_loaded(kept: Generations) -> None:
     found = asyncio.run(kept.load(1))
     assert (found.number, found.tables, found.hosts) == (1, tables, {"mailman": "127.0.0.9"})
     assert found.at == pytest.approx(kept.path(1).stat().st_mtime)
+
+
+def test_order_of_lists_makes_no_other_generation(kept: Generations) -> None:
+    hops = {"c": "lmtp:[z]:24", "a": "lmtp:[z]:24", "b": "lmtp:[m]:24", "d": "lmtp:[z]:24"}
+    tables = [
+        MailmanTables(
+            Table({f"{name}@x.example": hops[name] for name in order}, {}),
+            {"x.example": "x.example"},
+            Aliases.of({}),
+        )
+        for order in ("cabd", "bdca", "abcd")
+    ]
+    assert {keep(kept, one) for one in tables} == {1}
+    assert asyncio.run(kept.load(1)).tables == tables[0]
 
 
 def test_state_that_returns_gets_its_previous_number_and_is_the_newest(kept: Generations) -> None:

@@ -345,6 +345,22 @@ def test_file_that_changes_while_it_is_read_is_not_divided() -> None:
     assert blocks is None
 
 
+@pytest.mark.parametrize("new", [b'"list04@d.e", "more@d.e"', b'"more@d.e"', b'"list03@d.e"'])
+def test_record_that_was_changed_counts_for_want_of_a_better_one(
+    tmp_path: Path, new: bytes
+) -> None:
+    files = Snapshot(
+        source_file("lmtp", TEXT, 1500), source_file("domains", domains_text({"d.e": "d.e"})), None
+    )
+    recorded(tmp_path, read_tables(files, fold_unicode, Policy()))
+    path = tmp_path / "lists.json"
+    path.write_bytes(path.read_bytes().replace(b'"list04@d.e"', new))
+    record = Records(tmp_path).read_now("lists")
+    assert record is not None
+    assert record.tables.origin is None
+    assert "list05@d.e" in record.tables.routes
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [(b"list04", b"list94"), (b"8024", b"8025"), (b'"others": [0', b'"others": [1')],
