@@ -347,10 +347,12 @@ def test_prometheus_client_is_imported_only_if_metrics_are_configured(
         site.configure(metrics={})
     with RunningDaemon(site, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
         daemon.wait_for_passes(2)
+        if configured:
+            wait_for(lambda: site.status().get("queue"), PATIENCE, "a count of the queue")
         loaded = daemon.count("prometheus_client")
         assert daemon.stop() == 0
     assert bool(loaded) == configured
-    assert ("queue" in site.status() and site.status()["queue"] is not None) == configured
+    assert (site.status().get("queue") is not None) == configured
 
 
 # ---- over HTTP ----------------------------------------------------------------------------------
